@@ -1,0 +1,88 @@
+"""The few words of an ELF file that say what it loads: NEEDED, SONAME, RPATH, RUNPATH."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_NEEDED, _STRTAB, _SONAME, _RPATH, _STRSZ, _RUNPATH = 1, 5, 14, 15, 10, 29
+_PT_LOAD, _PT_DYNAMIC = 1, 2
+_MOST = 1 << 20  # bytes of a dynamic section or string table; a real one is far smaller
+
+
+@dataclass(frozen=True)
+class Elf:
+    """What the loader reads of a shared library. `bits` is 32 or 64."""
+
+    bits: int
+    needed: tuple[str, ...] = ()
+    soname: str | None = None
+    rpath: str | None = None
+    runpath: str | None = None
+
+
+def parse(file: BinaryIO) -> Elf | None:
+    """The dynamic section of an open ELF file; None where it is no (whole, little-endian) ELF.
+
+    Format: System V ABI, chapters 4 and 5.
+    """
+    try:
+        return _parse(file)
+    except (struct.error, OSError, ValueError, OverflowError):
+        return None
+
+
+def _parse(file: BinaryIO) -> Elf | None:
+    ident = file.read(64)
+    if ident[:4] != b"\x7fELF" or ident[5] != 1:
+        return None
+    wide = ident[4] == 2
+    if wide:
+        phoff, phentsize, phnum = *struct.unpack_from("<Q", ident, 32), *_u16(ident, 54, 2)
+    else:
+        phoff, phentsize, phnum = *struct.unpack_from("<I", ident, 28), *_u16(ident, 42, 2)
+    file.seek(phoff)
+    table = file.read(min(phentsize * phnum, _MOST))
+    loads, dynamic = [], None
+    for i in range(phnum):
+        if wide:
+            kind, _, offset, vaddr, _, size = struct.unpack_from("<IIQQQQ", table, i * phentsize)
+        else:
+            kind, offset, vaddr, _, size = struct.unpack_from("<IIIII", table, i * phentsize)
+        if kind == _PT_LOAD:
+            loads.append((vaddr, offset, size))
+        elif kind == _PT_DYNAMIC:
+            dynamic = (offset, min(size, _MOST))
+    if dynamic is None:
+        return Elf(64 if wide else 32)
+    file.seek(dynamic[0])
+    entries = list(struct.iter_unpack("<qQ" if wide else "<iI", file.read(dynamic[1])))
+    tags = dict(entries)
+    names = _strings(file, loads, tags[_STRTAB], min(tags.get(_STRSZ, 0), _MOST))
+
+    def name(offset: int | None) -> str | None:
+        if offset is None:
+            return None
+        end = names.index(b"\0", offset)
+        return names[offset:end].decode("utf-8", "backslashreplace")
+
+    return Elf(
+        bits=64 if wide else 32,
+        needed=tuple(filter(None, (name(v) for tag, v in entries if tag == _NEEDED))),
+        soname=name(tags.get(_SONAME)),
+        rpath=name(tags.get(_RPATH)),
+        runpath=name(tags.get(_RUNPATH)),
+    )
+
+
+def _u16(data: bytes, offset: int, count: int) -> tuple[int, ...]:
+    return struct.unpack_from(f"<{count}H", data, offset)
+
+
+def _strings(file: BinaryIO, loads: list[tuple[int, int, int]], address: int, size: int) -> bytes:
+    for vaddr, offset, length in loads:
+        if vaddr <= address < vaddr + length:
+            file.seek(offset + address - vaddr)
+            return file.read(size)
+    raise ValueError("string table lies in no segment")

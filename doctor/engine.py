@@ -1,0 +1,215 @@
+"""Loads rules, reads their annotations, resolves facts (lazily, once), and checks.
+
+An annotation is the only statement of a need: a probe is found by what it returns, a rule gets
+what its parameters name, and `X | None` means "run me without it too".
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from doctor.model import (
+    Fact,
+    Finding,
+    Missing,
+    NotChecked,
+    Outcome,
+    Rule,
+    Severity,
+    Stage,
+    Text,
+    Verdict,
+)
+from doctor.target import Target
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T", bound=Fact)
+
+_PROBES: dict[type, Callable[..., Any]] = {}
+
+
+def probe(function: F) -> F:
+    """Registers `function` as what finds out the Fact of its return annotation."""
+    _PROBES[typing.get_type_hints(function)["return"]] = function
+    return function
+
+
+def rule(id: str, severity: Severity, stage: Stage) -> Callable[[F], F]:
+    """Marks a function as the rule of the ailment `id`; returns the function itself.
+
+    It returns (or yields) Findings; none means fine. Its docstring explains the ailment.
+    """
+
+    def mark(function: F) -> F:
+        function.__rule__ = (id, severity, stage)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+class Crashed(Exception):  # noqa: N818 - a verdict
+    """A probe raised what it should not; the message names it and the place."""
+
+
+def _place(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+
+
+def _parameters(function: Callable[..., Any]) -> Iterable[tuple[str, Any, bool]]:
+    """(name, fact class, optional) of each parameter."""
+    for name, hint in typing.get_type_hints(function).items():
+        if name == "return":
+            continue
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
+            (kind,) = (a for a in typing.get_args(hint) if a is not type(None))
+            yield name, kind, True
+        else:
+            yield name, hint, False
+
+
+class Facts:
+    """The facts about one target: each found out at most once, when first asked for."""
+
+    def __init__(self, target: Target, given: Iterable[Fact] = ()) -> None:
+        self._target = target
+        self._known: dict[type, Fact | Missing | Crashed] = {type(f): f for f in given}
+        self._asking: list[type] = []
+
+    def get(self, kind: type[T]) -> T:
+        """The fact. Raises Missing with the reason where the probe cannot tell, Crashed where
+        it (or one that it needs) broke."""
+        if kind not in self._known:
+            self._known[kind] = self._ask(kind)
+        known = self._known[kind]
+        if isinstance(known, (Missing, Crashed)):
+            raise known
+        return typing.cast("T", known)
+
+    def _ask(self, kind: type) -> Fact | Missing | Crashed:
+        if kind in self._asking:
+            names = " -> ".join(k.__name__ for k in [*self._asking, kind])
+            return Crashed(f"probes ask each other in a circle: {names}")
+        function = _PROBES.get(kind)
+        if function is None:
+            return Crashed(f"no probe returns {kind.__name__}")
+        self._asking.append(kind)
+        try:
+            return typing.cast("Fact", function(**self.arguments(_parameters(function))))
+        except (Missing, Crashed) as answer:
+            return answer
+        except Exception as error:
+            return Crashed(f"the probe of {kind.__name__} crashed: {_place(error)}")
+        finally:
+            self._asking.pop()
+
+    def arguments(self, parameters: Iterable[tuple[str, Any, bool]]) -> dict[str, Any]:
+        """Keyword arguments for a probe or a rule. Raises as `get` does."""
+        made: dict[str, Any] = {}
+        for name, kind, optional in parameters:
+            if kind is Target:
+                made[name] = self._target
+                continue
+            try:
+                made[name] = self.get(kind)
+            except Missing:
+                if not optional:
+                    raise
+                made[name] = None
+        return made
+
+
+def load_rules(folder: Path) -> tuple[Rule, ...]:
+    """The rules of every `*.py` in `folder`, files by name, rules as written.
+
+    Raises RuleError where the folder holds none, a file cannot be loaded, or an id is there twice.
+    """
+    rules: dict[str, Rule] = {}
+    for path in sorted(folder.glob("*.py")):
+        for made in _rules_of(path):
+            if made.id in rules:
+                raise RuleError(f"{path}: there is a rule {made.id!r} already")
+            rules[made.id] = made
+    if not rules:
+        raise RuleError(f"{folder} holds no rules")
+    return tuple(rules.values())
+
+
+class RuleError(Exception):
+    """Rules that cannot be loaded; one sentence."""
+
+
+def _rules_of(path: Path) -> Iterable[Rule]:
+    name = f"_vllm_doctor_rules.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RuleError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    writes = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # a diagnosis writes nothing, beside a site's rules least of all
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        for function in vars(module).values():
+            mark = getattr(function, "__rule__", None)
+            if mark is not None and function.__module__ == name:
+                yield _rule(path, function, *mark)
+    except RuleError:
+        raise
+    except Exception as error:
+        raise RuleError(f"{path} cannot be loaded: {_place(error)}") from error
+    finally:
+        sys.dont_write_bytecode = writes
+
+
+def _rule(
+    path: Path, function: Callable[..., Any], id: str, severity: Severity, stage: Stage
+) -> Rule:
+    explanation = inspect.cleandoc(function.__doc__ or "")
+    if not explanation:
+        raise RuleError(f"{path}: the rule {id} has no docstring to explain it")
+    title = explanation.partition("\n")[0].rstrip(".")
+    needs = tuple(_parameters(function))
+    return Rule(id, severity, stage, title, explanation, path.stem, function, needs)
+
+
+def check(rules: Iterable[Rule], facts: Facts) -> tuple[list[Outcome], list[NotChecked]]:
+    """Runs every rule. What a finding already explains, or what does not arise here, is not
+    checked; what could not be told for any other reason is an UNKNOWN outcome."""
+    outcomes: list[Outcome] = []
+    waiting: list[tuple[Rule, Missing]] = []
+    for one in rules:
+        try:
+            outcomes.append(_judge(one, facts))
+        except Missing as missing:
+            waiting.append((one, missing))
+    found = {o.rule.id for o in outcomes if o.verdict is Verdict.FOUND}
+    not_checked = []
+    for one, missing in waiting:
+        because = [id for id in missing.explained_by if id in found]
+        if because or not missing.applies:
+            not_checked.append(NotChecked(one, missing.reason))
+        else:
+            outcomes.append(Outcome(one, Verdict.UNKNOWN, why=missing.reason))
+    return outcomes, not_checked
+
+
+def _judge(one: Rule, facts: Facts) -> Outcome:
+    try:
+        answer = one.function(**facts.arguments(one.needs))
+        findings = (answer,) if isinstance(answer, Finding) else tuple(answer or ())
+    except Missing:
+        raise
+    except Crashed as crash:
+        return Outcome(one, Verdict.CRASHED, why=Text("{crash}", crash=crash))
+    except Exception as error:
+        return Outcome(one, Verdict.CRASHED, why=Text("{place}", place=_place(error)))
+    return Outcome(one, Verdict.FOUND if findings else Verdict.OK, findings)

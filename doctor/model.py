@@ -1,0 +1,198 @@
+"""What a diagnosis is made of: frozen data that imports nothing of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class Text:
+    """A sentence for a person: a literal template and its values, put together only when shown.
+
+    Programs read `values`, tests compare `str(text)`, a translation replaces `template`.
+    Equal where what they show is equal.
+    """
+
+    __slots__ = ("template", "values")
+
+    def __init__(self, template: str, /, **values: object) -> None:
+        self.template = template
+        self.values: Mapping[str, object] = values
+
+    def __str__(self) -> str:
+        return self.template.format(**{k: printable(v) for k, v in self.values.items()})
+
+    def __repr__(self) -> str:
+        return f"Text({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Text) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+def printable(value: object) -> str:
+    """`value` as text that cannot drive a terminal: control characters and lone surrogates
+    (bytes of a path that are not UTF-8) become `\\x..` escapes; lists are joined by commas."""
+    if isinstance(value, (tuple, list, frozenset, set)):
+        return ", ".join(printable(v) for v in value)
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\x{ord(c) & 0xFFFF:02x}" for c in text)
+
+
+class Severity(str, Enum):
+    """How much a finding matters. Ordered: `rank` grows with it."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def rank(self) -> int:
+        return _RANKS[self]
+
+
+_RANKS = {Severity.INFO: 0, Severity.WARNING: 1, Severity.ERROR: 2}
+
+
+class Stage(int, Enum):
+    """The moment of the server's start at which an ailment stops it.
+
+    The earliest one is the primary cause: until it is mended, the others cannot be seen.
+    The order is that of vLLM 0.22's start and of FlashInfer's build.
+    """
+
+    INSTALL = 0  # vLLM is not there
+    IMPORT = 1  # torch and vLLM's extensions load
+    DEVICE = 2  # the driver is found
+    MODEL = 3  # the model's configuration is read
+    GPUS = 4  # ranks are placed on GPUs, weights are loaded
+    HOST_COMPILER = 5  # Triton builds its launcher with the C compiler
+    TOOLKIT = 6  # FlashInfer looks for nvcc and ninja
+    COMPILE = 7  # nvcc compiles a kernel
+    LINK = 8  # c++ links it
+    LOAD = 9  # the kernel is loaded, or an old one from the cache
+    SHELL = 10  # nothing stops; a person should know
+
+
+class Verdict(str, Enum):
+    """What a rule came to."""
+
+    OK = "ok"
+    FOUND = "found"
+    UNKNOWN = "unknown"
+    CRASHED = "crashed"
+
+
+class Role(str, Enum):
+    PRIMARY = "primary"
+    CONTRIBUTING = "contributing"
+
+
+class Needs(str, Enum):
+    """Whose consent a fix needs: none beyond `--apply`, an explicit yes, or a person's own hands."""
+
+    SAFE = "safe"
+    ASK = "ask"
+    PERSON = "person"
+
+
+class Fact:
+    """Base of what a probe finds out: frozen dataclasses of versions, paths, enums, tuples, Facts."""
+
+    __slots__ = ()
+
+
+class Step:
+    """Base of one thing a fix does: a frozen dataclass with a `kind`. `str(step)` is its short form."""
+
+    __slots__ = ()
+    kind: ClassVar[str]
+
+    def commands(self) -> tuple[str, ...]:
+        """The POSIX shell lines that do the same by hand, quoted."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Fix:
+    """One way to repair a finding: what it does, and its steps in order."""
+
+    title: Text
+    steps: tuple[Step, ...]
+    needs: Needs = Needs.SAFE
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong in one sentence, how we know, and what to do, best first.
+
+    `severity` replaces the rule's own where one case of an ailment matters less than another.
+    """
+
+    message: Text
+    evidence: tuple[Text, ...] = ()
+    fixes: tuple[Fix, ...] = ()
+    severity: Severity | None = None
+
+
+class Missing(Exception):  # noqa: N818 - it is an answer ("cannot tell, because"), not a failure
+    """Raised by a probe that cannot tell. Never means "fine".
+
+    `explained_by`: ids of ailments that, where found, already say why; the rules that wanted
+    the fact are then "not checked" rather than "unknown".
+    `applies` False: the question does not arise here (no GPU is needed, nothing is compiled).
+    """
+
+    def __init__(
+        self, reason: Text, explained_by: tuple[str, ...] = (), applies: bool = True
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.explained_by = explained_by
+        self.applies = applies
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule as loaded: its function's docstring is the explanation, the first line the title."""
+
+    id: str
+    severity: Severity
+    stage: Stage
+    title: str
+    explanation: str
+    area: str
+    function: Callable[..., object]
+    needs: tuple[tuple[str, type, bool], ...]  # parameter, fact class, optional
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one rule came to. `why` says what kept it from telling, or how it crashed."""
+
+    rule: Rule
+    verdict: Verdict
+    findings: tuple[Finding, ...] = ()
+    why: Text | None = None
+
+    @property
+    def severity(self) -> Severity:
+        """The gravest of the findings; the rule's own where there is none."""
+        found = [f.severity or self.rule.severity for f in self.findings]
+        return max(found, key=lambda s: s.rank, default=self.rule.severity)
+
+
+@dataclass(frozen=True)
+class NotChecked:
+    """A rule whose question did not arise, or is already answered by another finding."""
+
+    rule: Rule
+    why: Text

@@ -1,0 +1,80 @@
+"""Asks the NVIDIA driver who it is, in a child process: a driver that crashes or hangs takes only
+this process with it. Runs in the doctor's own interpreter and prints one JSON object.
+
+libcuda is opened the way torch does (dlopen by its soname, in the server's environment), NVML
+through nvidia-ml-py. cuInit is not called unless asked ("init"): it can take seconds.
+"""
+
+import ctypes
+import json
+import os
+import sys
+
+
+def mapped(name):
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            if name in line:
+                return line.rstrip("\n").partition("/")[2].join(["/", ""])
+    return None
+
+
+def libcuda(init):
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return {"error": str(error)}
+    answer = {"path": mapped("libcuda.so")}
+    number = ctypes.c_int()
+    try:
+        if library.cuDriverGetVersion(ctypes.byref(number)) == 0:
+            answer["version"] = number.value
+        if init:
+            answer["init"] = library.cuInit(0)
+            if answer["init"] == 0 and library.cuDeviceGetCount(ctypes.byref(number)) == 0:
+                answer["count"] = number.value
+    except AttributeError as error:
+        answer["error"] = str(error)
+    return answer
+
+
+def text(value):
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def device(nvml, index):
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    row = {
+        "index": index,
+        "name": text(nvml.nvmlDeviceGetName(handle)),
+        "uuid": text(nvml.nvmlDeviceGetUUID(handle)),
+        "capability": "%d.%d" % tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
+        "total": int(memory.total),
+        "free": int(memory.free),
+    }
+    return row
+
+
+def nvml():
+    try:
+        import pynvml
+    except ImportError as error:
+        return {"error": "nvidia-ml-py cannot be imported: %s" % error}
+    try:
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+        return {
+            "driver": text(pynvml.nvmlSystemGetDriverVersion()),
+            "devices": [device(pynvml, i) for i in range(count)],
+        }
+    except pynvml.NVMLError as error:
+        return {"error": str(error)}
+
+
+if __name__ == "__main__":
+    # The answer leaves by a descriptor of its own: a driver that writes to stdout cannot garble it.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    answer = json.dumps({"libcuda": libcuda("init" in sys.argv), "nvml": nvml()})
+    os.write(out, answer.encode())

@@ -1,0 +1,62 @@
+"""Says who an interpreter is. Runs inside it as `[python, -I, -S, -B, this file, python]`.
+
+Standard library only, Python 3.10 to 3.14; nothing installed in the target is imported and no
+`.pth` line runs. Prints one JSON object between two lines that hold the mark of VLLM_DOCTOR_MARK.
+"""
+
+import json
+import os
+import platform
+import site
+import sys
+import sysconfig
+
+
+def venv_of(executable):
+    """(folder, settings of pyvenv.cfg) of a virtual environment, or (None, {})."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(executable)))
+    try:
+        with open(os.path.join(folder, "pyvenv.cfg"), encoding="utf-8", errors="replace") as file:
+            rows = [line.partition("=") for line in file if "=" in line]
+    except OSError:
+        return None, {}
+    return folder, {key.strip().lower(): value.strip() for key, _, value in rows}
+
+
+def main(mark, executable):
+    venv, settings = venv_of(executable)
+    base = sys.base_prefix
+    prefix = venv or sys.prefix
+    inherits = settings.get("include-system-site-packages", "").lower() == "true"
+    # -S keeps sys.prefix at the base before 3.14, so a venv's own paths are asked for by name.
+    variables = {"base": prefix, "platbase": prefix} if venv else {}
+    scheme = sysconfig.get_default_scheme()
+    if venv:
+        scheme = "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix"
+    paths = sysconfig.get_paths(scheme, vars=variables)
+    prefixes = [prefix] if venv else [sys.prefix, sys.exec_prefix]
+    if venv and inherits:
+        prefixes.append(base)
+    folders = [paths["purelib"], paths["platlib"], *site.getsitepackages(prefixes)]
+    # Triton asks for the headers of posix_prefix where Debian's default is posix_local.
+    headers = "posix_prefix" if sysconfig.get_default_scheme() == "posix_local" else None
+    user_site = site.getusersitepackages()
+    answer = {
+        "python": executable,
+        "prefix": prefix,
+        "base_prefix": base,
+        "version": "%d.%d.%d" % sys.version_info[:3],
+        "implementation": sys.implementation.name,
+        "machine": platform.machine(),
+        "site_packages": list(dict.fromkeys(folders)),
+        "user_site": user_site if (not venv or inherits) else None,
+        "include": sysconfig.get_paths(*([headers] if headers else []))["include"],
+        "virtual": venv is not None,
+    }
+    print(mark)
+    print(json.dumps(answer))
+    print(mark)
+
+
+if __name__ == "__main__":
+    main(os.environ["VLLM_DOCTOR_MARK"], sys.argv[1])

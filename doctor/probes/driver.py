@@ -1,0 +1,143 @@
+"""The NVIDIA driver as the server would find it, and the GPUs it would be given."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from doctor.codec import CodecError, decode
+from doctor.engine import probe
+from doctor.model import Fact, Missing, Text
+from doctor.probes.environment import LaunchEnv, child_env
+from doctor.profile import Profile
+from doctor.target import OWN, OWN_PYTHON, Target
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU as NVML lists it (bus order); memory in bytes."""
+
+    index: int
+    name: str
+    uuid: str
+    capability: str
+    total: int
+    free: int
+
+
+@dataclass(frozen=True)
+class LibCuda:
+    """libcuda.so.1 as dlopen finds it. `version`: the CUDA it speaks, 1000 x major + 10 x minor."""
+
+    path: Path | None = None
+    version: int | None = None
+    error: str | None = None
+    init: int | None = None
+    count: int | None = None
+
+    @property
+    def cuda(self) -> Version | None:
+        if self.version is None:
+            return None
+        return Version(f"{self.version // 1000}.{self.version % 1000 // 10}")
+
+
+@dataclass(frozen=True)
+class Nvml:
+    driver: str | None = None
+    devices: tuple[Device, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Driver(Fact):
+    """What both driver libraries answered. `device_node`: /dev/nvidiactl is there."""
+
+    libcuda: LibCuda = LibCuda()
+    nvml: Nvml = Nvml()
+    device_node: bool = False
+    container: bool = False
+
+    @property
+    def version(self) -> Version | None:
+        try:
+            return Version(self.nvml.driver) if self.nvml.driver else None
+        except InvalidVersion:
+            return None
+
+
+NO_GPU_NEEDED = "this server runs on the CPU"
+GPUS_LATER = "the profile says that the GPUs come later"
+
+
+def wants_gpus(profile: Profile) -> None:
+    """Raises Missing where no GPU is to be looked for."""
+    if profile.device == "cpu":
+        raise Missing(Text(NO_GPU_NEEDED), applies=False)
+    if profile.gpus == "later":
+        raise Missing(Text(GPUS_LATER), applies=False)
+
+
+@probe
+def driver(target: Target, env: LaunchEnv, profile: Profile) -> Driver:
+    """One child opens both libraries in the server's environment."""
+    wants_gpus(profile)
+    ran = target.run(
+        OWN_PYTHON, "-I", "-B", OWN + "probes/_driver.py", timeout=20, env=child_env(env)
+    )
+    if not ran.ok:
+        why = ran.failure or f"it ended with code {ran.code}: {ran.err.strip()[-200:]}"
+        raise Missing(Text("asking the NVIDIA driver failed: {why}", why=why))
+    try:
+        made: Driver = decode(Driver, json.loads(ran.out))
+    except (ValueError, CodecError) as error:
+        raise Missing(Text("the answer of the driver cannot be read: {e}", e=error)) from None
+    return Driver(
+        made.libcuda,
+        made.nvml,
+        device_node=target.stat(Path("/dev/nvidiactl")) is not None,
+        container=any(target.stat(Path(p)) for p in ("/.dockerenv", "/run/.containerenv")),
+    )
+
+
+@dataclass(frozen=True)
+class Gpus(Fact):
+    """The GPUs that CUDA would show the server, CUDA_VISIBLE_DEVICES applied, in its order.
+
+    `installed` counts what NVML lists; `choice` is the value of CUDA_VISIBLE_DEVICES.
+    """
+
+    visible: tuple[Device, ...] = ()
+    installed: int = 0
+    choice: str | None = None
+
+
+@probe
+def gpus(driver: Driver, env: LaunchEnv) -> Gpus:
+    """CUDA reads its list up to the first entry that it does not know, and shows what came before
+    (CUDA C++ Programming Guide, "CUDA Environment Variables")."""
+    if driver.libcuda.error or driver.nvml.error:
+        raise Missing(
+            Text("the NVIDIA driver cannot be asked for its GPUs"), ("driver-lib-invisible",)
+        )
+    devices = driver.nvml.devices
+    choice = env.get("CUDA_VISIBLE_DEVICES")
+    if choice is None:
+        return Gpus(devices, len(devices))
+    shown: list[Device] = []
+    for entry in choice.split(","):
+        one = _chosen(entry.strip(), devices)
+        if one is None or one in shown:
+            break
+        shown.append(one)
+    return Gpus(tuple(shown), len(devices), choice)
+
+
+def _chosen(entry: str, devices: tuple[Device, ...]) -> Device | None:
+    if entry.isdigit():
+        return devices[int(entry)] if int(entry) < len(devices) else None
+    named = [d for d in devices if entry.startswith("GPU-") and d.uuid.startswith(entry)]
+    return named[0] if len(named) == 1 else None

