@@ -116,8 +116,9 @@ class Step:
     __slots__ = ()
     kind: ClassVar[str]
 
-    def commands(self) -> tuple[str, ...]:
-        """The POSIX shell lines that do the same by hand, quoted."""
+    def commands(self, pip: str) -> tuple[str, ...]:
+        """The POSIX shell lines that do the same by hand, quoted. `pip` is the target's installer
+        with `{verb}` where install or uninstall goes."""
         raise NotImplementedError
 
 

@@ -31,6 +31,7 @@ class ModelNeeds:
     vllm: str | None = None
     model_type: str | None = None
     architecture: str | None = None
+    transformers: str | None = None
     weights_gib: float | None = None
     kv_bytes_per_token: int | None = None
 

@@ -10,6 +10,7 @@ from doctor.probes import (
     interpreter,
     jit,
     libraries,
+    proof,
     toolkit,
     wheels,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "interpreter",
     "jit",
     "libraries",
+    "proof",
     "toolkit",
     "wheels",
 ]

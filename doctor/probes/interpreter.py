@@ -44,7 +44,12 @@ class Interpreter(Fact):
 
 
 class NotPython(Missing):
-    """What was named is not a Python interpreter that answers."""
+    """What was named is no Python interpreter that answers. `wrong`: it is not one at all, so
+    that naming it was the mistake; otherwise it could not be asked (it hangs)."""
+
+    def __init__(self, reason: Text, wrong: bool = True) -> None:
+        super().__init__(reason)
+        self.wrong = wrong
 
 
 @probe
@@ -61,7 +66,8 @@ def interpreter(target: Target, where: Where) -> Interpreter:
                 "{python} is no working Python interpreter: {why}",
                 python=where.python,
                 why=ran.failure or _complaint(ran.err, ran.code),
-            )
+            ),
+            wrong=ran.code is not None,
         )
     try:
         data = json.loads("\n".join(answer[marks[0] + 1 : marks[1]]))

@@ -6,10 +6,11 @@ server would find another one.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.version import Version
@@ -17,7 +18,8 @@ from packaging.version import Version
 from doctor import toml
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
-from doctor.probes.environment import LaunchEnv, child_env, which
+from doctor.probes.driver import Driver
+from doctor.probes.environment import HOME, LaunchEnv, child_env, which
 from doctor.probes.host import HostCompilers, split
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
@@ -37,8 +39,6 @@ HEADERS = (
     "curand_kernel.h",
 )
 _CCCL = "nv/target"  # only where FlashInfer does not bring its own
-# Other kernels than the sampler need these too.
-MORE_HEADERS = ("cublasLt.h",)
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def toolkits(
     found = look.at(Path(home), found_by) if home else None
     wheels = None
     folder = wheel_root(target, interpreter, torch)
-    # A folder of links has a root of its own and nvcc in the wheels: two toolkits, one compiler.
-    if folder and not (found and _same(target, found.root, folder)):
+    # A CUDA home of links has a root of its own and the wheels' nvcc: one compiler, judged once.
+    if folder and not (found and _same(target, found.root / "bin/nvcc", folder / "bin/nvcc")):
         wheels = look.at(folder, "the target's wheels")
     return Toolkits(found, searched, wheels)
 
@@ -311,6 +311,41 @@ class _Look:
 
 
 @dataclass(frozen=True)
+class WheelToolkit(Fact):
+    """What the index can give this target. `release`: of the cuda-toolkit metapackage that torch
+    asks for (None: CUDA 12, whose wheels hold no nvcc). `root`: where the wheels lay it out,
+    `home`: the CUDA home of links that the doctor makes over it. `libcuda`: the driver's library.
+    `too_old_for_glibc`: this release does not compile against the host's glibc headers."""
+
+    release: Version | None
+    root: Path
+    home: Path
+    libcuda: Path | None = None
+    too_old_for_glibc: bool = False
+
+
+# glibc 2.42 declares rsqrt noexcept; CUDA's headers agree from this minor on (read in the wheels).
+RSQRT_GLIBC = Version("2.42")
+_RSQRT_CUDA = Version("13.2")
+
+
+@probe
+def wheel_toolkit(
+    torch: Torch, interpreter: Interpreter, hosts: HostCompilers, driver: Driver | None
+) -> WheelToolkit:
+    cuda = torch.cuda or Version("13.0")
+    host = hosts.nvcc_host.compiler
+    glibc = host.glibc if host else None
+    return WheelToolkit(
+        release=torch.toolkit,
+        root=torch.root.parent / f"nvidia/cu{cuda.major}",
+        home=interpreter.prefix / HOME / f"cuda-{minor(cuda)}",
+        libcuda=driver.libcuda.path if driver else None,
+        too_old_for_glibc=bool(glibc and glibc >= RSQRT_GLIBC and cuda < _RSQRT_CUDA),
+    )
+
+
+@dataclass(frozen=True)
 class MeasuredMixes(Fact):
     """Which parts of different CUDA minors were really compiled together, and what came of it:
     mixes as "nvcc/nvvm/crt/headers" minors, such as "13.0/13.0/13.0/13.0"."""
@@ -352,3 +387,52 @@ def rules_folder() -> Path:
     package = Path(__file__).parent.parent
     inside = package / "_rules"
     return inside if inside.is_dir() else package.parent / "rules"
+
+
+@dataclass(frozen=True)
+class NvccOptions(Fact):
+    """Options that this FlashInfer passes to every nvcc, each with the first nvcc that knows it."""
+
+    since: dict[str, Version] = field(default_factory=dict)
+
+
+# nvcc's release notes; vllm issue 58236 and flashinfer issue 1532 are what failing looks like.
+_OPTION_SINCE = {
+    "--compress-mode": Version("12.8"),
+    "-static-global-template-stub": Version("12.8"),
+    "--generate-dependencies-with-compile": Version("10.2"),
+}
+
+
+@probe
+def nvcc_options(target: Target, flashinfer: FlashInfer, toolkits: Toolkits) -> NvccOptions:
+    """The options in FlashInfer's flag builders that no version check guards; read only where
+    the nvcc found is older than some of them."""
+    nvcc = toolkits.found.nvcc if toolkits.found else None
+    if nvcc is None or nvcc >= max(_OPTION_SINCE.values()):
+        return NvccOptions()
+    passed: set[str] = set()
+    for name in ("cpp_ext.py", "core.py"):
+        source = target.read(flashinfer.root / "jit" / name)
+        passed |= _unguarded(source) if source else set()
+    return NvccOptions({o: v for o, v in _OPTION_SINCE.items() if o in passed})
+
+
+def _unguarded(source: bytes) -> set[str]:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return set()
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "version" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    texts = (
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in guarded
+    )
+    words = {word.partition("=")[0] for text in texts for word in text.split()}
+    return words & set(_OPTION_SINCE)

@@ -11,9 +11,11 @@ import fcntl
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +131,38 @@ def folder_of_links(target: Environment, where: Path) -> Path:
     return where
 
 
+def toolkit_without_curand(target: Environment, where: Path) -> Path:
+    """A toolkit as the system's packages make one where the curand headers were left out.
+
+    Its `bin` is a folder of its own, for nvcc looks for headers in `bin/..`, where a link would lead into the wheels.
+    """
+    folder_of_links(target, where)
+    for name in ("bin", "include"):
+        (where / name).unlink()
+        for source in (target.wheels_toolkit / name).iterdir():
+            if not source.name.startswith("curand"):
+                _link(where / name / source.name, source)
+    return where
+
+
+def wrapper_nvcc(toolkit: Path, where: Path) -> Path:
+    """A script `bin/nvcc` below `where` that runs the nvcc of a toolkit; returns its folder, for PATH."""
+    script = where / "bin" / "nvcc"
+    script.parent.mkdir(parents=True)
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(toolkit))}/bin/nvcc "$@"\n')
+    script.chmod(0o755)
+    return script.parent
+
+
+def op_of_cuda_12(library: Path) -> None:
+    """Compiles, in place of `library`, one that was linked with a CUDA 12 runtime, which is not there."""
+    with tempfile.TemporaryDirectory() as scratch:
+        runtime = Path(scratch) / "libcudart.so.12"
+        compile_c("int cudaFree(void *p) { return !p; }", runtime, f"-Wl,-soname,{runtime.name}")
+        source = "int cudaFree(void *); int op(void) { return cudaFree(0); }"
+        compile_c(source, library, str(runtime))
+
+
 def empty_libcuda(where: Path) -> Path:
     """A libcuda.so without a single symbol, soname libcuda.so.1, for the linker where no driver is."""
     where.mkdir(parents=True, exist_ok=True)
@@ -139,7 +173,7 @@ def empty_libcuda(where: Path) -> Path:
 
 def compile_c(source: str, library: Path, *flags: str) -> None:
     """Compiles C source text into a shared library with the system's `cc`."""
-    command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library), *flags]
+    command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-x", "none", "-o", str(library), *flags]
     subprocess.run(command, input=source, text=True, check=True)
 
 

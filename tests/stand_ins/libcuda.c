@@ -1,6 +1,8 @@
 /* A stand-in of libcuda.so.1: the driver's own questions and answers, described by STAND_IN_* variables
    (see __init__.py). No context can be made and nothing can be computed with it. */
 
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +13,7 @@ enum {
     NOT_INITIALIZED = 3,
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
+    NOT_FOUND = 500,
     NOT_SUPPORTED = 801,
     SYSTEM_DRIVER_MISMATCH = 803,
 };
@@ -102,6 +105,7 @@ static const char *name_of(int code) {
     case NOT_INITIALIZED: return "CUDA_ERROR_NOT_INITIALIZED";
     case NO_DEVICE: return "CUDA_ERROR_NO_DEVICE";
     case INVALID_DEVICE: return "CUDA_ERROR_INVALID_DEVICE";
+    case NOT_FOUND: return "CUDA_ERROR_NOT_FOUND";
     case NOT_SUPPORTED: return "CUDA_ERROR_NOT_SUPPORTED";
     case SYSTEM_DRIVER_MISMATCH: return "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH";
     default: return NULL;
@@ -115,6 +119,7 @@ static const char *string_of(int code) {
     case NOT_INITIALIZED: return "initialization error";
     case NO_DEVICE: return "no CUDA-capable device is detected";
     case INVALID_DEVICE: return "invalid device ordinal";
+    case NOT_FOUND: return "named symbol not found";
     case NOT_SUPPORTED: return "operation not supported";
     case SYSTEM_DRIVER_MISMATCH: return "system has unsupported display driver / cuda driver combination";
     default: return NULL;
@@ -131,18 +136,34 @@ int cuGetErrorString(int code, const char **string) {
     return *string ? SUCCESS : INVALID_VALUE;
 }
 
+/* The CUDA runtime asks for every function by name; this is how torch learns the driver's version. */
+int cuGetProcAddress_v2(const char *symbol, void **function, int version, unsigned long long flags,
+                        int *status) {
+    char newer[128];
+    Dl_info own;
+    (void)version, (void)flags;
+    dladdr((void *)cuInit, &own);
+    void *self = dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD);
+    snprintf(newer, sizeof newer, "%s_v2", symbol);
+    *function = dlsym(self, symbol);
+    if (!*function)
+        *function = dlsym(self, newer);
+    dlclose(self);
+    if (status)
+        *status = !*function;
+    return *function ? SUCCESS : NOT_FOUND;
+}
+
 /* What the extensions of torch 2.11 and vllm 0.22 name: they must load, so each is there and none works. */
 #define NAMED(X) \
-    X(cuGetProcAddress_v2) X(cuCtxGetCurrent) X(cuCtxSetCurrent) \
-    X(cuCtxGetDevice) X(cuDevicePrimaryCtxGetState) X(cuDevicePrimaryCtxRetain) \
-    X(cuFuncGetAttribute) X(cuFuncSetAttribute) X(cuFuncSetCacheConfig) \
-    X(cuLaunchCooperativeKernel) X(cuLaunchKernel) X(cuLinkAddData_v2) \
-    X(cuLinkComplete) X(cuLinkCreate_v2) X(cuMemAddressFree) \
-    X(cuMemAddressReserve) X(cuMemCreate) X(cuMemGetAllocationGranularity) \
-    X(cuMemMap) X(cuMemRelease) X(cuMemSetAccess) \
-    X(cuMemUnmap) X(cuModuleGetFunction) X(cuModuleLoad) \
-    X(cuModuleLoadData) X(cuModuleLoadDataEx) X(cuModuleUnload) \
-    X(cuOccupancyMaxActiveBlocksPerMultiprocessor) X(cuPointerGetAttribute) X(cuTensorMapEncodeTiled)
+    X(cuCtxGetCurrent) X(cuCtxSetCurrent) X(cuCtxGetDevice) X(cuDevicePrimaryCtxGetState) \
+    X(cuDevicePrimaryCtxRetain) X(cuFuncGetAttribute) X(cuFuncSetAttribute) \
+    X(cuFuncSetCacheConfig) X(cuLaunchCooperativeKernel) X(cuLaunchKernel) X(cuLinkAddData_v2) \
+    X(cuLinkComplete) X(cuLinkCreate_v2) X(cuMemAddressFree) X(cuMemAddressReserve) X(cuMemCreate) \
+    X(cuMemGetAllocationGranularity) X(cuMemMap) X(cuMemRelease) X(cuMemSetAccess) X(cuMemUnmap) \
+    X(cuModuleGetFunction) X(cuModuleLoad) X(cuModuleLoadData) X(cuModuleLoadDataEx) \
+    X(cuModuleUnload) X(cuOccupancyMaxActiveBlocksPerMultiprocessor) X(cuPointerGetAttribute) \
+    X(cuTensorMapEncodeTiled)
 
 #define REFUSE(name) \
     int name(void) { return NOT_SUPPORTED; }

@@ -1,0 +1,325 @@
+"""The command line: thin, and the only place (with report/) that knows click and rich."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from doctor import about
+from doctor import profile as profiles
+from doctor.codec import CodecError
+from doctor.diagnose import UNKNOWN, USAGE, Report
+from doctor.diagnose import diagnose as run_diagnosis
+from doctor.engine import RuleError, load_rules
+from doctor.locate import LocateError, locate, refuse_foreign
+from doctor.model import Rule, Severity, printable
+from doctor.probes.interpreter import NotPython, Where
+from doctor.probes.toolkit import rules_folder
+from doctor.profile import Profile, ProfileError
+from doctor.target import Live, Recorder, Tape, Target, load_tape
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_TAPE_MOST = 64 << 20  # bytes; a real snapshot is far below one MiB
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """One sentence on stderr, and out."""
+    click.echo(f"vllm-doctor: {printable(message)}", err=True)
+    raise SystemExit(code)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        tool = about.tool()
+        click.echo(
+            f"vllm-doctor {tool['version']} ({tool['rules']} rules, {tool['signatures']} signatures)"
+        )
+        ctx.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and how many rules and signatures there are.",
+)
+def cli() -> None:
+    """Judge, and say how to repair, the environment that would serve a model with vLLM."""
+
+
+def _target_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option(
+                "--python",
+                metavar="PATH",
+                help="A python or an environment's folder. Else VIRTUAL_ENV, the conda prefix, the "
+                "interpreter of `vllm` on PATH, the doctor's own.",
+            ),
+            click.option(
+                "--profile",
+                "profile_name",
+                default=profiles.DEFAULT,
+                show_default=True,
+                metavar="NAME|FILE",
+                help="What is to be served.",
+            ),
+            click.option(
+                "--set",
+                "sets",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="A value of the profile, such as device=cpu or gpus=later.",
+            ),
+            click.option(
+                "--allow",
+                multiple=True,
+                type=click.Choice(["foreign-owner"]),
+                help="As root, start an interpreter that another user could change.",
+            ),
+            click.option(
+                "--rules",
+                "rules_dir",
+                metavar="DIR",
+                help="A folder of further rules.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _profile(name: str, sets: Iterable[str]) -> Profile:
+    try:
+        return profiles.load(name, sets)
+    except ProfileError as error:
+        _fail(str(error), USAGE)
+
+
+def _rules(folder: str | None) -> tuple[Rule, ...]:
+    try:
+        ours = load_rules(rules_folder())
+    except RuleError as error:
+        _fail(str(error), UNKNOWN)
+    if folder is None:
+        return ours
+    try:
+        more = load_rules(Path(folder))
+    except RuleError as error:
+        _fail(f"--rules {error}", USAGE)
+    known = {r.id for r in ours}
+    if twice := [r.id for r in more if r.id in known]:
+        _fail(f"--rules {folder}: the id {twice[0]} is taken", USAGE)
+    return (*ours, *more)
+
+
+def _live(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
+    target = Live()
+    try:
+        where = locate(python, target.env)
+        if "foreign-owner" not in allow:
+            refuse_foreign(where)
+    except LocateError as error:
+        _fail(str(error), USAGE)
+    return target, where
+
+
+def _from_tape(path: str) -> tuple[Target, Where]:
+    try:
+        if Path(path).stat().st_size > _TAPE_MOST:
+            _fail(f"--from {path}: larger than {_TAPE_MOST >> 20} MiB, no snapshot of ours", USAGE)
+        tape = load_tape(json.loads(Path(path).read_bytes()))
+    except OSError as error:
+        _fail(f"--from {path}: {(error.strerror or str(error)).lower()}", USAGE)
+    except CodecError as error:
+        _fail(f"--from {path}: {error}", USAGE)
+    except (ValueError, RecursionError) as error:
+        _fail(f"--from {path}: no JSON, or cut off ({error})", USAGE)
+    return Tape(tape), Where(Path(tape.python), tape.found_by)
+
+
+@cli.command()
+@_target_options
+@click.option("--deep", is_flag=True, help="Prove it: compile, link and load a small kernel.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice([s.value for s in Severity]),
+    default=Severity.ERROR.value,
+    show_default=True,
+    help="The least finding that makes the exit code 1.",
+)
+@click.option("--from", "tape", metavar="FILE", help="Judge a snapshot instead of this machine.")
+@click.option("-v", "--verbose", is_flag=True, help="Everything that was checked.")
+@click.option("-q", "--quiet", is_flag=True, help="Findings only.")
+def diagnose(  # noqa: PLR0913 - one parameter per option
+    python: str | None,
+    profile_name: str,
+    sets: tuple[str, ...],
+    allow: tuple[str, ...],
+    rules_dir: str | None,
+    deep: bool,
+    form: str,
+    fail_on: str,
+    tape: str | None,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Judge the environment that would serve the model. Read-only, no network.
+
+    Exit codes: 0 healthy, 1 findings, 2 usage, 3 could not tell.
+    """
+    if tape and (python or deep):
+        _fail(f"--from {tape}: a snapshot has its own python, and cannot be built with", USAGE)
+    if verbose and quiet:
+        _fail("--verbose and --quiet exclude each other", USAGE)
+    profile = _profile(profile_name, sets)
+    rules = _rules(rules_dir)
+    target, where = _from_tape(tape) if tape else _live(python, allow)
+    try:
+        report = run_diagnosis(
+            target,
+            where,
+            profile,
+            rules,
+            profile_name=profile_name,
+            source="tape" if tape else "live",
+            deep=deep,
+            fail_on=Severity(fail_on),
+        )
+    except NotPython as error:
+        _fail(str(error), USAGE if error.wrong else UNKNOWN)
+    if form == "json":
+        from doctor.report.json import to_json
+
+        click.echo(json.dumps(to_json(report), indent=1))
+    else:
+        _print_text(report, verbose, quiet)
+    raise SystemExit(report.exit_code)
+
+
+def _print_text(report: Report, verbose: bool, quiet: bool) -> None:
+    from doctor.report import text
+
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    _print_lines(text.lines(report, text.Style(verbose, quiet, width)))
+
+
+def _print_lines(lines: Iterable[tuple[tuple[str, str], ...]]) -> None:
+    """Coloured by rich on a terminal; plain, and without rich, elsewhere."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        for line in lines:
+            click.echo("".join(piece for _, piece in line))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        made = Text()
+        for style, piece in line:
+            made.append(piece, style)
+        console.print(made)
+
+
+@cli.group(invoke_without_command=True)
+@click.option("--rules", "rules_dir", metavar="DIR", help="A folder of further rules.")
+@click.pass_context
+def rules(ctx: click.Context, rules_dir: str | None) -> None:
+    """List what the doctor knows."""
+    ctx.obj = _rules(rules_dir)
+    if ctx.invoked_subcommand is None:
+        width = max(len(r.id) for r in ctx.obj)
+        for one in sorted(ctx.obj, key=lambda r: (r.area, r.id)):
+            click.echo(f"{one.id:<{width}}  {one.severity.value:<7}  {one.area:<11}  {one.title}")
+
+
+@rules.command()
+@click.argument("id")
+@click.pass_obj
+def show(known: tuple[Rule, ...], id: str) -> None:
+    """Explain one ailment."""
+    from difflib import get_close_matches
+
+    found = {r.id: r for r in known}
+    if id not in found:
+        close = get_close_matches(id, found, 1)
+        hint = f"; did you mean {close[0]}?" if close else "; `vllm-doctor rules` lists them"
+        _fail(f"there is no rule {id!r}{hint}", USAGE)
+    one = found[id]
+    click.echo(f"{one.id}  ({one.severity.value}, {one.area})\n\n{one.explanation}")
+
+
+@cli.command()
+@_target_options
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", help="Where to write it; - for stdout."
+)
+def snapshot(
+    python: str | None,
+    profile_name: str,
+    sets: tuple[str, ...],
+    allow: tuple[str, ...],
+    rules_dir: str | None,
+    output: str,
+) -> None:
+    """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
+    from doctor.redact import redact
+
+    profile = _profile(profile_name, sets)
+    known = _rules(rules_dir)
+    target, where = _live(python, allow)
+    recorder = Recorder(target)
+    try:
+        run_diagnosis(recorder, where, profile, known, profile_name=profile_name)
+    except NotPython as error:
+        _fail(str(error), USAGE if error.wrong else UNKNOWN)
+    tool = f"{about.NAME} {about.VERSION}"
+    recording = recorder.recording(tool, str(where.python), where.found_by)
+    text = json.dumps(redact(recording, target.env.get("HOME")), indent=1, sort_keys=True) + "\n"
+    if output == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        _fail(f"--output {output}: {(error.strerror or str(error)).lower()}", USAGE)
+    click.echo(f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True)
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["report", "snapshot"]), default="report")
+def schema(what: str) -> None:
+    """Print the JSON Schema of the report or of the snapshot."""
+    from doctor.report.json import report_schema
+    from doctor.report.schema import snapshot_schema
+
+    made = report_schema() if what == "report" else snapshot_schema()
+    click.echo(json.dumps(made, indent=1))
+
+
+def main() -> None:
+    """The console script. Ends with the documented exit code and never with a traceback."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `vllm-doctor diagnose | head` ends quietly
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(USAGE) from None
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("vllm-doctor: interrupted", err=True)
+        raise SystemExit(130) from None

@@ -1,0 +1,153 @@
+"""One diagnosis: facts, rules, what they came to, and which finding is the primary cause."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import doctor.probes as _  # noqa: F401 - registers the probes
+from doctor.engine import Facts, check
+from doctor.model import (
+    Finding,
+    Missing,
+    NotChecked,
+    Outcome,
+    Rule,
+    Severity,
+    Text,
+    Verdict,
+)
+from doctor.probes.interpreter import Interpreter, Where
+from doctor.probes.proof import DeepAsked, Proof
+from doctor.probes.wheels import Packages
+from doctor.profile import Profile
+from doctor.target import Target
+
+HEALTHY, FINDINGS, USAGE, UNKNOWN = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a diagnosis came to. `seconds` of wall time; `proof` None where it was not asked for."""
+
+    where: Where
+    interpreter: Interpreter
+    profile_name: str
+    source: Literal["live", "tape"]
+    outcomes: tuple[Outcome, ...]
+    not_checked: tuple[NotChecked, ...]
+    primary: Outcome | None
+    proof: Proof | None
+    proof_missing: Text | None
+    pip: str
+    exit_code: int
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        names = {HEALTHY: "healthy", FINDINGS: "findings"}
+        return names.get(self.exit_code, "unknown")
+
+
+def diagnose(
+    target: Target,
+    where: Where,
+    profile: Profile,
+    rules: Iterable[Rule],
+    *,
+    profile_name: str,
+    source: Literal["live", "tape"] = "live",
+    deep: bool = False,
+    fail_on: Severity = Severity.ERROR,
+) -> Report:
+    """Checks every rule against the target. Raises NotPython where the interpreter does not
+    answer: then nothing can be said about it at all."""
+    began = time.perf_counter()
+    facts = Facts(target, (where, profile, DeepAsked(deep)))
+    interpreter = facts.get(Interpreter)
+    outcomes, not_checked = check(rules, facts)
+    proof, missing = None, None
+    if deep:
+        try:
+            proof = facts.get(Proof)
+        except Missing as reason:
+            missing = reason.reason
+    if proof and not proof.ok:
+        outcomes = _explain(outcomes, proof)
+    primary = _primary(outcomes)
+    return Report(
+        where=where,
+        interpreter=interpreter,
+        profile_name=profile_name,
+        source=source,
+        outcomes=tuple(_ordered(outcomes, primary)),
+        not_checked=tuple(not_checked),
+        primary=primary,
+        proof=proof,
+        proof_missing=missing,
+        pip=_pip(facts, where.python),
+        exit_code=_exit_code(outcomes, fail_on),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _explain(outcomes: list[Outcome], proof: Proof) -> list[Outcome]:
+    """Puts what the failed test build said under the ailment it names. Where a rule had missed
+    that ailment, the build is right and the rule is not: it is a finding."""
+    named = [o for o in outcomes if o.rule.id in proof.ids]
+    said = Text("the test build failed at {stage}: {line}", stage=proof.stage, line=proof.line)
+    known = [o for o in named if o.verdict is Verdict.FOUND and o.severity is Severity.ERROR]
+    changed = {}
+    if known:
+        one, *more = known[0].findings
+        one = dataclasses.replace(one, evidence=(*one.evidence, said))
+        changed[known[0].rule.id] = dataclasses.replace(known[0], findings=(one, *more))
+    elif named:
+        first = named[0]
+        finding = Finding(Text("{title}", title=first.rule.title), (said,))
+        changed[first.rule.id] = Outcome(
+            first.rule, Verdict.FOUND, (*first.findings, finding)
+        )
+    return [changed.get(o.rule.id, o) for o in outcomes]
+
+
+def _primary(outcomes: list[Outcome]) -> Outcome | None:
+    """Of the gravest findings above info, the one that stops the server first."""
+    found = [o for o in outcomes if o.verdict is Verdict.FOUND and o.severity is not Severity.INFO]
+    return min(found, key=lambda o: (-o.severity.rank, o.rule.stage.value), default=None)
+
+
+def _ordered(outcomes: list[Outcome], primary: Outcome | None) -> list[Outcome]:
+    """The primary cause first, then findings by gravity and stage, then the rest as loaded."""
+
+    def key(o: Outcome) -> tuple[int, int, int]:
+        found = o.verdict is Verdict.FOUND
+        rank = -o.severity.rank if found else 1
+        return (0 if o is primary else 1, rank, o.rule.stage.value if found else 0)
+
+    return sorted(outcomes, key=key)
+
+
+def _exit_code(outcomes: list[Outcome], fail_on: Severity) -> int:
+    found = [o for o in outcomes if o.verdict is Verdict.FOUND]
+    if any(o.severity.rank >= fail_on.rank for o in found):
+        return FINDINGS
+    if any(o.verdict in (Verdict.UNKNOWN, Verdict.CRASHED) for o in outcomes):
+        return UNKNOWN
+    return HEALTHY
+
+
+def _pip(facts: Facts, python: Path) -> str:
+    """How a person installs into the target: its own pip, or uv where it has none."""
+    import shlex
+
+    quoted = shlex.quote(str(python))
+    try:
+        own = facts.get(Packages).version("pip")
+    except Missing:
+        own = None
+    return f"{quoted} -m pip {{verb}}" if own else f"uv pip {{verb}} --python {quoted}"

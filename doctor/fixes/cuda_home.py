@@ -1,0 +1,48 @@
+"""A CUDA home of links over the target's wheels, which lack what a linker asks for."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from doctor.model import Step
+
+
+@dataclass(frozen=True)
+class CudaHome(Step):
+    """Makes `home`, a folder of links to the toolkit in the wheels at `wheels`.
+
+    What pip owns is not touched: the wheels' `lib` has no `lib64`, no `libcudart.so` and no
+    libcuda to link with, and this folder has all three. `libcuda` is the driver's library, or
+    None where there is none: an empty library with its soname then stands in for the linker.
+    """
+
+    home: Path
+    wheels: Path
+    libcuda: Path | None = None
+    kind: ClassVar[str] = "cuda-home"
+
+    def __str__(self) -> str:
+        return f"make {self.home}, a CUDA home of links to {self.wheels}"
+
+    def commands(self, pip: str) -> tuple[str, ...]:
+        quoted = shlex.quote
+        if self.libcuda:
+            stub = f'ln -sf {quoted(str(self.libcuda))} "$home/lib64/stubs/libcuda.so"'
+        else:
+            stub = (
+                "cc -shared -Wl,-soname,libcuda.so.1 -x c /dev/null "
+                '-o "$home/lib64/stubs/libcuda.so"'
+            )
+        return (
+            f"wheels={quoted(str(self.wheels))}",
+            f"home={quoted(str(self.home))}",
+            'mkdir -p "$home/lib64/stubs"',
+            'for part in bin include nvvm; do ln -sfn "$wheels/$part" "$home/$part"; done',
+            'ln -sf "$wheels"/lib/*.so* "$home/lib64/"',
+            'ln -sf "$wheels"/lib/libcudart.so.* "$home/lib64/libcudart.so"',
+            'ln -sfn lib64 "$home/lib"',
+            stub,
+        )

@@ -1,0 +1,47 @@
+"""Repairs that more than one rule offers."""
+
+from __future__ import annotations
+
+from doctor.fixes.cuda_home import CudaHome
+from doctor.fixes.environment import PrependPath, SetVariable
+from doctor.fixes.person import Command
+from doctor.fixes.pip import PipInstall
+from doctor.model import Fix, Needs, Step, Text
+from doctor.probes.toolkit import WheelToolkit
+
+# Together they make a compiler; named without crt and nvvm, those two float to the newest release.
+EXTRAS = "cccl,crt,cudart,curand,nvcc,nvvm"
+
+
+def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:
+    """The toolkit of torch's own release from wheels, behind a CUDA home of links; where wheels
+    cannot give one (CUDA 12, or a glibc that this release does not compile with), what can."""
+    if kit.release is None:
+        return (
+            Fix(
+                Text("install your system's CUDA 12 toolkit (its pip wheels hold no nvcc)"),
+                (Command("apt-get install cuda-toolkit-12"),),
+                Needs.PERSON,
+            ),
+            without_compiler(),
+        )
+    if kit.too_old_for_glibc:
+        return (without_compiler(),)
+    steps: list[Step] = []
+    if install:
+        steps.append(PipInstall((f"cuda-toolkit[{EXTRAS}]=={kit.release}",)))
+    steps += [
+        CudaHome(kit.home, kit.root, kit.libcuda),
+        SetVariable("CUDA_HOME", str(kit.home)),
+        PrependPath("PATH", kit.home / "bin"),
+    ]
+    title = Text("compile with the CUDA {release} wheels, as torch does", release=kit.release)
+    return (Fix(title, tuple(steps)), without_compiler())
+
+
+def without_compiler() -> Fix:
+    """vLLM's own sampler instead of FlashInfer's: slower, and nothing is compiled for it."""
+    return Fix(
+        Text("or do without: use vLLM's own sampler (slower; other kernels may still be compiled)"),
+        (SetVariable("VLLM_USE_FLASHINFER_SAMPLER", "0"),),
+    )

@@ -1,0 +1,99 @@
+"""Which interpreter is judged, and whether it may be started."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from doctor.probes.interpreter import Where
+
+
+class LocateError(ValueError):
+    """What was named cannot be judged; one sentence with the wrong value."""
+
+
+def locate(python: str | None, env: Mapping[str, str]) -> Where:
+    """The interpreter of `--python`, else of VIRTUAL_ENV, of the active conda prefix, of the
+    `vllm` on PATH, else the doctor's own. Raises LocateError where the one named is not there."""
+    if python is not None:
+        return Where(_interpreter(python, "--python"), "--python")
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if env.get(name):
+            return Where(_interpreter(env[name], name), name)
+    if path := shutil.which("vllm", path=env.get("PATH", "")):
+        if found := _behind(Path(path)):
+            return Where(found, f"vllm on PATH ({path})")
+    return Where(Path(sys.executable), "the doctor's own")
+
+
+def _interpreter(value: str, name: str) -> Path:
+    """A python itself, or the one of a venv's or a conda environment's folder. Its links are not
+    followed: a venv's python is known by the folder it is called in."""
+    path = Path(value).absolute()
+    if path.is_dir():
+        path = path / "bin/python"
+    if not path.exists():
+        if path.is_symlink():
+            gone = path.readlink()
+            raise LocateError(
+                f"{name} {value}: {path} is a link to {gone}, which does not exist; "
+                "make the environment anew"
+            )
+        raise LocateError(f"{name} {value}: there is no {path}")
+    if not path.is_file() or not os.access(path, os.X_OK):
+        raise LocateError(f"{name} {value}: {path} is not an executable file")
+    return path
+
+
+def _behind(script: Path) -> Path | None:
+    """The interpreter that a console script starts: its shebang, or the `exec` line that pip and
+    uv write where the path is long or has spaces."""
+    try:
+        head = script.read_bytes()[:4096].decode("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return None
+    for candidate in _interpreters(head):
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate
+    return None
+
+
+def _interpreters(head: list[str]) -> Iterator[Path]:
+    if not head or not head[0].startswith("#!"):
+        return
+    words = head[0][2:].split()
+    if words and Path(words[0]).name.startswith(("python", "pypy")):
+        yield Path(words[0])
+    elif len(head) > 1 and (match := re.match(r"'''exec' (.+) \"\$0\"", head[1])):
+        try:
+            yield Path(shlex.split(match[1])[0])
+        except (ValueError, IndexError):
+            return
+
+
+def refuse_foreign(where: Where) -> None:
+    """As root, refuses to start an interpreter that neither root nor the owner of its prefix owns.
+
+    Raises LocateError; `--allow foreign-owner` is the way past it.
+    """
+    if os.geteuid() != 0:
+        return
+    prefix = where.python.parent.parent
+    owner = prefix.stat().st_uid
+    for path in (where.python, prefix / "pyvenv.cfg"):
+        try:
+            ours = {path.lstat().st_uid, path.stat().st_uid} <= {0, owner}
+            loose = path.stat().st_mode & stat.S_IWOTH
+        except OSError:
+            continue
+        if not ours or loose:
+            raise LocateError(
+                f"{path} could be changed by a user who is neither root nor the owner of {prefix}; "
+                "as root it is not started without --allow foreign-owner"
+            )

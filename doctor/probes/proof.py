@@ -1,0 +1,167 @@
+"""The verdict proven: a small kernel compiled, linked and loaded as FlashInfer would do it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from packaging.version import Version
+
+from doctor.engine import probe
+from doctor.model import Fact, Missing, Text
+from doctor.probes.environment import LaunchEnv, child_env
+from doctor.probes.host import HostCompilers, split
+from doctor.probes.interpreter import Interpreter
+from doctor.probes.jit import Jit
+from doctor.probes.libraries import Runtimes
+from doctor.probes.toolkit import Toolkits
+from doctor.probes.wheels import FlashInfer
+from doctor.signatures import ids_of
+from doctor.target import OWN, OWN_PYTHON, Ran, Target
+
+# Where no GPU is visible: one architecture of each code path that vLLM's users have.
+_DEFAULT_ARCHS = ("80", "90a")
+_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class DeepAsked(Fact):
+    """Whether a test build was asked for."""
+
+    asked: bool = False
+
+
+@dataclass(frozen=True)
+class Proof(Fact):
+    """What the test build came to. `stage` is where it failed; `ids` the ailments that its output
+    names; `stand_in` that an empty libcuda.so stood in for the driver's; seconds of wall time."""
+
+    ok: bool
+    stage: Literal["compile", "link", "load"] | None = None
+    archs: tuple[str, ...] = ()
+    seconds: float = 0.0
+    output: str = ""
+    line: str = ""
+    ids: tuple[str, ...] = ()
+    stand_in: bool = False
+
+
+@probe
+def proof(
+    target: Target,
+    asked: DeepAsked,
+    env: LaunchEnv,
+    toolkits: Toolkits,
+    jit: Jit,
+    flashinfer: FlashInfer,
+    interpreter: Interpreter,
+    hosts: HostCompilers,
+    runtimes: Runtimes,
+) -> Proof:
+    """One child does the three steps in a temporary folder of its own (see _proof.py)."""
+    if not asked.asked:
+        raise Missing(Text("no test build was asked for (--deep)"), applies=False)
+    found = toolkits.found
+    if found is None or found.nvcc is None:
+        raise Missing(
+            Text("there is no nvcc to build with"), ("nvcc-missing", "cuda-home-bad-path")
+        )
+    if hosts.cxx.compiler is None:
+        raise Missing(Text("there is no C++ compiler to link with"), ("c-compiler-missing",))
+    archs = jit.archs or _DEFAULT_ARCHS
+    nvcc = env.get("FLASHINFER_NVCC") or str(found.root / "bin/nvcc")
+    ran = target.run(
+        OWN_PYTHON,
+        "-I",
+        "-S",
+        "-B",
+        OWN + "probes/_proof.py",
+        str(interpreter.python),
+        str(runtimes.own.path) if runtimes.own else "",
+        "--compile",
+        nvcc,
+        *compile_flags(env, found.root, found.nvcc, archs, flashinfer, interpreter),
+        "--link",
+        str(hosts.cxx.compiler.path),
+        "-shared",
+        f"-L{found.root}/lib64",
+        f"-L{found.root}/lib64/stubs",
+        "-lcudart",
+        "-lcuda",
+        *split(env.get("FLASHINFER_EXTRA_LDFLAGS") or ""),
+        timeout=_TIMEOUT,
+        env=child_env(env),
+    )
+    return _read(ran, archs)
+
+
+def compile_flags(
+    env: LaunchEnv,
+    root: Path,
+    nvcc: Version,
+    archs: tuple[str, ...],
+    flashinfer: FlashInfer,
+    interpreter: Interpreter,
+) -> list[str]:
+    """nvcc's arguments as FlashInfer 0.6 builds them (flashinfer/jit/cpp_ext.py and core.py)."""
+    data = flashinfer.root / "data"
+    cccl = (data / "cccl/cub", data / "cccl/libcudacxx/include", data / "cccl/thrust")
+    system = [
+        interpreter.include,
+        *([] if root == Path("/usr") else [root / "include"]),
+        data / "include",
+        data / "csrc",
+        data / "cutlass/include",
+        data / "cutlass/tools/util/include",
+        data / "spdlog/include",
+    ]
+    cc = env.get("CC")
+    return [
+        *(["-ccbin", cc] if cc else []),
+        "-DPy_LIMITED_API=0x03090000",
+        "-D_GLIBCXX_USE_CXX11_ABI=1",
+        *(f"-I{folder}" for folder in cccl),
+        *(word for folder in system for word in ("-isystem", str(folder))),
+        "--compiler-options=-fPIC",
+        "--expt-relaxed-constexpr",
+        *(["-static-global-template-stub=false"] if nvcc >= Version("12.8") else []),
+        *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs),
+        "-DFLASHINFER_ENABLE_FP8_E8M0",
+        "-DFLASHINFER_ENABLE_FP4_E2M1",
+        "-std=c++17",
+        "--threads=1",
+        "-use_fast_math",
+        "-DNDEBUG",
+        "-O3",
+        *split(env.get("FLASHINFER_EXTRA_CUDAFLAGS") or ""),
+    ]
+
+
+_STAGES: dict[str, Literal["compile", "link", "load"]] = {
+    "compile": "compile",
+    "link": "link",
+    "load": "load",
+}
+
+
+def _read(ran: Ran, archs: tuple[str, ...]) -> Proof:
+    if ran.code is None:
+        raise Missing(Text("the test build {why}", why=ran.failure))
+    stage, _, rest = ran.out.partition("\n")
+    first, _, output = rest.partition("\n")
+    seconds, _, stand_in = first.partition(" ")
+    if stage not in ("ok", *_STAGES):
+        raise Missing(Text("the test build did not run: {why}", why=ran.err.strip()[-200:]))
+    failed = _STAGES.get(stage)
+    ids, line = ids_of(output) if failed else ((), "")
+    return Proof(
+        ok=failed is None,
+        stage=failed,
+        archs=archs,
+        seconds=float(seconds),
+        output=output[-4000:],
+        line=line,
+        ids=ids,
+        stand_in=stand_in == "stand-in",
+    )

@@ -1,0 +1,164 @@
+"""The report as JSON data, and its schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from doctor import about
+from doctor.codec import encode
+from doctor.diagnose import Report
+from doctor.model import Finding, Fix, Outcome, Role, Severity, Step, Verdict, printable
+
+SCHEMA_VERSION = 1
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The whole report; its shape is `report_schema()`."""
+    where = report.where
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": about.tool(),
+        "target": {
+            "python": printable(where.python),
+            "prefix": printable(report.interpreter.prefix),
+            "found_by": where.found_by,
+            "profile": report.profile_name,
+            "source": report.source,
+        },
+        "verdict": report.verdict,
+        "exit_code": report.exit_code,
+        "primary": report.primary.rule.id if report.primary else None,
+        "seconds": round(report.seconds, 3),
+        "outcomes": [_outcome(o, report.primary) for o in report.outcomes],
+        "deep": _deep(report),
+        "not_checked": [{"id": n.rule.id, "why": str(n.why)} for n in report.not_checked],
+    }
+
+
+def _outcome(outcome: Outcome, primary: Outcome | None) -> dict[str, Any]:
+    return {
+        "id": outcome.rule.id,
+        "title": outcome.rule.title,
+        "severity": outcome.severity.value,
+        "verdict": outcome.verdict.value,
+        "why": None if outcome.why is None else str(outcome.why),
+        "findings": [
+            _finding(f, Role.PRIMARY if outcome is primary and i == 0 else Role.CONTRIBUTING)
+            for i, f in enumerate(outcome.findings)
+        ],
+    }
+
+
+def _finding(finding: Finding, role: Role) -> dict[str, Any]:
+    return {
+        "message": str(finding.message),
+        "values": {k: encode(v) for k, v in finding.message.values.items()},
+        "evidence": [str(e) for e in finding.evidence],
+        "role": role.value,
+        "fixes": [_fix(f) for f in finding.fixes],
+    }
+
+
+def _fix(fix: Fix) -> dict[str, Any]:
+    steps = [_step(s) for s in fix.steps]
+    return {"title": str(fix.title), "needs": fix.needs.value, "steps": steps}
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {"kind": step.kind, **encode(step)}
+
+
+def _deep(report: Report) -> dict[str, Any]:
+    proof = report.proof
+    if proof is None:
+        why = "" if report.proof_missing is None else str(report.proof_missing)
+        return {
+            "ran": False,
+            "ok": None,
+            "stage": None,
+            "archs": [],
+            "seconds": 0.0,
+            "output_tail": why,
+            "stand_in": False,
+        }
+    return {
+        "ran": True,
+        "ok": proof.ok,
+        "stage": proof.stage,
+        "archs": [f"sm_{a}" for a in proof.archs],
+        "seconds": round(proof.seconds, 3),
+        "output_tail": _lines(proof.output),
+        "stand_in": proof.stand_in,
+    }
+
+
+def _lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.splitlines())
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+_TEXT = {"type": "string"}
+_MAYBE_TEXT = {"type": ["string", "null"]}
+_INT = {"type": "integer"}
+_NUMBER = {"type": "number"}
+_BOOL = {"type": "boolean"}
+
+
+def report_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `to_json`."""
+    step = {"type": "object", "properties": {"kind": _TEXT}, "required": ["kind"]}
+    fix = _object(title=_TEXT, needs={"enum": ["safe", "ask", "person"]}, steps=_list(step))
+    finding = _object(
+        message=_TEXT,
+        values={"type": "object"},
+        evidence=_list(_TEXT),
+        role={"enum": [r.value for r in Role]},
+        fixes=_list(fix),
+    )
+    outcome = _object(
+        id=_TEXT,
+        title=_TEXT,
+        severity={"enum": [s.value for s in Severity]},
+        verdict={"enum": [v.value for v in Verdict]},
+        why=_MAYBE_TEXT,
+        findings=_list(finding),
+    )
+    schema = _object(
+        schema_version={"const": SCHEMA_VERSION},
+        tool=_object(name=_TEXT, version=_TEXT, rules=_INT, signatures=_INT),
+        target=_object(
+            python=_TEXT,
+            prefix=_TEXT,
+            found_by=_TEXT,
+            profile=_TEXT,
+            source={"enum": ["live", "tape"]},
+        ),
+        verdict={"enum": ["healthy", "findings", "unknown"]},
+        exit_code=_INT,
+        primary=_MAYBE_TEXT,
+        seconds=_NUMBER,
+        outcomes=_list(outcome),
+        deep=_object(
+            ran=_BOOL,
+            ok={"type": ["boolean", "null"]},
+            stage={"enum": ["compile", "link", "load", None]},
+            archs=_list(_TEXT),
+            seconds=_NUMBER,
+            output_tail=_TEXT,
+            stand_in=_BOOL,
+        ),
+        not_checked=_list(_object(id=_TEXT, why=_TEXT)),
+    )
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

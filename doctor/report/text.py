@@ -1,0 +1,172 @@
+"""The report for a person at a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from doctor.diagnose import Report
+from doctor.model import Finding, Fix, NotChecked, Outcome, Severity, Verdict
+
+# (style, text) pieces of one line; style is a rich style, "" for plain.
+Line = tuple[tuple[str, str], ...]
+
+_MARKS = {
+    Severity.ERROR: ("bold red", "✗"),
+    Severity.WARNING: ("bold yellow", "!"),
+    Severity.INFO: ("bold blue", "i"),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How much is shown, and how wide (columns)."""
+
+    verbose: bool = False
+    quiet: bool = False
+    width: int = 100
+
+
+def lines(report: Report, style: Style) -> Iterator[Line]:
+    """The report line by line. Commands are never wrapped, so that they can be copied."""
+    if not style.quiet:
+        yield from _header(report)
+    shown: dict[Fix, str] = {}
+    for outcome in report.outcomes:
+        if outcome.verdict is Verdict.FOUND:
+            for i, finding in enumerate(outcome.findings):
+                first = outcome is report.primary and i == 0
+                yield from _finding(outcome, finding, first, shown, report.pip, style)
+        elif outcome.verdict is not Verdict.OK:
+            word = "could not tell" if outcome.verdict is Verdict.UNKNOWN else "crashed"
+            yield (("bold magenta", "? "), ("bold", outcome.rule.id), ("", f"  {word}"))
+            yield from _wrapped(str(outcome.why), "    ", style)
+            yield ()
+    if report.proof or report.proof_missing:
+        yield from _deep(report, style)
+    if not style.quiet:
+        yield from _areas(report, style)
+    yield from _verdict(report, style)
+
+
+def _header(report: Report) -> Iterator[Line]:
+    where = report.where
+    yield (
+        ("", "Judged "),
+        ("bold", f"{where.python}"),
+        ("", f" (found by {where.found_by}) for "),
+        ("bold", report.profile_name),
+    )
+    yield ()
+
+
+def _finding(
+    outcome: Outcome,
+    finding: Finding,
+    first: bool,
+    shown: dict[Fix, str],
+    pip: str,
+    style: Style,
+) -> Iterator[Line]:
+    colour, mark = _MARKS[finding.severity or outcome.rule.severity]
+    role = "  PRIMARY: mend this first" if first else ""
+    yield ((colour, f"{mark} {outcome.rule.id}"), ("bold", role))
+    yield from _wrapped(str(finding.message), "    ", style, "bold")
+    for evidence in finding.evidence:
+        yield from _wrapped(f"- {evidence}", "    ", style, "dim", hang="  ")
+    for fix in finding.fixes:
+        earlier = shown.setdefault(fix, outcome.rule.id)
+        yield from _fix(fix, pip, None if earlier == outcome.rule.id else earlier)
+    yield ()
+
+
+def _fix(fix: Fix, pip: str, earlier: str | None) -> Iterator[Line]:
+    """The commands of a repair; only its name where an earlier finding has shown them."""
+    by_hand = " (by hand)" if fix.needs.value == "person" else ""
+    again = f": as for {earlier}" if earlier else ""
+    yield (("green", f"    repair: {fix.title}{by_hand}{again}"),)
+    if earlier:
+        return
+    for step in fix.steps:
+        for command in step.commands(pip):
+            yield (("cyan", f"      {command}"),)
+
+
+def _deep(report: Report, style: Style) -> Iterator[Line]:
+    proof = report.proof
+    if proof is None:
+        yield from _wrapped(f"Test build: not run, {report.proof_missing}", "", style)
+    elif proof.ok:
+        archs = ", ".join(f"sm_{a}" for a in proof.archs)
+        yield (("green", "✓ test build"), ("", f"  compiled, linked and loaded for {archs}"))
+    else:
+        yield (("bold red", "✗ test build"), ("", f"  failed at {proof.stage}"))
+        for line in proof.output.splitlines()[-8:] if style.verbose else [proof.line]:
+            yield (("dim", f"    {line.strip()}"),)
+    if proof and proof.stand_in:
+        yield (("dim", "    no driver here: an empty libcuda.so stood in for the driver's"),)
+    yield ()
+
+
+def _areas(report: Report, style: Style) -> Iterator[Line]:
+    """One line per area with its fine and its unchecked rules; with -v one per rule."""
+    areas: dict[str, tuple[list[Outcome], list[NotChecked]]] = {}
+    for outcome in report.outcomes:
+        areas.setdefault(outcome.rule.area, ([], []))[0].append(outcome)
+    for skipped in report.not_checked:
+        areas.setdefault(skipped.rule.area, ([], []))[1].append(skipped)
+    for area, (outcomes, skipped_here) in sorted(areas.items()):
+        fine = [o for o in outcomes if o.verdict is Verdict.OK]
+        if style.verbose:
+            yield (("bold", area),)
+            for one in fine:
+                yield (("green", "  ✓ "), ("", one.rule.id))
+            for other in skipped_here:
+                yield (("dim", f"  - {other.rule.id}: not checked, {other.why}"),)
+        elif fine and len(fine) == len(outcomes):
+            yield (("green", "✓ "), ("", f"{area:<12}{_fine(len(fine))}{_skipped(skipped_here)}"))
+        elif skipped_here and not outcomes:
+            yield (("dim", f"- {area:<12}{_skipped(skipped_here).lstrip(', ')}"),)
+
+
+def _fine(count: int) -> str:
+    return "1 check fine" if count == 1 else f"{count} checks fine"
+
+
+def _skipped(skipped: Iterable[NotChecked]) -> str:
+    whys = list(dict.fromkeys(str(s.why) for s in skipped))
+    return f", not checked: {'; '.join(whys)}" if whys else ""
+
+
+def _verdict(report: Report, style: Style) -> Iterator[Line]:
+    found = [o for o in report.outcomes if o.verdict is Verdict.FOUND]
+    counts = [
+        (sum(len(o.findings) for o in found if o.severity is s), s.value) for s in Severity
+    ]
+    told = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in reversed(counts) if n)
+    unknown = sum(o.verdict in (Verdict.UNKNOWN, Verdict.CRASHED) for o in report.outcomes)
+    parts = [told] if told else []
+    if unknown:
+        parts.append(f"{unknown} could not be told")
+    if report.verdict == "healthy":
+        yield (("bold green", "Healthy"), ("", f" ({'; '.join(parts)})" if parts else ""))
+    else:
+        yield (("bold", f"Not healthy: {'; '.join(parts)}."),)
+        if report.primary and not style.quiet:
+            line = f"More about it: vllm-doctor rules show {report.primary.rule.id}"
+            yield (("dim", line),)
+
+
+def _wrapped(
+    text: str, indent: str, style: Style, colour: str = "", hang: str = ""
+) -> Iterator[Line]:
+    for line in textwrap.wrap(
+        text,
+        style.width,
+        initial_indent=indent,
+        subsequent_indent=indent + hang,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ):
+        yield ((colour, line),)

@@ -1,0 +1,119 @@
+"""The NVIDIA driver, and the CUDA runtimes beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor.fixes import Command, SetVariable, UnsetVariable
+from doctor.probes.driver import Driver
+from doctor.probes.environment import LaunchEnv
+from doctor.probes.libraries import Runtimes
+from doctor.probes.wheels import Torch
+from doctor.profile import Profile
+
+
+@rule("driver-lib-invisible", Severity.ERROR, Stage.DEVICE)
+def driver_lib_invisible(driver: Driver) -> Iterator[Finding]:
+    """The server would find no NVIDIA driver.
+
+    `RuntimeError: Failed to infer device type`, `libcuda.so.1: cannot open shared object file`. No
+    driver on this machine, a container started without `--gpus`, an empty placeholder file, or a
+    library folder that the loader does not search.
+    """
+    errors = [e for e in (driver.libcuda.error, driver.nvml.error) if e]
+    if not errors:
+        return
+    message = Text("the NVIDIA driver cannot be loaded")
+    if driver.libcuda.error is None:
+        message = Text("the NVIDIA driver answers CUDA but not NVML, by which vLLM finds its device")
+    evidence = [Text("{error}", error=e) for e in errors]
+    if driver.device_node:
+        evidence.append(Text("/dev/nvidiactl is there: the kernel's half of the driver is loaded"))
+    else:
+        evidence.append(Text("there is no /dev/nvidiactl"))
+    fixes = [
+        Fix(
+            Text("build for GPUs that come later: judge without them"),
+            (Command("vllm-doctor diagnose --set gpus=later --set archs=9.0"),),
+            Needs.PERSON,
+        )
+    ]
+    if driver.container:
+        line = "docker run --gpus all ...   # with nvidia-container-toolkit on the host"
+        fixes.insert(0, Fix(Text("give the container its GPUs"), (Command(line),), Needs.PERSON))
+    elif not driver.device_node:
+        line = "apt-get install nvidia-driver   # then reboot; or start this where the GPUs are"
+        fixes.insert(0, Fix(Text("install the driver"), (Command(line),), Needs.PERSON))
+    yield Finding(message, tuple(evidence), tuple(fixes))
+
+
+@rule("driver-too-old", Severity.ERROR, Stage.DEVICE)
+def driver_too_old(driver: Driver, torch: Torch) -> Finding | None:
+    """The driver speaks an older CUDA major than torch.
+
+    `The NVIDIA driver on your system is too old`. A driver of the same major is enough, whatever
+    the minor: CUDA 12.9 wheels run on a driver of CUDA 12.2. What nvidia-smi prints may come from a
+    compatibility package; libcuda itself is asked here.
+    """
+    if driver.libcuda.error:
+        raise Missing(Text("there is no driver to ask"), ("driver-lib-invisible",))
+    speaks = driver.libcuda.cuda
+    if torch.cuda is None or speaks is None or speaks.major >= torch.cuda.major:
+        return None
+    least = {12: "525", 13: "580"}.get(torch.cuda.major, "newer")
+    return Finding(
+        Text(
+            "the NVIDIA driver speaks CUDA {driver}, torch needs CUDA {cuda}",
+            driver=speaks,
+            cuda=torch.cuda,
+        ),
+        (
+            Text("driver {version}, {path}", version=driver.version, path=driver.libcuda.path),
+            Text("CUDA {major} needs driver {least} or newer", major=torch.cuda.major, least=least),
+        ),
+        (
+            Fix(
+                Text("update the driver, then reboot"),
+                (Command(f"apt-get install nvidia-driver-{least}"),),
+                Needs.PERSON,
+            ),
+        ),
+    )
+
+
+@rule("ld-library-path-foreign-cudart", Severity.ERROR, Stage.IMPORT)
+def ld_library_path_foreign_cudart(
+    runtimes: Runtimes, torch: Torch, env: LaunchEnv, profile: Profile
+) -> Iterator[Finding]:
+    """LD_LIBRARY_PATH brings another CUDA runtime before torch's.
+
+    An older libcudart of torch's major, loaded first, lacks symbols (`undefined symbol:
+    cudaGetDriverEntryPointByVersion`). torch's own wheels carry an RPATH, which the loader searches
+    before LD_LIBRARY_PATH: with them the older runtime is never loaded (tried with torch 2.11).
+    Another major has another name and is loaded beside torch's only where something asks for it
+    (`Multiple libcudart libraries found`).
+    """
+    if profile.device == "cpu" or torch.cuda is None:
+        return
+    for one in runtimes.foreign:
+        other = one.major != torch.cuda.major
+        older = not other and one.version is not None and one.version < torch.cuda
+        if not other and not (older and not torch.rpath):
+            continue
+        entries = [str(f) for f in env.folders("LD_LIBRARY_PATH") if f != one.path.parent]
+        step = (
+            SetVariable("LD_LIBRARY_PATH", ":".join(entries))
+            if entries
+            else UnsetVariable("LD_LIBRARY_PATH")
+        )
+        yield Finding(
+            Text(
+                "LD_LIBRARY_PATH brings the CUDA {other} runtime, torch is for CUDA {cuda}",
+                other=one.version or one.major,
+                cuda=torch.cuda,
+            ),
+            (Text("{path}", path=one.path),),
+            (Fix(Text("take that folder out of LD_LIBRARY_PATH"), (step,)),),
+            Severity.WARNING if other else None,
+        )

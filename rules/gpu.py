@@ -1,0 +1,110 @@
+"""Number and memory of the GPUs."""
+
+from __future__ import annotations
+
+from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor.fixes import Command, UnsetVariable
+from doctor.probes.driver import Gpus
+from doctor.profile import Profile
+
+_GIB = 1 << 30
+
+
+@rule("tp-exceeds-visible-gpus", Severity.ERROR, Stage.GPUS)
+def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
+    """The server is to run on more GPUs than CUDA shows it.
+
+    `World size (2) is larger than the number of available GPUs (1) in this node`. Counted as CUDA
+    counts, which stops at the first entry of CUDA_VISIBLE_DEVICES that it does not know; an empty
+    value means no GPU at all.
+    """
+    wanted, have = profile.tensor_parallel_size, len(gpus.visible)
+    if have >= wanted:
+        return None
+    evidence = [Text("installed: {installed}", installed=gpus.installed)]
+    fixes = []
+    if gpus.choice is not None:
+        evidence.append(Text("CUDA_VISIBLE_DEVICES={choice}", choice=repr(gpus.choice)))
+        if gpus.installed >= wanted:
+            fixes.append(
+                Fix(Text("show the server all GPUs"), (UnsetVariable("CUDA_VISIBLE_DEVICES"),))
+            )
+    if have:
+        fixes.append(
+            Fix(
+                Text("or run on {have}, if the model fits", have=have),
+                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={have}"),),
+                Needs.PERSON,
+            )
+        )
+    return Finding(
+        Text(
+            "tensor parallel {wanted} needs {wanted} GPUs, and CUDA shows {have}",
+            wanted=wanted,
+            have=have,
+        ),
+        tuple(evidence),
+        tuple(fixes),
+    )
+
+
+# What a rank needs beside weights and KV cache: activations of the profile run, CUDA graphs and
+# the context. 1 to 3 GiB were seen; the least is taken, so that a warning is never a false one.
+_BESIDE_GIB = 1.0
+
+
+@rule("gpu-memory-too-small", Severity.ERROR, Stage.GPUS)
+def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
+    """The model does not fit into the GPUs' memory.
+
+    An error where the weights alone do not fit into `gpu_memory_utilization` of a GPU; a warning
+    where they fit and one request of the full length does not (`No available memory for the cache
+    blocks`). With MLA every rank holds the whole KV cache: it is not divided by the ranks.
+    """
+    needs, ranks = profile.needs, profile.tensor_parallel_size
+    if needs.weights_gib is None:
+        raise Missing(Text("the profile does not say how large the weights are"), applies=False)
+    used = gpus.visible[:ranks]
+    if len(used) < ranks:
+        raise Missing(Text("there are too few GPUs"), ("tp-exceeds-visible-gpus",))
+    smallest = min(used, key=lambda d: d.total)
+    budget = smallest.total * profile.gpu_memory_utilization / _GIB
+    weights = needs.weights_gib / ranks
+    tokens = profile.max_model_len or 0
+    cache = tokens * (needs.kv_bytes_per_token or 0) / _GIB
+    fits = weights + cache + _BESIDE_GIB <= budget
+    if fits:
+        return None
+    error = weights > budget
+    message = (
+        "the weights take {weights} GiB on each of {ranks} GPUs, and {budget} GiB are there for them"
+        if error
+        else "beside {weights} GiB of weights, {budget} GiB leave no room for a request of {tokens} "
+        "tokens ({cache} GiB)"
+    )
+    return Finding(
+        Text(
+            message,
+            weights=f"{weights:.1f}",
+            ranks=ranks,
+            budget=f"{budget:.1f}",
+            tokens=tokens,
+            cache=f"{cache:.1f}",
+        ),
+        (
+            Text(
+                "{name} has {total} GiB, of which vLLM may use {part:}",
+                name=smallest.name,
+                total=f"{smallest.total / _GIB:.1f}",
+                part=f"{profile.gpu_memory_utilization:.0%}",
+            ),
+        ),
+        (
+            Fix(
+                Text("use more or larger GPUs, or a quantised checkpoint"),
+                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={ranks * 2}"),),
+                Needs.PERSON,
+            ),
+        ),
+        None if error else Severity.WARNING,
+    )

