@@ -21,6 +21,8 @@ from doctor.model import (
     Text,
     Verdict,
 )
+from doctor.probes.driver import Driver
+from doctor.probes.host import HostCompilers
 from doctor.probes.interpreter import Interpreter, Where
 from doctor.probes.proof import DeepAsked, Proof
 from doctor.probes.wheels import Packages
@@ -69,6 +71,7 @@ def diagnose(
     began = time.perf_counter()
     facts = Facts(target, (where, profile, DeepAsked(deep)))
     interpreter = facts.get(Interpreter)
+    facts.ask_ahead(Driver, HostCompilers)
     outcomes, not_checked = check(rules, facts)
     proof, missing = None, None
     if deep:

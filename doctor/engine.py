@@ -6,12 +6,15 @@ what its parameters name, and `X | None` means "run me without it too".
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
+import threading
 import traceback
 import types
 import typing
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,26 +85,39 @@ class Facts:
     def __init__(self, target: Target, given: Iterable[Fact] = ()) -> None:
         self._target = target
         self._known: dict[type, Fact | Missing | Crashed] = {type(f): f for f in given}
-        self._asking: list[type] = []
+        self._locks: defaultdict[type, threading.RLock] = defaultdict(threading.RLock)
+        self._thread = threading.local()
 
     def get(self, kind: type[T]) -> T:
         """The fact. Raises Missing with the reason where the probe cannot tell, Crashed where
         it (or one that it needs) broke."""
-        if kind not in self._known:
-            self._known[kind] = self._ask(kind)
+        with self._locks[kind]:
+            if kind not in self._known:
+                self._known[kind] = self._ask(kind)
         known = self._known[kind]
         if isinstance(known, (Missing, Crashed)):
             raise known
         return typing.cast("T", known)
 
+    def ask_ahead(self, *kinds: type[Fact]) -> None:
+        """Begins to find these out in the background, so that children which only wait for a
+        driver or a compiler run side by side; `get` then waits for them."""
+        for kind in kinds:
+            threading.Thread(target=self._ahead, args=(kind,), daemon=True).start()
+
+    def _ahead(self, kind: type[Fact]) -> None:
+        with contextlib.suppress(Missing, Crashed):
+            self.get(kind)
+
     def _ask(self, kind: type) -> Fact | Missing | Crashed:
-        if kind in self._asking:
-            names = " -> ".join(k.__name__ for k in [*self._asking, kind])
+        asking: list[type] = self._thread.__dict__.setdefault("asking", [])
+        if kind in asking:
+            names = " -> ".join(k.__name__ for k in [*asking, kind])
             return Crashed(f"probes ask each other in a circle: {names}")
         function = _PROBES.get(kind)
         if function is None:
             return Crashed(f"no probe returns {kind.__name__}")
-        self._asking.append(kind)
+        asking.append(kind)
         try:
             return typing.cast("Fact", function(**self.arguments(_parameters(function))))
         except (Missing, Crashed) as answer:
@@ -109,7 +125,7 @@ class Facts:
         except Exception as error:
             return Crashed(f"the probe of {kind.__name__} crashed: {_place(error)}")
         finally:
-            self._asking.pop()
+            asking.pop()
 
     def arguments(self, parameters: Iterable[tuple[str, Any, bool]]) -> dict[str, Any]:
         """Keyword arguments for a probe or a rule. Raises as `get` does."""

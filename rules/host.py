@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
-from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
 from doctor.fixes import Command, PipInstall, PrependPath, SetVariable
 from doctor.fixes.recipes import use_wheels
 from doctor.probes.driver import Driver
@@ -104,8 +104,6 @@ def triton_libcuda_unlinkable(
     Triton searches TRITON_LIBCUDA_PATH, else `ldconfig -p`, else LD_LIBRARY_PATH. Releases from
     3.6 on link libcuda.so.1 itself and need no libcuda.so; a 32-bit library is none.
     """
-    if driver.libcuda.error:
-        raise Missing(Text("no driver is there to be linked"), ("driver-lib-invisible",))
     real = driver.libcuda.path
     if triton.found is None:
         steps = (SetVariable("TRITON_LIBCUDA_PATH", str(real.parent)),) if real else ()

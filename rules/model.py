@@ -42,8 +42,7 @@ def architecture_not_in_transformers(
 
 
 def _pin(vllm: Vllm) -> str:
-    pinned = vllm.pin("transformers")
-    return str(pinned.specifier) if pinned else "(any)"
+    return str(vllm.pin("transformers") or "(any)")
 
 
 @rule("architecture-not-in-vllm", Severity.ERROR, Stage.MODEL)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from packaging.specifiers import SpecifierSet
-
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
 from doctor.fixes import PipInstall, PipUninstall
 from doctor.probes.driver import NO_GPU_NEEDED
@@ -65,10 +63,9 @@ def vllm_torch_abi_mismatch(
     if pinned is None:
         return
     installed = packages.version("torch")
-    wanted = SpecifierSet(",".join(s.operator + s.version.split("+")[0] for s in pinned.specifier))
-    public = torch.version.public if torch else None
-    if public and wanted.contains(public, prereleases=True):
+    if torch and pinned.admits(torch.version):
         return
+    wanted = str(pinned).partition("+")[0]
     have = Text("torch is not installed")
     if torch:
         have = Text("torch {version} is installed", version=torch.version)
@@ -76,7 +73,7 @@ def vllm_torch_abi_mismatch(
         have = Text("the installation of torch {version} is incomplete", version=installed)
     yield Finding(
         Text("vLLM {vllm} needs torch{wanted}, and {have}", vllm=vllm.version, wanted=wanted, have=have),
-        (Text("vLLM's metadata: Requires-Dist: {pin}", pin=pinned),),
+        (Text("vLLM's metadata: Requires-Dist: torch{pin}", pin=pinned),),
         (
             Fix(
                 Text("install the torch that this vLLM was built for"),

@@ -58,6 +58,11 @@ def device(nvml, index):
 
 def nvml():
     try:
+        # Asked before pynvml is imported, which takes longer than to find no library.
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError as error:
+        return {"error": str(error)}
+    try:
         import pynvml
     except ImportError as error:
         return {"error": "nvidia-ml-py cannot be imported: %s" % error}

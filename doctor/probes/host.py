@@ -13,7 +13,7 @@ from doctor.engine import probe
 from doctor.model import Fact
 from doctor.probes.environment import LaunchEnv, child_env, which
 from doctor.probes.interpreter import Interpreter
-from doctor.target import Target
+from doctor.target import Ran, Target
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,12 @@ def host_compilers(target: Target, env: LaunchEnv) -> HostCompilers:
     triton = cc or ("gcc" if which(target, env, "gcc") else "clang")
     if not cc and not which(target, env, triton):
         triton = "gcc"
+    host = _ccbin(target, env) or cc or "gcc"
+    c = _sought(target, env, triton, "c")
     return HostCompilers(
-        c=_sought(target, env, triton, "c"),
+        c=c,
         cxx=_sought(target, env, env.get("CXX") or "c++", "c++", libraries=True),
-        nvcc_host=_sought(target, env, _ccbin(target, env) or cc or "gcc", "c++"),
+        nvcc_host=c if host == triton else _sought(target, env, host, "c++"),
     )
 
 
@@ -91,12 +93,10 @@ def _sought(
     path = which(target, env, name)
     if path is None:
         return Sought(name, error="not found")
-    # One preprocessor run answers three questions; features.h is glibc's, so a compiler without
-    # the C library's headers fails here as it would in a real build.
-    preprocess = ("-dM", "-E", "-x", language, "-include", "features.h", "/dev/null")
-    ran = target.run(str(path), *preprocess, env=child_env(env))
-    macros = dict(re.findall(r"(?m)^#define (__\w+__) (\d+)$", ran.out))
-    if not ran.ok or "__GNUC__" not in macros:
+    ran, macros = _macros(target, env, path, "c++")
+    if not macros and language == "c":
+        ran, macros = _macros(target, env, path, "c")
+    if not macros:
         lines = [line for line in ran.err.splitlines() if "error" in line] or [ran.err.strip()]
         return Sought(name, error=ran.failure or lines[0][:200] or f"exit code {ran.code}")
     clang = "__clang_major__" in macros
@@ -111,6 +111,17 @@ def _sought(
         folders = tuple(Path(p) for p in found[1].split(":") if p) if found else ()
     version = Version(f"{macros[major]}.{macros[minor]}")
     return Sought(name, Compiler(path, "clang" if clang else "gcc", version, glibc, folders))
+
+
+def _macros(
+    target: Target, env: LaunchEnv, path: Path, language: str
+) -> tuple[Ran, dict[str, str]]:
+    """What the preprocessor defines, {} where it fails. features.h is the C library's, so that a
+    compiler without its headers fails here as in a real build."""
+    arguments = ("-dM", "-E", "-x", language, "-include", "features.h", "/dev/null")
+    ran = target.run(str(path), *arguments, env=child_env(env))
+    macros = dict(re.findall(r"(?m)^#define (__\w+__) (\d+)$", ran.out))
+    return ran, macros if ran.ok and "__GNUC__" in macros else {}
 
 
 @dataclass(frozen=True)

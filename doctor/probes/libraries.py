@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
-from doctor.probes.driver import wants_gpus
+from doctor.probes.driver import Driver
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.probes.wheels import Packages, Torch
 from doctor.profile import Profile
@@ -75,12 +75,13 @@ class TritonLibcuda(Fact):
 
 @probe
 def triton_libcuda(
-    target: Target, env: LaunchEnv, packages: Packages, profile: Profile
+    target: Target, env: LaunchEnv, packages: Packages, driver: Driver
 ) -> TritonLibcuda:
     """Triton's own search (triton/backends/nvidia/driver.py): TRITON_LIBCUDA_PATH, else what
     `ldconfig -p` lists, else LD_LIBRARY_PATH. Older releases link `-lcuda`, newer ones
     `-l:libcuda.so.1`; the installed file says which."""
-    wants_gpus(profile)
+    if driver.libcuda.error:
+        raise Missing(Text("there is no driver to link with"), ("driver-lib-invisible",))
     one = packages.installed.get("triton")
     if one is None:
         raise Missing(Text("Triton is not installed"), applies=False)

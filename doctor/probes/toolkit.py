@@ -38,6 +38,8 @@ HEADERS = (
     "curand.h",
     "curand_kernel.h",
 )
+_CRT = "crt/host_config.h"  # the compiler's own headers, of a wheel of their own since CUDA 13
+_CRT_WHEELS = ("nvidia-cuda-crt", "nvidia-cuda-nvcc")
 _CCCL = "nv/target"  # only where FlashInfer does not bring its own
 
 
@@ -45,7 +47,7 @@ _CCCL = "nv/target"  # only where FlashInfer does not bring its own
 class Toolkit:
     """One CUDA toolkit, part by part; None is a part that is not there or cannot be asked.
 
-    `root` is what FlashInfer calls cuda_home, `top` the root that nvcc itself works from: they
+    `crt` None: its headers are no wheel's and came with nvcc. `root` is what FlashInfer calls cuda_home, `top` the root that nvcc itself works from: they
     differ where nvcc is a wrapper. `headers` is the CUDART_VERSION (major.minor) of the first
     cuda_runtime_api.h on the include path, `include` its folder.
     """
@@ -58,7 +60,6 @@ class Toolkit:
     top: Path | None = None
     nvvm: Version | None = None
     nvvm_error: str | None = None
-    ptxas: Version | None = None
     crt: Version | None = None
     headers: Version | None = None
     include: Path | None = None
@@ -100,7 +101,7 @@ def toolkits(
     hosts: HostCompilers,
 ) -> Toolkits:
     """Both toolkits. Not applicable where nothing is compiled (see Jit)."""
-    look = _Look(target, env, packages, flashinfer, hosts)
+    look = _Look(target, env, packages, flashinfer, hosts, jit)
     home, found_by, searched = cuda_home(target, env)
     found = look.at(Path(home), found_by) if home else None
     wheels = None
@@ -153,6 +154,7 @@ class _Look:
     packages: Packages
     flashinfer: FlashInfer
     hosts: HostCompilers
+    jit: Jit
 
     def at(self, root: Path, found_by: str) -> Toolkit:
         target = self.target
@@ -161,16 +163,15 @@ class _Look:
         wrapper, top = self._top(nvcc_path, nvcc)
         folders = self.include_folders(root, top)
         include = self._first(folders, "cuda_runtime_api.h")
-        crt = self._first(folders, "crt/host_config.h")
+        crt = self._first(folders, _CRT)
         number = include and target.search(
             include / "cuda_runtime_api.h", r"(?m)^#define CUDART_VERSION\s+(\d+)"
         )
         headers = int(number[0]) if number else None
         cicc = top / "nvvm/bin/cicc"
-        nvvm, nvvm_error = (None, None)
-        if nvcc is not None:
+        nvvm, nvvm_error = self._owner(cicc, "nvidia-nvvm"), None
+        if nvcc is not None and nvvm is None:
             nvvm, nvvm_error = self._release(cicc, OWN + "probes/empty.ci", "-o", "-")
-        ptxas, _ = self._release(top / "bin/ptxas", "--version")
         wanted = HEADERS if self.flashinfer.vendored_cccl else (*HEADERS, _CCCL)
         with_cccl = (*folders, *(f / "cccl" for f in folders))
         return Toolkit(
@@ -182,14 +183,13 @@ class _Look:
             top=top if nvcc else None,
             nvvm=nvvm,
             nvvm_error=nvvm_error,
-            ptxas=ptxas,
-            crt=self._crt(crt),
+            crt=self._owner(crt / _CRT, *_CRT_WHEELS) if crt else None,
             headers=Version(f"{headers // 1000}.{headers % 1000 // 10}") if headers else None,
             include=include,
             missing_headers=tuple(h for h in wanted if not self._first(with_cccl, h)),
             missing_libraries=self._missing_libraries(root),
             from_wheels=self._in_wheels(top if nvcc else root),
-            archs=self._archs(nvcc_path) if nvcc else (),
+            archs=self._archs(nvcc_path) if nvcc and self.jit.archs else (),
             **self._limits(crt),
         )
 
@@ -246,12 +246,12 @@ class _Look:
         real = self.target.realpath(top / "bin")
         return real.parent.parent.name == "nvidia" and real.parent.name.startswith("cu")
 
-    def _crt(self, include: Path | None) -> Version | None:
-        """By the wheel that owns the file; where no wheel does, crt came with its nvcc."""
-        if include is None:
+    def _owner(self, path: Path, *wheels: str) -> Version | None:
+        """The version of the wheel that put the file there; None where it is no wheel's."""
+        if self.target.stat(path) is None:
             return None
-        real = self.target.realpath(include / "crt/host_config.h")
-        for name in ("nvidia-cuda-crt", "nvidia-cuda-nvcc"):
+        real = self.target.realpath(path)
+        for name in wheels:
             one = self.packages.installed.get(name)
             if one and self.target.realpath(one.folder) in real.parents:
                 return one.version

@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
 from doctor.engine import probe
@@ -101,30 +100,52 @@ def _pth_folders(target: Target, folder: Path, names: tuple[str, ...]) -> list[P
     return added
 
 
-def requirements(target: Target, one: Distribution) -> tuple[Requirement, ...]:
-    """What a distribution requires, those of extras left out. Raises Missing where its metadata
-    are gone (a half-deleted folder)."""
-    path = one.folder / one.info / "METADATA"
-    rows = target.search(path, _REQUIRES)
-    if rows is None:
-        path = path.with_name("PKG-INFO")
-        rows = target.search(path, _REQUIRES)
-    if rows is None:
-        raise Missing(Text("{path} cannot be read: a half-deleted installation", path=path.parent))
-    made = []
-    for row in rows:
-        try:
-            requirement = Requirement(row)
-        except InvalidRequirement:
-            continue
-        if "extra" not in str(requirement.marker or ""):
-            made.append(requirement)
-    return tuple(made)
+def requirements(target: Target, one: Distribution, *because: str) -> tuple[str, ...]:
+    """What a distribution requires as written (PEP 508), those of extras left out. Raises Missing,
+    explained by the ailments `because`, where its metadata are gone (half-deleted)."""
+    folder = one.folder / one.info
+    for name in ("METADATA", "PKG-INFO"):
+        rows = target.search(folder / name, _REQUIRES)
+        if rows is not None:
+            return tuple(r for r in rows if not re.search(r";.*\bextra\b", r))
+    raise Missing(Text("{folder} has no metadata: half-deleted", folder=folder), because)
 
 
-def pin(requires: tuple[Requirement, ...], name: str) -> Requirement | None:
-    """The requirement on `name`, if there is one."""
-    return next((r for r in requires if re.sub(r"[-_.]+", "-", r.name).lower() == name), None)
+def pin(requires: tuple[str, ...], name: str) -> Specifiers | None:
+    """The version specifiers of the requirement on `name` ("" for any), None where it is none."""
+    for row in requires:
+        match = _REQUIREMENT.match(row)
+        if match and re.sub(r"[-_.]+", "-", match[1]).lower() == name:
+            return Specifiers((match[2] or "").replace(" ", "").strip("()"))
+    return None
+
+
+# Name, extras, specifiers; a marker or an URL ends it (PEP 508).
+_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^]]*\])?\s*([^;@]*)")
+
+
+@dataclass(frozen=True)
+class Specifiers:
+    """PEP 440 specifiers as written, such as "==2.11.0"."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def exact(self) -> Version | None:
+        """The version of a lone `==`, None for anything else."""
+        match = re.fullmatch(r"===?([^,*]+)", self.text)
+        return _version(match[1]) if match else None
+
+    def admits(self, version: Version) -> bool:
+        """Local versions (+cu130) make no difference."""
+        if self.exact:
+            return self.exact.public == version.public
+        from packaging.specifiers import SpecifierSet  # late: 15 ms, and most pins are exact
+
+        return SpecifierSet(self.text).contains(version.public, prereleases=True)
 
 
 @dataclass(frozen=True)
@@ -140,8 +161,8 @@ class Vllm(Fact):
     architecture: bool | None = None  # its model registry has the profile's class
     model_type: bool = False  # it brings a configuration for the profile's model type itself
 
-    def pin(self, name: str) -> Requirement | None:
-        return pin(tuple(Requirement(r) for r in self.requires), name)
+    def pin(self, name: str) -> Specifiers | None:
+        return pin(self.requires, name)
 
 
 @probe
@@ -151,7 +172,7 @@ def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
     if one is None or target.stat(one.folder / "vllm") is None:
         raise Missing(Text("vLLM is not installed"), ("vllm-missing",))
     root = one.folder / "vllm"
-    requires = requirements(target, one)
+    requires = requirements(target, one, "vllm-missing")
     extension = next(
         (n for n in target.listdir(root) or () if re.fullmatch(r"_C\..*\.?so", n)), None
     )
@@ -168,7 +189,7 @@ def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
     return Vllm(
         version=one.version,
         root=root,
-        requires=tuple(map(str, requires)),
+        requires=requires,
         needed=elf.needed if elf else (),
         sampler=default == ("True",),
         architecture=architecture,
@@ -203,14 +224,14 @@ def torch(target: Target, packages: Packages, vllm: Vllm) -> Torch:
             Text("{path} cannot be read", path=root / "version.py"), ("vllm-torch-abi-mismatch",)
         )
     values = _assignments(source)
-    toolkit = pin(requirements(target, one), "cuda-toolkit")
+    toolkit = pin(requirements(target, one, "vllm-torch-abi-mismatch"), "cuda-toolkit")
     first = target.elf(root / "lib/libtorch_global_deps.so")
     return Torch(
         version=_version(values.get("__version__")) or one.version,
         root=root,
         cuda=_version(values.get("cuda")),
         hip=values.get("hip"),
-        toolkit=_exact(toolkit),
+        toolkit=toolkit.exact if toolkit else None,
         rpath=bool(first and first.rpath and not first.runpath),
     )
 
@@ -239,11 +260,6 @@ def _version(text: str | None) -> Version | None:
         return Version(text) if text else None
     except InvalidVersion:
         return None
-
-
-def _exact(requirement: Requirement | None) -> Version | None:
-    rows = [s for s in requirement.specifier if s.operator == "=="] if requirement else []
-    return _version(rows[0].version) if rows else None
 
 
 @dataclass(frozen=True)

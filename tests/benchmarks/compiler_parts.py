@@ -6,7 +6,7 @@ hold any mix of minors. Each mix here is really compiled, with the flags FlashIn
     python tests/benchmarks/compiler_parts.py           measure every mix, write the table
     python tests/benchmarks/compiler_parts.py --check   measure every same-minor mix again
 
-Needs uv, gcc and 2.5 GB in $VLLM_DOCTOR_LAB (default ~/.cache/vllm-doctor-lab); 5 to 10 minutes.
+Needs uv, gcc and 2.1 GB in $VLLM_DOCTOR_LAB (default ~/.cache/vllm-doctor-lab); 3 to 5 minutes.
 Exits 1 when --check differs from the table, 2 when something could not be measured.
 """
 

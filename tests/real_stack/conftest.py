@@ -140,7 +140,7 @@ def folder_of_links(
 
 @pytest.fixture(scope="session")
 def sampling_built(folder_of_links: Place) -> Path:
-    """FlashInfer's sampling module, really built in the home of `folder_of_links` and loaded there."""
+    """FlashInfer's sampling module, really built in `folder_of_links` and loaded there."""
     built = folder_of_links.build_sampling()
     assert built.code == 0, built.text
     library = Path(built.out.removeprefix("built and loaded ").strip())

@@ -1,7 +1,8 @@
-"""Runs a command where this machine's own CUDA toolkit cannot be seen: in a mount namespace of its own.
+"""Runs a command in a mount namespace, where this machine's own CUDA toolkit cannot be seen.
 
-There `/usr/local` holds what it holds outside, but for `cuda*` and `bin/nvcc` (and the other tools of a toolkit); or it
-holds, as `/usr/local/cuda`, a folder of the test's choice. The environment is the one given and nothing else.
+There `/usr/local` holds what it holds outside, but for `cuda*`, `bin/nvcc` and the other tools of
+a toolkit; as `/usr/local/cuda` it may hold a folder of the test's choice. The environment is the
+one given and nothing else.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import functools
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 SYSTEM_PATH = "/usr/bin:/bin"
 
@@ -81,7 +85,10 @@ def run(
     timeout: float = 600,
     cwd: Path | None = None,
 ) -> Ran:
-    """Runs a command without this machine's toolkit; a given `toolkit` folder is seen as /usr/local/cuda."""
+    """Runs a command without this machine's toolkit.
+
+    A given `toolkit` folder is seen as /usr/local/cuda there; `timeout` is in seconds.
+    """
     with tempfile.TemporaryDirectory(prefix="isolate-") as scratch:
         argv: list[str | Path] = [*_unshare(), "sh", "-c", _SCRIPT, "isolate", scratch]
         argv += [str(toolkit) if toolkit else "", *command]

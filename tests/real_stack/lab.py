@@ -1,7 +1,8 @@
 """The lab: real vLLM environments, made once with uv outside the checkout and used again.
 
-They lie in `$VLLM_DOCTOR_LAB` (default `~/.cache/vllm-doctor-lab`). An environment is complete when its marker, which
-is written last and holds what was asked for, says what is asked for now; any other is made again.
+They lie in `$VLLM_DOCTOR_LAB` (default `~/.cache/vllm-doctor-lab`). An environment is complete when
+its marker, which is written last and holds what was asked for, says what is asked for now; any
+other is made again.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VLLM = "vllm==0.22.0"
 TRANSFORMERS_WITHOUT_GLM = "transformers==4.57.6"
@@ -72,7 +76,7 @@ def _parts(nvcc: str, nvvm: str, crt: str) -> tuple[str, ...]:
 REFERENCE = Recipe(
     "reference", (VLLM, TRANSFORMERS_WITHOUT_GLM, *_parts("13.5.37", "13.5.37", "13.5.37"))
 )
-"""What `pip install vllm==0.22.0` gives; the skewed parts are pinned for the day the index moves."""
+"""What `pip install vllm==0.22.0` gives; the skew is pinned for the day the index moves."""
 
 HALF = Recipe("half", (VLLM, TRANSFORMERS_WITHOUT_GLM, *_parts("13.0.88", "13.5.37", "13.5.37")))
 """What the usual advice, `cuda-toolkit[nvcc]==13.0.2`, makes of it."""
@@ -116,7 +120,8 @@ def environment(recipe: Recipe) -> Environment:
 def folder_of_links(target: Environment, where: Path) -> Path:
     """A CUDA home in which the wheels' toolkit compiles, links and loads; made of links in `where`.
 
-    The wheels have no `lib64`, no `libcudart.so` and no libcuda to link with, and pip owns their folder.
+    The wheels have no `lib64`, no `libcudart.so` and no libcuda to link with, and pip owns their
+    folder.
     """
     for name in ("bin", "include", "nvvm", "cccl"):
         source = target.wheels_toolkit / name
@@ -134,7 +139,8 @@ def folder_of_links(target: Environment, where: Path) -> Path:
 def toolkit_without_curand(target: Environment, where: Path) -> Path:
     """A toolkit as the system's packages make one where the curand headers were left out.
 
-    Its `bin` is a folder of its own, for nvcc looks for headers in `bin/..`, where a link would lead into the wheels.
+    Its `bin` is a folder of its own: nvcc looks for headers in `bin/..`, and a link `bin` would
+    lead it into the wheels, which have them.
     """
     folder_of_links(target, where)
     for name in ("bin", "include"):
@@ -146,7 +152,7 @@ def toolkit_without_curand(target: Environment, where: Path) -> Path:
 
 
 def wrapper_nvcc(toolkit: Path, where: Path) -> Path:
-    """A script `bin/nvcc` below `where` that runs the nvcc of a toolkit; returns its folder, for PATH."""
+    """A script `bin/nvcc` below `where` that runs the nvcc of a toolkit; returns its folder."""
     script = where / "bin" / "nvcc"
     script.parent.mkdir(parents=True)
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(toolkit))}/bin/nvcc "$@"\n')
@@ -155,7 +161,7 @@ def wrapper_nvcc(toolkit: Path, where: Path) -> Path:
 
 
 def op_of_cuda_12(library: Path) -> None:
-    """Compiles, in place of `library`, one that was linked with a CUDA 12 runtime, which is not there."""
+    """Compiles a `library` that was linked with a CUDA 12 runtime, which is not there."""
     with tempfile.TemporaryDirectory() as scratch:
         runtime = Path(scratch) / "libcudart.so.12"
         compile_c("int cudaFree(void *p) { return !p; }", runtime, f"-Wl,-soname,{runtime.name}")
@@ -164,7 +170,7 @@ def op_of_cuda_12(library: Path) -> None:
 
 
 def empty_libcuda(where: Path) -> Path:
-    """A libcuda.so without a single symbol, soname libcuda.so.1, for the linker where no driver is."""
+    """A libcuda.so without a symbol, soname libcuda.so.1, for the linker where no driver is."""
     where.mkdir(parents=True, exist_ok=True)
     library = where / "libcuda.so"
     compile_c("", library, "-Wl,-soname,libcuda.so.1")
@@ -227,7 +233,7 @@ def _uv() -> list[str]:
 
 
 def _base_python() -> str:
-    """The interpreter below the tests' own virtual environment, if vLLM installs on it, else one on PATH."""
+    """The interpreter below the tests' own, if vLLM installs on it, else one on PATH."""
     mine = f"{sys.version_info.major}.{sys.version_info.minor}"
     if mine in VLLM_PYTHONS:
         return str(getattr(sys, "_base_executable", sys.executable))

@@ -12,7 +12,13 @@ from typing import Any
 from tests.real_stack import isolate, lab
 
 DOCTOR = Path(sys.executable).with_name("vllm-doctor")
-BUILD_SAMPLING = Path(__file__).with_name("build_sampling.py")
+BUILD_SAMPLING = """
+from flashinfer.jit.sampling import gen_sampling_module
+
+spec = gen_sampling_module()
+spec.build_and_load()
+print("built and loaded", spec.jit_library_path)
+"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Place:
-    """The environment that would serve, the server's variables, and what lies in /usr/local/cuda (None: nothing)."""
+    """The environment that would serve, the server's variables, and its machine's toolkit.
+
+    `toolkit`: what lies in /usr/local/cuda; None where nothing does.
+    """
 
     target: lab.Environment
     home: Path
@@ -76,15 +85,18 @@ class Place:
         return replace(self, env={**self.env, **variables})
 
     def build_sampling(self) -> isolate.Ran:
-        """FlashInfer's own build of its sampling module; for an H100, because no real GPU can be asked."""
-        return self.having(FLASHINFER_CUDA_ARCH_LIST="9.0a").run(self.target.python, BUILD_SAMPLING)
+        """FlashInfer's own build of its sampling module, as vLLM has it done at its start.
+
+        For an H100, because there is no real GPU that FlashInfer could ask.
+        """
+        return self.having(FLASHINFER_CUDA_ARCH_LIST="9.0a").python(BUILD_SAMPLING)
 
     def python(self, code: str) -> isolate.Ran:
         """Runs code in the target's interpreter, as a server's own process would."""
         return self.run(self.target.python, "-c", code)
 
     def diagnose(self, *options: str) -> Report:
-        """`vllm-doctor diagnose --format json` from the tests' own environment, about the target."""
+        """`vllm-doctor diagnose --format json`, run from the tests' own environment."""
         about = ("--format", "json", "--python", str(self.target.python))
         ran = self.run(DOCTOR, "diagnose", *about, *options)
         assert "Traceback" not in ran.text, ran.text

@@ -9,12 +9,16 @@ import json
 import shutil
 import subprocess
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.real_stack import lab
-from tests.real_stack.place import Place
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.real_stack.place import Place
 
 pytestmark = pytest.mark.real_stack
 

@@ -1,4 +1,4 @@
-"""The doctor judges an environment from outside: it imports nothing of it and leaves nothing behind."""
+"""The doctor judges an environment from outside: imports nothing, leaves nothing."""
 
 from __future__ import annotations
 

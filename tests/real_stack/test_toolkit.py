@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.real_stack import lab
-from tests.real_stack.place import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.real_stack.place import Place
 
 pytestmark = pytest.mark.real_stack
 
@@ -32,8 +36,9 @@ WHEELS_LAYOUT = "pip-toolkit-lib-layout"
 class Expected:
     """What is true of a place.
 
-    `fails`: what FlashInfer's build says. `errors`: what the doctor must find; of the wheels, which are only a
-    candidate there, it may also tell `may_add`. `stage`: where a real build ends, None where it cannot begin.
+    `fails`: what FlashInfer's build says. `stage`: where that build ends, None where it cannot
+    begin. `errors`: what the doctor must find. `may_add`: what it may tell besides of the wheels,
+    where they are but the candidate for a repair.
     """
 
     place: str
@@ -75,9 +80,7 @@ BROKEN = [
         OLD_TRANSFORMERS,
         "compile",
     ),
-    Expected(
-        "coherent_wheels", NO_LIBCUDART, frozenset({WHEELS_LAYOUT}), WHEELS_LAYOUT, "link"
-    ),
+    Expected("coherent_wheels", NO_LIBCUDART, frozenset({WHEELS_LAYOUT}), WHEELS_LAYOUT, "link"),
     Expected(
         "wrapper_on_path",
         NO_LIBCUDART,
@@ -235,7 +238,9 @@ def test_flashinfer_loads_a_stale_cached_op_and_fails(
     assert f"{stale_op} {CUDA_12_RUNTIME}" in built.text
 
 
-def test_a_stale_cached_op_is_named_with_its_runtime(folder_of_links: Place, stale_op: Path) -> None:
+def test_a_stale_cached_op_is_named_with_its_runtime(
+    folder_of_links: Place, stale_op: Path
+) -> None:
     report = folder_of_links.diagnose()
     assert report.errors == {"flashinfer-stale-cache"}
     assert report.data["primary"] == "flashinfer-stale-cache"

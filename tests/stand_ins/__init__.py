@@ -1,7 +1,7 @@
-"""Stand-ins of the driver's two libraries, `libcuda.so.1` and `libnvidia-ml.so.1`, compiled for real.
+"""Stand-ins of the driver's libraries, `libcuda.so.1` and `libnvidia-ml.so.1`, really compiled.
 
-A program finds them by the ordinary loader path (`LD_LIBRARY_PATH`), as it would find a driver's; nothing else about
-it need know. What they report comes from variables of the program's environment:
+A program finds them by the ordinary loader path (`LD_LIBRARY_PATH`), as it would find a driver's,
+and need not know. What they report comes from variables of the program's environment:
 
     STAND_IN_GPUS            how many GPUs, all alike (1)
     STAND_IN_NAME            their name (NVIDIA H100 80GB HBM3)
@@ -25,7 +25,7 @@ _NAMES = ("libcuda", "libnvidia-ml")
 
 
 def build(folder: Path) -> Path:
-    """Compiles both libraries into `folder` with the system's `cc`; returns `folder`, for LD_LIBRARY_PATH."""
+    """Compiles both libraries into `folder` with the system's `cc`; returns `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in _NAMES:
         soname = f"{name}.so.1"
@@ -36,6 +36,6 @@ def build(folder: Path) -> Path:
 
 
 def environment(folder: Path, **settings: object) -> dict[str, str]:
-    """The variables that put the stand-ins of `folder` before a program: `environment(folder, gpus=2, cc="9.0")`."""
+    """The variables that show a program the stand-ins of `folder`, such as gpus=2, cc="9.0"."""
     described = {f"STAND_IN_{name.upper()}": str(value) for name, value in settings.items()}
     return {"LD_LIBRARY_PATH": str(folder), **described}

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import stand_ins
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ASK_NVML = """
 import json

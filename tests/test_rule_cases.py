@@ -1,0 +1,104 @@
+"""Every rule over its cases: facts in, findings and steps out (fixtures/rules/<id>.toml)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import doctor.probes as _  # noqa: F401 - registers the probes
+from doctor import toml
+from doctor.codec import decode
+from doctor.engine import load_rules
+from doctor.model import Finding, Missing, Rule
+from doctor.probes.toolkit import rules_folder
+
+CASES = Path(__file__).parent.parent / "fixtures/rules"
+RULES = {rule.id: rule for rule in load_rules(rules_folder())}
+_OUTCOME_KEYS = {"name", "finds", "severity", "steps", "not_checked"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """`finds`: the messages; `severity`: of each; `steps`: of the first fix of each finding, in
+    order; `not_checked`: the reason why the question does not arise."""
+
+    rule: Rule
+    name: str
+    facts: dict[str, Any]
+    finds: list[str]
+    severity: list[str] | None
+    steps: list[str] | None
+    not_checked: str | None
+
+
+def cases() -> list[Case]:
+    made = []
+    for path in sorted(CASES.glob("*.toml")):
+        data = toml.load(path)
+        rule = RULES[path.stem]
+        for row in data["case"]:
+            given = {**data.get("given", {}), **row}
+            facts = {k: v for k, v in given.items() if k not in _OUTCOME_KEYS}
+            made.append(
+                Case(
+                    rule=rule,
+                    name=row["name"],
+                    facts=decode_facts(rule, facts),
+                    finds=row.get("finds", []),
+                    severity=row.get("severity"),
+                    steps=row.get("steps"),
+                    not_checked=row.get("not_checked"),
+                )
+            )
+    return made
+
+
+def decode_facts(rule: Rule, given: dict[str, Any]) -> dict[str, Any]:
+    """The rule's arguments: each decoded by its annotation; an optional one left out is None."""
+    arguments: dict[str, Any] = {}
+    for name, kind, optional in rule.needs:
+        if name in given:
+            arguments[name] = decode(kind, given.pop(name), name)
+        elif optional:
+            arguments[name] = None
+        else:
+            arguments[name] = decode(kind, {}, name)
+    assert not given, f"{rule.id} takes no {sorted(given)}"
+    return arguments
+
+
+def run(case: Case) -> list[Finding]:
+    answer = case.rule.function(**case.facts)
+    return [answer] if isinstance(answer, Finding) else list(answer or ())  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda c: f"{c.rule.id}: {c.name}")
+def test_a_rule_finds_what_its_case_says(case: Case) -> None:
+    if case.not_checked is not None:
+        with pytest.raises(Missing) as missing:
+            run(case)
+        assert str(missing.value.reason) == case.not_checked
+        return
+    found = run(case)
+    assert [str(f.message) for f in found] == case.finds
+    if case.severity is not None:
+        assert [(f.severity or case.rule.severity).value for f in found] == case.severity
+    if case.steps is not None:
+        assert [str(s) for f in found if f.fixes for s in f.fixes[0].steps] == case.steps
+
+
+@pytest.mark.parametrize("id", RULES)
+def test_every_rule_fires_somewhere_and_is_quiet_somewhere(id: str) -> None:
+    own = [c for c in cases() if c.rule.id == id]
+    assert any(c.finds for c in own), f"{id} fires in no case"
+    assert any(not c.finds and c.not_checked is None for c in own), f"{id} is quiet in no case"
+
+
+@pytest.mark.parametrize("id", RULES)
+def test_every_rule_explains_itself(id: str) -> None:
+    title, _, rest = RULES[id].explanation.partition("\n\n")
+    assert title.endswith(".")
+    assert rest, f"{id} explains no more than its title"
