@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
+from pathlib import Path
 
-from doctor.probes.toolkit import rules_folder
+from doctor.shipped import rules_folder
 
 NAME = "vllm-doctor"
 VERSION = "0.1.0"
@@ -23,8 +24,6 @@ def tool() -> dict[str, str | int]:
     }
 
 
-def _count(folder: object, files: str, row: str) -> int:
-    from pathlib import Path
-
-    texts = (p.read_text(encoding="utf-8") for p in Path(str(folder)).glob(files))
+def _count(folder: Path, files: str, row: str) -> int:
+    texts = (p.read_text(encoding="utf-8") for p in folder.glob(files))
     return sum(len(re.findall(row, text)) for text in texts)

@@ -22,7 +22,7 @@ from doctor.engine import RuleError, load_rules
 from doctor.locate import LocateError, locate, refuse_foreign
 from doctor.model import Rule, Severity, printable
 from doctor.probes.interpreter import NotPython, Where
-from doctor.probes.toolkit import rules_folder
+from doctor.shipped import rules_folder
 from doctor.profile import Profile, ProfileError
 from doctor.target import Live, Recorder, Tape, Target, load_tape
 
@@ -41,7 +41,8 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         tool = about.tool()
         click.echo(
-            f"vllm-doctor {tool['version']} ({tool['rules']} rules, {tool['signatures']} signatures)"
+            f"{tool['name']} {tool['version']} "
+            f"({tool['rules']} rules, {tool['signatures']} signatures)"
         )
         ctx.exit()
 
@@ -166,7 +167,7 @@ def _from_tape(path: str) -> tuple[Target, Where]:
 @click.option("--from", "tape", metavar="FILE", help="Judge a snapshot instead of this machine.")
 @click.option("-v", "--verbose", is_flag=True, help="Everything that was checked.")
 @click.option("-q", "--quiet", is_flag=True, help="Findings only.")
-def diagnose(  # noqa: PLR0913 - one parameter per option
+def diagnose(
     python: str | None,
     profile_name: str,
     sets: tuple[str, ...],
@@ -285,7 +286,8 @@ def snapshot(
     target, where = _live(python, allow)
     recorder = Recorder(target)
     try:
-        run_diagnosis(recorder, where, profile, known, profile_name=profile_name)
+        for one in (profile, *profiles.variants(profile)):
+            run_diagnosis(recorder, where, one, known, profile_name=profile_name)
     except NotPython as error:
         _fail(str(error), USAGE if error.wrong else UNKNOWN)
     tool = f"{about.NAME} {about.VERSION}"
@@ -298,7 +300,9 @@ def snapshot(
         Path(output).write_text(text, encoding="utf-8")
     except OSError as error:
         _fail(f"--output {output}: {(error.strerror or str(error)).lower()}", USAGE)
-    click.echo(f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True)
+    click.echo(
+        f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True
+    )
 
 
 @cli.command()

@@ -151,4 +151,4 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
 
 def _name(kind: Any) -> str:
     plain = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    return plain.get(kind) or getattr(kind, "__name__", str(kind))
+    return plain.get(kind) or str(getattr(kind, "__name__", kind))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import doctor.probes as _  # noqa: F401 - registers the probes
 from doctor.engine import Facts, check
 from doctor.model import (
     Finding,
@@ -112,9 +112,7 @@ def _explain(outcomes: list[Outcome], proof: Proof) -> list[Outcome]:
     elif named:
         first = named[0]
         finding = Finding(Text("{title}", title=first.rule.title), (said,))
-        changed[first.rule.id] = Outcome(
-            first.rule, Verdict.FOUND, (*first.findings, finding)
-        )
+        changed[first.rule.id] = Outcome(first.rule, Verdict.FOUND, (*first.findings, finding))
     return [changed.get(o.rule.id, o) for o in outcomes]
 
 
@@ -146,8 +144,6 @@ def _exit_code(outcomes: list[Outcome], fail_on: Severity) -> int:
 
 def _pip(facts: Facts, python: Path) -> str:
     """How a person installs into the target: its own pip, or uv where it has none."""
-    import shlex
-
     quoted = shlex.quote(str(python))
     try:
         own = facts.get(Packages).version("pip")

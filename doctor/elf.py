@@ -38,10 +38,8 @@ def _parse(file: BinaryIO) -> Elf | None:
     if ident[:4] != b"\x7fELF" or ident[5] != 1:
         return None
     wide = ident[4] == 2
-    if wide:
-        phoff, phentsize, phnum = *struct.unpack_from("<Q", ident, 32), *_u16(ident, 54, 2)
-    else:
-        phoff, phentsize, phnum = *struct.unpack_from("<I", ident, 28), *_u16(ident, 42, 2)
+    (phoff,) = struct.unpack_from("<Q", ident, 32) if wide else struct.unpack_from("<I", ident, 28)
+    phentsize, phnum = struct.unpack_from("<HH", ident, 54 if wide else 42)
     file.seek(phoff)
     table = file.read(min(phentsize * phnum, _MOST))
     loads, dynamic = [], None
@@ -74,10 +72,6 @@ def _parse(file: BinaryIO) -> Elf | None:
         rpath=name(tags.get(_RPATH)),
         runpath=name(tags.get(_RUNPATH)),
     )
-
-
-def _u16(data: bytes, offset: int, count: int) -> tuple[int, ...]:
-    return struct.unpack_from(f"<{count}H", data, offset)
 
 
 def _strings(file: BinaryIO, loads: list[tuple[int, int, int]], address: int, size: int) -> bytes:

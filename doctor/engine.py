@@ -58,7 +58,7 @@ def rule(id: str, severity: Severity, stage: Stage) -> Callable[[F], F]:
     return mark
 
 
-class Crashed(Exception):  # noqa: N818 - a verdict
+class Crashed(Exception):
     """A probe raised what it should not; the message names it and the place."""
 
 
@@ -209,12 +209,11 @@ def check(rules: Iterable[Rule], facts: Facts) -> tuple[list[Outcome], list[NotC
             waiting.append((one, missing))
     found = {o.rule.id for o in outcomes if o.verdict is Verdict.FOUND}
     not_checked = []
-    for one, missing in waiting:
-        because = [id for id in missing.explained_by if id in found]
-        if because or not missing.applies:
-            not_checked.append(NotChecked(one, missing.reason))
+    for one, answer in waiting:
+        if not answer.applies or found.intersection(answer.explained_by):
+            not_checked.append(NotChecked(one, answer.reason))
         else:
-            outcomes.append(Outcome(one, Verdict.UNKNOWN, why=missing.reason))
+            outcomes.append(Outcome(one, Verdict.UNKNOWN, why=answer.reason))
     return outcomes, not_checked
 
 

@@ -26,9 +26,9 @@ def locate(python: str | None, env: Mapping[str, str]) -> Where:
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         if env.get(name):
             return Where(_interpreter(env[name], name), name)
-    if path := shutil.which("vllm", path=env.get("PATH", "")):
-        if found := _behind(Path(path)):
-            return Where(found, f"vllm on PATH ({path})")
+    vllm = shutil.which("vllm", path=env.get("PATH", ""))
+    if vllm and (found := _behind(Path(vllm))):
+        return Where(found, f"vllm on PATH ({vllm})")
     return Where(Path(sys.executable), "the doctor's own")
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 
 class Text:
@@ -97,7 +95,7 @@ class Role(str, Enum):
 
 
 class Needs(str, Enum):
-    """Whose consent a fix needs: none beyond `--apply`, an explicit yes, or a person's own hands."""
+    """Whose consent a fix needs: none but `--apply`, an explicit yes, or a person's own hands."""
 
     SAFE = "safe"
     ASK = "ask"
@@ -105,13 +103,13 @@ class Needs(str, Enum):
 
 
 class Fact:
-    """Base of what a probe finds out: frozen dataclasses of versions, paths, enums, tuples, Facts."""
+    """Base of what a probe finds out: a frozen dataclass of versions, paths, tuples, Facts."""
 
     __slots__ = ()
 
 
 class Step:
-    """Base of one thing a fix does: a frozen dataclass with a `kind`. `str(step)` is its short form."""
+    """Base of one thing a fix does, a frozen dataclass; `str` gives its short form."""
 
     __slots__ = ()
     kind: ClassVar[str]
@@ -144,7 +142,7 @@ class Finding:
     severity: Severity | None = None
 
 
-class Missing(Exception):  # noqa: N818 - it is an answer ("cannot tell, because"), not a failure
+class Missing(Exception):
     """Raised by a probe that cannot tell. Never means "fine".
 
     `explained_by`: ids of ailments that, where found, already say why; the rules that wanted
@@ -171,7 +169,7 @@ class Rule:
     title: str
     explanation: str
     area: str
-    function: Callable[..., object]
+    function: Callable[..., Finding | Iterable[Finding] | None]
     needs: tuple[tuple[str, type, bool], ...]  # parameter, fact class, optional
 
 

@@ -73,7 +73,7 @@ class Profile(Fact):
 
 
 def load(name: str, sets: Iterable[str] = ()) -> Profile:
-    """The profile `name` (a built-in name, or a file's path) with each `key=value` of `sets` put in.
+    """The profile `name` (built in, or a file's path) with each `key=value` of `sets` put in.
 
     Raises ProfileError for a file that is not there or no TOML, and for any key or value that
     does not fit.
@@ -82,9 +82,8 @@ def load(name: str, sets: Iterable[str] = ()) -> Profile:
     if name not in names():
         path = Path(name)
         if not path.is_file():
-            raise ProfileError(
-                f"--profile {name}: no such file, and the built-in profiles are {', '.join(names())}"
-            )
+            built_in = ", ".join(names())
+            raise ProfileError(f"--profile {name}: no such file; built in are {built_in}")
     try:
         data = toml.load(path)
     except (OSError, ValueError) as error:
@@ -95,6 +94,15 @@ def load(name: str, sets: Iterable[str] = ()) -> Profile:
     except CodecError as error:
         raise ProfileError(f"--profile {name}: {error}") from None
     return _with(base, given) if given else base
+
+
+def variants(profile: Profile) -> tuple[Profile, ...]:
+    """The same model with its GPUs here and with GPUs to come: what a recording has to answer,
+    so that it can be judged either way."""
+    return (
+        dataclasses.replace(profile, device="cuda", gpus="here"),
+        dataclasses.replace(profile, device="cuda", gpus="later", archs=("9.0",)),
+    )
 
 
 def names() -> tuple[str, ...]:
@@ -129,10 +137,10 @@ def _put(record: Any, keys: list[str], text: str, whole: str) -> Any:
         known = ", ".join(sorted(hints))
         raise CodecError(whole, f"no such key; there are {known}")
     if rest:
-        return dataclasses.replace(
-            record, **{name: _put(getattr(record, name), rest, text, whole)}
-        )
-    return dataclasses.replace(record, **{name: decode(hints[name], _value(hints[name], text), whole)})
+        return dataclasses.replace(record, **{name: _put(getattr(record, name), rest, text, whole)})
+    return dataclasses.replace(
+        record, **{name: decode(hints[name], _value(hints[name], text), whole)}
+    )
 
 
 def _value(hint: Any, text: str) -> Any:

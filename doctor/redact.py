@@ -23,7 +23,9 @@ _SECRETS = (
     (re.compile(r"(?<=://)[^/@\s:]+(?::[^/@\s]*)?@"), "***@"),
 )
 # Folder names that say nothing of a person, also where a user is called so.
-_PLAIN = frozenset(("root", "nvidia", "python", "vllm", "torch", "lib", "bin", "opt", "usr", "user"))
+_PLAIN = frozenset(
+    ("root", "nvidia", "python", "vllm", "torch", "lib", "bin", "opt", "usr", "user")
+)
 
 
 def redact(recording: dict[str, Any], home: str | None) -> dict[str, Any]:
@@ -45,7 +47,9 @@ class _Cleaner:
     def __init__(self, home: str | None) -> None:
         self._rules: list[tuple[re.Pattern[str], str]] = []
         if home and len(Path(home).parts) > 1 and home != "/root":
-            self._rules.append((re.compile(rf"{re.escape(home.rstrip('/'))}(?![^/\s:\"'])"), "/home/user"))
+            self._rules.append(
+                (re.compile(rf"{re.escape(home.rstrip('/'))}(?![^/\s:\"'])"), "/home/user")
+            )
             name = Path(home).name
             if name not in _PLAIN and len(name) > 1:
                 self._rules.append((re.compile(rf"(?<=/){re.escape(name)}(?=[/\s:\"']|$)"), "user"))

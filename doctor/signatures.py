@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from doctor import toml
 from doctor.codec import decode
-from doctor.probes.toolkit import rules_folder
+from doctor.shipped import rules_folder
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from doctor import elf
 from doctor.codec import CodecError, decode, encode
 from doctor.elf import Elf
 from doctor.model import Missing, Text
+
+A = TypeVar("A")
 
 _READ_MOST = 1 << 20
 _SEARCH_MOST = 8 << 20
@@ -117,9 +119,7 @@ class Live:
     def env(self) -> Mapping[str, str]:
         return self._env
 
-    def run(
-        self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
-    ) -> Ran:
+    def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
         return run_child(map(_own, argv), timeout, self._env if env is None else env)
 
     def read(self, path: Path, limit: int = _READ_MOST) -> bytes | None:
@@ -145,7 +145,7 @@ class Live:
 
     def listdir(self, path: Path) -> tuple[str, ...] | None:
         try:
-            return tuple(sorted(os.listdir(path)))
+            return tuple(sorted(os.listdir(path)))  # noqa: PTH208 - names, not paths
         except (OSError, ValueError):
             return None
 
@@ -278,9 +278,7 @@ class Tape:
     def env(self) -> Mapping[str, str]:
         return self._tape.env
 
-    def run(
-        self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
-    ) -> Ran:
+    def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
         try:
             return self._runs[argv]
         except KeyError:
@@ -314,7 +312,7 @@ class Tape:
         return self._tape.processes
 
 
-def _answer(answers: dict[str, Any], key: Path | str) -> Any:
+def _answer(answers: Mapping[str, A], key: Path | str) -> A:
     try:
         return answers[str(key)]
     except KeyError:
@@ -334,9 +332,7 @@ class Recorder:
     def env(self) -> Mapping[str, str]:
         return self._target.env
 
-    def run(
-        self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
-    ) -> Ran:
+    def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
         ran = self._runs[argv] = self._target.run(*argv, timeout=timeout, env=env)
         return ran
 
@@ -372,7 +368,7 @@ class Recorder:
         self._processes = self._target.processes()
         return self._processes
 
-    def _note(self, method: str, path: Path, answer: Any) -> Any:
+    def _note(self, method: str, path: Path, answer: A) -> A:
         self._notes.setdefault(method, {})[str(path)] = answer
         return answer
 

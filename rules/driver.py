@@ -26,7 +26,9 @@ def driver_lib_invisible(driver: Driver) -> Iterator[Finding]:
         return
     message = Text("the NVIDIA driver cannot be loaded")
     if driver.libcuda.error is None:
-        message = Text("the NVIDIA driver answers CUDA but not NVML, by which vLLM finds its device")
+        message = Text(
+            "the NVIDIA driver answers CUDA but not NVML, by which vLLM finds its device"
+        )
     evidence = [Text("{error}", error=e) for e in errors]
     if driver.device_node:
         evidence.append(Text("/dev/nvidiactl is there: the kernel's half of the driver is loaded"))

@@ -77,10 +77,10 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
         return None
     error = weights > budget
     message = (
-        "the weights take {weights} GiB on each of {ranks} GPUs, and {budget} GiB are there for them"
+        "each of {ranks} GPUs has to hold {weights} GiB of weights and has {budget} GiB for them"
         if error
-        else "beside {weights} GiB of weights, {budget} GiB leave no room for a request of {tokens} "
-        "tokens ({cache} GiB)"
+        else "{budget} GiB on each GPU leave no room, beside {weights} GiB of weights, for a "
+        "request of {tokens} tokens ({cache} GiB)"
     )
     return Finding(
         Text(
@@ -93,7 +93,7 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
         ),
         (
             Text(
-                "{name} has {total} GiB, of which vLLM may use {part:}",
+                "{name} has {total} GiB, of which vLLM may use {part}",
                 name=smallest.name,
                 total=f"{smallest.total / _GIB:.1f}",
                 part=f"{profile.gpu_memory_utilization:.0%}",

@@ -37,7 +37,11 @@ def c_compiler_missing(
     gpu = profile.device == "cuda"
     if gpu and hosts.c.compiler is None:
         yield Finding(
-            Text("Triton finds no working C compiler: {name}: {why}", name=hosts.c.name, why=hosts.c.error),
+            Text(
+                "Triton finds no working C compiler: {name}: {why}",
+                name=hosts.c.name,
+                why=hosts.c.error,
+            ),
             (Text("it takes CC, else gcc, else clang, on the server's PATH"),),
             (_INSTALL_GCC,),
         )

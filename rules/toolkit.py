@@ -297,9 +297,7 @@ def nvcc_too_old_for_arch(
         unknown = tuple(f"sm_{a}" for a in jit.archs if one.archs and not _knows(one, a))
         if unknown:
             yield Finding(
-                Text(
-                    "nvcc {nvcc} cannot compile for {archs}", nvcc=minor(one.nvcc), archs=unknown
-                ),
+                Text("nvcc {nvcc} cannot compile for {archs}", nvcc=minor(one.nvcc), archs=unknown),
                 (
                     Text("asked for by {by}", by=jit.asked_by),
                     Text("{root} compiles for {archs}", root=one.root, archs=one.archs),
@@ -367,8 +365,6 @@ def pip_toolkit_lib_layout(
             (*use_wheels(kit, install=not (one.from_wheels and coherent(one))),),
             severity,
         )
-
-
 
 
 @rule("deep-check-failed", Severity.ERROR, Stage.COMPILE)

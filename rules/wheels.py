@@ -44,7 +44,9 @@ def vllm_missing(
     lacking = tuple(n for n in lacking if n != "torch")
     if lacking:
         yield Finding(
-            Text("vLLM {version} is installed without {names}", version=vllm.version, names=lacking),
+            Text(
+                "vLLM {version} is installed without {names}", version=vllm.version, names=lacking
+            ),
             (Text("vLLM's metadata require {names}", names=lacking),),
             (Fix(Text("install what is missing"), (PipInstall((f"vllm=={vllm.version}",)),)),),
         )
@@ -72,7 +74,12 @@ def vllm_torch_abi_mismatch(
     elif installed:
         have = Text("the installation of torch {version} is incomplete", version=installed)
     yield Finding(
-        Text("vLLM {vllm} needs torch{wanted}, and {have}", vllm=vllm.version, wanted=wanted, have=have),
+        Text(
+            "vLLM {vllm} needs torch{wanted}, and {have}",
+            vllm=vllm.version,
+            wanted=wanted,
+            have=have,
+        ),
         (Text("vLLM's metadata: Requires-Dist: torch{pin}", pin=pinned),),
         (
             Fix(
@@ -168,7 +175,10 @@ def flashinfer_cubin_mismatch(
                     Text("install the same version"),
                     (PipInstall((f"{name}=={flashinfer.version}",)),),
                 ),
-                Fix(Text("or remove it: FlashInfer then downloads or builds"), (PipUninstall((name,)),)),
+                Fix(
+                    Text("or remove it: FlashInfer then downloads or builds"),
+                    (PipUninstall((name,)),),
+                ),
             ),
             Severity.WARNING if bypassed else None,
         )
@@ -183,5 +193,3 @@ def flashinfer_cubin_mismatch(
             (),
             (Fix(Text("remove it"), (PipUninstall(("flashinfer-jit-cache",)),)),),
         )
-
-

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-import doctor.probes as _  # noqa: F401 - registers the probes
 from doctor import toml
 from doctor.codec import decode
 from doctor.engine import load_rules
 from doctor.model import Finding, Missing, Rule
-from doctor.probes.toolkit import rules_folder
+from doctor.shipped import rules_folder
 
 CASES = Path(__file__).parent.parent / "fixtures/rules"
 RULES = {rule.id: rule for rule in load_rules(rules_folder())}
@@ -72,7 +71,7 @@ def decode_facts(rule: Rule, given: dict[str, Any]) -> dict[str, Any]:
 
 def run(case: Case) -> list[Finding]:
     answer = case.rule.function(**case.facts)
-    return [answer] if isinstance(answer, Finding) else list(answer or ())  # type: ignore[call-overload]
+    return [answer] if isinstance(answer, Finding) else list(answer or ())
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda c: f"{c.rule.id}: {c.name}")

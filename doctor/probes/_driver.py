@@ -9,22 +9,23 @@ import ctypes
 import json
 import os
 import sys
+from typing import Any
 
 
-def mapped(name):
+def mapped(name: str) -> "str | None":
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
             if name in line:
-                return line.rstrip("\n").partition("/")[2].join(["/", ""])
+                return "/" + line.rstrip("\n").partition("/")[2]
     return None
 
 
-def libcuda(init):
+def libcuda(init: bool) -> "dict[str, Any]":
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         return {"error": str(error)}
-    answer = {"path": mapped("libcuda.so")}
+    answer: "dict[str, Any]" = {"path": mapped("libcuda.so")}
     number = ctypes.c_int()
     try:
         if library.cuDriverGetVersion(ctypes.byref(number)) == 0:
@@ -38,14 +39,14 @@ def libcuda(init):
     return answer
 
 
-def text(value):
+def text(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def device(nvml, index):
+def device(nvml: Any, index: int) -> "dict[str, Any]":
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    row = {
+    return {
         "index": index,
         "name": text(nvml.nvmlDeviceGetName(handle)),
         "uuid": text(nvml.nvmlDeviceGetUUID(handle)),
@@ -53,10 +54,9 @@ def device(nvml, index):
         "total": int(memory.total),
         "free": int(memory.free),
     }
-    return row
 
 
-def nvml():
+def nvml() -> "dict[str, Any]":
     try:
         # Asked before pynvml is imported, which takes longer than to find no library.
         ctypes.CDLL("libnvidia-ml.so.1")

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 
 
-def venv_of(executable):
+def venv_of(executable: str) -> "tuple[str | None, dict[str, str]]":
     """(folder, settings of pyvenv.cfg) of a virtual environment, or (None, {})."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(executable)))
     try:
@@ -23,7 +23,7 @@ def venv_of(executable):
     return folder, {key.strip().lower(): value.strip() for key, _, value in rows}
 
 
-def main(mark, executable):
+def main(mark: str, executable: str) -> None:
     venv, settings = venv_of(executable)
     base = sys.base_prefix
     prefix = venv or sys.prefix
@@ -39,7 +39,7 @@ def main(mark, executable):
         prefixes.append(base)
     folders = [paths["purelib"], paths["platlib"], *site.getsitepackages(prefixes)]
     # Triton asks for the headers of posix_prefix where Debian's default is posix_local.
-    headers = "posix_prefix" if sysconfig.get_default_scheme() == "posix_local" else None
+    headers = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
     user_site = site.getusersitepackages()
     answer = {
         "python": executable,
@@ -50,7 +50,7 @@ def main(mark, executable):
         "machine": platform.machine(),
         "site_packages": list(dict.fromkeys(folders)),
         "user_site": user_site if (not venv or inherits) else None,
-        "include": sysconfig.get_paths(*([headers] if headers else []))["include"],
+        "include": sysconfig.get_paths(headers)["include"],
         "virtual": venv is not None,
     }
     print(mark)

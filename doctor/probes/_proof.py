@@ -49,7 +49,7 @@ ctypes.CDLL(sys.argv[1])
 """
 
 
-def has_driver():
+def has_driver() -> bool:
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -57,52 +57,52 @@ def has_driver():
     return True
 
 
-def run(command, folder):
+def run(command: "list[str]", folder: str) -> "tuple[int, str]":
     done = subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
     return done.returncode, done.stdout.decode("utf-8", "backslashreplace")
 
 
-def stages(folder, python, runtime, compile_command, link_command):
-    source, made, library = (os.path.join(folder, n) for n in ("probe.cu", "probe.o", "probe.so"))
+def stand_in(folder: str) -> str:
+    """Builds an empty libcuda.so to link with and to load, and returns its path."""
+    source, library = os.path.join(folder, "stand_in.c"), os.path.join(folder, "libcuda.so")
     with open(source, "w", encoding="utf-8") as file:
-        file.write(SOURCE)
-    preload = [runtime] if runtime and os.path.exists(runtime) else []
-    stand_in = None
-    if not has_driver():
-        stand_in = os.path.join(folder, "libcuda.so")
-        command = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", stand_in, "-x", "c"]
-        with open(os.path.join(folder, "stand_in.c"), "w", encoding="utf-8") as file:
-            file.write("int cuDeviceGet(int *device, int ordinal) { return 100; }\n")
-        run([*command, file.name], folder)
-        preload.append(stand_in)
-    yield "compile", [*compile_command, "-c", source, "-o", made], stand_in
-    extra = ["-L" + folder] if stand_in else []
-    yield "link", [link_command[0], made, *link_command[1:], *extra, "-o", library], stand_in
-    yield "load", [python, "-I", "-S", "-B", "-c", LOAD, library, *preload], stand_in
+        file.write("int cuDeviceGet(int *device, int ordinal) { return 100; }\n")
+    run(["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source], folder)
+    return library
 
 
-def main(arguments):
+def main(arguments: "list[str]") -> None:
     began = time.perf_counter()
     python, runtime = arguments[:2]
     cut = arguments.index("--link")
     compile_command, link_command = arguments[3:cut], arguments[cut + 1 :]
-    failed, output, stand_in = "ok", "", None
+    failed, output = "ok", ""
     with tempfile.TemporaryDirectory(prefix="vllm-doctor-") as folder:
-        for name, command, stand_in in stages(
-            folder, python, runtime, compile_command, link_command
+        source, made, library = (
+            os.path.join(folder, n) for n in ("probe.cu", "probe.o", "probe.so")
+        )
+        with open(source, "w", encoding="utf-8") as file:
+            file.write(SOURCE)
+        libcuda = None if has_driver() else stand_in(folder)
+        preload = [p for p in (runtime, libcuda) if p and os.path.exists(p)]
+        search = ["-L" + folder] if libcuda else []
+        for stage, command in (
+            ("compile", [*compile_command, "-c", source, "-o", made]),
+            ("link", [link_command[0], made, *link_command[1:], *search, "-o", library]),
+            ("load", [python, "-I", "-S", "-B", "-c", LOAD, library, *preload]),
         ):
             try:
                 code, output = run(command, folder)
             except OSError as error:
                 code, output = 127, str(error)
             if code != 0:
-                failed = name
-                output = "%s\n" % output if output else "exit code %d\n" % code
+                failed = stage
+                output = output or "exit code %d" % code
                 break
     print(failed)
-    print("%.3f" % (time.perf_counter() - began), "stand-in" if stand_in else "")
+    print("%.3f" % (time.perf_counter() - began), "stand-in" if libcuda else "")
     print(output if failed != "ok" else "")
 
 

@@ -13,7 +13,7 @@ from doctor.engine import probe
 from doctor.model import Fact
 from doctor.probes.environment import LaunchEnv, child_env, which
 from doctor.probes.interpreter import Interpreter
-from doctor.target import Ran, Target
+from doctor.target import OWN, Ran, Target
 
 
 @dataclass(frozen=True)
@@ -93,35 +93,32 @@ def _sought(
     path = which(target, env, name)
     if path is None:
         return Sought(name, error="not found")
-    ran, macros = _macros(target, env, path, "c++")
-    if not macros and language == "c":
-        ran, macros = _macros(target, env, path, "c")
-    if not macros:
+    ran, said = _asked(target, env, path, "c++")
+    if "family" not in said and language == "c":
+        ran, said = _asked(target, env, path, "c")
+    if "family" not in said:
         lines = [line for line in ran.err.splitlines() if "error" in line] or [ran.err.strip()]
         return Sought(name, error=ran.failure or lines[0][:200] or f"exit code {ran.code}")
-    clang = "__clang_major__" in macros
-    major, minor = ("__clang_major__", "__clang_minor__") if clang else ("__GNUC__", "__GNUC_MINOR__")
-    glibc = None
-    if "__GLIBC__" in macros and "__GLIBC_MINOR__" in macros:
-        glibc = Version(f"{macros['__GLIBC__']}.{macros['__GLIBC_MINOR__']}")
     folders: tuple[Path, ...] = ()
     if libraries:
         listing = target.run(str(path), "-print-search-dirs", env=child_env(env)).out
         found = re.search(r"(?m)^libraries: =?(.*)$", listing)
         folders = tuple(Path(p) for p in found[1].split(":") if p) if found else ()
-    version = Version(f"{macros[major]}.{macros[minor]}")
-    return Sought(name, Compiler(path, "clang" if clang else "gcc", version, glibc, folders))
+    family, version = said["family"]
+    glibc = said["glibc"][1] if "glibc" in said else None
+    return Sought(name, Compiler(path, family, version, glibc, folders))
 
 
-def _macros(
+def _asked(
     target: Target, env: LaunchEnv, path: Path, language: str
-) -> tuple[Ran, dict[str, str]]:
-    """What the preprocessor defines, {} where it fails. features.h is the C library's, so that a
-    compiler without its headers fails here as in a real build."""
-    arguments = ("-dM", "-E", "-x", language, "-include", "features.h", "/dev/null")
-    ran = target.run(str(path), *arguments, env=child_env(env))
-    macros = dict(re.findall(r"(?m)^#define (__\w+__) (\d+)$", ran.out))
-    return ran, macros if ran.ok and "__GNUC__" in macros else {}
+) -> tuple[Ran, dict[str, tuple[str, Version]]]:
+    """What the preprocessor makes of compiler.h; {} where it fails."""
+    ran = target.run(str(path), "-E", "-P", "-x", language, _QUESTION, env=child_env(env))
+    rows = re.findall(r"(?m)^vllm_doctor (\w+) (\w+) (\d+) (\d+)$", ran.out) if ran.ok else []
+    return ran, {kind: (name, Version(f"{a}.{b}")) for kind, name, a, b in rows}
+
+
+_QUESTION = OWN + "probes/compiler.h"
 
 
 @dataclass(frozen=True)

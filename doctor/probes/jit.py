@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.version import Version
-
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.driver import NO_GPU_NEEDED, Gpus

@@ -40,7 +40,7 @@ def runtimes(target: Target, env: LaunchEnv, torch: Torch, profile: Profile) -> 
     own = None
     if torch.cuda:
         major = torch.cuda.major
-        folder = "nvidia/cuda_runtime/lib" if major < 13 else f"nvidia/cu{major}/lib"  # noqa: PLR2004
+        folder = "nvidia/cuda_runtime/lib" if major < 13 else f"nvidia/cu{major}/lib"
         own = Cudart(torch.root.parent / folder / f"libcudart.so.{major}", major, torch.cuda)
     foreign = []
     for folder_path in env.folders("LD_LIBRARY_PATH"):

@@ -24,10 +24,11 @@ from doctor.probes.host import HostCompilers, split
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 from doctor.probes.wheels import FlashInfer, Packages, Torch
+from doctor.shipped import rules_folder
 from doctor.target import OWN, Target
 
 _RELEASE = re.compile(r"release [\d.]+, V([\d.]+)")
-# What FlashInfer's sources include before anything else of the toolkit (sampling.cuh, vLLM's first).
+# What the sources of FlashInfer's sampler include of a toolkit.
 HEADERS = (
     "cuda_runtime_api.h",
     "cuda_runtime.h",
@@ -47,8 +48,8 @@ _CCCL = "nv/target"  # only where FlashInfer does not bring its own
 class Toolkit:
     """One CUDA toolkit, part by part; None is a part that is not there or cannot be asked.
 
-    `crt` None: its headers are no wheel's and came with nvcc. `root` is what FlashInfer calls cuda_home, `top` the root that nvcc itself works from: they
-    differ where nvcc is a wrapper. `headers` is the CUDART_VERSION (major.minor) of the first
+    `root` is what FlashInfer calls cuda_home, `top` the root that nvcc itself works from: they
+    differ where nvcc is a wrapper. `crt` None: no wheel's, it came with nvcc. `headers` is the CUDART_VERSION (major.minor) of the first
     cuda_runtime_api.h on the include path, `include` its folder.
     """
 
@@ -85,7 +86,7 @@ class Toolkits(Fact):
     there is none or it is the one found."""
 
     found: Toolkit | None = None
-    searched: Text = Text("")
+    searched: Text = field(default_factory=lambda: Text(""))
     wheels: Toolkit | None = None
 
 
@@ -190,7 +191,11 @@ class _Look:
             missing_libraries=self._missing_libraries(root),
             from_wheels=self._in_wheels(top if nvcc else root),
             archs=self._archs(nvcc_path) if nvcc and self.jit.archs else (),
-            **self._limits(crt),
+            gcc_most=self._host_limit(crt, r"(?m)^#if __GNUC__ > (\d+)"),
+            # Two limits of clang stand there, by the libc; Linux takes the higher.
+            clang_below=self._host_limit(crt, r"(?m)^#if \(?__clang_major__ >= (\d+)"),
+            rsqrt_guarded=self._guarded(crt, "rsqrt"),
+            sinpi_guarded=self._guarded(crt, "sinpi"),
         )
 
     def _release(self, program: Path, *arguments: str) -> tuple[Version | None, str | None]:
@@ -226,7 +231,7 @@ class _Look:
         words: list[str] = []
         for name in ("NVCC_PREPEND_FLAGS", "FLASHINFER_EXTRA_CUDAFLAGS", "NVCC_APPEND_FLAGS"):
             words += split(self.env.get(name) or "")
-        named = [Path(w[2:]) for w in words if w.startswith("-I") and len(w) > 2]  # noqa: PLR2004
+        named = [Path(w[2:]) for w in words if w.startswith("-I") and len(w) > 2]
         system = [root / "include", *self._targets(root)]
         own = [top / "include", *self._targets(top)]
         if root == Path("/usr"):
@@ -270,7 +275,7 @@ class _Look:
         folders = [
             root / "lib64",
             root / "lib64/stubs",
-            *(Path(w[2:]) for w in words if w.startswith("-L") and len(w) > 2),  # noqa: PLR2004
+            *(Path(w[2:]) for w in words if w.startswith("-L") and len(w) > 2),
             *self.env.folders("LIBRARY_PATH"),
             *(cxx.library_dirs if cxx else ()),
             *map(Path, default),
@@ -287,27 +292,21 @@ class _Look:
             return False
         elf = self.target.elf(path)
         # A linker script (text) links as well; the linker skips a library of the other width.
-        return elf is None or elf.bits == 64  # noqa: PLR2004
+        return elf is None or elf.bits == 64
 
-    def _limits(self, include: Path | None) -> dict[str, int | bool | None]:
-        """The host compilers that crt/host_config.h admits, and whether crt/math_functions.h
-        agrees with the declarations of newer glibc headers."""
+    def _host_limit(self, include: Path | None, pattern: str) -> int | None:
+        """The newest host compiler that crt/host_config.h admits."""
+        found = self.target.search(include / _CRT, pattern) if include else None
+        return max(map(int, found)) if found else None
+
+    def _guarded(self, include: Path | None, name: str) -> bool | None:
+        """crt/math_functions.h declares the function as newer glibc headers do: with an exception
+        specification behind its parameters."""
         if include is None:
-            return {}
-        search = self.target.search
-        config = include / "crt/host_config.h"
-        gcc = search(config, r"(?m)^#if __GNUC__ > (\d+)") or ()
-        clang = search(config, r"(?m)^#if \(?__clang_major__ >= (\d+)") or ()
+            return None
         math = include / "crt/math_functions.h"
-        rsqrt = search(math, r"(?m)^extern .* rsqrt\(double x\)(.*);")
-        sinpi = search(math, r"(?m)^extern .* sinpi\(double x\)(.*);")
-        return {
-            "gcc_most": int(gcc[0]) if gcc else None,
-            # Two limits stand there, by the libc; Linux takes the higher.
-            "clang_below": max(map(int, clang)) if clang else None,
-            "rsqrt_guarded": bool(rsqrt[0].strip()) if rsqrt else None,
-            "sinpi_guarded": bool(sinpi[0].strip()) if sinpi else None,
-        }
+        rows = self.target.search(math, rf"(?m)^extern .* {name}\(double x\)(.*);")
+        return bool(rows[0].strip()) if rows else None
 
 
 @dataclass(frozen=True)
@@ -382,13 +381,6 @@ def measured_mixes() -> MeasuredMixes:
         raise Missing(Text("{path} cannot be read: {error}", path=path, error=error)) from None
 
 
-def rules_folder() -> Path:
-    """Our rules: inside the package where it was installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).parent.parent
-    inside = package / "_rules"
-    return inside if inside.is_dir() else package.parent / "rules"
-
-
 @dataclass(frozen=True)
 class NvccOptions(Fact):
     """Options that this FlashInfer passes to every nvcc, each with the first nvcc that knows it."""
@@ -432,7 +424,9 @@ def _unguarded(source: bytes) -> set[str]:
     texts = (
         node.value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in guarded
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in guarded
     )
     words = {word.partition("=")[0] for text in texts for word in text.split()}
     return words & set(_OPTION_SINCE)

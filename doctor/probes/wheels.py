@@ -300,9 +300,7 @@ class Transformers(Fact):
 
 
 @probe
-def transformers(
-    target: Target, packages: Packages, vllm: Vllm, profile: Profile
-) -> Transformers:
+def transformers(target: Target, packages: Packages, vllm: Vllm, profile: Profile) -> Transformers:
     """Looks the model type up in the tables that AutoConfig itself reads."""
     one = packages.installed.get("transformers")
     if one is None:

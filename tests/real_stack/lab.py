@@ -137,17 +137,22 @@ def folder_of_links(target: Environment, where: Path) -> Path:
 
 
 def toolkit_without_curand(target: Environment, where: Path) -> Path:
-    """A toolkit as the system's packages make one where the curand headers were left out.
+    """A toolkit as the system's packages make one where the curand headers were left out."""
+    linked_nvcc_without_curand(target, where)
+    _link_each(where, "bin", target)
+    return where
 
-    Its `bin` is a folder of its own: nvcc looks for headers in `bin/..`, and a link `bin` would
-    lead it into the wheels, which have them.
+
+def linked_nvcc_without_curand(target: Environment, where: Path) -> Path:
+    """A folder of links whose `include` lacks the curand headers.
+
+    It compiles all the same: nvcc also looks in `bin/../include`, and the link `bin` leads it
+    into the wheels, which have them.
     """
     folder_of_links(target, where)
-    for name in ("bin", "include"):
-        (where / name).unlink()
-        for source in (target.wheels_toolkit / name).iterdir():
-            if not source.name.startswith("curand"):
-                _link(where / name / source.name, source)
+    _link_each(where, "include", target)
+    for header in where.glob("include/curand*"):
+        header.unlink()
     return where
 
 
@@ -181,6 +186,13 @@ def compile_c(source: str, library: Path, *flags: str) -> None:
     """Compiles C source text into a shared library with the system's `cc`."""
     command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-x", "none", "-o", str(library), *flags]
     subprocess.run(command, input=source, text=True, check=True)
+
+
+def _link_each(where: Path, name: str, target: Environment) -> None:
+    """Puts a folder that holds a link to each entry where there was a link to the folder."""
+    (where / name).unlink()
+    for source in (target.wheels_toolkit / name).iterdir():
+        _link(where / name / source.name, source)
 
 
 def _link(link: Path, target: Path) -> None:

@@ -99,7 +99,7 @@ class Place:
         """`vllm-doctor diagnose --format json`, run from the tests' own environment."""
         about = ("--format", "json", "--python", str(self.target.python))
         ran = self.run(DOCTOR, "diagnose", *about, *options)
-        assert "Traceback" not in ran.text, ran.text
+        assert "Traceback" not in ran.err, ran.err
         try:
             data = json.loads(ran.out)
         except ValueError:

@@ -5,7 +5,6 @@ The environment is a repaired one, so that nothing but the driver is wrong.
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -74,7 +73,7 @@ def test_deep_says_so_where_an_empty_libcuda_stands_in_for_the_driver(
     place = no_driver.having(CUDA_HOME=str(links))
     deep = place.diagnose("--set", "gpus=later", "--deep").deep
     assert (deep["ran"], deep["ok"]) == (True, True)
-    assert "libcuda" in json.dumps(deep)
+    assert deep["stand_in"] is True
 
 
 def test_torch_refuses_a_driver_of_cuda_12(folder_of_links: Place) -> None:

@@ -190,6 +190,15 @@ def test_missing_headers_are_told_by_name_and_place(machine_toolkit_without_cura
     assert "/usr/local/cuda" in said
 
 
+def test_headers_that_nvcc_finds_beyond_a_linked_bin_are_not_missing(
+    folder_of_links: Place, tmp_path: Path
+) -> None:
+    toolkit = lab.linked_nvcc_without_curand(folder_of_links.target, tmp_path)
+    report = folder_of_links.having(CUDA_HOME=str(toolkit)).diagnose("--deep")
+    assert report.errors == set()
+    assert (report.deep["ran"], report.deep["ok"]) == (True, True)
+
+
 def test_skewed_wheels_are_a_note_where_flashinfer_finds_a_good_toolkit(
     good_machine_toolkit: Place,
 ) -> None:
