@@ -207,7 +207,7 @@ def diagnose(
     if form == "json":
         from doctor.report.json import to_json
 
-        click.echo(json.dumps(to_json(report), indent=1))
+        click.echo(json.dumps(to_json(report)))  # no indent: that takes the slow encoder
     else:
         _print_text(report, verbose, quiet)
     raise SystemExit(report.exit_code)
