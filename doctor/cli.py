@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -318,6 +319,9 @@ def schema(what: str) -> None:
 
 def main() -> None:
     """The console script. Ends with the documented exit code and never with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `vllm-doctor diagnose | head` ends quietly
     try:
         cli.main(standalone_mode=False)

@@ -9,18 +9,20 @@ from doctor.fixes import Command, SetVariable, UnsetVariable
 from doctor.probes.driver import Driver
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.libraries import Runtimes
-from doctor.probes.wheels import Torch
+from doctor.probes.wheels import ROCM, Torch
 from doctor.profile import Profile
 
 
 @rule("driver-lib-invisible", Severity.ERROR, Stage.DEVICE)
-def driver_lib_invisible(driver: Driver) -> Iterator[Finding]:
+def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Finding]:
     """The server would find no NVIDIA driver.
 
     `RuntimeError: Failed to infer device type`, `libcuda.so.1: cannot open shared object file`. No
     driver on this machine, a container started without `--gpus`, an empty placeholder file, or a
     library folder that the loader does not search.
     """
+    if torch and torch.hip:
+        raise Missing(Text(ROCM), applies=False)
     errors = [e for e in (driver.libcuda.error, driver.nvml.error) if e]
     if not errors:
         return

@@ -1,6 +1,6 @@
 """Says who an interpreter is. Runs inside it as `[python, -I, -S, -B, this file, python]`.
 
-Standard library only, Python 3.10 to 3.14; nothing installed in the target is imported and no
+Standard library only, Python 3.6 to 3.14; nothing installed in the target is imported and no
 `.pth` line runs. Prints one JSON object between two lines that hold the mark of VLLM_DOCTOR_MARK.
 """
 
@@ -30,7 +30,9 @@ def main(mark: str, executable: str) -> None:
     inherits = settings.get("include-system-site-packages", "").lower() == "true"
     # -S keeps sys.prefix at the base before 3.14, so a venv's own paths are asked for by name.
     variables = {"base": prefix, "platbase": prefix} if venv else {}
-    scheme = sysconfig.get_default_scheme()
+    # Before 3.10 there is one scheme; such a Python still gets a judgement instead of a traceback.
+    default = getattr(sysconfig, "get_default_scheme", lambda: "posix_prefix")()
+    scheme = default
     if venv:
         scheme = "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix"
     paths = sysconfig.get_paths(scheme, vars=variables)
@@ -39,7 +41,7 @@ def main(mark: str, executable: str) -> None:
         prefixes.append(base)
     folders = [paths["purelib"], paths["platlib"], *site.getsitepackages(prefixes)]
     # Triton asks for the headers of posix_prefix where Debian's default is posix_local.
-    headers = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    headers = default.replace("posix_local", "posix_prefix")
     user_site = site.getusersitepackages()
     answer = {
         "python": executable,

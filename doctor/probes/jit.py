@@ -10,7 +10,7 @@ from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.driver import NO_GPU_NEEDED, Gpus
 from doctor.probes.environment import LaunchEnv
-from doctor.probes.wheels import FlashInfer, Torch, Vllm
+from doctor.probes.wheels import ROCM, FlashInfer, Torch, Vllm
 from doctor.profile import Profile
 from doctor.target import Target
 
@@ -43,6 +43,8 @@ def jit(
     sampler switched off on a GPU whose attention needs none of FlashInfer's."""
     if profile.device == "cpu":
         raise Missing(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"), applies=False)
+    if torch.hip:
+        raise Missing(Text(ROCM), applies=False)
     if torch.cuda is None:
         raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
     cache = flashinfer.jit_cache

@@ -197,6 +197,9 @@ def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
     )
 
 
+ROCM = "torch is built for ROCm, which this doctor does not judge"
+
+
 @dataclass(frozen=True)
 class Torch(Fact):
     """The installed torch. `cuda` None: built without CUDA. `toolkit`: the release of the
