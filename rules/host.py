@@ -8,12 +8,13 @@ from packaging.version import Version
 
 from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
 from doctor.fixes import Command, PipInstall, PrependPath, SetVariable
-from doctor.fixes.recipes import use_wheels
+from doctor.fixes.recipes import use_wheels, without_compiler
 from doctor.probes.driver import Driver
 from doctor.probes.host import HostCompilers, Ninja, PythonHeaders
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 from doctor.probes.libraries import TritonLibcuda
+from doctor.probes.proof import Proof
 from doctor.probes.toolkit import RSQRT_GLIBC, Toolkits, WheelToolkit, minor
 from doctor.profile import Profile
 
@@ -195,48 +196,54 @@ def host_gcc_too_new_for_nvcc(
     )
 
 
-_SINPI_GLIBC = Version("2.41")
-
-
 @rule("glibc-headers-vs-cuda", Severity.ERROR, Stage.COMPILE)
 def glibc_headers_vs_cuda(
-    hosts: HostCompilers, toolkits: Toolkits, kit: WheelToolkit
-) -> Iterator[Finding]:
+    hosts: HostCompilers, toolkits: Toolkits, proof: Proof | None
+) -> Finding | None:
     """The C library's headers declare functions otherwise than CUDA's headers do.
 
     `exception specification is incompatible with that of previous function "rsqrt"`: glibc 2.42
-    declares rsqrt noexcept (2.41 sinpi and cospi), and older CUDA headers do not. Pinning the
-    toolkit to torch's 13.0 is the wrong repair on such a host. Judged by the declarations in the
-    toolkit's crt/math_functions.h, since patched headers work.
+    declares rsqrt noexcept, and CUDA's headers before 13.2 do not (2.41: sinpi, CUDA 12). Judged by
+    the declarations in the toolkit's crt/math_functions.h, since patched headers work. A warning
+    only: FlashInfer names the toolkit's headers with -isystem, and an imitation of glibc 2.42 then
+    compiled with 13.0 all the same. `--deep` decides.
     """
     host, found = hosts.nvcc_host.compiler, toolkits.found
     if host is None or host.glibc is None or found is None or found.nvcc is None:
-        return
+        return None
+    if proof and proof.ok:
+        return None
     wrong = []
     if host.glibc >= RSQRT_GLIBC and found.rsqrt_guarded is False:
         wrong.append("rsqrt")
-    if host.glibc >= _SINPI_GLIBC and found.sinpi_guarded is False:
+    if host.glibc >= SINPI_GLIBC and found.sinpi_guarded is False:
         wrong.append("sinpi")
-    if wrong:
-        yield Finding(
+    if not wrong:
+        return None
+    return Finding(
+        Text(
+            "the CUDA {cuda} headers may not compile with those of glibc {glibc}",
+            cuda=minor(found.headers),
+            glibc=host.glibc,
+        ),
+        (
             Text(
-                "the CUDA {cuda} headers do not compile with those of glibc {glibc}",
-                cuda=minor(found.headers),
-                glibc=host.glibc,
+                "{include}/crt/math_functions.h declares {names} without noexcept",
+                include=found.include,
+                names=wrong,
             ),
-            (
-                Text(
-                    "{include}/crt/math_functions.h declares {names} without noexcept",
-                    include=found.include,
-                    names=wrong,
-                ),
+            Text("`vllm-doctor diagnose --deep` tries it"),
+        ),
+        (
+            Fix(
+                Text("use a CUDA toolkit 13.2 or newer with its own headers"),
+                (Command("apt-get install cuda-toolkit-13-2"),),
+                Needs.PERSON,
             ),
-            (
-                Fix(
-                    Text("use a CUDA toolkit 13.2 or newer with its own headers"),
-                    (Command("apt-get install cuda-toolkit-13-2"),),
-                    Needs.PERSON,
-                ),
-                *use_wheels(kit),
-            ),
-        )
+            without_compiler(),
+        ),
+        Severity.WARNING,
+    )
+
+
+SINPI_GLIBC = Version("2.41")

@@ -275,8 +275,9 @@ def crt_skew(
 ) -> Iterator[Finding]:
     """The compiler's own headers (nvidia-cuda-crt) are of another minor than nvcc.
 
-    `macro "__cudaLaunch" passed 2 arguments, but takes just 1`: what nvcc generates and what the
-    crt headers define have to fit. The nvcc wheel asks for nvidia-cuda-crt without a version.
+    `macro "__cudaLaunch" passed 2 arguments, but takes just 1`: what cicc (nvidia-nvvm) generates
+    and what the crt headers define have to fit, and the macro changed between 13.0 and 13.1; later
+    minors mix. The nvcc wheel asks for both without a version.
     """
     for one, severity in judged(toolkits, mixes, proof):
         if one.crt and (found := _skew(one, severity, mixes, "crt", one.crt, kit)):

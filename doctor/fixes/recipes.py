@@ -15,7 +15,7 @@ EXTRAS = "cccl,crt,cudart,curand,nvcc,nvvm"
 
 def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:
     """The toolkit of torch's own release from wheels, behind a CUDA home of links; where wheels
-    cannot give one (CUDA 12, or a glibc that this release does not compile with), what can."""
+    cannot give one (CUDA 12), or may not (a newer glibc), what can."""
     if kit.release is None:
         return (
             Fix(
@@ -25,8 +25,6 @@ def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:
             ),
             without_compiler(),
         )
-    if kit.too_old_for_glibc:
-        return (without_compiler(),)
     steps: list[Step] = []
     if install:
         steps.append(PipInstall((f"cuda-toolkit[{EXTRAS}]=={kit.release}",)))
@@ -35,13 +33,18 @@ def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:
         SetVariable("CUDA_HOME", str(kit.home)),
         PrependPath("PATH", kit.home / "bin"),
     ]
-    title = Text("compile with the CUDA {release} wheels, as torch does", release=kit.release)
-    return (Fix(title, tuple(steps)), without_compiler())
+    if kit.too_old_for_glibc:
+        title = (
+            "compile with the CUDA {release} wheels (may not fit this glibc: prove it with --deep)"
+        )
+        return (without_compiler(), Fix(Text(title, release=kit.release), tuple(steps)))
+    title = "compile with the CUDA {release} wheels, as torch does"
+    return (Fix(Text(title, release=kit.release), tuple(steps)), without_compiler())
 
 
 def without_compiler() -> Fix:
     """vLLM's own sampler instead of FlashInfer's: slower, and nothing is compiled for it."""
     return Fix(
-        Text("or do without: use vLLM's own sampler (slower; other kernels may still be compiled)"),
+        Text("do without: use vLLM's own sampler (slower; other kernels may still be compiled)"),
         (SetVariable("VLLM_USE_FLASHINFER_SAMPLER", "0"),),
     )

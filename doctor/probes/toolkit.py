@@ -214,9 +214,10 @@ class _Look:
         return None, ran.failure or (said[-1][:200] if said else f"exit code {ran.code}")
 
     def _top(self, nvcc_path: Path, nvcc: Version | None) -> tuple[bool, Path]:
-        """(it is a wrapper, the root nvcc works from). A real nvcc takes its place from argv[0];
-        what a wrapper starts says its own place in a dry run."""
-        beside = nvcc_path.parent.parent
+        """(it is a wrapper, the root nvcc works from). A real nvcc takes the folder above its own
+        from argv[0], where a linked bin leads out of the root (tried); what a wrapper starts says
+        its own place in a dry run."""
+        beside = self.target.realpath(nvcc_path.parent).parent
         if nvcc is None or self.target.elf(nvcc_path) is not None:
             return False, beside
         ran = self.target.run(
