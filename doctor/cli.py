@@ -23,8 +23,8 @@ from doctor.engine import RuleError, load_rules
 from doctor.locate import LocateError, locate, refuse_foreign
 from doctor.model import Rule, Severity, printable
 from doctor.probes.interpreter import NotPython, Where
-from doctor.shipped import rules_folder
 from doctor.profile import Profile, ProfileError
+from doctor.shipped import rules_folder
 from doctor.target import Live, Recorder, Tape, Target, load_tape
 
 F = TypeVar("F", bound=Callable[..., Any])

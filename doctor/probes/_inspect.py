@@ -6,7 +6,6 @@ Standard library only, Python 3.6 to 3.14; nothing installed in the target is im
 
 import json
 import os
-import platform
 import site
 import sys
 import sysconfig
@@ -49,7 +48,7 @@ def main(mark: str, executable: str) -> None:
         "base_prefix": base,
         "version": "%d.%d.%d" % sys.version_info[:3],
         "implementation": sys.implementation.name,
-        "machine": platform.machine(),
+        "machine": os.uname().machine,
         "site_packages": list(dict.fromkeys(folders)),
         "user_site": user_site if (not venv or inherits) else None,
         "include": sysconfig.get_paths(headers)["include"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +55,7 @@ class NotPython(Missing):
 def interpreter(target: Target, where: Where) -> Interpreter:
     """Asks the interpreter itself, isolated: no site, no `.pth`, no PYTHON* variable."""
     python = str(where.python)
-    env = {**target.env, "VLLM_DOCTOR_MARK": MARK + secrets.token_hex(8)}
+    env = {**target.env, "VLLM_DOCTOR_MARK": MARK + os.urandom(8).hex()}
     ran = target.run(python, "-I", "-S", "-B", OWN + "probes/_inspect.py", python, env=env)
     answer = ran.out.split("\n")
     marks = [i for i, line in enumerate(answer) if line.startswith(MARK)]

@@ -6,7 +6,6 @@ server would find another one.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from collections.abc import Iterable
@@ -49,8 +48,9 @@ class Toolkit:
     """One CUDA toolkit, part by part; None is a part that is not there or cannot be asked.
 
     `root` is what FlashInfer calls cuda_home, `top` the root that nvcc itself works from: they
-    differ where nvcc is a wrapper. `crt` None: no wheel's, it came with nvcc. `headers` is the CUDART_VERSION (major.minor) of the first
-    cuda_runtime_api.h on the include path, `include` its folder.
+    differ where nvcc is a wrapper. `crt` None: no wheel's, it came with nvcc. `headers` is the
+    CUDART_VERSION (major.minor) of the first cuda_runtime_api.h on the include path, `include` its
+    folder.
     """
 
     root: Path
@@ -412,6 +412,8 @@ def nvcc_options(target: Target, flashinfer: FlashInfer, toolkits: Toolkits) -> 
 
 
 def _unguarded(source: bytes) -> set[str]:
+    import ast
+
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):

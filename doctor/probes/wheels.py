@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,17 +215,17 @@ class Torch(Fact):
 
 @probe
 def torch(target: Target, packages: Packages, vllm: Vllm) -> Torch:
-    """From torch/version.py, parsed and not run, and its metadata."""
+    """From torch/version.py, read as text, and its metadata."""
     one = packages.installed.get("torch")
     if one is None:
         raise Missing(Text("torch is not installed"), ("vllm-torch-abi-mismatch",))
     root = one.folder / "torch"
-    source = target.read(root / "version.py")
-    if source is None:
+    rows = target.search(root / "version.py", r"(?m)^((?:__version__|cuda|hip)\b.*= *['\"].+)['\"]")
+    if rows is None:
         raise Missing(
             Text("{path} cannot be read", path=root / "version.py"), ("vllm-torch-abi-mismatch",)
         )
-    values = _assignments(source)
+    values = {re.split(r"\W", row)[0]: re.split("['\"]", row)[-1] for row in rows}
     toolkit = pin(requirements(target, one, "vllm-torch-abi-mismatch"), "cuda-toolkit")
     first = target.elf(root / "lib/libtorch_global_deps.so")
     return Torch(
@@ -237,25 +236,6 @@ def torch(target: Target, packages: Packages, vllm: Vllm) -> Torch:
         toolkit=toolkit.exact if toolkit else None,
         rpath=bool(first and first.rpath and not first.runpath),
     )
-
-
-def _assignments(source: bytes) -> dict[str, str]:
-    """The module's top-level `name = "text"` rows; {} where it does not parse."""
-    try:
-        body = ast.parse(source).body
-    except (SyntaxError, ValueError):
-        return {}
-    made: dict[str, str] = {}
-    for node in body:
-        if isinstance(node, ast.AnnAssign):
-            names: list[ast.expr] = [node.target]
-        elif isinstance(node, ast.Assign):
-            names = node.targets
-        else:
-            continue
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            made.update({n.id: node.value.value for n in names if isinstance(n, ast.Name)})
-    return made
 
 
 def _version(text: str | None) -> Version | None:
