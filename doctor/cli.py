@@ -21,7 +21,7 @@ from doctor.diagnose import UNKNOWN, USAGE, Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import RuleError, load_rules
 from doctor.locate import LocateError, locate, refuse_foreign
-from doctor.model import Rule, Severity, printable
+from doctor.model import Missing, Rule, Severity, printable
 from doctor.probes.interpreter import NotPython, Where
 from doctor.profile import Profile, ProfileError
 from doctor.shipped import rules_folder
@@ -138,6 +138,11 @@ def _live(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
     return target, where
 
 
+def _fail_to_judge(missing: Missing) -> NoReturn:
+    wrong = isinstance(missing, NotPython) and missing.wrong
+    _fail(str(missing.reason), USAGE if wrong else UNKNOWN)
+
+
 def _from_tape(path: str) -> tuple[Target, Where]:
     try:
         if Path(path).stat().st_size > _TAPE_MOST:
@@ -203,8 +208,8 @@ def diagnose(
             deep=deep,
             fail_on=Severity(fail_on),
         )
-    except NotPython as error:
-        _fail(str(error), USAGE if error.wrong else UNKNOWN)
+    except Missing as missing:
+        _fail_to_judge(missing)
     if form == "json":
         from doctor.report.json import to_json
 
@@ -289,8 +294,8 @@ def snapshot(
     try:
         for one in (profile, *profiles.variants(profile)):
             run_diagnosis(recorder, where, one, known, profile_name=profile_name)
-    except NotPython as error:
-        _fail(str(error), USAGE if error.wrong else UNKNOWN)
+    except Missing as missing:
+        _fail_to_judge(missing)
     tool = f"{about.NAME} {about.VERSION}"
     recording = recorder.recording(tool, str(where.python), where.found_by)
     text = json.dumps(redact(recording, target.env.get("HOME")), indent=1, sort_keys=True) + "\n"
@@ -322,6 +327,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended too
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `vllm-doctor diagnose | head` ends quietly
     try:
         cli.main(standalone_mode=False)

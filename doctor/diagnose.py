@@ -80,25 +80,25 @@ def diagnose(
         except Missing as reason:
             missing = reason.reason
     if proof and not proof.ok:
-        outcomes = _explain(outcomes, proof)
-    primary = _primary(outcomes)
+        outcomes = explain(outcomes, proof)
+    first = primary(outcomes)
     return Report(
         where=where,
         interpreter=interpreter,
         profile_name=profile_name,
         source=source,
-        outcomes=tuple(_ordered(outcomes, primary)),
+        outcomes=tuple(_ordered(outcomes, first)),
         not_checked=tuple(not_checked),
-        primary=primary,
+        primary=first,
         proof=proof,
         proof_missing=missing,
         pip=_pip(facts, where.python),
-        exit_code=_exit_code(outcomes, fail_on),
+        exit_code=exit_code(outcomes, fail_on),
         seconds=time.perf_counter() - began,
     )
 
 
-def _explain(outcomes: list[Outcome], proof: Proof) -> list[Outcome]:
+def explain(outcomes: list[Outcome], proof: Proof) -> list[Outcome]:
     """Puts what the failed test build said under the ailment it names. Where a rule had missed
     that ailment, the build is right and the rule is not: it is a finding."""
     named = [o for o in outcomes if o.rule.id in proof.ids]
@@ -116,7 +116,7 @@ def _explain(outcomes: list[Outcome], proof: Proof) -> list[Outcome]:
     return [changed.get(o.rule.id, o) for o in outcomes]
 
 
-def _primary(outcomes: list[Outcome]) -> Outcome | None:
+def primary(outcomes: list[Outcome]) -> Outcome | None:
     """Of the gravest findings above info, the one that stops the server first."""
     found = [o for o in outcomes if o.verdict is Verdict.FOUND and o.severity is not Severity.INFO]
     return min(found, key=lambda o: (-o.severity.rank, o.rule.stage.value), default=None)
@@ -133,7 +133,7 @@ def _ordered(outcomes: list[Outcome], primary: Outcome | None) -> list[Outcome]:
     return sorted(outcomes, key=key)
 
 
-def _exit_code(outcomes: list[Outcome], fail_on: Severity) -> int:
+def exit_code(outcomes: list[Outcome], fail_on: Severity) -> int:
     found = [o for o in outcomes if o.verdict is Verdict.FOUND]
     if any(o.severity.rank >= fail_on.rank for o in found):
         return FINDINGS

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
@@ -211,19 +212,41 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             return Ran(None, failure=(why or type(error).__name__).lower())
-        code: int | None = None
-        failure = None
+        _children.add(child)
         try:
-            code = _wait(child, timeout)
+            code, failure = _wait(child, timeout), None
         except subprocess.TimeoutExpired:
-            failure = f"did not end within {timeout:g} s"
+            code, failure = None, f"did not end within {timeout:g} s"
         finally:
-            # Also after a clean exit: what it left running in its group is not ours to keep.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-            if code is None:
-                child.wait()
+            _end(child)
         return Ran(code, _head(out), _head(err), failure)
+
+
+_children: set[subprocess.Popen[bytes]] = set()
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ends a child and whatever it left running in its group; a second to clean up after itself
+    is given to one that still runs."""
+    if child.poll() is None:
+        _signal(child, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(1.0)
+    _signal(child, signal.SIGKILL)
+    child.wait()
+    _children.discard(child)
+
+
+def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)
+
+
+@atexit.register
+def _end_all() -> None:
+    # Children that a background thread waits for, when Ctrl-C ends the doctor before them.
+    for child in tuple(_children):
+        _end(child)
 
 
 def _wait(child: subprocess.Popen[bytes], timeout: float) -> int:

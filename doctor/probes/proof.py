@@ -130,7 +130,8 @@ def compile_flags(
         "-DFLASHINFER_ENABLE_FP8_E8M0",
         "-DFLASHINFER_ENABLE_FP4_E2M1",
         "-std=c++17",
-        "--threads=1",
+        # FlashInfer says 1; the objects are the same, two architectures just take half as long.
+        "--threads=2",
         "-use_fast_math",
         "-DNDEBUG",
         "-O3",

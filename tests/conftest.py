@@ -1,0 +1,260 @@
+"""What the tests of one area build for themselves and another can use: the doctor as a child process,
+and environments that lie in a folder as the real ones do.
+
+Nothing here is a mock: interpreters, links, ELF files and metadata are real, only small.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import doctor.probes as _  # noqa: F401 - registers the probes
+from doctor import profile as profiles
+from doctor.engine import Facts
+from doctor.probes.interpreter import Where
+from doctor.probes.proof import DeepAsked
+from doctor.profile import Profile
+from doctor.target import Live, Target
+
+DOCTOR = Path(sys.executable).with_name("vllm-doctor")
+BASE_PYTHON = Path(sys.executable).resolve()
+PYTHON_FOLDER = f"python{sys.version_info.major}.{sys.version_info.minor}"
+SYSTEM = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+
+# The console script with every wait cut to a second: what a hang comes to, without the wait.
+IMPATIENT = """
+import sys
+from doctor import cli, target
+
+class Impatient(target.Live):
+    def run(self, *argv, timeout=10.0, env=None):
+        return super().run(*argv, timeout=min(timeout, 1.0), env=env)
+
+cli.Live = Impatient
+cli.main()
+"""
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a run of the doctor ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Standard output, which has to be one JSON object and nothing else."""
+        made: dict[str, Any] = json.loads(self.out)
+        return made
+
+    def outcome(self, id: str) -> dict[str, Any]:
+        (one,) = (o for o in self.report["outcomes"] if o["id"] == id)
+        return dict(one)
+
+    def found(self) -> set[str]:
+        return {o["id"] for o in self.report["outcomes"] if o["verdict"] == "found"}
+
+
+def run_doctor(
+    *arguments: str | bytes | Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    impatient: bool = False,
+) -> Said:
+    """`vllm-doctor ARGUMENTS` in a child process that has the variables of `env` and PATH."""
+    start = [sys.executable, "-c", IMPATIENT] if impatient else [str(DOCTOR)]
+    ran = subprocess.run(
+        [*start, *map(_argument, arguments)],
+        env={**SYSTEM, **(env or {})},
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return Said(ran.returncode, *(s.decode("utf-8", "replace") for s in (ran.stdout, ran.stderr)))
+
+
+def _argument(value: str | bytes | Path) -> str | bytes:
+    return value if isinstance(value, bytes) else os.fspath(value)
+
+
+def script(path: Path, text: str, interpreter: str = "/bin/sh") -> Path:
+    """An executable script."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!{interpreter}\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def shared_library(
+    path: Path,
+    *,
+    needed: Iterable[str] = (),
+    soname: str | None = None,
+    rpath: str | None = None,
+    runpath: str | None = None,
+    source: str = "",
+) -> Path:
+    """A real shared library made by the system's cc, empty but for `source` (C) and its headers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = ["-Wl,--no-as-needed"]
+    if soname:
+        flags.append(f"-Wl,-soname,{soname}")
+    if rpath:
+        flags.append(f"-Wl,--disable-new-dtags,-rpath,{rpath}")
+    if runpath:
+        flags.append(f"-Wl,--enable-new-dtags,-rpath,{runpath}")
+    others = path.parent / ".needed"
+    for name in needed:
+        shared_library(others / name, soname=name)
+        flags.append(f"-l:{name}")
+    command = ["cc", "-shared", "-fPIC", "-nostdlib", "-o", str(path), "-x", "c", "-", "-x", "none"]
+    subprocess.run([*command, f"-L{others}", *flags], input=source.encode(), check=True)
+    for name in needed:
+        (others / name).unlink()
+    if others.exists():
+        others.rmdir()
+    return path
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment in a folder: a link to a real interpreter, and what is put into it."""
+
+    prefix: Path
+
+    @property
+    def python(self) -> Path:
+        return self.prefix / "bin/python"
+
+    @property
+    def site(self) -> Path:
+        return self.prefix / "lib" / PYTHON_FOLDER / "site-packages"
+
+    def install(
+        self,
+        name: str,
+        version: str,
+        requires: Iterable[str] = (),
+        files: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> Path:
+        """Lays a distribution out as an installer does; returns its dist-info folder."""
+        site = folder or self.site
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        rows = [f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}"]
+        rows += [f"Requires-Dist: {row}" for row in requires]
+        (info / "METADATA").write_text("\n".join(rows) + "\n\nAbout it.\n", encoding="utf-8")
+        for path, text in (files or {}).items():
+            file = site / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        listed = "".join(f"{path},,\n" for path in files or {})
+        (info / "RECORD").write_text(listed, encoding="utf-8")
+        return info
+
+    def add_vllm(self) -> Path:
+        """vllm 0.22.0, in the few files that are read of it; returns its dist-info."""
+        shared_library(self.site / "vllm/_C.abi3.so", needed=("libcudart.so.13", "libcuda.so.1"))
+        requires = ("torch==2.11.0", "transformers>=4.56.0", f"flashinfer-python=={FLASHINFER}")
+        return self.install("vllm", "0.22.0", requires, VLLM_FILES)
+
+    def add_torch(self, version: str = "2.11.0+cu130", cuda: str | None = "13.0") -> Path:
+        requires = ["cuda-toolkit[cublas,cudart]==13.0.2; platform_system == 'Linux'"]
+        source = (
+            "from typing import Optional\n\n"
+            f"__version__ = {version!r}\ndebug = False\ncuda: Optional[str] = {cuda!r}\n"
+            "hip: Optional[str] = None\n"
+        )
+        files = {"torch/__init__.py": "", "torch/version.py": source}
+        return self.install("torch", version.partition("+")[0], requires if cuda else (), files)
+
+
+FLASHINFER = "0.6.11.post2"
+VLLM_FILES = {
+    "vllm/__init__.py": "",
+    "vllm/envs.py": "if TYPE_CHECKING:\n    VLLM_USE_FLASHINFER_SAMPLER: bool = True\n",
+    "vllm/model_executor/models/registry.py": (
+        '    "Glm4MoeLiteForCausalLM": ("glm4_moe_lite", "Glm4MoeLiteForCausalLM"),\n'
+    ),
+    "vllm/transformers_utils/config.py": '    chatglm="ChatGLMConfig",\n',
+}
+TRANSFORMERS_FILES = {
+    "transformers/__init__.py": "",
+    "transformers/models/auto/auto_mappings.py": (
+        '        ("glm4_moe", "Glm4MoeConfig"),\n'
+        '        ("glm4_moe_lite", "Glm4MoeLiteConfig"),\n'
+    ),
+}
+
+
+def bare_environment(prefix: Path, system_site_packages: bool = False) -> Environment:
+    """A virtual environment with nothing in it."""
+    made = Environment(prefix)
+    made.python.parent.mkdir(parents=True)
+    made.python.symlink_to(BASE_PYTHON)
+    made.site.mkdir(parents=True)
+    (prefix / "pyvenv.cfg").write_text(
+        f"home = {BASE_PYTHON.parent}\n"
+        f"include-system-site-packages = {str(system_site_packages).lower()}\n",
+        encoding="utf-8",
+    )
+    return made
+
+
+def vllm_environment(prefix: Path) -> Environment:
+    """`pip install vllm==0.22.0` with a transformers that knows the model, without any toolkit."""
+    made = bare_environment(prefix)
+    made.add_vllm()
+    made.add_torch()
+    made.install("transformers", "5.6.0", files=TRANSFORMERS_FILES)
+    cccl = {"flashinfer/data/cccl/libcudacxx/include/cuda/std/version": ""}
+    made.install("flashinfer-python", FLASHINFER, files={"flashinfer/__init__.py": "", **cccl})
+    made.install("flashinfer-cubin", FLASHINFER)
+    triton = "libraries = ['libcuda.so.1']\n"
+    made.install("triton", "3.6.0", files={"triton/backends/nvidia/driver.py": triton})
+    return made
+
+
+def facts_of(
+    environment: Environment,
+    env: Mapping[str, str] | None = None,
+    sets: Iterable[str] = ("gpus=later", "archs=9.0"),
+    target: Target | None = None,
+) -> Facts:
+    """The facts about an environment on this machine, as a server started with `env` (and PATH)
+    would meet it; `sets` changes the default profile."""
+    profile: Profile = profiles.load(profiles.DEFAULT, sets)
+    given = (Where(environment.python, "--python"), profile, DeepAsked())
+    return Facts(target or Live({**SYSTEM, **(env or {})}), given)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Environment:
+    """An empty virtual environment."""
+    return bare_environment(tmp_path / "venv")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Environment:
+    """An environment that holds vLLM and all that it needs but a toolkit."""
+    return vllm_environment(tmp_path / "venv")
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The same, made once: for tests that only read it."""
+    return vllm_environment(tmp_path_factory.mktemp("shared") / "venv")

@@ -1,0 +1,68 @@
+"""What compilers, linkers and loaders print, and the ailment it names."""
+
+from __future__ import annotations
+
+import pytest
+
+from doctor.engine import load_rules
+from doctor.shipped import rules_folder
+from doctor.signatures import ids_of, signatures
+
+# Exact lines, as printed by the real tools.
+LINES = {
+    '/f/cuda_toolkit.h:41:8: error: #error "CUDA compiler and CUDA toolkit headers are '
+    'incompatible, please check your include paths"': "nvcc-header-version-skew",
+    "ptxas /tmp/x.ptx, line 9; fatal   : Unsupported .version 9.5; current version is '9.0'": (
+        "nvvm-ptxas-skew"
+    ),
+    "Command-line error: invalid option: --simt-only": "nvvm-ptxas-skew",
+    'stub.c:13:8: error: macro "__cudaLaunch" passed 2 arguments, but takes just 1': "crt-skew",
+    'stub.c:13:8: error: macro "__cudaLaunch" requires 2 arguments, but only 1 given': "crt-skew",
+    "stub.c:13:2: error: ‘__cudaLaunch’ was not declared in this scope": "crt-skew",
+    "probe.cu:4:10: fatal error: curand.h: No such file or directory": "cuda-headers-missing",
+    "<command-line>: fatal error: cuda_runtime.h: No such file or directory": (
+        "cuda-headers-missing"
+    ),
+    "cuda_utils.c:6:10: fatal error: Python.h: No such file or directory": (
+        "python-headers-missing"
+    ),
+    "nvcc fatal   : Unsupported gpu architecture 'compute_90a'": "nvcc-too-old-for-arch",
+    "nvcc fatal   : Unknown option '--compress-mode=size'": "nvcc-too-old-for-flags",
+    "host_config.h:143:2: error: #error -- unsupported GNU version! gcc versions later than 12 "
+    "are not supported!": "host-gcc-too-new-for-nvcc",
+    "mathcalls.h(206): error: exception specification is incompatible with that of previous "
+    'function "rsqrt"': "glibc-headers-vs-cuda",
+    "/usr/bin/ld: cannot find -lcudart: No such file or directory": "pip-toolkit-lib-layout",
+    "/usr/bin/ld: cannot find -lcuda": "pip-toolkit-lib-layout",
+    "OSError: libcudart.so.12: cannot open shared object file: No such file or directory": (
+        "libcudart-major-mismatch"
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "id"), LINES.items())
+def test_a_compilers_line_names_its_ailment(line: str, id: str) -> None:
+    assert ids_of(f"some note\n{line}\nmore\n") == ((id,), line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "probe.cu:4:10: fatal error: my_own.h: No such file or directory",
+        "mathcalls.h(9): error: exception specification is incompatible with that of previous "
+        'function "mine"',
+        "warning: variable __cudaLaunch was set but never used",
+        "loading /opt/cuda/lib64/libcudart.so.12",
+    ],
+)
+def test_a_line_that_only_looks_like_it_names_nothing(line: str) -> None:
+    assert ids_of(line)[0] == ()
+
+
+def test_the_telling_line_of_an_unknown_failure_is_its_last_error() -> None:
+    assert ids_of("a\nx.cu(3): error: what is this\ndone\n") == ((), "x.cu(3): error: what is this")
+
+
+def test_every_signature_names_an_ailment_that_a_rule_explains() -> None:
+    known = {rule.id for rule in load_rules(rules_folder())}
+    assert {one.id for one in signatures()} <= known
