@@ -73,7 +73,7 @@ def driver_too_old(driver: Driver, torch: Torch) -> Finding | None:
             cuda=torch.cuda,
         ),
         (
-            Text("driver {version}, {path}", version=driver.version, path=driver.libcuda.path),
+            Text("driver {version}, {path}", version=driver.nvml.driver, path=driver.libcuda.path),
             Text("CUDA {major} needs driver {least} or newer", major=torch.cuda.major, least=least),
         ),
         (

@@ -379,5 +379,5 @@ def deep_check_failed(proof: Proof) -> Finding | None:
         return None
     return Finding(
         Text("the test build failed at {stage}: {line}", stage=proof.stage, line=proof.line),
-        tuple(Text("{line}", line=line) for line in proof.output.splitlines()[-5:]),
+        tuple(Text("{line}", line=row) for row in proof.output.splitlines()[-5:] if row.strip()),
     )

@@ -14,11 +14,11 @@ import tempfile
 import time
 
 # cooperative_groups, CCCL's version check (any cuda/std header makes it) and curand: what
-# FlashInfer's sampler asks of a toolkit. cub would take three times as long and ask no more.
+# FlashInfer's sampler asks of a toolkit. cub would take three times as long and ask no more. No
+# function of the driver is called: an empty libcuda.so is enough to link with, here and there.
 SOURCE = """\
 #include <cooperative_groups.h>
 #include <cuda/std/type_traits>
-#include <cuda.h>
 #include <cuda_fp16.h>
 #include <curand.h>
 #include <curand_kernel.h>
@@ -34,18 +34,20 @@ __global__ void probe(T* out, unsigned long long seed) {
 }
 
 extern "C" int vllm_doctor_probe(float* out) {
-  CUdevice device;
   probe<float><<<1, 32>>>(out, 42);
-  return cuDeviceGet(&device, 0) + (int)cudaGetLastError();
+  return (int)cudaGetLastError();
 }
 """
 
 # The loader finds torch's runtime the way torch's own libraries do, before the kernel asks for it.
 LOAD = """\
 import ctypes, sys
-for path in sys.argv[2:]:
-    ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-ctypes.CDLL(sys.argv[1])
+try:
+    for path in sys.argv[2:]:
+        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(sys.argv[1])
+except OSError as error:
+    sys.exit(str(error))
 """
 
 
@@ -68,7 +70,7 @@ def stand_in(folder: str) -> str:
     """Builds an empty libcuda.so to link with and to load, and returns its path."""
     source, library = os.path.join(folder, "stand_in.c"), os.path.join(folder, "libcuda.so")
     with open(source, "w", encoding="utf-8") as file:
-        file.write("int cuDeviceGet(int *device, int ordinal) { return 100; }\n")
+        file.write("extern int vllm_doctor_stand_in;\n")
     run(["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source], folder)
     return library
 

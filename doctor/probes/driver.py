@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from doctor.codec import CodecError, decode
 from doctor.engine import probe
@@ -60,13 +60,6 @@ class Driver(Fact):
     nvml: Nvml = Nvml()
     device_node: bool = False
     container: bool = False
-
-    @property
-    def version(self) -> Version | None:
-        try:
-            return Version(self.nvml.driver) if self.nvml.driver else None
-        except InvalidVersion:
-            return None
 
 
 NO_GPU_NEEDED = "this server runs on the CPU"
