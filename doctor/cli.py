@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from doctor import profile as profiles
 from doctor.codec import CodecError
 from doctor.diagnose import UNKNOWN, USAGE, Report
 from doctor.diagnose import diagnose as run_diagnosis
-from doctor.engine import RuleError, load_rules
+from doctor.engine import Crashed, RuleError, load_rules, place
 from doctor.locate import LocateError, locate, refuse_foreign
 from doctor.model import Missing, Rule, Severity, printable
 from doctor.probes.interpreter import NotPython, Where
@@ -118,7 +119,8 @@ def _rules(folder: str | None) -> tuple[Rule, ...]:
     if folder is None:
         return ours
     try:
-        more = load_rules(Path(folder))
+        with contextlib.redirect_stdout(sys.stderr):  # a rule that prints must not spoil JSON
+            more = load_rules(Path(folder))
     except RuleError as error:
         _fail(f"--rules {error}", USAGE)
     known = {r.id for r in ours}
@@ -138,16 +140,18 @@ def _live(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
     return target, where
 
 
-def _fail_to_judge(missing: Missing) -> NoReturn:
-    wrong = isinstance(missing, NotPython) and missing.wrong
-    _fail(str(missing.reason), USAGE if wrong else UNKNOWN)
+def _fail_to_judge(error: Missing | Crashed) -> NoReturn:
+    wrong = isinstance(error, NotPython) and error.wrong
+    _fail(str(error), USAGE if wrong else UNKNOWN)
 
 
 def _from_tape(path: str) -> tuple[Target, Where]:
     try:
-        if Path(path).stat().st_size > _TAPE_MOST:
+        with Path(path).open("rb") as file:
+            data = file.read(_TAPE_MOST + 1)
+        if len(data) > _TAPE_MOST:
             _fail(f"--from {path}: larger than {_TAPE_MOST >> 20} MiB, no snapshot of ours", USAGE)
-        tape = load_tape(json.loads(Path(path).read_bytes()))
+        tape = load_tape(json.loads(data))
     except OSError as error:
         _fail(f"--from {path}: {(error.strerror or str(error)).lower()}", USAGE)
     except CodecError as error:
@@ -198,18 +202,19 @@ def diagnose(
     rules = _rules(rules_dir)
     target, where = _from_tape(tape) if tape else _live(python, allow)
     try:
-        report = run_diagnosis(
-            target,
-            where,
-            profile,
-            rules,
-            profile_name=profile_name,
-            source="tape" if tape else "live",
-            deep=deep,
-            fail_on=Severity(fail_on),
-        )
-    except Missing as missing:
-        _fail_to_judge(missing)
+        with contextlib.redirect_stdout(sys.stderr):
+            report = run_diagnosis(
+                target,
+                where,
+                profile,
+                rules,
+                profile_name=profile_name,
+                source="tape" if tape else "live",
+                deep=deep,
+                fail_on=Severity(fail_on),
+            )
+    except (Missing, Crashed) as error:
+        _fail_to_judge(error)
     if form == "json":
         from doctor.report.json import to_json
 
@@ -264,7 +269,7 @@ def show(known: tuple[Rule, ...], id: str) -> None:
 
     found = {r.id: r for r in known}
     if id not in found:
-        close = get_close_matches(id, found, 1)
+        close = get_close_matches(id, found, 1, cutoff=0.4)
         hint = f"; did you mean {close[0]}?" if close else "; `vllm-doctor rules` lists them"
         _fail(f"there is no rule {id!r}{hint}", USAGE)
     one = found[id]
@@ -294,8 +299,8 @@ def snapshot(
     try:
         for one in (profile, *profiles.variants(profile)):
             run_diagnosis(recorder, where, one, known, profile_name=profile_name)
-    except Missing as missing:
-        _fail_to_judge(missing)
+    except (Missing, Crashed) as error:
+        _fail_to_judge(error)
     tool = f"{about.NAME} {about.VERSION}"
     recording = recorder.recording(tool, str(where.python), where.found_by)
     text = json.dumps(redact(recording, target.env.get("HOME")), indent=1, sort_keys=True) + "\n"
@@ -322,18 +327,44 @@ def schema(what: str) -> None:
     click.echo(json.dumps(made, indent=1))
 
 
+class _Terminated(BaseException):
+    """SIGTERM, as an exception that no rule can swallow, so that children are ended too."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
 def main() -> None:
     """The console script. Ends with the documented exit code and never with a traceback."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with the descriptor closed
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for good
+        stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended too
+    signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `vllm-doctor diagnose | head` ends quietly
     try:
-        cli.main(standalone_mode=False)
+        try:
+            cli.main(standalone_mode=False)
+        finally:
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         raise SystemExit(USAGE) from None
     except (click.Abort, KeyboardInterrupt):
         click.echo("vllm-doctor: interrupted", err=True)
         raise SystemExit(130) from None
+    except _Terminated:
+        raise SystemExit(143) from None
+    except OSError as error:
+        _give_up(f"cannot write: {(error.strerror or str(error)).lower()}")
+    except Exception as error:
+        _give_up(f"crashed, and could not judge anything: {place(error)}; please report it")
+
+
+def _give_up(message: str) -> NoReturn:
+    # What stdout still holds cannot be written; Python would try again while it ends.
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    _fail(message, UNKNOWN)

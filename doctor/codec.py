@@ -122,8 +122,8 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
             raise CodecError(f"{prefix}{name}", "is missing")
     try:
         return kind(**made)
-    except ValueError as error:
-        raise CodecError(path, str(error)) from None
+    except ValueError as error:  # a dataclass's own check; its words begin with the key
+        raise CodecError("", f"{prefix}{error}") from None
 
 
 def _decode_scalar(kind: Any, value: Any, path: str) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from doctor.engine import Facts, check
+from doctor.engine import Crashed, Facts, check
 from doctor.model import (
     Finding,
     Missing,
@@ -66,8 +66,8 @@ def diagnose(
     deep: bool = False,
     fail_on: Severity = Severity.ERROR,
 ) -> Report:
-    """Checks every rule against the target. Raises NotPython where the interpreter does not
-    answer: then nothing can be said about it at all."""
+    """Checks every rule against the target. Raises Missing (NotPython) or Crashed where the
+    interpreter does not answer: then nothing can be said about it at all."""
     began = time.perf_counter()
     facts = Facts(target, (where, profile, DeepAsked(deep)))
     interpreter = facts.get(Interpreter)
@@ -79,6 +79,8 @@ def diagnose(
             proof = facts.get(Proof)
         except Missing as reason:
             missing = reason.reason
+        except Crashed as crash:
+            missing = Text("{crash}", crash=crash)
     if proof and not proof.ok:
         outcomes = explain(outcomes, proof)
     first = primary(outcomes)
@@ -147,6 +149,6 @@ def _pip(facts: Facts, python: Path) -> str:
     quoted = shlex.quote(str(python))
     try:
         own = facts.get(Packages).version("pip")
-    except Missing:
+    except (Missing, Crashed):
         own = None
     return f"{quoted} -m pip {{verb}}" if own else f"uv pip {{verb}} --python {quoted}"

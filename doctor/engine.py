@@ -31,7 +31,7 @@ from doctor.model import (
     Text,
     Verdict,
 )
-from doctor.target import Target
+from doctor.target import NotRecorded, Target
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=Fact)
@@ -52,7 +52,8 @@ def rule(id: str, severity: Severity, stage: Stage) -> Callable[[F], F]:
     """
 
     def mark(function: F) -> F:
-        function.__rule__ = (id, severity, stage)  # type: ignore[attr-defined]
+        # Called, so that a value that is none is refused here and not in a report.
+        function.__rule__ = (id, Severity(severity), Stage(stage))  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -62,7 +63,8 @@ class Crashed(Exception):
     """A probe raised what it should not; the message names it and the place."""
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
+    """An exception in one line: its kind, its words, and where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
 
@@ -122,8 +124,8 @@ class Facts:
             return typing.cast("Fact", function(**self.arguments(_parameters(function))))
         except (Missing, Crashed) as answer:
             return answer
-        except Exception as error:
-            return Crashed(f"the probe of {kind.__name__} crashed: {_place(error)}")
+        except (Exception, SystemExit) as error:
+            return Crashed(f"the probe of {kind.__name__} crashed: {place(error)}")
         finally:
             asking.pop()
 
@@ -136,8 +138,9 @@ class Facts:
                 continue
             try:
                 made[name] = self.get(kind)
-            except Missing:
-                if not optional:
+            except Missing as missing:
+                # What a tape was never asked is not known to be absent.
+                if not optional or isinstance(missing, NotRecorded):
                     raise
                 made[name] = None
         return made
@@ -180,8 +183,8 @@ def _rules_of(path: Path) -> Iterable[Rule]:
                 yield _rule(path, function, *mark)
     except RuleError:
         raise
-    except Exception as error:
-        raise RuleError(f"{path} cannot be loaded: {_place(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise RuleError(f"{path} cannot be loaded: {place(error)}") from error
     finally:
         sys.dont_write_bytecode = writes
 
@@ -221,10 +224,22 @@ def _judge(one: Rule, facts: Facts) -> Outcome:
     try:
         answer = one.function(**facts.arguments(one.needs))
         findings = (answer,) if isinstance(answer, Finding) else tuple(answer or ())
+        for finding in findings:
+            _must_render(finding)
     except Missing:
         raise
     except Crashed as crash:
         return Outcome(one, Verdict.CRASHED, why=Text("{crash}", crash=crash))
-    except Exception as error:
-        return Outcome(one, Verdict.CRASHED, why=Text("{place}", place=_place(error)))
+    except (Exception, SystemExit) as error:
+        return Outcome(one, Verdict.CRASHED, why=Text("{place}", place=place(error)))
     return Outcome(one, Verdict.FOUND if findings else Verdict.OK, findings)
+
+
+def _must_render(finding: object) -> None:
+    """Raises TypeError or KeyError, here and not in a report, for what cannot be shown."""
+    if not isinstance(finding, Finding):
+        raise TypeError(f"a rule returned {finding!r}, which is no Finding")
+    for text in (finding.message, *finding.evidence, *(fix.title for fix in finding.fixes)):
+        if not isinstance(text, Text):
+            raise TypeError(f"{text!r} is no Text")
+        str(text)

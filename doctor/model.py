@@ -42,7 +42,13 @@ def printable(value: object) -> str:
     text = str(value)
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else f"\\x{ord(c) & 0xFFFF:02x}" for c in text)
+    return "".join(c if c.isprintable() else f"\\x{_code(c):02x}" for c in text)
+
+
+def _code(character: str) -> int:
+    """The byte that a lone surrogate stands for (PEP 383); otherwise the code point."""
+    code = ord(character)
+    return code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code
 
 
 class Severity(str, Enum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ class ProfileError(ValueError):
     """A profile that is not there or does not fit; one sentence that names the key."""
 
 
+_VERSION = r"\d[\w.+!-]*"
+_SPECIFIERS = rf"(?:(?:==|!=|>=|<=|~=|<|>) *{_VERSION}(?:\.\*)?(?: *, *(?!$)|$))+"
+
+
 @dataclass(frozen=True)
 class ModelNeeds:
     """What the model asks of the software and of each GPU; None where the profile does not say.
@@ -34,6 +39,13 @@ class ModelNeeds:
     transformers: str | None = None
     weights_gib: float | None = None
     kv_bytes_per_token: int | None = None
+
+    def __post_init__(self) -> None:
+        # Both end up in a pip command.
+        if self.vllm is not None and not re.fullmatch(_VERSION, self.vllm):
+            raise ValueError(f"vllm: {self.vllm!r} is no version such as '0.22.0'")
+        if self.transformers is not None and not re.fullmatch(_SPECIFIERS, self.transformers):
+            raise ValueError(f"transformers: {self.transformers!r} is no specifier such as '>=5.0'")
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,10 @@ class Profile(Fact):
     needs: ModelNeeds = ModelNeeds()
 
     def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("model: is empty")
+        if self.max_model_len is not None and self.max_model_len < 1:
+            raise ValueError(f"max_model_len: {self.max_model_len} is not 1 or more")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port: {self.port} is not between 1 and 65535")
         if not 0 < self.gpu_memory_utilization <= 1:
@@ -86,7 +102,7 @@ def load(name: str, sets: Iterable[str] = ()) -> Profile:
             raise ProfileError(f"--profile {name}: no such file; built in are {built_in}")
     try:
         data = toml.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ProfileError(f"--profile {name}: {error}") from None
     given = list(sets)
     try:
@@ -137,7 +153,13 @@ def _put(record: Any, keys: list[str], text: str, whole: str) -> Any:
         known = ", ".join(sorted(hints))
         raise CodecError(whole, f"no such key; there are {known}")
     if rest:
-        return dataclasses.replace(record, **{name: _put(getattr(record, name), rest, text, whole)})
+        try:
+            changed = _put(getattr(record, name), rest, text, whole)
+        except CodecError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{name}.{error}") from None
+        return dataclasses.replace(record, **{name: changed})
     return dataclasses.replace(
         record, **{name: decode(hints[name], _value(hints[name], text), whole)}
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import os
 import re
 import select
@@ -13,6 +14,7 @@ import signal
 import stat as stat_mode
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,13 +131,15 @@ class Live:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError):
             return None
-        with os.fdopen(handle, "rb") as file:
+        try:
             if not stat_mode.S_ISREG(os.fstat(handle).st_mode):
                 return None
-            try:
+            with os.fdopen(handle, "rb", closefd=False) as file:
                 return file.read(limit)
-            except OSError:
-                return None
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
 
     def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
         data = self.read(path, _SEARCH_MOST)
@@ -213,16 +217,19 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
             why = error.strerror if isinstance(error, OSError) else str(error)
             return Ran(None, failure=(why or type(error).__name__).lower())
         _children.add(child)
+        if _ending.is_set():
+            _end(child)
         try:
             code, failure = _wait(child, timeout), None
         except subprocess.TimeoutExpired:
             code, failure = None, f"did not end within {timeout:g} s"
         finally:
             _end(child)
-        return Ran(code, _head(out), _head(err), failure)
+        return Ran(code, _written(out), _written(err), failure)
 
 
 _children: set[subprocess.Popen[bytes]] = set()
+_ending = threading.Event()
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -244,7 +251,9 @@ def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 @atexit.register
 def _end_all() -> None:
-    # Children that a background thread waits for, when Ctrl-C ends the doctor before them.
+    # Children that a background thread waits for, when Ctrl-C ends the doctor before them; the
+    # thread then goes on to its next one, which ends as soon as it has begun.
+    _ending.set()
     for child in tuple(_children):
         _end(child)
 
@@ -266,13 +275,18 @@ def _wait(child: subprocess.Popen[bytes], timeout: float) -> int:
 
 
 def _memory_file() -> BinaryIO:
-    # A diagnosis writes nothing, not even a temporary file.
-    return os.fdopen(os.memfd_create("output", os.MFD_CLOEXEC), "w+b")
+    """A file in memory, since a diagnosis writes nothing to disk, that cannot grow beyond what is
+    read of it: a child that never stops printing gets an error, not all the memory."""
+    descriptor = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, _OUTPUT_MOST)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return os.fdopen(descriptor, "w+b", buffering=0)
 
 
-def _head(file: BinaryIO) -> str:
-    file.seek(0)
-    return file.read(_OUTPUT_MOST).decode("utf-8", "backslashreplace")
+def _written(file: BinaryIO) -> str:
+    # The child shares our offset, which stands where it stopped writing.
+    data = os.pread(file.fileno(), file.tell(), 0)
+    return data.decode("utf-8", "backslashreplace")
 
 
 class NotRecorded(Missing):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from doctor import Finding, Fix, Severity, Stage, Text, rule
 from doctor.fixes import SetAside
@@ -25,11 +26,11 @@ def flashinfer_stale_cache(
     """
     if torch.cuda is None:
         return
-    home = str(toolkits.found.root) if toolkits.found else None
+    home = toolkits.found.root if toolkits.found else None
     for op in cache.ops:
         if op.cudart is None or op.cudart == torch.cuda.major:
             continue
-        reused = op.cuda_home is None or home is None or op.cuda_home == home
+        reused = op.cuda_home is None or home is None or Path(op.cuda_home) == home
         yield Finding(
             Text(
                 "the cached kernel {op} was built for CUDA {major}, torch is for CUDA {cuda}",

@@ -206,9 +206,9 @@ def nvcc_header_version_skew(
                 include=one.include,
             ),
             (
-                Text("{root} is named by {by}", root=one.root, by=one.found_by),
+                Text("the toolkit: {root} ({by})", root=one.root, by=one.found_by),
                 Text("nvcc --version: {nvcc}", nvcc=one.nvcc),
-                Text("cuda_runtime_api.h: CUDART_VERSION of {headers}", headers=one.headers),
+                Text("cuda_runtime_api.h: CUDA {headers}", headers=minor(one.headers)),
             ),
             use_wheels(kit, install=True),
             severity,
@@ -241,7 +241,7 @@ def _skew(
             version=version,
             nvcc=one.nvcc,
         ),
-        (Text("{root} ({by})", root=one.root, by=one.found_by), said),
+        (Text("the toolkit: {root} ({by})", root=one.root, by=one.found_by), said),
         use_wheels(kit, install=True),
         severity or milder,
     )
@@ -361,7 +361,7 @@ def pip_toolkit_lib_layout(
             Text("the linker cannot find {flags} for {root}", flags=flags, root=one.root),
             (
                 Text("FlashInfer links with -L{root}/lib64 -L{root}/lib64/stubs", root=one.root),
-                Text("named by {by}", by=one.found_by),
+                Text("the toolkit: {root} ({by})", root=one.root, by=one.found_by),
             ),
             (*use_wheels(kit, install=not (one.from_wheels and coherent(one))),),
             severity,

@@ -6,11 +6,13 @@ Nothing here is a mock: interpreters, links, ELF files and metadata are real, on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,22 @@ class Environment:
         )
         files = {"torch/__init__.py": "", "torch/version.py": source}
         return self.install("torch", version.partition("+")[0], requires if cuda else (), files)
+
+
+@contextlib.contextmanager
+def not_longer_than(seconds: int) -> Iterator[None]:
+    """Fails the test, instead of hanging the suite, where what is called does not come back."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"it hangs: {seconds} s were not enough")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 FLASHINFER = "0.6.11.post2"

@@ -71,7 +71,7 @@ def interpreter(target: Target, where: Where) -> Interpreter:
     try:
         data = json.loads("\n".join(answer[marks[0] + 1 : marks[1]]))
         made: Interpreter = decode(Interpreter, data)
-    except (ValueError, CodecError) as error:
+    except (ValueError, CodecError, RecursionError) as error:
         raise NotPython(
             Text(
                 "{python} described itself in a way we cannot read: {error}",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from doctor.diagnose import Report
-from doctor.model import Finding, Fix, NotChecked, Outcome, Severity, Verdict
+from doctor.model import Finding, Fix, NotChecked, Outcome, Severity, Verdict, printable
 
 # (style, text) pieces of one line; style is a rich style, "" for plain.
 Line = tuple[tuple[str, str], ...]
@@ -29,7 +29,13 @@ class Style:
 
 
 def lines(report: Report, style: Style) -> Iterator[Line]:
-    """The report line by line. Commands are never wrapped, so that they can be copied."""
+    """The report line by line, free of control characters. Commands are never wrapped, so that
+    they can be copied."""
+    for line in _lines(report, style):
+        yield tuple((colour, printable(piece)) for colour, piece in line)
+
+
+def _lines(report: Report, style: Style) -> Iterator[Line]:
     if not style.quiet:
         yield from _header(report)
     shown: dict[Fix, str] = {}

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.real_stack import lab
 from tests.real_stack.place import DOCTOR, Place
 
 pytestmark = pytest.mark.real_stack
@@ -56,10 +56,13 @@ def _verdicts(report: dict[str, Any]) -> dict[str, tuple[str, str, int]]:
 
 def neutral(tape: str, place: Place) -> str:
     """The tape without a path of the machine that it was recorded on."""
+    settings = (place.target.prefix / "pyvenv.cfg").read_text(encoding="utf-8")
+    base = re.findall(r"(?m)^home = (.+)/bin$", settings)
     for path, name in (
         (str(place.target.prefix), "/opt/vllm-env"),
         (str(place.home), "/home/user"),
-        (sys.base_prefix, "/opt/python"),
+        *((path, "/opt/python") for path in base),
+        (str(lab.folder()), "/opt/lab"),
     ):
         tape = tape.replace(path, name)
     return re.sub(r"/tmp/pytest-of-\w+/pytest-\d+/([a-z]+)\d*", r"/opt/\1", tape)

@@ -1,0 +1,143 @@
+"""The serve profile is typed and validated: whatever does not fit is named by its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from doctor import profile as profiles
+from doctor.profile import DEFAULT, ModelNeeds, Profile, ProfileError
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ("nonsense=1", "nonsense"),
+        ("needs.nonsense=1", "needs.nonsense"),
+        ("model.name=x", "model.name"),
+        ("port.number=1", "port.number"),
+        ("port", "port"),
+        ("=1", "no such key"),
+        ("port=abc", "port"),
+        ("port=", "port"),
+        ("port=0", "port"),
+        ("port=70000", "port"),
+        ("port=8000.5", "port"),
+        ("tensor_parallel_size=two", "tensor_parallel_size"),
+        ("tensor_parallel_size=0", "tensor_parallel_size"),
+        ("gpu_memory_utilization=90", "gpu_memory_utilization"),
+        ("gpu_memory_utilization=nan", "gpu_memory_utilization"),
+        ("gpu_memory_utilization=", "gpu_memory_utilization"),
+        ("max_model_len=-1", "max_model_len"),
+        ("max_model_len=32k", "max_model_len"),
+        ("device=tpu", "device"),
+        ("gpus=maybe", "gpus"),
+        ("archs=nine", "archs"),
+        ("archs=9.x", "archs"),
+        ("archs=sm_90", "archs"),
+        ("enable_auto_tool_choice=yes", "enable_auto_tool_choice"),
+        ("needs=1", "needs"),
+        ("env=1", "env"),
+        ("needs.weights_gib=heavy", "needs.weights_gib"),
+        ("needs.vllm=not a version", "needs.vllm"),
+        ("needs.transformers=>=five", "needs.transformers"),
+        ("model=", "model"),
+    ],
+)
+def test_a_set_that_does_not_fit_names_its_key(value: str, key: str) -> None:
+    with pytest.raises(ProfileError) as error:
+        profiles.load(DEFAULT, [value])
+    assert str(error.value).startswith("--set ")
+    assert key in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model = 'm'\nnonsense = 1", "nonsense"),
+        ("model = 'm'\n[needs]\nnonsense = 1", "needs.nonsense"),
+        ("port = 8000", "model: is missing"),
+        ("model = 1", "model: expected text, got 1"),
+        ("model = 'm'\nport = '8000'", "port: expected a whole number"),
+        ("model = 'm'\nport = true", "port: expected a whole number"),
+        ("model = 'm'\nport = 0", "port: 0 is not between 1 and 65535"),
+        ("model = 'm'\ngpu_memory_utilization = nan", "gpu_memory_utilization"),
+        ("model = 'm'\nenv = ['A=1']", "env: expected a table"),
+        ("model = 'm'\n[env]\nA = 1", "env.A: expected text"),
+        ("model = 'm'\narchs = '9.0'", "archs: expected a list"),
+        ("model = 'm'\nport = 2026-01-01", "port: expected a whole number"),
+        ("model = ", "Invalid value"),
+        ("\udcff", ""),
+        ("a = " + "[" * 20_000, ""),
+    ],
+    ids=lambda t: ascii(t)[:24],
+)
+def test_a_file_that_does_not_fit_is_named_with_its_key(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    file = tmp_path / "profile.toml"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ProfileError) as error:
+        profiles.load(str(file))
+    assert str(error.value).startswith(f"--profile {file}: ")
+    assert words in str(error.value)
+
+
+def test_values_that_fit_are_put_in() -> None:
+    made = profiles.load(
+        DEFAULT,
+        [
+            "port=8100",
+            "device=cpu",
+            "archs=8.0, 9.0",
+            "max_model_len=",
+            "env.A=b=c",
+            "env.X.Y=1",
+            "needs.weights_gib=7",
+            "enable_auto_tool_choice=false",
+        ],
+    )
+    assert (made.port, made.device, made.archs) == (8100, "cpu", ("8.0", "9.0"))
+    assert made.max_model_len is None
+    assert (made.env["A"], made.env["X.Y"]) == ("b=c", "1")
+    assert made.env["HF_ENDPOINT"] == "https://hf-mirror.com"
+    assert made.needs.weights_gib == 7
+    assert made.enable_auto_tool_choice is False
+
+
+def test_another_model_is_not_taken_for_the_profiles_own() -> None:
+    """What a profile says of the size and the class of its model is not true of another one."""
+    made = profiles.load(DEFAULT, ["model=Qwen/Qwen3-8B", "needs.weights_gib=16.4"])
+    assert made.needs == ModelNeeds(weights_gib=16.4)
+    assert made.served_model_name is None
+
+
+def test_the_order_of_the_sets_does_not_matter() -> None:
+    sets = ["needs.weights_gib=16.4", "model=Qwen/Qwen3-8B", "served_model_name=q"]
+    assert profiles.load(DEFAULT, sets) == profiles.load(DEFAULT, sets[::-1])
+
+
+def test_the_default_profile_is_the_one_that_is_documented() -> None:
+    made = profiles.load(DEFAULT)
+    assert made.model == "zai-org/GLM-4.7-Flash"
+    assert (made.served_model_name, made.host, made.port) == ("glm-4.7-flash", "0.0.0.0", 8099)
+    assert (made.tensor_parallel_size, made.max_model_len) == (2, 32768)
+    assert made.gpu_memory_utilization == 0.9
+    assert (made.reasoning_parser, made.tool_call_parser) == ("glm45", "glm47")
+    assert made.enable_auto_tool_choice
+    assert (made.device, made.gpus) == ("cuda", "here")
+    assert made.needs.model_type == "glm4_moe_lite"
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_built_in_profile_loads(name: str) -> None:
+    assert isinstance(profiles.load(name), Profile)
+
+
+def test_a_recording_answers_for_gpus_that_are_here_and_to_come() -> None:
+    here, later = profiles.variants(profiles.load(DEFAULT, ["device=cpu"]))
+    assert (here.device, here.gpus) == ("cuda", "here")
+    assert (later.device, later.gpus) == ("cuda", "later")
+    assert later.archs
