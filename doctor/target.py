@@ -15,7 +15,7 @@ import stat as stat_mode
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TypeVar
@@ -112,6 +112,23 @@ class Target(Protocol):
     def processes(self) -> tuple[Process, ...]: ...
 
 
+@contextlib.contextmanager
+def _regular(path: Path) -> Iterator[BinaryIO | None]:
+    """The file opened for reading, or None where it is none: a fifo or a device in its place must
+    not hang a diagnosis."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        yield None
+        return
+    if stat_mode.S_ISREG(os.fstat(handle).st_mode):
+        with os.fdopen(handle, "rb") as file:
+            yield file
+    else:
+        os.close(handle)
+        yield None
+
+
 class Live:
     """This machine."""
 
@@ -126,20 +143,11 @@ class Live:
         return run_child(map(_own, argv), timeout, self._env if env is None else env)
 
     def read(self, path: Path, limit: int = _READ_MOST) -> bytes | None:
-        try:
-            # O_NONBLOCK: a fifo where a file should be must not hang a diagnosis.
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except (OSError, ValueError):
-            return None
-        try:
-            if not stat_mode.S_ISREG(os.fstat(handle).st_mode):
+        with _regular(path) as file:
+            try:
+                return file.read(limit) if file else None
+            except OSError:
                 return None
-            with os.fdopen(handle, "rb", closefd=False) as file:
-                return file.read(limit)
-        except OSError:
-            return None
-        finally:
-            os.close(handle)
 
     def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
         data = self.read(path, _SEARCH_MOST)
@@ -173,11 +181,8 @@ class Live:
         return Path(os.path.realpath(path))
 
     def elf(self, path: Path) -> Elf | None:
-        try:
-            with path.open("rb") as file:
-                return elf.parse(file)
-        except (OSError, ValueError):
-            return None
+        with _regular(path) as file:
+            return elf.parse(file) if file else None
 
     def processes(self) -> tuple[Process, ...]:
         import psutil  # late: 15 ms, and few diagnoses ask
