@@ -6,9 +6,10 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-_NEEDED, _STRTAB, _SONAME, _RPATH, _STRSZ, _RUNPATH = 1, 5, 14, 15, 10, 29
+_NEEDED, _STRTAB, _SONAME, _RPATH, _RUNPATH = 1, 5, 14, 15, 29
 _PT_LOAD, _PT_DYNAMIC = 1, 2
-_MOST = 1 << 20  # bytes of a dynamic section or string table; a real one is far smaller
+_MOST = 1 << 20  # bytes of a program header table or dynamic section; a real one is far smaller
+_NAME_MOST = 4096
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def parse(file: BinaryIO) -> Elf | None:
     """
     try:
         return _parse(file)
-    except (struct.error, OSError, ValueError, OverflowError):
+    except (struct.error, OSError, ValueError, OverflowError, LookupError):
         return None
 
 
@@ -57,13 +58,13 @@ def _parse(file: BinaryIO) -> Elf | None:
     file.seek(dynamic[0])
     entries = list(struct.iter_unpack("<qQ" if wide else "<iI", file.read(dynamic[1])))
     tags = dict(entries)
-    names = _strings(file, loads, tags[_STRTAB], min(tags.get(_STRSZ, 0), _MOST))
+    strings = _file_offset(loads, tags[_STRTAB])
 
     def name(offset: int | None) -> str | None:
         if offset is None:
             return None
-        end = names.index(b"\0", offset)
-        return names[offset:end].decode("utf-8", "backslashreplace")
+        file.seek(strings + offset)  # torch's table of names has megabytes; few are wanted
+        return file.read(_NAME_MOST).partition(b"\0")[0].decode("utf-8", "backslashreplace")
 
     return Elf(
         bits=64 if wide else 32,
@@ -74,9 +75,8 @@ def _parse(file: BinaryIO) -> Elf | None:
     )
 
 
-def _strings(file: BinaryIO, loads: list[tuple[int, int, int]], address: int, size: int) -> bytes:
+def _file_offset(loads: list[tuple[int, int, int]], address: int) -> int:
     for vaddr, offset, length in loads:
         if vaddr <= address < vaddr + length:
-            file.seek(offset + address - vaddr)
-            return file.read(size)
-    raise ValueError("string table lies in no segment")
+            return offset + address - vaddr
+    raise ValueError("the table of names lies in no segment")

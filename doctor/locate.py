@@ -27,7 +27,7 @@ def locate(python: str | None, env: Mapping[str, str]) -> Where:
         if env.get(name):
             return Where(_interpreter(env[name], name), name)
     vllm = shutil.which("vllm", path=env.get("PATH", ""))
-    if vllm and (found := _behind(Path(vllm))):
+    if vllm and (found := _behind(Path(vllm), env.get("PATH", ""))):
         return Where(found, f"vllm on PATH ({vllm})")
     return Where(Path(sys.executable), "the doctor's own")
 
@@ -37,7 +37,11 @@ def _interpreter(value: str, name: str) -> Path:
     followed: a venv's python is known by the folder it is called in."""
     path = Path(value).absolute()
     if path.is_dir():
+        # /usr of Debian and Fedora has python3 alone.
+        three = path / "bin/python3"
         path = path / "bin/python"
+        if not path.is_symlink() and not path.exists() and three.exists():
+            path = three
     if not path.exists():
         if path.is_symlink():
             gone = path.readlink()
@@ -51,26 +55,35 @@ def _interpreter(value: str, name: str) -> Path:
     return path
 
 
-def _behind(script: Path) -> Path | None:
-    """The interpreter that a console script starts: its shebang, or the `exec` line that pip and
-    uv write where the path is long or has spaces."""
+def _behind(script: Path, search: str) -> Path | None:
+    """The interpreter that a console script starts."""
     try:
         head = script.read_bytes()[:4096].decode("utf-8", "surrogateescape").splitlines()
     except OSError:
         return None
-    for candidate in _interpreters(head):
+    for candidate in _interpreters(script, head, search):
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate
     return None
 
 
-def _interpreters(head: list[str]) -> Iterator[Path]:
+def _interpreters(script: Path, head: list[str], search: str) -> Iterator[Path]:
+    """What the shebang names, also by way of `env`; or the `exec` line that pip and uv write where
+    a path is long, has spaces, or is to stay relative to the script."""
     if not head or not head[0].startswith("#!"):
         return
     words = head[0][2:].split()
-    if words and Path(words[0]).name.startswith(("python", "pypy")):
+    if words and Path(words[0]).name == "env":
+        named = next((w for w in words[1:] if not w.startswith("-") and "=" not in w), "")
+        if named.startswith("python") and (found := shutil.which(named, path=search)):
+            yield Path(found)
+    elif words and Path(words[0]).name.startswith(("python", "pypy")):
         yield Path(words[0])
     elif len(head) > 1 and (match := re.match(r"'''exec' (.+) \"\$0\"", head[1])):
+        if "$(dirname" in match[1]:
+            name = match[1].rpartition("/")[2].strip("'\"")
+            yield Path(os.path.realpath(script)).parent / name
+            return
         try:
             yield Path(shlex.split(match[1])[0])
         except (ValueError, IndexError):
@@ -86,13 +99,14 @@ def refuse_foreign(where: Where) -> None:
         return
     prefix = where.python.parent.parent
     owner = prefix.stat().st_uid
-    for path in (where.python, prefix / "pyvenv.cfg"):
+    for path in (where.python, where.python.parent, prefix, prefix / "pyvenv.cfg"):
         try:
-            ours = {path.lstat().st_uid, path.stat().st_uid} <= {0, owner}
-            loose = path.stat().st_mode & stat.S_IWOTH
+            mode, uids = path.stat().st_mode, {path.lstat().st_uid, path.stat().st_uid}
         except OSError:
             continue
-        if not ours or loose:
+        # In a sticky folder such as /tmp everybody may write, and nobody replace what is another's.
+        loose = mode & stat.S_IWOTH and not mode & stat.S_ISVTX
+        if loose or not uids <= {0, owner}:
             raise LocateError(
                 f"{path} could be changed by a user who is neither root nor the owner of {prefix}; "
                 "as root it is not started without --allow foreign-owner"

@@ -20,8 +20,13 @@ _SECRETS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
     (re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"), "sk-***"),
     (re.compile(r"(?i)\bbearer\s+[\w.~+/-]{8,}=*"), "Bearer ***"),
-    (re.compile(r"(?<=://)[^/@\s:]+(?::[^/@\s]*)?@"), "***@"),
+    (re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|nvapi-)[A-Za-z0-9_-]{16,}"), "***"),
+    (re.compile(r"\bAKIA[A-Z0-9]{12,}"), "AKIA***"),
+    # To the last @ before the path: a password may hold one.
+    (re.compile(r"(?<=://)[^/\s]+@"), "***@"),
 )
+# A name ends where no further letter of a name follows.
+_END = r"(?![\w-]|\.\w)"
 # Folder names that say nothing of a person, also where a user is called so.
 _PLAIN = frozenset(
     ("root", "nvidia", "python", "vllm", "torch", "lib", "bin", "opt", "usr", "user")
@@ -47,13 +52,12 @@ class _Cleaner:
     def __init__(self, home: str | None) -> None:
         self._rules: list[tuple[re.Pattern[str], str]] = []
         if home and len(Path(home).parts) > 1 and home != "/root":
-            self._rules.append(
-                (re.compile(rf"{re.escape(home.rstrip('/'))}(?![^/\s:\"'])"), "/home/user")
-            )
+            whole = re.escape(home.rstrip("/"))
+            self._rules.append((re.compile(whole + _END), "/home/user"))
             name = Path(home).name
             if name not in _PLAIN and len(name) > 1:
-                self._rules.append((re.compile(rf"(?<=/){re.escape(name)}(?=[/\s:\"']|$)"), "user"))
-        self._rules.append((re.compile(r"/home/(?!user\b)[^/\s:\"']+"), "/home/someone"))
+                self._rules.append((re.compile(rf"(?<=/){re.escape(name)}{_END}"), "user"))
+        self._rules.append((re.compile(rf"/home/(?!user{_END})[\w.-]*\w"), "/home/someone"))
         self._rules += _SECRETS
 
     def __call__(self, value: Any) -> Any:

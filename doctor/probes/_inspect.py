@@ -13,13 +13,16 @@ import sysconfig
 
 def venv_of(executable: str) -> "tuple[str | None, dict[str, str]]":
     """(folder, settings of pyvenv.cfg) of a virtual environment, or (None, {})."""
-    folder = os.path.dirname(os.path.dirname(os.path.abspath(executable)))
-    try:
-        with open(os.path.join(folder, "pyvenv.cfg"), encoding="utf-8", errors="replace") as file:
-            rows = [line.partition("=") for line in file if "=" in line]
-    except OSError:
-        return None, {}
-    return folder, {key.strip().lower(): value.strip() for key, _, value in rows}
+    beside = os.path.dirname(os.path.abspath(executable))
+    for folder in (os.path.dirname(beside), beside):  # PEP 405 allows both
+        try:
+            path = os.path.join(folder, "pyvenv.cfg")
+            with open(path, encoding="utf-8", errors="replace") as file:
+                rows = [line.partition("=") for line in file if "=" in line]
+        except OSError:
+            continue
+        return folder, {key.strip().lower(): value.strip() for key, _, value in rows}
+    return None, {}
 
 
 def main(mark: str, executable: str) -> None:

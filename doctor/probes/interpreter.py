@@ -88,9 +88,11 @@ def _complaint(err: str, code: int | None) -> str:
 
 
 def import_path(interpreter: Interpreter, env: Mapping[str, str]) -> tuple[Path, ...]:
-    """Folders searched for distributions by a server started with `env`: PYTHONPATH, the user
-    site where it is on, then site-packages (`site` module, docs.python.org)."""
+    """Folders searched for distributions by a server started with `env`, in the order of the
+    `site` module: PYTHONPATH, a venv's own, the user site where it is on, the system's."""
     folders = [Path(p) for p in env.get("PYTHONPATH", "").split(os.pathsep) if p]
+    if interpreter.virtual:
+        folders += [p for p in interpreter.site_packages if interpreter.prefix in p.parents]
     if interpreter.user_site and not env.get("PYTHONNOUSERSITE"):
         folders.append(interpreter.user_site)
     return tuple(dict.fromkeys([*folders, *interpreter.site_packages]))

@@ -51,7 +51,7 @@ def packages(target: Target, interpreter: Interpreter, env: LaunchEnv) -> Packag
         listed = True
         for name, one in _distributions(target, folder, names):
             found.setdefault(name, one)
-        if folder in interpreter.site_packages:
+        if folder in (*interpreter.site_packages, interpreter.user_site):
             queue += [p for p in _pth_folders(target, folder, names) if p not in queue]
     if not listed:
         raise Missing(
