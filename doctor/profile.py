@@ -37,6 +37,7 @@ class ModelNeeds:
     model_type: str | None = None
     architecture: str | None = None
     transformers: str | None = None
+    attention_heads: int | None = None
     weights_gib: float | None = None
     kv_bytes_per_token: int | None = None
 

@@ -27,9 +27,12 @@ def flashinfer_stale_cache(
     if torch.cuda is None:
         return
     home = toolkits.found.root if toolkits.found else None
+    builder = toolkits.found.nvcc if toolkits.found else None
     for op in cache.ops:
         if op.cudart is None or op.cudart == torch.cuda.major:
             continue
+        if builder and builder.major == op.cudart:
+            continue  # today's toolkit would build the same: another major alone is no fault
         reused = op.cuda_home is None or home is None or Path(op.cuda_home) == home
         yield Finding(
             Text(

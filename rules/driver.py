@@ -13,6 +13,21 @@ from doctor.probes.wheels import ROCM, Torch
 from doctor.profile import Profile
 
 
+def _driver_repair(driver: Driver) -> tuple[str, str]:
+    """(what to do, the command) where the driver's libraries cannot be loaded."""
+    if driver.container and driver.nvml.error is None:
+        line = "docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility ..."
+        return "give the container CUDA, not only the tools", line
+    if driver.container:
+        line = "docker run --gpus all ...   # with nvidia-container-toolkit on the host"
+        return "give the container its GPUs", line
+    if driver.device_node:
+        line = "find / -name libcuda.so.1 2>/dev/null   # its folder belongs on LD_LIBRARY_PATH"
+        return "show the loader where the driver's libraries are", line
+    line = "apt-get install nvidia-driver   # then reboot; or start this where the GPUs are"
+    return "install the driver", line
+
+
 @rule("driver-lib-invisible", Severity.ERROR, Stage.DEVICE)
 def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Finding]:
     """The server would find no NVIDIA driver.
@@ -23,7 +38,8 @@ def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Findin
     """
     if torch and torch.hip:
         raise Missing(Text(ROCM), applies=False)
-    errors = [e for e in (driver.libcuda.error, driver.nvml.error) if e]
+    nvml = None if driver.tegra else driver.nvml.error
+    errors = [e for e in (driver.libcuda.error, nvml) if e]
     if not errors:
         return
     message = Text("the NVIDIA driver cannot be loaded")
@@ -43,13 +59,13 @@ def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Findin
             Needs.PERSON,
         )
     ]
-    if driver.container:
-        line = "docker run --gpus all ...   # with nvidia-container-toolkit on the host"
-        fixes.insert(0, Fix(Text("give the container its GPUs"), (Command(line),), Needs.PERSON))
-    elif not driver.device_node:
-        line = "apt-get install nvidia-driver   # then reboot; or start this where the GPUs are"
-        fixes.insert(0, Fix(Text("install the driver"), (Command(line),), Needs.PERSON))
+    title, line = _driver_repair(driver)
+    fixes.insert(0, Fix(Text(title), (Command(line),), Needs.PERSON))
     yield Finding(message, tuple(evidence), tuple(fixes))
+
+
+# CUDA's release notes, "CUDA Driver": the oldest branch for each major.
+_LEAST_DRIVER = {12: "525", 13: "580"}
 
 
 @rule("driver-too-old", Severity.ERROR, Stage.DEVICE)
@@ -63,9 +79,13 @@ def driver_too_old(driver: Driver, torch: Torch) -> Finding | None:
     if driver.libcuda.error:
         raise Missing(Text("there is no driver to ask"), ("driver-lib-invisible",))
     speaks = driver.libcuda.cuda
-    if torch.cuda is None or speaks is None or speaks.major >= torch.cuda.major:
+    if torch.cuda is None:
         return None
-    least = {12: "525", 13: "580"}.get(torch.cuda.major, "newer")
+    if speaks is None:
+        raise Missing(Text("{path} does not say its version", path=driver.libcuda.path))
+    if speaks.major >= torch.cuda.major:
+        return None
+    least = _LEAST_DRIVER.get(torch.cuda.major, "a newer branch")
     return Finding(
         Text(
             "the NVIDIA driver speaks CUDA {driver}, torch needs CUDA {cuda}",
@@ -100,17 +120,21 @@ def ld_library_path_foreign_cudart(
     """
     if profile.device == "cpu" or torch.cuda is None:
         return
-    for one in runtimes.foreign:
+    wrong = []
+    for one in dict.fromkeys(runtimes.foreign):
         other = one.major != torch.cuda.major
         older = not other and one.version is not None and one.version < torch.cuda
-        if not other and not (older and not torch.rpath):
-            continue
-        entries = [str(f) for f in env.folders("LD_LIBRARY_PATH") if f != one.path.parent]
-        step = (
-            SetVariable("LD_LIBRARY_PATH", ":".join(entries))
-            if entries
-            else UnsetVariable("LD_LIBRARY_PATH")
-        )
+        if other or (older and not torch.rpath):
+            wrong.append(one)
+    bad = {one.path.parent for one in wrong}
+    entries = [str(f) for f in env.folders("LD_LIBRARY_PATH") if f not in bad]
+    step = (
+        SetVariable("LD_LIBRARY_PATH", ":".join(entries))
+        if entries
+        else UnsetVariable("LD_LIBRARY_PATH")
+    )
+    for one in wrong:
+        other = one.major != torch.cuda.major
         yield Finding(
             Text(
                 "LD_LIBRARY_PATH brings the CUDA {other} runtime, torch is for CUDA {cuda}",

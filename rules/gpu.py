@@ -57,9 +57,10 @@ _BESIDE_GIB = 1.0
 def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
     """The model does not fit into the GPUs' memory.
 
-    An error where the weights alone do not fit into `gpu_memory_utilization` of a GPU; a warning
-    where they fit and one request of the full length does not (`No available memory for the cache
-    blocks`). With MLA every rank holds the whole KV cache: it is not divided by the ranks.
+    An error where the weights and one request of the full length do not fit into
+    `gpu_memory_utilization` of a GPU (`No available memory for the cache blocks`); a warning where
+    next to nothing is left beside them. With MLA every rank holds the whole KV cache: it is not
+    divided by the ranks.
     """
     needs, ranks = profile.needs, profile.tensor_parallel_size
     if needs.weights_gib is None:
@@ -75,18 +76,26 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
     fits = weights + cache + _BESIDE_GIB <= budget
     if fits:
         return None
-    error = weights > budget
-    message = (
-        "each of {ranks} GPUs has to hold {weights} GiB of weights and has {budget} GiB for them"
-        if error
-        else "{budget} GiB on each GPU leave no room, beside {weights} GiB of weights, for a "
-        "request of {tokens} tokens ({cache} GiB)"
-    )
+    error = weights + cache > budget
+    if weights > budget:
+        message = "each GPU has to hold {weights} GiB of weights, and has {budget} GiB for them"
+    elif error:
+        message = (
+            "{budget} GiB on each GPU leave no room, beside {weights} GiB of weights, for one "
+            "request of {tokens} tokens ({cache} GiB)"
+        )
+    else:
+        message = (
+            "{budget} GiB on each GPU hold {weights} GiB of weights and one request of {tokens} "
+            "tokens ({cache} GiB), with less than {beside} GiB left for everything else"
+        )
+    heads = needs.attention_heads or 0
+    more = next((n for n in range(ranks + 1, heads + 1) if heads % n == 0), ranks * 2)
     return Finding(
         Text(
             message,
             weights=f"{weights:.1f}",
-            ranks=ranks,
+            beside=f"{_BESIDE_GIB:g}",
             budget=f"{budget:.1f}",
             tokens=tokens,
             cache=f"{cache:.1f}",
@@ -102,7 +111,7 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
         (
             Fix(
                 Text("use more or larger GPUs, or a quantised checkpoint"),
-                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={ranks * 2}"),),
+                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={more}"),),
                 Needs.PERSON,
             ),
         ),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from packaging.version import Version
 
 from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
-from doctor.fixes import Command, PipInstall, PrependPath, SetVariable
+from doctor.fixes import Command, CudaHome, PipInstall, PrependPath, SetVariable, UnsetVariable
 from doctor.fixes.recipes import use_wheels, without_compiler
+from doctor.model import Step
 from doctor.probes.driver import Driver
 from doctor.probes.host import HostCompilers, Ninja, PythonHeaders
 from doctor.probes.interpreter import Interpreter
@@ -36,6 +38,7 @@ def c_compiler_missing(
     Inductor compiles C++.
     """
     gpu = profile.device == "cuda"
+    named = hosts.c.name not in ("gcc", "clang")
     if gpu and hosts.c.compiler is None:
         yield Finding(
             Text(
@@ -44,7 +47,7 @@ def c_compiler_missing(
                 why=hosts.c.error,
             ),
             (Text("it takes CC, else gcc, else clang, on the server's PATH"),),
-            (_INSTALL_GCC,),
+            (_unset("CC"),) if named else (_INSTALL_GCC,),
         )
     if hosts.cxx.compiler is None and (jit or not gpu):
         who = "FlashInfer" if gpu else "torch.compile"
@@ -56,8 +59,14 @@ def c_compiler_missing(
                 why=hosts.cxx.error,
             ),
             (),
-            (_INSTALL_GCC,),
+            (_unset("CXX"),) if hosts.cxx.name != "c++" else (_INSTALL_GCC,),
         )
+
+
+def _unset(name: str) -> Fix:
+    return Fix(
+        Text("let it be found on PATH: {name} names none", name=name), (UnsetVariable(name),)
+    )
 
 
 @rule("python-headers-missing", Severity.ERROR, Stage.HOST_COMPILER)
@@ -81,52 +90,52 @@ def python_headers_missing(headers: PythonHeaders, interpreter: Interpreter) -> 
             other=headers.version,
             release=release,
         )
+    system = Fix(
+        Text("install the headers of exactly this Python"),
+        (Command(f"apt-get install python{release}-dev"),),
+        Needs.PERSON,
+    )
+    anew = Fix(
+        Text("make the environment anew with a Python that brings them"),
+        (Command(f"uv venv --managed-python --python {release}"),),
+        Needs.PERSON,
+    )
     return Finding(
         message,
         (Text("Python {version} looks for its headers there", version=interpreter.version),),
-        (
-            Fix(
-                Text("install the headers of exactly this Python"),
-                (Command(f"apt-get install python{release}-dev"),),
-                Needs.PERSON,
-            ),
-            Fix(
-                Text("or make the environment anew with a Python that brings them"),
-                (Command(f"uv venv --managed-python --python {release}"),),
-                Needs.PERSON,
-            ),
-        ),
+        (*((system,) if Path("/usr") in headers.folder.parents else ()), anew),
     )
 
 
 @rule("triton-libcuda-unlinkable", Severity.ERROR, Stage.HOST_COMPILER)
 def triton_libcuda_unlinkable(
-    triton: TritonLibcuda, driver: Driver, toolkits: Toolkits | None, kit: WheelToolkit | None
+    triton: TritonLibcuda, driver: Driver, kit: WheelToolkit | None
 ) -> Iterator[Finding]:
     """The driver's libcuda is there, and the linker cannot find it.
 
-    `libcuda.so cannot found!` from Triton, `/usr/bin/ld: cannot find -lcuda` from FlashInfer.
-    Triton searches TRITON_LIBCUDA_PATH, else `ldconfig -p`, else LD_LIBRARY_PATH. Releases from
-    3.6 on link libcuda.so.1 itself and need no libcuda.so; a 32-bit library is none.
+    `libcuda.so cannot found!`, or `/usr/bin/ld: cannot find -lcuda` while cuda_utils.c is built
+    (FlashInfer's own -lcuda is told by pip-toolkit-lib-layout). Triton searches
+    TRITON_LIBCUDA_PATH, else `ldconfig -p`, else LD_LIBRARY_PATH. Releases from 3.6 on link
+    libcuda.so.1 itself and need no libcuda.so; a 32-bit library is none.
     """
     real = driver.libcuda.path
-    if triton.found is None:
-        steps = (SetVariable("TRITON_LIBCUDA_PATH", str(real.parent)),) if real else ()
-        yield Finding(
-            Text("Triton finds no {library} to link with", library=triton.library),
-            (
-                Text("the driver's library is {path}", path=real),
-                Text("Triton searched {by}: {folders}", by=triton.searched, folders=triton.folders),
-            ),
-            (Fix(Text("tell Triton where it is"), steps),) if steps else (),
+    if triton.found or real is None:
+        return
+    steps: tuple[Step, ...] = (SetVariable("TRITON_LIBCUDA_PATH", str(real.parent)),)
+    if triton.library == "libcuda.so" and kit:
+        stubs = kit.home / "lib64/stubs"
+        steps = (
+            CudaHome(kit.home, kit.root, real),
+            SetVariable("TRITON_LIBCUDA_PATH", str(stubs)),
         )
-    found = toolkits.found if toolkits else None
-    if found and not found.from_wheels and found.missing_libraries == ("cuda",):
-        yield Finding(
-            Text("the linker finds no libcuda.so for FlashInfer's -lcuda"),
-            (Text("{root}/lib64/stubs has none, and neither has the system", root=found.root),),
-            use_wheels(kit) if kit else (),
-        )
+    yield Finding(
+        Text("Triton finds no {library} to link with", library=triton.library),
+        (
+            Text("the driver's library is {path}", path=real),
+            Text("Triton searched {by}: {folders}", by=triton.searched, folders=triton.folders),
+        ),
+        (Fix(Text("tell Triton where it is"), steps),),
+    )
 
 
 @rule("ninja-missing", Severity.ERROR, Stage.TOOLKIT)
@@ -159,7 +168,7 @@ def ninja_missing(ninja: Ninja, jit: Jit) -> Finding | None:
 
 @rule("host-gcc-too-new-for-nvcc", Severity.ERROR, Stage.COMPILE)
 def host_gcc_too_new_for_nvcc(
-    hosts: HostCompilers, toolkits: Toolkits, kit: WheelToolkit
+    hosts: HostCompilers, toolkits: Toolkits, kit: WheelToolkit, proof: Proof | None
 ) -> Finding | None:
     """nvcc refuses the host compiler: it is newer than the toolkit knows.
 
@@ -167,19 +176,21 @@ def host_gcc_too_new_for_nvcc(
     stands in the toolkit's own crt/host_config.h.
     """
     found, host = toolkits.found, hosts.nvcc_host.compiler
-    if found is None or found.nvcc is None or host is None:
+    if found is None or found.nvcc is None or host is None or (proof and proof.ok):
         return None
     gcc = host.family == "gcc"
     limit = found.gcc_most if gcc else found.clang_below
     if limit is None or host.version.major <= (limit if gcc else limit - 1):
         return None
     most = limit if gcc else limit - 1
-    evidence = Text("{include}/crt/host_config.h: at most {most}", include=found.include, most=most)
+    evidence = Text("crt/host_config.h of {root}: at most {most}", root=found.root, most=most)
+    newest = found.gcc_most or most
     older = Fix(
         Text("let nvcc use an older compiler"),
         (
-            Command(f"apt-get install g++-{most}"),
-            SetVariable("NVCC_PREPEND_FLAGS", f"-ccbin /usr/bin/g++-{most}"),
+            Command(f"apt-get install g++-{newest}"),
+            # The last -ccbin wins, and FlashInfer's own (CC) stands before this one.
+            SetVariable("NVCC_APPEND_FLAGS", f"-ccbin /usr/bin/g++-{newest}"),
         ),
         Needs.PERSON,
     )
@@ -199,7 +210,7 @@ def host_gcc_too_new_for_nvcc(
 @rule("glibc-headers-vs-cuda", Severity.ERROR, Stage.COMPILE)
 def glibc_headers_vs_cuda(
     hosts: HostCompilers, toolkits: Toolkits, proof: Proof | None
-) -> Finding | None:
+) -> Iterator[Finding]:
     """The C library's headers declare functions otherwise than CUDA's headers do.
 
     `exception specification is incompatible with that of previous function "rsqrt"`: glibc 2.42
@@ -208,42 +219,40 @@ def glibc_headers_vs_cuda(
     only: FlashInfer names the toolkit's headers with -isystem, and an imitation of glibc 2.42 then
     compiled with 13.0 all the same. `--deep` decides.
     """
-    host, found = hosts.nvcc_host.compiler, toolkits.found
-    if host is None or host.glibc is None or found is None or found.nvcc is None:
-        return None
-    if proof and proof.ok:
-        return None
-    wrong = []
-    if host.glibc >= RSQRT_GLIBC and found.rsqrt_guarded is False:
-        wrong.append("rsqrt")
-    if host.glibc >= SINPI_GLIBC and found.sinpi_guarded is False:
-        wrong.append("sinpi")
-    if not wrong:
-        return None
-    return Finding(
-        Text(
-            "the CUDA {cuda} headers may not compile with those of glibc {glibc}",
-            cuda=minor(found.headers),
-            glibc=host.glibc,
-        ),
-        (
+    host = hosts.nvcc_host.compiler
+    found, wheels = toolkits.found, toolkits.wheels
+    if host is None or host.glibc is None or (proof and proof.ok):
+        return
+    for one in (found, wheels):
+        if one is None or one.nvcc is None:
+            continue
+        wrong = []
+        if host.glibc >= RSQRT_GLIBC and one.rsqrt_guarded is False:
+            wrong.append("rsqrt")
+        if host.glibc >= SINPI_GLIBC and one.sinpi_guarded is False:
+            wrong.append("sinpi")
+        if not wrong:
+            continue
+        newer = Fix(
+            Text("use a CUDA toolkit 13.2 or newer with its own headers"),
+            (Command("apt-get install cuda-toolkit-13-2"),),
+            Needs.PERSON,
+        )
+        candidate = one is wheels and found is not None and found.nvcc is not None
+        yield Finding(
             Text(
-                "{include}/crt/math_functions.h declares {names} without noexcept",
-                include=found.include,
-                names=wrong,
+                "the CUDA {cuda} headers in {root} may not compile with those of glibc {glibc}",
+                cuda=minor(one.headers),
+                root=one.root,
+                glibc=host.glibc,
             ),
-            Text("`vllm-doctor diagnose --deep` tries it"),
-        ),
-        (
-            Fix(
-                Text("use a CUDA toolkit 13.2 or newer with its own headers"),
-                (Command("apt-get install cuda-toolkit-13-2"),),
-                Needs.PERSON,
+            (
+                Text("crt/math_functions.h declares {names} without noexcept", names=wrong),
+                Text("`vllm-doctor diagnose --deep` tries it"),
             ),
-            without_compiler(),
-        ),
-        Severity.WARNING,
-    )
+            (newer, without_compiler()),
+            Severity.INFO if candidate else Severity.WARNING,
+        )
 
 
 SINPI_GLIBC = Version("2.41")

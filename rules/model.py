@@ -35,7 +35,7 @@ def architecture_not_in_transformers(
         (
             Fix(
                 Text("install a transformers that vLLM accepts and that knows the model"),
-                (PipInstall((f"vllm=={vllm.version.public}", f"transformers{wanted}")),),
+                (PipInstall((vllm.requirement, f"transformers{wanted}")),),
             ),
         ),
     )
@@ -51,11 +51,13 @@ def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
 
     `Model architectures ['...'] are not supported for now`.
     """
-    if profile.needs.architecture is None or vllm.architecture is None:
+    if profile.needs.architecture is None:
         raise Missing(Text("the profile does not say the model's class"), applies=False)
+    if vllm.architecture is None:
+        raise Missing(Text("vLLM's table of models in {root} cannot be read", root=vllm.root))
     if vllm.architecture:
         return None
-    newer = f"vllm=={profile.needs.vllm}" if profile.needs.vllm else "vllm"
+    newer = f"{vllm.name}=={profile.needs.vllm}" if profile.needs.vllm else vllm.name
     return Finding(
         Text(
             "vLLM {version} has no {architecture}, which {model} needs",

@@ -10,6 +10,7 @@ from packaging.version import Version
 from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
 from doctor.fixes import Command, SetVariable, UnsetVariable
 from doctor.fixes.recipes import use_wheels
+from doctor.probes.environment import LaunchEnv
 from doctor.probes.jit import Jit
 from doctor.probes.proof import Proof
 from doctor.probes.toolkit import (
@@ -30,8 +31,8 @@ def usable(kit: Toolkit | None, mixes: MeasuredMixes) -> bool:
 
 
 def coherent(kit: Toolkit) -> bool:
-    """All parts are of one minor; a crt that no wheel owns came with its nvcc."""
-    return len({minor(p) for p in kit.parts if p}) <= 1
+    """All parts are there and of one minor; a crt that no wheel owns came with its nvcc."""
+    return kit.nvvm_error is None and len({minor(p) for p in kit.parts if p}) <= 1
 
 
 def judged(
@@ -40,10 +41,12 @@ def judged(
     """Each toolkit that has an nvcc, and the severity of its faults where it is not the rule's: a
     fault of the candidate in the wheels matters where FlashInfer finds nothing better, and one of
     a toolkit that has just built, linked and loaded a kernel cannot be an error."""
+    proven = proof is not None and proof.ok
     if toolkits.found and toolkits.found.nvcc:
-        yield toolkits.found, Severity.INFO if proof and proof.ok else None
+        yield toolkits.found, Severity.INFO if proven else None
     if toolkits.wheels and toolkits.wheels.nvcc:
-        yield toolkits.wheels, Severity.INFO if usable(toolkits.found, mixes) else None
+        good = proven or usable(toolkits.found, mixes)
+        yield toolkits.wheels, Severity.INFO if good else None
 
 
 @rule("cuda-home-bad-path", Severity.ERROR, Stage.TOOLKIT)
@@ -65,12 +68,12 @@ def cuda_home_bad_path(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Findin
     elif not value.startswith("/"):
         why = Text("it is not an absolute path")
     elif found.nvcc_error == "not found":
-        why = Text("there is no {nvcc}", nvcc=found.root / "bin/nvcc")
+        why = Text("there is no {nvcc}", nvcc=found.compiler)
     else:
         return
     yield Finding(
         Text("{name}={value}: {why}", name=found.found_by, value=value, why=why),
-        evidence=(Text("FlashInfer would start {nvcc}", nvcc=found.root / "bin/nvcc"),),
+        evidence=(Text("FlashInfer would start {nvcc}", nvcc=found.compiler),),
         fixes=(
             *use_wheels(kit, install=not _ready(toolkits.wheels)),
             Fix(
@@ -100,9 +103,9 @@ def nvcc_missing(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
     elif found.nvcc is None and not (
         found.found_by in ("CUDA_HOME", "CUDA_PATH") and found.nvcc_error == "not found"
     ):
-        message = Text(
-            "{nvcc} does not work: {why}", nvcc=found.root / "bin/nvcc", why=found.nvcc_error
-        )
+        message = Text("{nvcc} does not work: {why}", nvcc=found.compiler, why=found.nvcc_error)
+        if found.nvcc_error == "not found":
+            message = Text("there is no {nvcc}", nvcc=found.compiler)
     else:
         return
     evidence = [toolkits.searched]
@@ -128,7 +131,8 @@ def nvcc_wrapper_root(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding
     found = toolkits.found
     if found is None or not _is_wrapper_root(found):
         return
-    real = found.top if found.wrapper and found.top != found.root else None
+    real = found.top if found.wrapper else found.real
+    real = None if real == found.root else real
     evidence = [toolkits.searched]
     fixes: tuple[Fix, ...] = use_wheels(kit, install=not _ready(toolkits.wheels))
     if real:
@@ -137,7 +141,8 @@ def nvcc_wrapper_root(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding
             Text("name that toolkit as CUDA_HOME"),
             (SetVariable("CUDA_HOME", str(real)),),
         )
-        fixes = (own, *fixes) if not found.missing_headers else (*fixes, own)
+        # A wrapped nvcc has brought its headers along: what is missing here is missing there.
+        fixes = (*fixes, own) if found.wrapper and found.missing_headers else (own, *fixes)
     yield Finding(
         Text(
             "FlashInfer takes {root} for the CUDA toolkit, and it holds no toolkit",
@@ -151,7 +156,7 @@ def nvcc_wrapper_root(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding
 def _is_wrapper_root(kit: Toolkit) -> bool:
     """The root came from PATH, has no headers of its own, and a build would miss something."""
     elsewhere = kit.include is None or (kit.wrapper and kit.top != kit.root)
-    broken = kit.missing_headers or kit.missing_libraries
+    broken = kit.missing_headers or "cudart" in kit.missing_libraries
     return bool(kit.found_by == "nvcc on PATH" and kit.nvcc and elsewhere and broken)
 
 
@@ -185,7 +190,11 @@ def cuda_headers_missing(
 
 @rule("nvcc-header-version-skew", Severity.ERROR, Stage.COMPILE)
 def nvcc_header_version_skew(
-    toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, proof: Proof | None
+    toolkits: Toolkits,
+    kit: WheelToolkit,
+    mixes: MeasuredMixes,
+    env: LaunchEnv,
+    proof: Proof | None,
 ) -> Iterator[Finding]:
     """nvcc and the CUDA headers it reads are of different minors.
 
@@ -210,9 +219,19 @@ def nvcc_header_version_skew(
                 Text("nvcc --version: {nvcc}", nvcc=one.nvcc),
                 Text("cuda_runtime_api.h: CUDA {headers}", headers=minor(one.headers)),
             ),
-            use_wheels(kit, install=True),
+            (*_without_cpath(one, env), *use_wheels(kit, install=True)),
             severity,
         )
+
+
+def _without_cpath(kit: Toolkit, env: LaunchEnv) -> tuple[Fix, ...]:
+    """Where CPATH brings the wrong headers, reinstalling the right ones does not help."""
+    folders = env.folders("CPATH")
+    if kit.include not in folders:
+        return ()
+    rest = ":".join(str(f) for f in folders if f != kit.include)
+    step = SetVariable("CPATH", rest) if rest else UnsetVariable("CPATH")
+    return (Fix(Text("take {folder} out of CPATH", folder=kit.include), (step,)),)
 
 
 def _skew(
@@ -258,6 +277,8 @@ def nvvm_ptxas_skew(
     the newest nvvm; `nvcc --version` says 13.0 and torch says 13.0.
     """
     for one, severity in judged(toolkits, mixes, proof):
+        if _is_wrapper_root(one):
+            continue
         if one.nvvm is None and one.nvvm_error:
             yield Finding(
                 Text("nvcc {nvcc} has no working cicc: {why}", nvcc=one.nvcc, why=one.nvvm_error),
@@ -310,9 +331,9 @@ def nvcc_too_old_for_arch(
 
 def _knows(kit: Toolkit, arch: str) -> bool:
     base = arch.rstrip("af")
-    # Family targets (120f) came with CUDA 12.9, one release after sm_120 itself.
-    family = not arch.endswith("f") or (kit.nvcc is not None and kit.nvcc >= Version("12.9"))
-    return base in kit.archs and family
+    # 90a came one release after sm_90, family targets such as 120f one after sm_120.
+    since = Version("12.9") if arch.endswith("f") else Version("12.0") if arch == "90a" else None
+    return base in kit.archs and (since is None or kit.nvcc is None or kit.nvcc >= since)
 
 
 @rule("nvcc-too-old-for-flags", Severity.ERROR, Stage.COMPILE)
@@ -355,8 +376,6 @@ def pip_toolkit_lib_layout(
         if not one.missing_libraries or _is_wrapper_root(one):
             continue
         flags = tuple(f"-l{name}" for name in one.missing_libraries)
-        if flags == ("-lcuda",) and not one.from_wheels:
-            continue  # the driver's side of it: triton-libcuda-unlinkable
         yield Finding(
             Text("the linker cannot find {flags} for {root}", flags=flags, root=one.root),
             (

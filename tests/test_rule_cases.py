@@ -45,7 +45,7 @@ def cases() -> list[Case]:
                 Case(
                     rule=rule,
                     name=row["name"],
-                    facts=decode_facts(rule, facts),
+                    facts=facts,
                     finds=row.get("finds", []),
                     severity=row.get("severity"),
                     steps=row.get("steps"),
@@ -70,7 +70,7 @@ def decode_facts(rule: Rule, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(case: Case) -> list[Finding]:
-    answer = case.rule.function(**case.facts)
+    answer = case.rule.function(**decode_facts(case.rule, dict(case.facts)))
     return [answer] if isinstance(answer, Finding) else list(answer or ())
 
 

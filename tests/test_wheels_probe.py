@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -36,6 +37,18 @@ def installed(one: Environment, **env: str) -> dict[str, str]:
     return {name: str(row.version) for name, row in found.items()}
 
 
+def listed_by_itself(one: Environment) -> dict[str, str]:
+    """What the environment's own importlib.metadata finds."""
+    ask = (
+        "import importlib.metadata as m, json\n"
+        "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+    )
+    command = [str(one.python), "-c", ask]
+    ran = subprocess.run(command, env=SYSTEM, cwd="/", capture_output=True, check=True)
+    made: dict[str, str] = json.loads(ran.stdout)
+    return made
+
+
 def missing(facts: Facts, kind: type) -> Missing:
     with pytest.raises(Missing) as error:
         facts.get(kind)
@@ -54,30 +67,16 @@ class TestPackages:
         }
 
     def test_they_are_those_that_the_interpreter_itself_lists(self, server: Environment) -> None:
-        ask = (
-            "import importlib.metadata as m, json\n"
-            "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
-        )
-        ran = subprocess.run(
-            [server.python, "-c", ask],
-            env=SYSTEM,
-            cwd="/",
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert installed(server) == __import__("json").loads(ran.stdout)
+        assert installed(server) == listed_by_itself(server)
 
     def test_eggs_count_in_every_form(self, bare: Environment) -> None:
         (bare.site / "old_style-1.2.egg-info").write_text("Metadata-Version: 1.0\n")
         (bare.site / "develop-1.3-py3.11.egg-info").mkdir()
-        (bare.site / "arch-1.4-py3.11-linux-x86_64.egg-info").mkdir()
-        assert installed(bare) == {"old-style": "1.2", "develop": "1.3", "arch": "1.4"}
+        assert installed(bare) == {"old-style": "1.2", "develop": "1.3"}
 
     def test_what_a_killed_pip_left_behind_does_not_count(self, bare: Environment) -> None:
         bare.install("torch", "2.11.0")
         (bare.site / "~orch-2.9.0.dist-info").mkdir()
-        (bare.site / "-orch-2.9.0.dist-info").mkdir()
         assert installed(bare) == {"torch": "2.11.0"}
 
     @pytest.mark.parametrize("whole", ["2.9.0", "2.11.0", "2.8.0"])
@@ -131,7 +130,7 @@ class TestEditable:
     ) -> None:
         bare.install("vllm", "0.22.0", folder=tmp_path / "checkout")
         (bare.site / name).write_text(f"{tmp_path}/checkout\n")
-        assert installed(bare) == imported_names(bare)
+        assert installed(bare) == listed_by_itself(bare)
 
     def test_an_odd_pth_file_adds_nothing(self, bare: Environment, tmp_path: Path) -> None:
         (bare.site / "binary.pth").write_bytes(b"\xff\xfe\0/x\n" * 10)
@@ -167,16 +166,6 @@ class TestEditable:
         assert facts_of(server).get(Vllm).version == Version("0.22.0")
 
 
-def imported_names(one: Environment) -> dict[str, str]:
-    ask = (
-        "import importlib.metadata as m, json\n"
-        "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
-    )
-    ran = subprocess.run([one.python, "-c", ask], env=SYSTEM, cwd="/", capture_output=True, check=True)
-    made: dict[str, str] = __import__("json").loads(ran.stdout)
-    return made
-
-
 class TestRequirements:
     def rows(self, bare: Environment, *rows: str) -> tuple[str, ...]:
         bare.install("x", "1", rows)
@@ -192,14 +181,6 @@ class TestRequirements:
             "extra-package>=1; python_version > '3'",
         )
         assert rows == ("torch==2.11.0", "extra-package>=1; python_version > '3'")
-
-    def test_the_description_holds_no_requirement(self, bare: Environment) -> None:
-        info = bare.install("x", "1", ["torch==2.11.0"])
-        with (info / "METADATA").open("a") as file:
-            file.write("An example:\n\nRequires-Dist: torch==1.0\n")
-        facts = facts_of(bare)
-        one = facts.get(Packages).installed["x"]
-        assert requirements(facts._target, one) == ("torch==2.11.0",)
 
     def test_windows_line_ends_are_no_part_of_it(self, bare: Environment) -> None:
         info = bare.install("x", "1")
@@ -341,25 +322,22 @@ class TestTorch:
     @pytest.mark.parametrize(
         ("source", "version", "cuda", "hip"),
         [
-            ("__version__ = '2.11.0+cu129'\ncuda: Optional[str] = '12.9'", "2.11.0+cu129", "12.9", None),
-            ("__version__ = '2.11.0+cpu'\ncuda: Optional[str] = None", "2.11.0+cpu", None, None),
+            ("__version__ = '2.11.0+cu129'\ncuda: X = '12.9'", "2.11.0+cu129", "12.9", None),
+            ("__version__ = '2.11.0+cpu'\ncuda: X = None", "2.11.0+cpu", None, None),
             ("__version__ = '2.11.0'\ncuda = None\nhip = '6.4.1'", "2.11.0", None, "6.4.1"),
-            ("__version__ = '2.12.0.dev20260101+cu130'\ncuda = '13.0'", "2.12.0.dev20260101+cu130", "13.0", None),
+            ("__version__ = '2.12.0.dev1+cu130'\ncuda = '13.0'", "2.12.0.dev1+cu130", "13.0", None),
             ("", "2.11.0", None, None),
             ("def (", "2.11.0", None, None),
             ("__version__ = 'strange'\ncuda = 'newest'", "2.11.0", None, None),
             ("__version__ = version()\ncuda = os.environ['X']", "2.11.0", None, None),
             ("\0", "2.11.0", None, None),
         ],
-    )  # fmt: skip
+    )
     def test_its_version_file_is_read_and_not_run(
         self, server: Environment, source: str, version: str, cuda: str | None, hip: str | None
     ) -> None:
         (server.site / "torch/version.py").write_text(f"{source}\nraise SystemExit\n")
         made = facts_of(server).get(Torch)
-        if source == "\0":
-            assert made.cuda is None
-            return
         assert str(made.version) == version
         assert (made.cuda and str(made.cuda), made.hip) == (cuda, hip)
 

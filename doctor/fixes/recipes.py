@@ -17,10 +17,11 @@ def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:
     """The toolkit of torch's own release from wheels, behind a CUDA home of links; where wheels
     cannot give one (CUDA 12), or may not (a newer glibc), what can."""
     if kit.release is None:
+        major = kit.cuda.major if kit.cuda else 12
         return (
             Fix(
-                Text("install your system's CUDA 12 toolkit (its pip wheels hold no nvcc)"),
-                (Command("apt-get install cuda-toolkit-12"),),
+                Text("install a CUDA {major} toolkit (its pip wheels hold no nvcc)", major=major),
+                (Command(f"apt-get install cuda-toolkit-{major}"),),
                 Needs.PERSON,
             ),
             without_compiler(),

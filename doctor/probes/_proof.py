@@ -80,6 +80,7 @@ def main(arguments: "list[str]") -> None:
     python, runtime = arguments[:2]
     cut = arguments.index("--link")
     compile_command, link_command = arguments[3:cut], arguments[cut + 1 :]
+    cut = link_command.index("-shared")  # what stands before it is the compiler
     failed, output = "ok", ""
     with tempfile.TemporaryDirectory(prefix="vllm-doctor-") as folder:
         source, made, library = (
@@ -92,7 +93,7 @@ def main(arguments: "list[str]") -> None:
         search = ["-L" + folder] if libcuda else []
         for stage, command in (
             ("compile", [*compile_command, "-c", source, "-o", made]),
-            ("link", [link_command[0], made, *link_command[1:], *search, "-o", library]),
+            ("link", [*link_command[:cut], made, *link_command[cut:], *search, "-o", library]),
             ("load", [python, "-I", "-S", "-B", "-c", LOAD, library, *preload]),
         ):
             try:

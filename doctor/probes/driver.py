@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +55,14 @@ class Nvml:
 
 @dataclass(frozen=True)
 class Driver(Fact):
-    """What both driver libraries answered. `device_node`: /dev/nvidiactl is there."""
+    """What both driver libraries answered. `device_node`: /dev/nvidiactl is there; `tegra`: a
+    Jetson, which vLLM takes for CUDA without NVML (vllm/platforms/__init__.py)."""
 
     libcuda: LibCuda = LibCuda()
     nvml: Nvml = Nvml()
     device_node: bool = False
     container: bool = False
+    tegra: bool = False
 
 
 NO_GPU_NEEDED = "this server runs on the CPU"
@@ -92,6 +95,7 @@ def driver(target: Target, env: LaunchEnv, profile: Profile) -> Driver:
         made.libcuda,
         made.nvml,
         device_node=target.stat(Path("/dev/nvidiactl")) is not None,
+        tegra=target.stat(Path("/etc/nv_tegra_release")) is not None,
         container=any(target.stat(Path(p)) for p in ("/.dockerenv", "/run/.containerenv")),
     )
 
@@ -112,6 +116,8 @@ class Gpus(Fact):
 def gpus(driver: Driver, env: LaunchEnv) -> Gpus:
     """CUDA reads its list up to the first entry that it does not know, and shows what came before
     (CUDA C++ Programming Guide, "CUDA Environment Variables")."""
+    if driver.tegra and driver.nvml.error:
+        raise Missing(Text("a Jetson's driver does not list its GPU"), applies=False)
     if driver.libcuda.error or driver.nvml.error:
         raise Missing(
             Text("the NVIDIA driver cannot be asked for its GPUs"), ("driver-lib-invisible",)
@@ -120,17 +126,24 @@ def gpus(driver: Driver, env: LaunchEnv) -> Gpus:
     choice = env.get("CUDA_VISIBLE_DEVICES")
     if choice is None:
         return Gpus(devices, len(devices))
+    if "MIG-" in choice:
+        raise Missing(Text("MIG instances are not judged"), applies=False)
     shown: list[Device] = []
     for entry in choice.split(","):
         one = _chosen(entry.strip(), devices)
-        if one is None or one in shown:
+        if one is None:
+            break
+        if one in shown:
+            shown = []  # a GPU named twice: CUDA then shows none
             break
         shown.append(one)
     return Gpus(tuple(shown), len(devices), choice)
 
 
 def _chosen(entry: str, devices: tuple[Device, ...]) -> Device | None:
-    if entry.isdigit():
-        return devices[int(entry)] if int(entry) < len(devices) else None
+    number = re.match(r"\+?([0-9]+)", entry)  # as strtol reads it: "0gpu" is 0
+    if number:
+        index = int(number[1])
+        return devices[index] if index < len(devices) else None
     named = [d for d in devices if entry.startswith("GPU-") and d.uuid.startswith(entry)]
     return named[0] if len(named) == 1 else None

@@ -18,13 +18,15 @@ from doctor.target import OWN, Ran, Target
 
 @dataclass(frozen=True)
 class Compiler:
-    """A host compiler that works: its family, version, and the glibc whose headers it reads."""
+    """A host compiler that works: its family, version, and the glibc whose headers it reads.
+    `arguments` are the words behind its name where CXX has several ("ccache g++")."""
 
     path: Path
     family: str  # "gcc" or "clang"
     version: Version
     glibc: Version | None = None
     library_dirs: tuple[Path, ...] = ()
+    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def host_compilers(target: Target, env: LaunchEnv) -> HostCompilers:
     triton = cc or ("gcc" if which(target, env, "gcc") else "clang")
     if not cc and not which(target, env, triton):
         triton = "gcc"
-    host = _ccbin(target, env) or cc or "gcc"
+    host = _host_of_nvcc(target, env)
     c = _sought(target, env, triton, "c")
     return HostCompilers(
         c=c,
@@ -63,20 +65,28 @@ def host_compilers(target: Target, env: LaunchEnv) -> HostCompilers:
     )
 
 
-def _ccbin(target: Target, env: LaunchEnv) -> str | None:
-    """The -ccbin of nvcc's own variables; a folder means the g++ in it (nvcc's manual)."""
-    words = []
-    for name in ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"):
-        words += split(env.get(name) or "")
-    for i, word in enumerate(words):
+def _host_of_nvcc(target: Target, env: LaunchEnv) -> str:
+    """The last -ccbin wins, in this order (tried): NVCC_APPEND_FLAGS, CC (by FlashInfer's command
+    line), NVCC_PREPEND_FLAGS, NVCC_CCBIN. A folder means the g++ in it (nvcc's manual)."""
+    found = (
+        _ccbin(env.get("NVCC_APPEND_FLAGS"))
+        or env.get("CC")
+        or _ccbin(env.get("NVCC_PREPEND_FLAGS"))
+        or env.get("NVCC_CCBIN")
+        or "gcc"
+    )
+    stat = target.stat(Path(found)) if "/" in found else None
+    return f"{found}/g++" if stat and stat.kind == "dir" else found
+
+
+def _ccbin(flags: str | None) -> str | None:
+    words = split(flags or "")
+    found = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
         option, _, value = word.partition("=")
         if option in ("-ccbin", "--compiler-bindir"):
-            found = value or (words[i + 1] if i + 1 < len(words) else "")
-            break
-    else:
-        found = env.get("NVCC_CCBIN") or ""
-    stat = target.stat(Path(found)) if found else None
-    return f"{found}/g++" if stat and stat.kind == "dir" else found or None
+            found = value or following or found
+    return found
 
 
 def split(text: str) -> list[str]:
@@ -90,30 +100,33 @@ def split(text: str) -> list[str]:
 def _sought(
     target: Target, env: LaunchEnv, name: str, language: str, libraries: bool = False
 ) -> Sought:
-    path = which(target, env, name)
+    # FlashInfer puts CXX into a shell's command; CC is one word to nvcc and to Triton.
+    first, *words = split(name) if libraries else [name]
+    path = which(target, env, first)
     if path is None:
         return Sought(name, error="not found")
-    ran, said = _asked(target, env, path, "c++")
+    command = (str(path), *words)
+    ran, said = _asked(target, env, command, "c++")
     if "family" not in said and language == "c":
-        ran, said = _asked(target, env, path, "c")
+        ran, said = _asked(target, env, command, "c")
     if "family" not in said:
         lines = [line for line in ran.err.splitlines() if "error" in line] or [ran.err.strip()]
         return Sought(name, error=ran.failure or lines[0][:200] or f"exit code {ran.code}")
     folders: tuple[Path, ...] = ()
     if libraries:
-        listing = target.run(str(path), "-print-search-dirs", env=child_env(env)).out
+        listing = target.run(*command, "-print-search-dirs", env=child_env(env)).out
         found = re.search(r"(?m)^libraries: =?(.*)$", listing)
         folders = tuple(Path(p) for p in found[1].split(":") if p) if found else ()
     family, version = said["family"]
     glibc = said["glibc"][1] if "glibc" in said else None
-    return Sought(name, Compiler(path, family, version, glibc, folders))
+    return Sought(name, Compiler(path, family, version, glibc, folders, tuple(words)))
 
 
 def _asked(
-    target: Target, env: LaunchEnv, path: Path, language: str
+    target: Target, env: LaunchEnv, command: tuple[str, ...], language: str
 ) -> tuple[Ran, dict[str, tuple[str, Version]]]:
     """What the preprocessor makes of compiler.h; {} where it fails."""
-    ran = target.run(str(path), "-E", "-P", "-x", language, _QUESTION, env=child_env(env))
+    ran = target.run(*command, "-E", "-P", "-x", language, _QUESTION, env=child_env(env))
     rows = re.findall(r"(?m)^vllm_doctor (\w+) (\w+) (\d+) (\d+)$", ran.out) if ran.ok else []
     return ran, {kind: (name, Version(f"{a}.{b}")) for kind, name, a, b in rows}
 

@@ -12,6 +12,7 @@ from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.driver import Driver
 from doctor.probes.environment import LaunchEnv, child_env
+from doctor.probes.host import HostCompilers
 from doctor.probes.wheels import Packages, Torch
 from doctor.profile import Profile
 from doctor.target import OWN, OWN_PYTHON, Target
@@ -75,7 +76,7 @@ class TritonLibcuda(Fact):
 
 @probe
 def triton_libcuda(
-    target: Target, env: LaunchEnv, packages: Packages, driver: Driver
+    target: Target, env: LaunchEnv, packages: Packages, driver: Driver, hosts: HostCompilers
 ) -> TritonLibcuda:
     """Triton's own search (triton/backends/nvidia/driver.py): TRITON_LIBCUDA_PATH, else what
     `ldconfig -p` lists, else LD_LIBRARY_PATH. Older releases link `-lcuda`, newer ones
@@ -91,7 +92,12 @@ def triton_libcuda(
         raise Missing(Text("{path} does not say how it links libcuda", path=source))
     library = "libcuda.so.1" if rows[0] == "libcuda.so.1" else "libcuda.so"
     searched, folders = _triton_folders(target, env)
-    found = (f / library for f in folders)
+    places = folders
+    if library == "libcuda.so" and folders:
+        # Triton only asks that libcuda.so.1 is there; the linker then looks in its own folders too.
+        cxx = hosts.cxx.compiler
+        places = (*folders, *env.folders("LIBRARY_PATH"), *(cxx.library_dirs if cxx else ()))
+    found = (f / library for f in places)
     return TritonLibcuda(
         library, searched, folders, next((p for p in found if _is_64_bit(target, p)), None)
     )

