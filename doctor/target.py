@@ -178,7 +178,10 @@ class Live:
             return False
 
     def realpath(self, path: Path) -> Path:
-        return Path(os.path.realpath(path))
+        try:
+            return Path(os.path.realpath(path))
+        except (OSError, ValueError):
+            return path
 
     def elf(self, path: Path) -> Elf | None:
         with _regular(path) as file:

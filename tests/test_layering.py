@@ -1,0 +1,216 @@
+"""The layers, held by reading imports: who may know whom, and who may touch the machine."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import doctor
+import doctor.cli  # noqa: F401 - imports every module of the doctor that it uses
+from doctor import engine
+from doctor.engine import load_rules
+from doctor.model import Fact
+from doctor.probes.interpreter import Where
+from doctor.probes.proof import DeepAsked
+from doctor.profile import Profile
+from doctor.shipped import rules_folder
+from doctor.target import Target
+
+PACKAGE = Path(doctor.__file__).parent
+MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))
+# Scripts that run alone in a child process, in an interpreter that may have nothing installed.
+CHILDREN = [m for m in MODULES if m.startswith("probes/_") and m != "probes/__init__.py"]
+RULES = sorted(rules_folder().glob("*.py"))
+GIVEN: set[type] = {Where, Profile, DeepAsked}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names of all that a file imports, inside functions as well."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def tops(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+def of(*modules: str) -> set[str]:
+    return {name for module in modules for name in imports(PACKAGE / module)}
+
+
+@pytest.mark.parametrize("rule_file", RULES, ids=lambda p: p.name)
+def test_rules_import_only_the_doctor_and_the_standard_library(rule_file: Path) -> None:
+    foreign = tops(rule_file) - {"doctor", "packaging"} - sys.stdlib_module_names
+    assert not foreign
+
+
+@pytest.mark.parametrize("rule_file", RULES, ids=lambda p: p.name)
+def test_rules_know_facts_and_fixes_and_nothing_of_the_machine(rule_file: Path) -> None:
+    touched = tops(rule_file) & {"os", "subprocess", "sys", "shutil", "tempfile", "socket", "io"}
+    assert not touched
+    internal = {n for n in imports(rule_file) if n.startswith(("doctor.engine", "doctor.cli"))}
+    assert not internal
+    assert not {n for n in imports(rule_file) if n.startswith("doctor.target.Live")}
+
+
+def test_the_model_imports_nothing_of_ours() -> None:
+    assert "doctor" not in tops(PACKAGE / "model.py")
+    assert not tops(PACKAGE / "model.py") - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_command_line_and_the_report_know_click_and_rich(module: str) -> None:
+    if module != "cli.py" and not module.startswith("report/"):
+        assert not tops(PACKAGE / module) & {"click", "rich"}
+
+
+def uses(path: Path, owner: str, *names: str) -> bool:
+    """Whether the file says `owner.name` for one of the names."""
+    return any(
+        isinstance(node, ast.Attribute)
+        and node.attr in names
+        and isinstance(node.value, ast.Name)
+        and node.value.id == owner
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    )
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in CHILDREN])
+def test_only_the_target_starts_processes(module: str) -> None:
+    path = PACKAGE / module
+    starts = "subprocess" in tops(path) or uses(path, "os", "system", "popen", "execv", "execve")
+    assert starts == (module == "target.py")
+
+
+# What each reads is its own input, named by the person or shipped with the doctor.
+READ_THE_ENVIRONMENT = {"target.py", "cli.py"}
+OPEN_FILES = {
+    "target.py": "the machine under judgement",
+    "locate.py": "the script whose interpreter is to be judged",
+    "cli.py": "a snapshot, and where it writes one",
+    "toml.py": "profiles, tables and signatures",
+    "about.py": "the rules, to count them",
+}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in CHILDREN])
+def test_only_the_target_and_the_command_line_read_the_environment(module: str) -> None:
+    path = PACKAGE / module
+    if uses(path, "os", "environ", "getenv", "environb"):
+        assert module in READ_THE_ENVIRONMENT
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in CHILDREN])
+def test_files_are_opened_only_by_the_target_and_for_ones_own_input(module: str) -> None:
+    openers = {"open", "read_text", "read_bytes", "write_text", "write_bytes"}
+    tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+    calls = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    names = {f.id if isinstance(f, ast.Name) else getattr(f, "attr", "") for f in calls}
+    if names & openers:
+        assert module in OPEN_FILES
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("probes/")])
+def test_probes_reach_the_machine_only_through_the_target(module: str) -> None:
+    if module in CHILDREN:
+        return
+    tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+    asked = {"exists", "is_file", "is_dir", "iterdir", "glob", "rglob", "resolve", "lstat"}
+    found = {
+        node.func.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    assert not found & asked
+
+
+@pytest.mark.parametrize("module", CHILDREN)
+def test_a_script_for_a_child_needs_only_the_standard_library(module: str) -> None:
+    allowed = {"pynvml"} if module == "probes/_driver.py" else set()
+    assert not tops(PACKAGE / module) - sys.stdlib_module_names - allowed
+
+
+@pytest.mark.parametrize("module", CHILDREN)
+def test_a_script_for_the_target_is_understood_by_old_pythons(module: str) -> None:
+    """The inspection runs in the target, 3.6 and newer, to say that it is too old."""
+    source = (PACKAGE / module).read_text(encoding="utf-8")
+    oldest = (3, 6) if module == "probes/_inspect.py" else (3, 10)
+    ast.parse(source, feature_version=oldest)
+
+
+def test_a_diagnosis_in_json_imports_neither_rich_nor_torch_nor_vllm() -> None:
+    import subprocess
+
+    code = (
+        "import sys\nfrom doctor.cli import cli\n"
+        "try: cli.main(['diagnose', '--format', 'json', '--set', 'gpus=later'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'rich', 'torch', 'vllm', 'psutil', 'pynvml', 'importlib.metadata'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr.strip() == "[]"
+
+
+# Facts and probes.
+
+
+def needs_of_probe(kind: type) -> dict[type, bool]:
+    """The facts that the probe of `kind` asks for, and whether it can do without."""
+    rows = engine._parameters(engine._PROBES[kind])
+    return {need: optional for _, need, optional in rows if need is not Target}
+
+
+def test_every_fact_that_is_needed_has_a_probe_or_is_given() -> None:
+    wanted = {need for rule in load_rules(rules_folder()) for _, need, _ in rule.needs}
+    for kind in engine._PROBES:
+        wanted |= set(needs_of_probe(kind))
+    assert not {w.__name__ for w in wanted - GIVEN - {Target} if w not in engine._PROBES}
+
+
+def test_what_is_given_has_no_probe_that_would_never_run() -> None:
+    assert not GIVEN & set(engine._PROBES)
+
+
+def test_every_probe_returns_a_fact_and_is_wanted() -> None:
+    wanted = {need for rule in load_rules(rules_folder()) for _, need, _ in rule.needs}
+    for kind in engine._PROBES:
+        assert issubclass(kind, Fact)
+        wanted |= set(needs_of_probe(kind))
+    assert not {k.__name__ for k in engine._PROBES if k not in wanted}
+
+
+def test_probes_do_not_ask_each_other_in_a_circle() -> None:
+    done: set[type] = set()
+
+    def visit(kind: type, path: tuple[type, ...]) -> None:
+        assert kind not in path, " -> ".join(k.__name__ for k in (*path, kind))
+        if kind in done or kind not in engine._PROBES:
+            return
+        for need in needs_of_probe(kind):
+            visit(need, (*path, kind))
+        done.add(kind)
+
+    for kind in engine._PROBES:
+        visit(kind, ())
+
+
+def test_every_probe_is_registered_by_importing_the_package() -> None:
+    for path in sorted((PACKAGE / "probes").glob("*.py")):
+        if not path.name.startswith("_"):
+            assert f"doctor.probes.{path.stem}" in sys.modules
+
+
+def test_facts_are_frozen_and_hold_what_the_codec_knows() -> None:
+    for kind in [*engine._PROBES, *GIVEN]:
+        assert kind.__dataclass_params__.frozen, kind.__name__  # type: ignore[attr-defined]
+        assert typing.get_type_hints(kind)
