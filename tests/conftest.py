@@ -1,5 +1,5 @@
-"""What the tests of one area build for themselves and another can use: the doctor as a child process,
-and environments that lie in a folder as the real ones do.
+"""What tests share: the doctor as a child process, and environments that lie in a folder as the
+real ones do.
 
 Nothing here is a mock: interpreters, links, ELF files and metadata are real, only small.
 """
@@ -189,7 +189,7 @@ class Environment:
 def not_longer_than(seconds: int) -> Iterator[None]:
     """Fails the test, instead of hanging the suite, where what is called does not come back."""
 
-    def fail(*_: object) -> None:
+    def fail(*what: object) -> None:
         pytest.fail(f"it hangs: {seconds} s were not enough")
 
     before = signal.signal(signal.SIGALRM, fail)
@@ -213,8 +213,7 @@ VLLM_FILES = {
 TRANSFORMERS_FILES = {
     "transformers/__init__.py": "",
     "transformers/models/auto/auto_mappings.py": (
-        '        ("glm4_moe", "Glm4MoeConfig"),\n'
-        '        ("glm4_moe_lite", "Glm4MoeLiteConfig"),\n'
+        '        ("glm4_moe", "Glm4MoeConfig"),\n        ("glm4_moe_lite", "Glm4MoeLiteConfig"),\n'
     ),
 }
 

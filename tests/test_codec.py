@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import types
@@ -30,7 +31,7 @@ from doctor.target import Ran, Recording, Stat
 FACTS = sorted(engine._PROBES, key=lambda c: c.__name__)
 OTHERS: list[type] = [Profile, Recording, Elf, Stat, Ran]
 
-NAMES = st.text(st.characters(blacklist_categories=("Cs",)), max_size=8)
+NAMES = st.text(max_size=8)
 VERSIONS = st.builds(
     lambda numbers, suffix: Version(".".join(map(str, numbers)) + suffix),
     st.lists(st.integers(0, 99), min_size=1, max_size=4),
@@ -44,7 +45,9 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     type(None): st.none(),
     Path: NAMES.map(Path),
     Version: VERSIONS,
-    Text: NAMES.map(lambda s: Text("{s}", s=s.replace("{", "").replace("}", "")) if s else Text("")),
+    Text: NAMES.map(
+        lambda s: Text("{s}", s=s.replace("{", "").replace("}", "")) if s else Text("")
+    ),
 }
 # What a class checks of its own values, which no strategy guesses.
 FIXED: dict[type, dict[str, st.SearchStrategy[Any]]] = {
@@ -149,10 +152,8 @@ def test_what_does_not_fit_is_named_by_its_path(kind: Any, value: Any, words: st
     st.sampled_from([*FACTS, *OTHERS]),
 )
 def test_any_json_is_decoded_or_refused_with_a_codec_error(value: Any, kind: type[Fact]) -> None:
-    try:
+    with contextlib.suppress(CodecError):
         decode(kind, value)
-    except CodecError as error:
-        assert str(error)
 
 
 def test_every_fact_has_a_default_or_is_named_when_it_is_missing() -> None:

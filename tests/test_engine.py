@@ -97,7 +97,9 @@ def facts() -> Facts:
 
 def a_rule(function: Callable[..., Any], id: str = "one") -> Rule:
     needs = tuple(engine._parameters(function))
-    return Rule(id, Severity.ERROR, Stage.SHELL, "Title", "Title.\n\nMore.", "area", function, needs)
+    return Rule(
+        id, Severity.ERROR, Stage.SHELL, "Title", "Title.\n\nMore.", "area", function, needs
+    )
 
 
 def outcome(function: Callable[..., Any]) -> Outcome:
@@ -365,4 +367,3 @@ def test_rules_that_cannot_be_loaded_are_refused_in_one_sentence(
 def test_a_folder_that_is_none_holds_no_rules(tmp_path: Path) -> None:
     with pytest.raises(RuleError):
         load_rules(tmp_path / "none")
-

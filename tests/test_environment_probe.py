@@ -100,7 +100,7 @@ class TestLaunchEnv:
     ) -> None:
         save(bare)
         (bare.prefix / SAVED).write_bytes(text.encode("latin-1"))
-        with pytest.raises(Missing, match="environment.json cannot be read"):
+        with pytest.raises(Missing, match=r"environment\.json cannot be read"):
             launch(bare)
 
     def test_saved_variables_that_the_shell_lacks_are_told(self, server: Environment) -> None:
@@ -123,7 +123,8 @@ class TestWhich:
         script(second / "folder", "")
         env = {"PATH": f"/nowhere:{first}::{second}:/usr/bin:/bin"}
         for name in ("text", "folder", "sh", "no-such-program"):
-            said = subprocess.run(["/usr/bin/which", name], env=env, capture_output=True, text=True)
+            command = ["/usr/bin/which", name]
+            said = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
             found = which(Live(env), LaunchEnv(env), name)
             assert str(found or "") == said.stdout.strip()
 
@@ -178,9 +179,7 @@ class TestJit:
     ) -> None:
         why = self.why_not(shared_server, VLLM_USE_FLASHINFER_SAMPLER="0")
         assert (why.applies, "is off" in str(why.reason)) == (False, True)
-        made = self.jit(
-            shared_server, "gpus=later", "archs=10.0", VLLM_USE_FLASHINFER_SAMPLER="0"
-        )
+        made = self.jit(shared_server, "gpus=later", "archs=10.0", VLLM_USE_FLASHINFER_SAMPLER="0")
         assert made.archs == ("100a",)
 
     def test_turing_is_the_first_gpu_with_a_sampler(self, shared_server: Environment) -> None:
@@ -227,7 +226,9 @@ class TestKernelCache:
         folder = base / ".cache/flashinfer" / version / archs / "cached_ops" / name
         folder.mkdir(parents=True)
         if home:
-            lines = f"ninja_required_version = 1.3\ncuda_home = {home}\nnvcc = $cuda_home/bin/nvcc\n"
+            lines = (
+                f"ninja_required_version = 1.3\ncuda_home = {home}\nnvcc = $cuda_home/bin/nvcc\n"
+            )
             (folder / "build.ninja").write_text(lines)
         if needed:
             shared_library(folder / f"{name}.so", needed=needed)
@@ -382,9 +383,7 @@ class TestDriver:
         assert self.shown(shared_server, libraries, None, gpus=0) == Gpus((), 0)
 
     def test_an_old_driver_is_found(self, shared_server: Environment, libraries: Path) -> None:
-        env = stand_ins.environment(
-            libraries, gpus=2, cuda=12040, driver_version="550.54.15"
-        )
+        env = stand_ins.environment(libraries, gpus=2, cuda=12040, driver_version="550.54.15")
         said = run_doctor("diagnose", "--format", "json", "--python", shared_server.prefix, env=env)
         assert said.report["primary"] == "driver-too-old"
         (finding,) = said.outcome("driver-too-old")["findings"]
@@ -519,4 +518,3 @@ def test_the_loader_is_the_one_of_the_servers_environment(
         (shared_server.prefix / SAVED).unlink()
     assert made.libcuda.error is None
     assert made.libcuda.path == libraries / "libcuda.so.1"
-

@@ -140,7 +140,7 @@ class TestDiscovery:
         """`uv venv --relocatable`: the python beside the script."""
         lines = (
             "#!/bin/sh",
-            "'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'python' \"$0\" \"$@\"",
+            '\'\'\'exec\' "$(dirname -- "$(realpath -- "$0")")"/\'python\' "$0" "$@"',
             "' '''",
         )
         folder = vllm_script(bare.prefix / "bin", *lines)
@@ -157,7 +157,16 @@ class TestDiscovery:
 
     @pytest.mark.parametrize(
         "first",
-        ["", "#!", "#!/bin/sh", "#!/nowhere/python3", "\x7fELF", "#!python", "'''exec' x", "#!\udcff"],
+        [
+            "",
+            "#!",
+            "#!/bin/sh",
+            "#!/nowhere/python3",
+            "\x7fELF",
+            "#!python",
+            "'''exec' x",
+            "#!\udcff",
+        ],
         ids=ascii,
     )
     def test_a_vllm_that_names_no_interpreter_is_passed_over(

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ class TestIsolation:
         assert not marker.exists()
 
     @pytest.mark.parametrize(
-        "name", ["PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS", "PYTHONHOME", "PYTHONPLATLIBDIR"]
+        "name",
+        ["PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS", "PYTHONHOME", "PYTHONPLATLIBDIR"],
     )
     def test_python_variables_do_not_reach_the_question(
         self, shared_server: Environment, tmp_path: Path, marker: Path, name: str
@@ -237,9 +238,7 @@ class TestChildren:
             run_child(["/bin/sh", "-c", line], 0.3, SYSTEM)
         assert ended(int((tmp_path / "pid").read_text()))
 
-    def test_what_one_leaves_running_does_not_keep_the_doctor_waiting(
-        self, tmp_path: Path
-    ) -> None:
+    def test_what_one_leaves_running_does_not_keep_the_doctor_waiting(self, tmp_path: Path) -> None:
         line = f"sleep 60 & echo $! > {tmp_path}/pid; echo done"
         with not_longer_than(5):
             assert run_child(["/bin/sh", "-c", line], 10, SYSTEM) == Ran(0, "done\n")
@@ -249,7 +248,9 @@ class TestChildren:
         assert run_child(["/bin/cat"], 10, {}) == Ran(0)
 
     def test_output_is_cut_and_need_not_be_utf8(self) -> None:
-        ran = run_child(["/bin/sh", "-c", r"printf 'caf\351'; head -c 3000000 /dev/zero"], 10, SYSTEM)
+        ran = run_child(
+            ["/bin/sh", "-c", r"printf 'caf\351'; head -c 3000000 /dev/zero"], 10, SYSTEM
+        )
         assert ran.out.startswith("caf\\xe9\0")
         assert len(ran.out) <= (1 << 20) + 3
 
@@ -270,14 +271,14 @@ class TestLive:
     """No question hangs or raises, whatever lies at the path."""
 
     @pytest.fixture
-    def odd(self, tmp_path: Path) -> Iterator[Mapping[str, Path]]:
+    def odd(self, tmp_path: Path) -> Mapping[str, Path]:
         made = {n: tmp_path / n for n in ("folder", "fifo", "loop", "dangling", "missing", "file")}
         made["folder"].mkdir()
         os.mkfifo(made["fifo"])
         made["loop"].symlink_to(made["loop"])
         made["dangling"].symlink_to(tmp_path / "gone")
         made["file"].write_bytes(b"caf\xe9 13.0\n")
-        yield {
+        return {
             **made,
             "below a file": made["file"] / "x",
             "not utf8": Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9")),
@@ -309,14 +310,14 @@ class TestLive:
             live.realpath(path)
 
     def test_descriptors_are_not_leaked(self, odd: Mapping[str, Path]) -> None:
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         for path in odd.values():
             for ask in (Live({}).read, Live({}).stat):
                 try:
                     ask(path)
                 except OSError:
                     continue
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
     def test_a_file_is_read_searched_and_described(self, odd: Mapping[str, Path]) -> None:
         live, path = Live({}), odd["file"]
@@ -435,7 +436,9 @@ class TestTape:
                 question()
 
     def test_a_newer_recording_asks_for_a_newer_doctor(self) -> None:
-        with pytest.raises(CodecError, match=r"version 2, and this doctor reads up to 1; use a newer"):
+        with pytest.raises(
+            CodecError, match=r"version 2, and this doctor reads up to 1; use a newer"
+        ):
             load_tape({"schema_version": 2})
 
     def test_a_recording_is_judged_by_a_doctor_that_is_installed_elsewhere(

@@ -353,12 +353,13 @@ class TestTorch:
         assert str(server.site) in str(why.reason)
 
     @pytest.mark.parametrize(
-        ("tags", "rpath"), [({"rpath": "$ORIGIN"}, True), ({"runpath": "$ORIGIN"}, False), ({}, False)]
+        ("tags", "rpath"),
+        [({"rpath": "$ORIGIN"}, True), ({"runpath": "$ORIGIN"}, False), ({}, False)],
     )
     def test_an_rpath_is_told_from_a_runpath(
         self, server: Environment, tags: dict[str, str], rpath: bool
     ) -> None:
-        shared_library(server.site / "torch/lib/libtorch_global_deps.so", **tags)  # type: ignore[arg-type]
+        shared_library(server.site / "torch/lib/libtorch_global_deps.so", **tags)
         assert facts_of(server).get(Torch).rpath is rpath
 
     def test_without_vllm_torch_is_not_asked_about(self, bare: Environment) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
-from doctor.codec import CodecError, decode
+from doctor.codec import decode, parse_json
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.environment import LaunchEnv, child_env
@@ -88,8 +87,8 @@ def driver(target: Target, env: LaunchEnv, profile: Profile) -> Driver:
         why = ran.failure or f"it ended with code {ran.code}: {ran.err.strip()[-200:]}"
         raise Missing(Text("asking the NVIDIA driver failed: {why}", why=why))
     try:
-        made: Driver = decode(Driver, json.loads(ran.out))
-    except (ValueError, CodecError) as error:
+        made: Driver = decode(Driver, parse_json(ran.out))
+    except ValueError as error:
         raise Missing(Text("the answer of the driver cannot be read: {e}", e=error)) from None
     return Driver(
         made.libcuda,

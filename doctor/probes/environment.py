@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from doctor.codec import CodecError, decode
+from doctor.codec import decode, parse_json
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.interpreter import Interpreter
@@ -78,8 +77,8 @@ def _saved(target: Target, path: Path) -> Saved:
     if data is None:
         return Saved()
     try:
-        made: Saved = decode(Saved, json.loads(data))
-    except (ValueError, CodecError) as error:
+        made: Saved = decode(Saved, parse_json(data))
+    except ValueError as error:
         raise Missing(Text("{path} cannot be read: {error}", path=path, error=error)) from None
     return made
 

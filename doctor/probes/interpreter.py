@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from doctor.codec import CodecError, decode
+from doctor.codec import decode, parse_json
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.target import OWN, Target
@@ -69,9 +68,9 @@ def interpreter(target: Target, where: Where) -> Interpreter:
             wrong=ran.code is not None,
         )
     try:
-        data = json.loads("\n".join(answer[marks[0] + 1 : marks[1]]))
+        data = parse_json("\n".join(answer[marks[0] + 1 : marks[1]]))
         made: Interpreter = decode(Interpreter, data)
-    except (ValueError, CodecError, RecursionError) as error:
+    except ValueError as error:
         raise NotPython(
             Text(
                 "{python} described itself in a way we cannot read: {error}",

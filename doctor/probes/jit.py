@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.driver import NO_GPU_NEEDED, Gpus
@@ -48,7 +50,7 @@ def jit(
     if torch.cuda is None:
         raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
     cache = flashinfer.jit_cache
-    if cache and str(cache).startswith(str(flashinfer.version)):
+    if cache and Version(cache.public) == flashinfer.version:
         raise Missing(
             Text("flashinfer-jit-cache {version} brings the kernels ready-made", version=cache),
             applies=False,
