@@ -213,20 +213,21 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
     """
     with _memory_file() as out, _memory_file() as err:
         try:
-            child = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=dict(env),
-                start_new_session=True,
-            )
+            with _starting:
+                if _ending:
+                    return Ran(None, failure="the doctor is ending")
+                child = subprocess.Popen(
+                    list(argv),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    env=dict(env),
+                    start_new_session=True,
+                )
+                _children.add(child)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             return Ran(None, failure=(why or type(error).__name__).lower())
-        _children.add(child)
-        if _ending.is_set():
-            _end(child)
         try:
             code, failure = _wait(child, timeout), None
         except subprocess.TimeoutExpired:
@@ -237,7 +238,8 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
 
 
 _children: set[subprocess.Popen[bytes]] = set()
-_ending = threading.Event()
+_starting = threading.Lock()
+_ending = False
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -260,8 +262,10 @@ def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
 @atexit.register
 def _end_all() -> None:
     # Children that a background thread waits for, when Ctrl-C ends the doctor before them; the
-    # thread then goes on to its next one, which ends as soon as it has begun.
-    _ending.set()
+    # thread then goes on to its next one, which must not start any more.
+    global _ending  # noqa: PLW0603 - there is one end of the process
+    with _starting:
+        _ending = True
     for child in tuple(_children):
         _end(child)
 

@@ -24,8 +24,10 @@ from doctor.probes.toolkit import (
 
 
 def usable(kit: Toolkit | None, mixes: MeasuredMixes) -> bool:
-    """FlashInfer can compile with it."""
-    if kit is None or kit.nvcc is None or kit.missing_headers or kit.nvvm_error:
+    """FlashInfer can compile and link with it."""
+    if kit is None or kit.nvcc is None or kit.nvvm_error:
+        return False
+    if kit.missing_headers or kit.missing_libraries:
         return False
     return minor(kit.headers) == minor(kit.nvcc) and (coherent(kit) or mixes.of(kit)[0] != "fails")
 
@@ -47,6 +49,11 @@ def judged(
     if toolkits.wheels and toolkits.wheels.nvcc:
         good = proven or usable(toolkits.found, mixes)
         yield toolkits.wheels, Severity.INFO if good else None
+
+
+def unless_unused(severity: Severity | None, fixes: tuple[Fix, ...]) -> tuple[Fix, ...]:
+    """A fault that keeps nothing from working is told, and not repaired."""
+    return () if severity is Severity.INFO else fixes
 
 
 @rule("cuda-home-bad-path", Severity.ERROR, Stage.TOOLKIT)
@@ -183,7 +190,7 @@ def cuda_headers_missing(
         yield Finding(
             Text("{root} has no {headers}", root=one.root, headers=one.missing_headers),
             (Text("nvcc {nvcc} is there ({by})", nvcc=one.nvcc, by=one.found_by),),
-            fixes,
+            unless_unused(severity, fixes),
             severity,
         )
 
@@ -219,7 +226,7 @@ def nvcc_header_version_skew(
                 Text("nvcc --version: {nvcc}", nvcc=one.nvcc),
                 Text("cuda_runtime_api.h: CUDA {headers}", headers=minor(one.headers)),
             ),
-            (*_without_cpath(one, env), *use_wheels(kit, install=True)),
+            unless_unused(severity, (*_without_cpath(one, env), *use_wheels(kit, install=True))),
             severity,
         )
 
@@ -261,7 +268,7 @@ def _skew(
             nvcc=one.nvcc,
         ),
         (Text("the toolkit: {root} ({by})", root=one.root, by=one.found_by), said),
-        use_wheels(kit, install=True),
+        unless_unused(severity, use_wheels(kit, install=True)),
         severity or milder,
     )
 
@@ -283,7 +290,7 @@ def nvvm_ptxas_skew(
             yield Finding(
                 Text("nvcc {nvcc} has no working cicc: {why}", nvcc=one.nvcc, why=one.nvvm_error),
                 (Text("{top}/nvvm/bin/cicc", top=one.top),),
-                use_wheels(kit, install=True),
+                unless_unused(severity, use_wheels(kit, install=True)),
                 severity,
             )
         elif one.nvvm and (found := _skew(one, severity, mixes, "cicc", one.nvvm, kit)):
@@ -324,7 +331,7 @@ def nvcc_too_old_for_arch(
                     Text("asked for by {by}", by=jit.asked_by),
                     Text("{root} compiles for {archs}", root=one.root, archs=one.archs),
                 ),
-                use_wheels(kit),
+                unless_unused(severity, use_wheels(kit)),
                 severity,
             )
 
@@ -382,7 +389,9 @@ def pip_toolkit_lib_layout(
                 Text("FlashInfer links with -L{root}/lib64 -L{root}/lib64/stubs", root=one.root),
                 Text("the toolkit: {root} ({by})", root=one.root, by=one.found_by),
             ),
-            (*use_wheels(kit, install=not (one.from_wheels and coherent(one))),),
+            unless_unused(
+                severity, use_wheels(kit, install=not (one.from_wheels and coherent(one)))
+            ),
             severity,
         )
 

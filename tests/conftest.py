@@ -168,11 +168,14 @@ class Environment:
         (info / "RECORD").write_text(listed, encoding="utf-8")
         return info
 
-    def add_vllm(self) -> Path:
+    def add_vllm(self, cpu: bool = False) -> Path:
         """vllm 0.22.0, in the few files that are read of it; returns its dist-info."""
-        shared_library(self.site / "vllm/_C.abi3.so", needed=("libcudart.so.13", "libcuda.so.1"))
-        requires = ("torch==2.11.0", "transformers>=4.56.0", f"flashinfer-python=={FLASHINFER}")
-        return self.install("vllm", "0.22.0", requires, VLLM_FILES)
+        needed = ("libtorch.so", "libc10.so") if cpu else ("libcudart.so.13", "libcuda.so.1")
+        shared_library(self.site / "vllm/_C.abi3.so", needed=needed)
+        requires = ["torch==2.11.0", "transformers>=4.56.0"]
+        if not cpu:
+            requires.append(f"flashinfer-python=={FLASHINFER}")
+        return self.install("vllm", "0.22.0+cpu" if cpu else "0.22.0", requires, VLLM_FILES)
 
     def add_torch(self, version: str = "2.11.0+cu130", cuda: str | None = "13.0") -> Path:
         requires = ["cuda-toolkit[cublas,cudart]==13.0.2; platform_system == 'Linux'"]
@@ -246,6 +249,15 @@ def vllm_environment(prefix: Path) -> Environment:
     return made
 
 
+def cpu_environment(prefix: Path) -> Environment:
+    """vLLM built for the CPU: with `--set device=cpu` nothing is wrong with it."""
+    made = bare_environment(prefix)
+    made.add_vllm(cpu=True)
+    made.add_torch("2.11.0+cpu", None)
+    made.install("transformers", "5.6.0", files=TRANSFORMERS_FILES)
+    return made
+
+
 def facts_of(
     environment: Environment,
     env: Mapping[str, str] | None = None,
@@ -269,6 +281,18 @@ def bare(tmp_path: Path) -> Environment:
 def server(tmp_path: Path) -> Environment:
     """An environment that holds vLLM and all that it needs but a toolkit."""
     return vllm_environment(tmp_path / "venv")
+
+
+@pytest.fixture
+def cpu_server(tmp_path: Path) -> Environment:
+    """An environment that is healthy for a server on the CPU."""
+    return cpu_environment(tmp_path / "venv")
+
+
+@pytest.fixture(scope="session")
+def shared_cpu_server(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The same, made once: for tests that only read it."""
+    return cpu_environment(tmp_path_factory.mktemp("shared-cpu") / "venv")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from doctor.engine import Facts
 from doctor.model import Missing
-from doctor.probes.driver import Driver, Gpus
+from doctor.probes.driver import Driver, Gpus, gpus
 from doctor.probes.environment import SAVED, LaunchEnv, which
 from doctor.probes.jit import Jit, KernelCache, nvcc_arch
 from doctor.target import Live
@@ -103,9 +103,9 @@ class TestLaunchEnv:
         with pytest.raises(Missing, match=r"environment\.json cannot be read"):
             launch(bare)
 
-    def test_saved_variables_that_the_shell_lacks_are_told(self, server: Environment) -> None:
-        save(server, CUDA_HOME={"value": "/ours"})
-        options = ("--python", server.prefix, "--set", "device=cpu")
+    def test_saved_variables_that_the_shell_lacks_are_told(self, cpu_server: Environment) -> None:
+        save(cpu_server, CUDA_HOME={"value": "/ours"})
+        options = ("--python", cpu_server.prefix, "--set", "device=cpu")
         said = run_doctor("diagnose", "--format", "json", *options)
         (finding,) = said.outcome("shell-env-not-loaded")["findings"]
         assert finding["message"] == "a `vllm serve` typed in this shell would not see CUDA_HOME"
@@ -310,17 +310,16 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stand_ins.build(tmp_path_factory.mktemp("driver with space"))
 
 
+@pytest.fixture(scope="module")
+def two_gpus(shared_server: Environment, libraries: Path) -> Driver:
+    return facts_of(shared_server, stand_ins.environment(libraries, gpus=2), HERE).get(Driver)
+
+
 class TestDriver:
     """The driver's libraries as the loader finds them in the server's environment."""
 
     def facts(self, one: Environment, env: Mapping[str, str]) -> Facts:
         return facts_of(one, env, HERE)
-
-    def shown(self, one: Environment, libraries: Path, choice: str | None, gpus: int = 2) -> Gpus:
-        env = stand_ins.environment(libraries, gpus=gpus)
-        if choice is not None:
-            env["CUDA_VISIBLE_DEVICES"] = choice
-        return self.facts(one, env).get(Gpus)
 
     def test_two_gpus(self, shared_server: Environment, libraries: Path) -> None:
         env = stand_ins.environment(libraries, gpus=2, cc="9.0", memory_mib=81559, free_mib=500)
@@ -363,11 +362,12 @@ class TestDriver:
         ],
     )
     def test_cuda_visible_devices_is_read_as_cuda_reads_it(
-        self, shared_server: Environment, libraries: Path, choice: str | None, shown: list[int]
+        self, two_gpus: Driver, choice: str | None, shown: list[int]
     ) -> None:
         """As torch's imitation has it (torch/cuda/__init__.py, _parse_visible_devices): a number
         ends where its digits do, and an entry that comes twice shows none at all."""
-        made = self.shown(shared_server, libraries, choice)
+        env = LaunchEnv({} if choice is None else {"CUDA_VISIBLE_DEVICES": choice})
+        made = gpus(two_gpus, env)
         assert [d.index for d in made.visible] == shown
         assert made.installed == 2
 
@@ -380,7 +380,8 @@ class TestDriver:
         assert finding["message"] == "tensor parallel 2 needs 2 GPUs, and CUDA shows 1"
 
     def test_a_driver_without_gpus(self, shared_server: Environment, libraries: Path) -> None:
-        assert self.shown(shared_server, libraries, None, gpus=0) == Gpus((), 0)
+        env = stand_ins.environment(libraries, gpus=0)
+        assert self.facts(shared_server, env).get(Gpus) == Gpus((), 0)
 
     def test_an_old_driver_is_found(self, shared_server: Environment, libraries: Path) -> None:
         env = stand_ins.environment(libraries, gpus=2, cuda=12040, driver_version="550.54.15")

@@ -106,14 +106,14 @@ class TestIsolation:
 
     @pytest.mark.parametrize("name", ["json", "click", "doctor", "packaging", "site", "doctor.cli"])
     def test_nothing_of_the_current_folder_runs(
-        self, shared_server: Environment, tmp_path: Path, marker: Path, name: str
+        self, shared_cpu_server: Environment, tmp_path: Path, marker: Path, name: str
     ) -> None:
         mark = f"open({str(marker)!r}, 'a')\n"
         (tmp_path / "here").mkdir()
         (tmp_path / "here" / f"{name}.py").write_text(mark)
         (tmp_path / "here" / name).mkdir()
         (tmp_path / "here" / name / "__init__.py").write_text(mark)
-        options = ("--python", shared_server.prefix, "--set", "device=cpu")
+        options = ("--python", shared_cpu_server.prefix, "--set", "device=cpu")
         said = run_doctor("diagnose", *options, cwd=tmp_path / "here")
         assert (said.code, said.err) == (0, "")
         assert not marker.exists()
