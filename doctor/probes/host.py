@@ -101,7 +101,7 @@ def _sought(
     target: Target, env: LaunchEnv, name: str, language: str, libraries: bool = False
 ) -> Sought:
     # FlashInfer puts CXX into a shell's command; CC is one word to nvcc and to Triton.
-    first, *words = split(name) if libraries else [name]
+    first, *words = (split(name) if libraries else None) or [name]
     path = which(target, env, first)
     if path is None:
         return Sought(name, error="not found")
