@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-import doctor.probes as _  # noqa: F401 - registers the probes
 from doctor import profile as profiles
+from doctor.cli import cli
 from doctor.engine import Facts
 from doctor.probes.interpreter import Where
 from doctor.probes.proof import DeepAsked
@@ -86,6 +87,15 @@ def run_doctor(
         check=False,
     )
     return Said(ran.returncode, *(s.decode("utf-8", "replace") for s in (ran.stdout, ran.stderr)))
+
+
+def run_inside(*arguments: str | Path) -> Said:
+    """The same command in this process, where a crash is a failure of the test: for tables of bad
+    input, each too small for a process of its own."""
+    made = CliRunner().invoke(cli, [os.fspath(a) for a in arguments])
+    if made.exception and not isinstance(made.exception, SystemExit):
+        raise made.exception
+    return Said(made.exit_code, made.stdout, made.stderr)
 
 
 def _argument(value: str | bytes | Path) -> str | bytes:

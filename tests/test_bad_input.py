@@ -28,6 +28,7 @@ from tests.conftest import (
     bare_environment,
     cpu_environment,
     run_doctor,
+    run_inside,
     script,
 )
 
@@ -58,32 +59,35 @@ class TestPython:
 
     def test_one_that_does_not_exist_is_named(self) -> None:
         ends_with_a_sentence(
-            run_doctor("diagnose", "--python", "/nowhere/bin/python"), USAGE, "/nowhere/bin/python"
+            run_inside("diagnose", "--python", "/nowhere/bin/python"), USAGE, "/nowhere/bin/python"
         )
 
     def test_a_folder_without_python_is_named(self, tmp_path: Path) -> None:
-        said = run_doctor("diagnose", "--python", tmp_path)
+        said = run_inside("diagnose", "--python", tmp_path)
         ends_with_a_sentence(said, USAGE, f"{tmp_path}/bin/python")
 
     def test_an_environment_whose_python_is_gone_is_to_be_made_anew(self, tmp_path: Path) -> None:
         link = tmp_path / "bin/python"
         link.parent.mkdir()
         link.symlink_to("/gone/python3.12")
-        said = run_doctor("diagnose", "--python", tmp_path)
+        said = run_inside("diagnose", "--python", tmp_path)
         ends_with_a_sentence(said, USAGE, "/gone/python3.12", "make the environment anew")
 
     def test_a_file_that_cannot_be_executed_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "python"
         file.write_text("")
-        ends_with_a_sentence(run_doctor("diagnose", "--python", file), USAGE, "not an executable")
+        ends_with_a_sentence(run_inside("diagnose", "--python", file), USAGE, "not an executable")
 
     def test_a_loop_of_links_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "python").symlink_to(tmp_path / "python")
-        ends_with_a_sentence(run_doctor("diagnose", "--python", tmp_path / "python"), USAGE)
+        ends_with_a_sentence(run_inside("diagnose", "--python", tmp_path / "python"), USAGE)
 
     @pytest.mark.parametrize("value", ["", " ", "\n", "~", "-"])
-    def test_an_odd_value_is_refused(self, value: str, tmp_path: Path) -> None:
-        ends_with_a_sentence(run_doctor("diagnose", "--python", value, cwd=tmp_path), USAGE)
+    def test_an_odd_value_is_refused(
+        self, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        ends_with_a_sentence(run_inside("diagnose", "--python", value), USAGE)
 
     @pytest.mark.parametrize(
         ("what_it_does", "words"),
@@ -103,7 +107,7 @@ class TestPython:
         self, tmp_path: Path, what_it_does: str, words: str
     ) -> None:
         fake = script(tmp_path / "bin/python", what_it_does)
-        ends_with_a_sentence(run_doctor("diagnose", "--python", fake), USAGE, str(fake), words)
+        ends_with_a_sentence(run_inside("diagnose", "--python", fake), USAGE, str(fake), words)
 
     @pytest.mark.parametrize(
         "answer",
@@ -114,7 +118,7 @@ class TestPython:
         (tmp_path / "answer").write_text(answer)
         body = f"echo $VLLM_DOCTOR_MARK; cat {tmp_path}/answer; echo; echo $VLLM_DOCTOR_MARK"
         fake = script(tmp_path / "bin/python", body)
-        ends_with_a_sentence(run_doctor("diagnose", "--python", fake), USAGE, str(fake))
+        ends_with_a_sentence(run_inside("diagnose", "--python", fake), USAGE, str(fake))
 
     def test_one_that_hangs_could_not_be_told(self, tmp_path: Path) -> None:
         fake = script(tmp_path / "bin/python", "sleep 60")
@@ -185,7 +189,7 @@ class TestNames:
         said = run_doctor("diagnose", "--from", tape, "--format", "json", *ON_CPU)
         judged(said, HEALTHY)
 
-    @pytest.mark.parametrize("name", ["with space", "it's", 'a "quote"', "$HOME;`id`", "größe"])
+    @pytest.mark.parametrize("name", ["with space", "it's $HOME;`id`", 'a "größe"'])
     def test_the_commands_of_a_repair_survive_a_shell(self, tmp_path: Path, name: str) -> None:
         one = bare_environment(tmp_path / name)
         said = run_doctor("diagnose", "--python", one.prefix, *ON_CPU)
@@ -226,7 +230,7 @@ class TestMetadata:
         report = judged(said, FINDINGS)
         assert not [o["id"] for o in report["outcomes"] if o["verdict"] == "crashed"]
 
-    @pytest.mark.parametrize("kind", ["loop", "fifo", "dangling", "empty"])
+    @pytest.mark.parametrize("kind", ["loop", "empty"])
     def test_a_dist_info_that_is_no_folder_is_no_crash(
         self, cpu_server: Environment, kind: str
     ) -> None:
@@ -280,7 +284,7 @@ class TestToolkit:
         )
 
     @pytest.mark.parametrize(
-        "value", ["/usr/local/cuda:/opt/cuda", ":/usr/local/cuda", "/nowhere", " ", "'/opt/cuda'"]
+        "value", ["/usr/local/cuda:/opt/cuda", ":/usr/local/cuda", " ", "'/opt/cuda'"]
     )
     def test_a_cuda_home_that_is_no_folder_is_found(
         self, shared_server: Environment, value: str
@@ -315,7 +319,7 @@ class TestToolkit:
         judged(said, FINDINGS)
         assert "did not end within" in said.out
 
-    @pytest.mark.parametrize("kind", ["folder", "loop", "dangling", "empty", "binary", "fifo"])
+    @pytest.mark.parametrize("kind", ["folder", "dangling", "empty", "fifo"])
     def test_an_nvcc_that_cannot_be_started_is_found(
         self, shared_server: Environment, tmp_path: Path, kind: str
     ) -> None:
@@ -362,7 +366,12 @@ class TestTape:
     """`--from FILE`."""
 
     def judge(self, tape: Path | str) -> Said:
-        return run_doctor("diagnose", "--from", tape)
+        return run_inside("diagnose", "--from", tape)
+
+    def test_the_command_itself_says_it_and_no_more(self, tmp_path: Path) -> None:
+        tape = tmp_path / "tape.json"
+        tape.write_text('{"schema_version": 1, "runs": [{"argv": ["/usr')
+        ends_with_a_sentence(run_doctor("diagnose", "--from", tape), USAGE, "cut off")
 
     @pytest.mark.parametrize(
         ("content", "words"),
@@ -677,15 +686,15 @@ class TestOutput:
         ids=" ".join,
     )
     def test_a_wrong_command_line_is_a_usage_error(self, arguments: tuple[str, ...]) -> None:
-        said = run_doctor(*arguments)
+        said = run_inside(*arguments)
         assert (said.code, said.out) == (USAGE, "")
         assert "Error: " in said.err
         assert "Traceback" not in said.err
 
     def test_an_ailment_that_does_not_exist_gets_a_guess(self) -> None:
-        said = run_doctor("rules", "show", "nvcc-mising")
+        said = run_inside("rules", "show", "nvcc-mising")
         ends_with_a_sentence(said, USAGE, "did you mean nvcc-missing?")
-        ends_with_a_sentence(run_doctor("rules", "show", "weather"), USAGE, "weather")
+        ends_with_a_sentence(run_inside("rules", "show", "weather"), USAGE, "weather")
 
 
 def _shell(line: str, **env: str) -> Said:

@@ -104,29 +104,32 @@ class TestIsolation:
         run_doctor("diagnose", *LATER, "--python", hostile.prefix, env=env)
         assert not marker.exists()
 
-    @pytest.mark.parametrize("name", ["json", "click", "doctor", "packaging", "site", "doctor.cli"])
+    def booby_trapped(self, folder: Path, marker: Path, *more: str) -> Path:
+        """A folder whose modules, called like what the doctor imports, leave a mark."""
+        folder.mkdir()
+        for name in ("json", "click", "packaging", "dataclasses", "torch", "pynvml", *more):
+            mark = f"open({str(marker)!r}, 'a').write({name!r})\n"
+            (folder / f"{name}.py").write_text(mark)
+            (folder / name).mkdir()
+            (folder / name / "__init__.py").write_text(mark)
+        return folder
+
     def test_nothing_of_the_current_folder_runs(
-        self, shared_cpu_server: Environment, tmp_path: Path, marker: Path, name: str
+        self, shared_cpu_server: Environment, tmp_path: Path, marker: Path
     ) -> None:
-        mark = f"open({str(marker)!r}, 'a')\n"
-        (tmp_path / "here").mkdir()
-        (tmp_path / "here" / f"{name}.py").write_text(mark)
-        (tmp_path / "here" / name).mkdir()
-        (tmp_path / "here" / name / "__init__.py").write_text(mark)
+        here = self.booby_trapped(tmp_path / "here", marker, "doctor", "doctor.cli")
         options = ("--python", shared_cpu_server.prefix, "--set", "device=cpu")
-        said = run_doctor("diagnose", *options, cwd=tmp_path / "here")
+        said = run_doctor("diagnose", *options, cwd=here)
         assert (said.code, said.err) == (0, "")
         assert not marker.exists()
 
-    @pytest.mark.parametrize("name", ["json", "packaging", "click", "torch", "dataclasses"])
     def test_nothing_of_pythonpath_runs(
-        self, shared_server: Environment, tmp_path: Path, marker: Path, name: str
+        self, shared_server: Environment, tmp_path: Path, marker: Path
     ) -> None:
         """It is the server's, and is judged; an old `packaging` there must not break the doctor."""
-        (tmp_path / "path").mkdir()
-        (tmp_path / "path" / f"{name}.py").write_text(f"open({str(marker)!r}, 'a')\n")
+        path = self.booby_trapped(tmp_path / "path", marker)
         options = ("--python", shared_server.prefix, *LATER, "--format", "json")
-        said = run_doctor("diagnose", *options, env={"PYTHONPATH": str(tmp_path / "path")})
+        said = run_doctor("diagnose", *options, env={"PYTHONPATH": str(path)})
         assert not marker.exists()
         assert said.report["verdict"] == "findings"
 
@@ -147,19 +150,21 @@ class TestIsolation:
         assert (ran.returncode, ran.stderr) == (1, b"")
         assert not marker.exists()
 
-    @pytest.mark.parametrize(
-        "name",
-        ["PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS", "PYTHONHOME", "PYTHONPLATLIBDIR"],
-    )
     def test_python_variables_do_not_reach_the_question(
-        self, shared_server: Environment, tmp_path: Path, marker: Path, name: str
+        self, shared_server: Environment, tmp_path: Path, marker: Path
     ) -> None:
         start = tmp_path / "start.py"
         start.write_text(f"open({str(marker)!r}, 'a')\n")
-        given = {**SYSTEM, name: str(start)}
+        names = (
+            "PYTHONSTARTUP",
+            "PYTHONINSPECT",
+            "PYTHONWARNINGS",
+            "PYTHONHOME",
+            "PYTHONPLATLIBDIR",
+        )
         ran = subprocess.run(
             [sys.executable, "-I", str(DOCTOR), "diagnose", "--python", shared_server.prefix],
-            env=given,
+            env={**SYSTEM, **dict.fromkeys(names, str(start))},
             capture_output=True,
             check=False,
         )

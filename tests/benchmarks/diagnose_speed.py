@@ -1,14 +1,16 @@
 """How long a diagnosis takes, side by side with vLLM's own collector in the same environment.
 
-    python tests/benchmarks/diagnose_speed.py [ENVIRONMENT]
+    python -m tests.benchmarks.diagnose_speed
 
-ENVIRONMENT is a folder with a real `vllm==0.22.0` (default: the lab's reference). Prints a table of
-wall seconds (median, least, most) and peak memory (MiB, the largest single process), the ratio to
-vLLM's collector, and what one further rule costs. Each command is warmed up once.
+In the lab's real environments (tests/real_stack/lab.py): a fresh `pip install vllm==0.22.0`, and a
+repaired one for the test build. Prints a table of wall seconds (median, least, most) and peak
+memory (MiB, the largest single process), the ratio to vLLM's collector, and what one further rule
+costs. Each command is warmed up once.
 """
 
 from __future__ import annotations
 
+import compileall
 import os
 import statistics
 import subprocess
@@ -19,9 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-RUNS = 5
-RULES = 200
-LAB = Path(os.environ.get("VLLM_DOCTOR_LAB", "~/.cache/vllm-doctor-lab")).expanduser()
+from tests.real_stack import lab
+
+RUNS = 7
+RULES = 1000
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,15 @@ class Timed:
         return statistics.median(self.seconds)
 
 
-def timed(command: Sequence[str], runs: int = RUNS) -> Timed:
+def timed(command: Sequence[str], runs: int = RUNS, **variables: str) -> Timed:
     """`command` as a whole process, `runs` times after one warm-up."""
+    env = {**os.environ, **variables}
     seconds, processor, memory = [], [], 0.0
     for run in range(runs + 1):
         began = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         _, _, usage = os.wait4(child.pid, 0)
         child.returncode = 0  # reaped above
         if run:
@@ -78,22 +84,29 @@ def row(name: str, one: Timed) -> str:
     return f"| {name} | {one.median:.2f} | {least:.2f} to {most:.2f} | {one.memory:.0f} |"
 
 
+def diagnose(target: lab.Environment, *options: str) -> list[str]:
+    doctor = str(Path(sys.executable).with_name("vllm-doctor"))
+    return [doctor, "diagnose", "--python", str(target.python), "--format", "json", *options]
+
+
 def main() -> None:
-    environment = Path(sys.argv[1]) if len(sys.argv) > 1 else LAB / "reference"
-    python = environment / "bin/python"
-    doctor = [str(Path(sys.executable).with_name("vllm-doctor")), "diagnose"]
-    judge = [*doctor, "--python", str(python), "--format", "json"]
+    fresh, repaired = lab.environment(lab.REFERENCE), lab.environment(lab.COHERENT)
+    judge = diagnose(fresh)
     ours = timed(judge)
-    theirs = timed([str(python), "-m", "vllm.collect_env"], 3)
-    deep = timed([*judge, "--deep", "--set", "gpus=later"], 3)
+    theirs = timed([str(fresh.python), "-m", "vllm.collect_env"], 3)
+    with tempfile.TemporaryDirectory() as folder:
+        home = str(lab.folder_of_links(repaired, Path(folder)))
+        deep = timed(diagnose(repaired, "--deep", "--set", "gpus=later"), 3, CUDA_HOME=home)
     with tempfile.TemporaryDirectory() as folder:
         further_rules(RULES, Path(folder))
+        compileall.compile_dir(folder, quiet=2)  # as pip does with ours
         more = timed([*judge, "--rules", folder])
-    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {environment}\n")
-    print("| command | s | least to most | MiB |\n| --- | --- | --- | --- |")
+    count = len(list(fresh.site_packages.glob("*.dist-info")))
+    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {count} distributions\n")
+    print("| command | seconds | least to most | MiB |\n| --- | --- | --- | --- |")
     print(row("`vllm-doctor diagnose --format json`", ours))
     print(row("`python -m vllm.collect_env`", theirs))
-    print(row("`vllm-doctor diagnose --deep`", deep))
+    print(row("`vllm-doctor diagnose --deep`, two architectures", deep))
     print(f"\nvllm.collect_env takes {theirs.median / ours.median:.1f} times as long.")
     # Processor time: a tenth of a millisecond drowns in the noise of wall time.
     cost = (statistics.median(more.processor) - statistics.median(ours.processor)) / RULES * 1000

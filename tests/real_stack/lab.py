@@ -74,9 +74,10 @@ def _parts(nvcc: str, nvvm: str, crt: str) -> tuple[str, ...]:
 
 
 REFERENCE = Recipe(
-    "reference", (VLLM, TRANSFORMERS_WITHOUT_GLM, *_parts("13.5.37", "13.5.37", "13.5.37"))
+    "reference", ("pip", VLLM, TRANSFORMERS_WITHOUT_GLM, *_parts("13.5.37", "13.5.37", "13.5.37"))
 )
-"""What `pip install vllm==0.22.0` gives; the skew is pinned for the day the index moves."""
+"""What `pip install vllm==0.22.0` gives, pip with it; the skew is pinned for the day the index
+moves."""
 
 HALF = Recipe("half", (VLLM, TRANSFORMERS_WITHOUT_GLM, *_parts("13.0.88", "13.5.37", "13.5.37")))
 """What the usual advice, `cuda-toolkit[nvcc]==13.0.2`, makes of it."""
