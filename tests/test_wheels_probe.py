@@ -139,6 +139,17 @@ class TestEditable:
         bare.install("torch", "2.11.0")
         assert installed(bare) == {"torch": "2.11.0"}
 
+    def test_an_editable_vllm_of_setuptools_finder_is_found_with_its_files(
+        self, server: Environment, tmp_path: Path
+    ) -> None:
+        """`pip install -e .` of a checkout, as setuptools 64 and later do it."""
+        (server.site / "vllm").rename(tmp_path / "vllm")
+        mapping = f"MAPPING: dict[str, str] = {{'vllm': '{tmp_path}/vllm'}}\n"
+        finder = "import __editable___vllm_0_22_0_finder; __editable___vllm_0_22_0_finder.install()"
+        (server.site / "__editable___vllm_0_22_0_finder.py").write_text(mapping)
+        (server.site / "__editable__.vllm-0.22.0.pth").write_text(finder)
+        assert facts_of(server).get(Vllm).root == tmp_path / "vllm"
+
     def test_an_editable_vllm_of_the_old_kind_is_found_with_its_files(
         self, server: Environment, tmp_path: Path
     ) -> None:

@@ -64,10 +64,15 @@ def packages(target: Target, interpreter: Interpreter, env: LaunchEnv) -> Packag
 
 def module_root(target: Target, packages: Packages, one: Distribution, name: str) -> Path | None:
     """The folder of the package `name`: beside the metadata, or, of an editable installation,
-    where a `.pth` line leads."""
+    where a `.pth` line or setuptools' finder leads."""
     for folder in dict.fromkeys((one.folder, *packages.folders)):
         if target.stat(folder / name / "__init__.py"):
             return folder / name
+    for file in target.listdir(one.folder) or ():
+        if file.startswith("__editable___") and file.endswith("_finder.py"):
+            rows = target.search(one.folder / file, rf"'{name}': '([^']+)'")
+            if rows and target.stat(Path(rows[0]) / "__init__.py"):
+                return Path(rows[0])
     return None
 
 
