@@ -21,10 +21,10 @@ from doctor.model import (
     Text,
     Verdict,
 )
-from doctor.probes.driver import Driver
+from doctor.probes.driver import DeepAsked, Driver
 from doctor.probes.host import HostCompilers
 from doctor.probes.interpreter import Interpreter, Where
-from doctor.probes.proof import DeepAsked, Proof
+from doctor.probes.proof import Proof
 from doctor.probes.wheels import Packages
 from doctor.profile import Profile
 from doctor.target import Target
@@ -48,6 +48,7 @@ class Report:
     pip: str
     exit_code: int
     seconds: float
+    rules: int
 
     @property
     def verdict(self) -> str:
@@ -83,7 +84,7 @@ def diagnose(
             missing = Text("{crash}", crash=crash)
     if proof and not proof.ok:
         outcomes = explain(outcomes, proof)
-    first = primary(outcomes)
+    first = primary(outcomes, fail_on)
     return Report(
         where=where,
         interpreter=interpreter,
@@ -97,30 +98,33 @@ def diagnose(
         pip=_pip(facts, where.python),
         exit_code=exit_code(outcomes, fail_on),
         seconds=time.perf_counter() - began,
+        rules=len(outcomes) + len(not_checked),
     )
 
 
 def explain(outcomes: list[Outcome], proof: Proof) -> list[Outcome]:
     """Puts what the failed test build said under the ailment it names. Where a rule had missed
     that ailment, the build is right and the rule is not: it is a finding."""
-    named = [o for o in outcomes if o.rule.id in proof.ids]
     said = Text("the test build failed at {stage}: {line}", stage=proof.stage, line=proof.line)
+    by_id = {o.rule.id: o for o in outcomes}
+    named = [by_id[id] for id in (*proof.ids, "deep-check-failed") if id in by_id]
     known = [o for o in named if o.verdict is Verdict.FOUND and o.severity is Severity.ERROR]
-    changed = {}
     if known:
-        one, *more = known[0].findings
+        first = known[0]
+        one, *more = first.findings
         one = dataclasses.replace(one, evidence=(*one.evidence, said))
-        changed[known[0].rule.id] = dataclasses.replace(known[0], findings=(one, *more))
-    elif named:
+        changed = dataclasses.replace(first, findings=(one, *more))
+    else:
         first = named[0]
-        finding = Finding(Text("{title}", title=first.rule.title), (said,))
-        changed[first.rule.id] = Outcome(first.rule, Verdict.FOUND, (*first.findings, finding))
-    return [changed.get(o.rule.id, o) for o in outcomes]
+        finding = Finding(Text("{title}", title=first.rule.title), (said,), severity=Severity.ERROR)
+        changed = Outcome(first.rule, Verdict.FOUND, (finding, *first.findings))
+    return [changed if o is first else o for o in outcomes]
 
 
-def primary(outcomes: list[Outcome]) -> Outcome | None:
-    """Of the gravest findings above info, the one that stops the server first."""
-    found = [o for o in outcomes if o.verdict is Verdict.FOUND and o.severity is not Severity.INFO]
+def primary(outcomes: list[Outcome], fail_on: Severity = Severity.ERROR) -> Outcome | None:
+    """Of the gravest findings that count, the one that stops the server first."""
+    least = max(fail_on.rank, Severity.WARNING.rank)
+    found = [o for o in outcomes if o.verdict is Verdict.FOUND and o.severity.rank >= least]
     return min(found, key=lambda o: (-o.severity.rank, o.rule.stage.value), default=None)
 
 

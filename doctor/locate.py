@@ -26,8 +26,11 @@ def locate(python: str | None, env: Mapping[str, str]) -> Where:
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         if env.get(name):
             return Where(_interpreter(env[name], name), name)
-    vllm = shutil.which("vllm", path=env.get("PATH", ""))
-    if vllm and (found := _behind(Path(vllm), env.get("PATH", ""))):
+    # Only absolute folders: nothing is started out of the current directory.
+    folders = [p for p in env.get("PATH", "").split(os.pathsep) if os.path.isabs(p)]  # noqa: PTH117
+    search = os.pathsep.join(folders)
+    vllm = shutil.which("vllm", path=search)
+    if vllm and (found := _behind(Path(vllm), search)):
         return Where(found, f"vllm on PATH ({vllm})")
     return Where(Path(sys.executable), "the doctor's own")
 

@@ -67,13 +67,6 @@ class Stat:
     mode: int
 
 
-@dataclass(frozen=True)
-class Process:
-    pid: int
-    name: str
-    uid: int
-
-
 class Target(Protocol):
     """Everything a probe may ask. No method raises for what the machine answers."""
 
@@ -108,8 +101,6 @@ class Target(Protocol):
     def realpath(self, path: Path) -> Path: ...
 
     def elf(self, path: Path) -> Elf | None: ...
-
-    def processes(self) -> tuple[Process, ...]: ...
 
 
 @contextlib.contextmanager
@@ -186,15 +177,6 @@ class Live:
     def elf(self, path: Path) -> Elf | None:
         with _regular(path) as file:
             return elf.parse(file) if file else None
-
-    def processes(self) -> tuple[Process, ...]:
-        import psutil  # late: 15 ms, and few diagnoses ask
-
-        rows = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                rows.append(Process(process.pid, process.name(), process.uids().real))
-        return tuple(rows)
 
 
 def _own(argument: str) -> str:
@@ -334,7 +316,6 @@ class Recording:
     executable: dict[str, bool] = field(default_factory=dict)
     realpath: dict[str, str] = field(default_factory=dict)
     elf: dict[str, Elf | None] = field(default_factory=dict)
-    processes: tuple[Process, ...] | None = None
 
 
 class Tape:
@@ -376,11 +357,6 @@ class Tape:
     def elf(self, path: Path) -> Elf | None:
         return _answer(self._tape.elf, path)
 
-    def processes(self) -> tuple[Process, ...]:
-        if self._tape.processes is None:
-            raise NotRecorded("the list of processes")
-        return self._tape.processes
-
 
 def _answer(answers: Mapping[str, A], key: Path | str) -> A:
     try:
@@ -396,7 +372,6 @@ class Recorder:
         self._target = target
         self._runs: dict[tuple[str, ...], Ran] = {}
         self._notes: dict[str, dict[str, Any]] = {}
-        self._processes: tuple[Process, ...] | None = None
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -434,10 +409,6 @@ class Recorder:
     def elf(self, path: Path) -> Elf | None:
         return self._note("elf", path, self._target.elf(path))
 
-    def processes(self) -> tuple[Process, ...]:
-        self._processes = self._target.processes()
-        return self._processes
-
     def _note(self, method: str, path: Path, answer: A) -> A:
         self._notes.setdefault(method, {})[str(path)] = answer
         return answer
@@ -452,7 +423,6 @@ class Recorder:
             "env": dict(self.env),
             "runs": [{"argv": list(a), "ran": encode(r)} for a, r in self._runs.items()],
             **encode(self._notes),
-            "processes": encode(self._processes),
         }
 
 

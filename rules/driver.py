@@ -12,6 +12,15 @@ from doctor.probes.libraries import Runtimes
 from doctor.probes.wheels import ROCM, Torch
 from doctor.profile import Profile
 
+# cuda.h, CUresult.
+_CUINIT = {
+    100: "no GPU is visible",
+    802: "the system is not ready: NVSwitch needs its fabric manager",
+    803: "an older libcuda than the kernel's driver is found first (a compatibility package?)",
+    804: "the compatibility libcuda does not support this GPU",
+    999: "unknown: nvidia-uvm is not loaded, or not in the container",
+}
+
 
 def _driver_repair(driver: Driver) -> tuple[str, str]:
     """(what to do, the command) where the driver's libraries cannot be loaded."""
@@ -40,6 +49,15 @@ def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Findin
         raise Missing(Text(ROCM), applies=False)
     nvml = None if driver.tegra else driver.nvml.error
     errors = [e for e in (driver.libcuda.error, nvml) if e]
+    if not errors and driver.libcuda.init:
+        code = driver.libcuda.init
+        yield Finding(
+            Text(
+                "the NVIDIA driver loads and cannot be initialised: cuInit answers {code}",
+                code=code,
+            ),
+            (Text("{path}", path=driver.libcuda.path), Text(_CUINIT.get(code, "see cuda.h"))),
+        )
     if not errors:
         return
     message = Text("the NVIDIA driver cannot be loaded")

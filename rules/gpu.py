@@ -68,8 +68,11 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
     used = gpus.visible[:ranks]
     if len(used) < ranks:
         raise Missing(Text("there are too few GPUs"), ("tp-exceeds-visible-gpus",))
-    smallest = min(used, key=lambda d: d.total)
-    budget = smallest.total * profile.gpu_memory_utilization / _GIB
+    sizes = [(d.total, d.name) for d in used if d.total is not None]
+    if len(sizes) < len(used):
+        raise Missing(Text("a GPU with unified memory does not say how much it has"), applies=False)
+    total, name = min(sizes)
+    budget = total * profile.gpu_memory_utilization / _GIB
     weights = needs.weights_gib / ranks
     tokens = profile.max_model_len or 0
     cache = tokens * (needs.kv_bytes_per_token or 0) / _GIB
@@ -103,8 +106,8 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
         (
             Text(
                 "{name} has {total} GiB, of which vLLM may use {part}",
-                name=smallest.name,
-                total=f"{smallest.total / _GIB:.1f}",
+                name=name,
+                total=f"{total / _GIB:.1f}",
                 part=f"{profile.gpu_memory_utilization:.0%}",
             ),
         ),

@@ -204,6 +204,7 @@ def host_gcc_too_new_for_nvcc(
         ),
         (evidence,),
         (older, *(() if found.from_wheels else use_wheels(kit))),
+        Severity.WARNING if hosts.unsupported_allowed else None,
     )
 
 

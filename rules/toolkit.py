@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
-from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
 from doctor.fixes import Command, SetVariable, UnsetVariable
 from doctor.fixes.recipes import use_wheels
 from doctor.probes.environment import LaunchEnv
-from doctor.probes.jit import Jit
+from doctor.probes.host import nvcc_flags
+from doctor.probes.interpreter import Interpreter
+from doctor.probes.jit import Jit, KernelCache
 from doctor.probes.proof import Proof
 from doctor.probes.toolkit import (
     MeasuredMixes,
@@ -21,6 +23,10 @@ from doctor.probes.toolkit import (
     WheelToolkit,
     minor,
 )
+from doctor.probes.wheels import FlashInfer, Torch
+
+# What ninja and a shell take as it stands; a colon ends a path in ninja's rules.
+SHELL_SAFE = re.compile(r"[\w@%+=,./~-]*")
 
 
 def usable(kit: Toolkit | None, mixes: MeasuredMixes) -> bool:
@@ -70,8 +76,8 @@ def cuda_home_bad_path(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Findin
     value = str(found.root)
     if ":" in value:
         why = Text("it is a list; it must be one folder")
-    elif re.search(r"[\s'\"]", value):
-        why = Text("FlashInfer cannot use a path with spaces or quotes")
+    elif not SHELL_SAFE.fullmatch(value):
+        why = Text("FlashInfer puts it unquoted into a shell's command")
     elif not value.startswith("/"):
         why = Text("it is not an absolute path")
     elif found.nvcc_error == "not found":
@@ -93,6 +99,44 @@ def cuda_home_bad_path(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Findin
 
 def _ready(wheels: Toolkit | None) -> bool:
     return wheels is not None and coherent(wheels) and not wheels.missing_headers
+
+
+@rule("path-not-shell-safe", Severity.ERROR, Stage.TOOLKIT)
+def path_not_shell_safe(
+    flashinfer: FlashInfer, interpreter: Interpreter, cache: KernelCache, jit: Jit
+) -> Finding | None:
+    """FlashInfer lies below a folder whose name breaks its own build commands.
+
+    `ninja: error: '/tmp/a', needed by ..., missing`: FlashInfer writes its own folder, Python's
+    headers and its cache unquoted into a ninja file and so into a shell's commands. A space, a
+    bracket or a quote in one of them ends every build.
+    """
+    paths = {
+        "FlashInfer": flashinfer.root,
+        "Python's headers": interpreter.include,
+        "the kernel cache": cache.folder,
+    }
+    bad = {name: path for name, path in paths.items() if not SHELL_SAFE.fullmatch(str(path))}
+    if not bad:
+        return None
+    name, path = next(iter(bad.items()))
+    return Finding(
+        Text("FlashInfer cannot build below {path}", path=path),
+        tuple(Text("{name}: {path}", name=n, path=p) for n, p in bad.items()),
+        (
+            Fix(
+                Text("move the cache to a folder with a plain name"),
+                (Command("export FLASHINFER_WORKSPACE_BASE=/a/folder/of/yours"),),
+                Needs.PERSON,
+            )
+            if name == "the kernel cache"
+            else Fix(
+                Text("make the environment anew in a folder with a plain name"),
+                (Command("python3 -m venv ~/vllm-env"),),
+                Needs.PERSON,
+            ),
+        ),
+    )
 
 
 @rule("nvcc-missing", Severity.ERROR, Stage.TOOLKIT)
@@ -211,6 +255,7 @@ def nvcc_header_version_skew(
     torch.version.cuda says does not matter: a toolkit 13.2 with its own headers works with torch
     for CUDA 13.0.
     """
+    unchecked = any("CCCL_DISABLE_CTK_COMPATIBILITY_CHECK" in word for word in nvcc_flags(env))
     for one, severity in judged(toolkits, mixes, proof):
         if one.headers is None or minor(one.headers) == minor(one.nvcc):
             continue
@@ -227,7 +272,7 @@ def nvcc_header_version_skew(
                 Text("cuda_runtime_api.h: CUDA {headers}", headers=minor(one.headers)),
             ),
             unless_unused(severity, (*_without_cpath(one, env), *use_wheels(kit, install=True))),
-            severity,
+            severity or (Severity.WARNING if unchecked else None),
         )
 
 
@@ -323,6 +368,10 @@ def nvcc_too_old_for_arch(
     for, not the GPUs.
     """
     for one, severity in judged(toolkits, mixes, proof):
+        if one.archs is None:
+            if one is toolkits.found and not (proof and proof.ok):
+                raise Missing(Text("{nvcc} does not list its architectures", nvcc=one.compiler))
+            continue
         unknown = tuple(f"sm_{a}" for a in jit.archs if one.archs and not _knows(one, a))
         if unknown:
             yield Finding(
@@ -340,7 +389,7 @@ def _knows(kit: Toolkit, arch: str) -> bool:
     base = arch.rstrip("af")
     # 90a came one release after sm_90, family targets such as 120f one after sm_120.
     since = Version("12.9") if arch.endswith("f") else Version("12.0") if arch == "90a" else None
-    return base in kit.archs and (since is None or kit.nvcc is None or kit.nvcc >= since)
+    return base in (kit.archs or ()) and (since is None or kit.nvcc is None or kit.nvcc >= since)
 
 
 @rule("nvcc-too-old-for-flags", Severity.ERROR, Stage.COMPILE)
@@ -383,17 +432,50 @@ def pip_toolkit_lib_layout(
         if not one.missing_libraries or _is_wrapper_root(one):
             continue
         flags = tuple(f"-l{name}" for name in one.missing_libraries)
+        here = severity
+        if flags == ("-lcuda",) and kit.libcuda is None and one is not toolkits.wheels:
+            # No driver here, and the test build brought a stand-in: where the driver is, it may or
+            # may not bring the libcuda.so that this toolkit lacks.
+            here = Severity.WARNING
         yield Finding(
             Text("the linker cannot find {flags} for {root}", flags=flags, root=one.root),
             (
                 Text("FlashInfer links with -L{root}/lib64 -L{root}/lib64/stubs", root=one.root),
                 Text("the toolkit: {root} ({by})", root=one.root, by=one.found_by),
             ),
-            unless_unused(
-                severity, use_wheels(kit, install=not (one.from_wheels and coherent(one)))
-            ),
-            severity,
+            unless_unused(here, use_wheels(kit, install=not (one.from_wheels and coherent(one)))),
+            here,
         )
+
+
+@rule("toolkit-major-mismatch", Severity.WARNING, Stage.LOAD)
+def toolkit_major_mismatch(
+    toolkits: Toolkits, torch: Torch, kit: WheelToolkit, proof: Proof | None
+) -> Finding | None:
+    """The toolkit is of another CUDA major than torch.
+
+    No fault by itself: kernels of CUDA 12 run beside torch for CUDA 13. But they need
+    libcudart.so.12, which torch does not bring; the loader has to find it (LD_LIBRARY_PATH,
+    ldconfig).
+    """
+    found = toolkits.found
+    if found is None or found.nvcc is None or torch.cuda is None or proof:
+        return None
+    if found.nvcc.major == torch.cuda.major:
+        return None
+    return Finding(
+        Text(
+            "nvcc {nvcc} builds kernels for libcudart.so.{major}, torch brings that of CUDA {cuda}",
+            nvcc=minor(found.nvcc),
+            major=found.nvcc.major,
+            cuda=torch.cuda.major,
+        ),
+        (
+            Text("the toolkit: {root} ({by})", root=found.root, by=found.found_by),
+            Text("`vllm-doctor diagnose --deep` tries it"),
+        ),
+        use_wheels(kit),
+    )
 
 
 @rule("deep-check-failed", Severity.ERROR, Stage.COMPILE)

@@ -42,6 +42,22 @@ def vllm_missing(
             (Fix(Text("install it"), steps),),
         )
         return
+    if vllm.needed is None:
+        yield Finding(
+            Text(
+                "vLLM {version} in {root} has no compiled extension",
+                version=vllm.version,
+                root=vllm.root,
+            ),
+            (Text("there is no readable _C*.so in that folder"),),
+            (
+                Fix(
+                    Text("install it anew"),
+                    (PipUninstall((vllm.name,)), PipInstall((vllm.requirement,))),
+                    Needs.ASK,
+                ),
+            ),
+        )
     names = ("torch", "transformers", "flashinfer-python")
     lacking = tuple(n for n in names if vllm.pin(n) and not packages.version(n))
     # torch's absence is told by the rule that compares it with vLLM's pin.
@@ -110,7 +126,7 @@ def vllm_not_built_for_cpu(vllm: Vllm, profile: Profile) -> Finding | None:
     `RuntimeError: Failed to infer device type`: vLLM serves on the CPU only where its own version
     says "cpu" (vllm/platforms/__init__.py).
     """
-    for_cuda = any(n.startswith("libcudart.so.") for n in vllm.needed)
+    for_cuda = any(n.startswith("libcudart.so.") for n in vllm.needed or ())
     if profile.device != "cpu" or not for_cuda:
         return None
     return Finding(
@@ -133,7 +149,7 @@ def libcudart_major_mismatch(vllm: Vllm, torch: Torch, profile: Profile) -> Find
     `ImportError: libcudart.so.13: cannot open shared object file`. Installing the missing runtime
     only makes the import pass and then mixes two runtimes in one process.
     """
-    majors = [n.rpartition(".")[2] for n in vllm.needed if n.startswith("libcudart.so.")]
+    majors = [n.rpartition(".")[2] for n in vllm.needed or () if n.startswith("libcudart.so.")]
     if profile.device == "cpu" or not majors or torch.cuda is None:
         return None
     if majors[0] == str(torch.cuda.major):

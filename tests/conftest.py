@@ -23,8 +23,8 @@ from click.testing import CliRunner
 from doctor import profile as profiles
 from doctor.cli import cli
 from doctor.engine import Facts
+from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import Where
-from doctor.probes.proof import DeepAsked
 from doctor.profile import Profile
 from doctor.target import Live, Target
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,6 +103,23 @@ class TestLaunchEnv:
         (bare.prefix / SAVED).write_bytes(text.encode("latin-1"))
         with pytest.raises(Missing, match=r"environment\.json cannot be read"):
             launch(bare)
+
+    def test_a_file_that_a_link_leads_to_is_not_ours(self, bare: Environment) -> None:
+        save(bare, CUDA_HOME={"value": "/theirs"})
+        (bare.prefix / SAVED).rename(bare.prefix / "elsewhere.json")
+        (bare.prefix / SAVED).symlink_to(bare.prefix / "elsewhere.json")
+        assert launch(bare).get("CUDA_HOME") is None
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+    def test_a_file_that_another_user_planted_is_not_ours(self, bare: Environment) -> None:
+        save(bare, CUDA_HOME={"value": "/theirs"})
+        os.chown(bare.prefix / SAVED, 12345, 12345)
+        assert launch(bare).get("CUDA_HOME") is None
+
+    def test_a_variable_that_no_fix_sets_is_not_taken(self, bare: Environment) -> None:
+        save(bare, LD_PRELOAD={"value": "/tmp/evil.so"}, CUDA_HOME={"value": "/ours"})
+        made = launch(bare)
+        assert (made.get("LD_PRELOAD"), made.get("CUDA_HOME")) == (None, "/ours")
 
     def test_saved_variables_that_the_shell_lacks_are_told(self, cpu_server: Environment) -> None:
         save(cpu_server, CUDA_HOME={"value": "/ours"})

@@ -15,8 +15,8 @@ import doctor.cli
 from doctor import engine
 from doctor.engine import load_rules
 from doctor.model import Fact
+from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import Where
-from doctor.probes.proof import DeepAsked
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
 from doctor.target import Target

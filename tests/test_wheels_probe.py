@@ -160,7 +160,7 @@ class TestEditable:
         (server.site / "__editable__.vllm-0.22.0.pth").write_text(f"{checkout}\n")
         made = facts_of(server).get(Vllm)
         assert (made.version, made.root) == (Version("0.22.0"), checkout / "vllm")
-        assert "libcudart.so.13" in made.needed
+        assert "libcudart.so.13" in (made.needed or ())
 
     def test_an_egg_link_of_setup_py_develop_is_found(
         self, server: Environment, tmp_path: Path
@@ -256,7 +256,7 @@ class TestVllm:
         made = facts_of(server).get(Vllm)
         assert (made.version, made.root) == (Version("0.22.0"), server.site / "vllm")
         assert str(made.pin("torch")) == "==2.11.0"
-        assert set(made.needed) == {"libcudart.so.13", "libcuda.so.1"}
+        assert set(made.needed or ()) == {"libcudart.so.13", "libcuda.so.1"}
         assert (made.sampler, made.architecture, made.model_type) == (True, True, False)
 
     def test_none(self, bare: Environment) -> None:
@@ -275,21 +275,21 @@ class TestVllm:
         assert "half-deleted" in str(why.reason)
         assert why.explained_by == ("vllm-missing",)
 
-    def test_one_without_its_extension_needs_nothing(self, server: Environment) -> None:
+    def test_one_without_its_extension_has_none(self, server: Environment) -> None:
         (server.site / "vllm/_C.abi3.so").unlink()
-        assert facts_of(server).get(Vllm).needed == ()
+        assert facts_of(server).get(Vllm).needed is None
 
     @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"\x7fELF\x02\x01\x01" + bytes(70)])
     def test_one_whose_extension_is_cut_off_is_no_crash(
         self, server: Environment, content: bytes
     ) -> None:
         (server.site / "vllm/_C.abi3.so").write_bytes(content)
-        assert facts_of(server).get(Vllm).needed == ()
+        assert not facts_of(server).get(Vllm).needed
 
     def test_an_extension_for_one_python_counts(self, server: Environment) -> None:
         extension = server.site / "vllm/_C.abi3.so"
         extension.rename(server.site / "vllm/_C.cpython-312-x86_64-linux-gnu.so")
-        assert "libcudart.so.13" in facts_of(server).get(Vllm).needed
+        assert "libcudart.so.13" in (facts_of(server).get(Vllm).needed or ())
 
     @pytest.mark.parametrize(
         ("line", "sampler"),
@@ -297,11 +297,11 @@ class TestVllm:
             ("    VLLM_USE_FLASHINFER_SAMPLER: bool = True", True),
             ("    VLLM_USE_FLASHINFER_SAMPLER: bool | None = None", False),
             ("    VLLM_USE_FLASHINFER_SAMPLER: Optional[bool] = False", False),
-            ("", False),
+            ("", None),
         ],
     )
     def test_whether_the_sampler_is_flashinfers_is_read_from_its_file(
-        self, server: Environment, line: str, sampler: bool
+        self, server: Environment, line: str, sampler: bool | None
     ) -> None:
         (server.site / "vllm/envs.py").write_text(f"{line}\n")
         assert facts_of(server).get(Vllm).sampler is sampler

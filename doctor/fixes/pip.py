@@ -20,7 +20,7 @@ class PipInstall(Step):
         return "pip install " + " ".join(self.requirements)
 
     def commands(self, pip: str) -> tuple[str, ...]:
-        return (f"{pip.format(verb='install')} {shlex.join(self.requirements)}",)
+        return (f"{pip.replace('{verb}', 'install')} {shlex.join(self.requirements)}",)
 
 
 @dataclass(frozen=True)
@@ -34,4 +34,4 @@ class PipUninstall(Step):
         return "pip uninstall " + " ".join(self.names)
 
     def commands(self, pip: str) -> tuple[str, ...]:
-        return (f"{pip.format(verb='uninstall')} {shlex.join(self.names)}",)
+        return (f"{pip.replace('{verb}', 'uninstall')} {shlex.join(self.names)}",)

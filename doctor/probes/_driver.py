@@ -5,6 +5,7 @@ libcuda is opened the way torch does (dlopen by its soname, in the server's envi
 through nvidia-ml-py. cuInit is not called unless asked ("init"): it can take seconds.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -32,8 +33,6 @@ def libcuda(init: bool) -> "dict[str, Any]":
             answer["version"] = number.value
         if init:
             answer["init"] = library.cuInit(0)
-            if answer["init"] == 0 and library.cuDeviceGetCount(ctypes.byref(number)) == 0:
-                answer["count"] = number.value
     except AttributeError as error:
         answer["error"] = str(error)
     return answer
@@ -45,14 +44,16 @@ def text(value: Any) -> Any:
 
 def device(nvml: Any, index: int) -> "dict[str, Any]":
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    memory = None
+    with contextlib.suppress(nvml.NVMLError):  # unified memory: the GPU has none of its own
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return {
         "index": index,
         "name": text(nvml.nvmlDeviceGetName(handle)),
         "uuid": text(nvml.nvmlDeviceGetUUID(handle)),
         "capability": "%d.%d" % tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
-        "total": int(memory.total),
-        "free": int(memory.free),
+        "total": int(memory.total) if memory else None,
+        "free": int(memory.free) if memory else None,
     }
 
 

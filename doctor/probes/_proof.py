@@ -66,48 +66,67 @@ def run(command: "list[str]", folder: str) -> "tuple[int, str]":
     return done.returncode, done.stdout.decode("utf-8", "backslashreplace")
 
 
-def stand_in(folder: str) -> str:
-    """Builds an empty libcuda.so to link with and to load, and returns its path."""
+def stand_in(folder: str, compiler: "list[str]") -> "tuple[str | None, str]":
+    """(an empty libcuda.so to link with, what went wrong). It is loaded here and now: where a
+    folder allows neither building nor loading (noexec, full, not there), a kernel that cannot be
+    built in it says nothing about the toolkit."""
     source, library = os.path.join(folder, "stand_in.c"), os.path.join(folder, "libcuda.so")
     with open(source, "w", encoding="utf-8") as file:
         file.write("extern int vllm_doctor_stand_in;\n")
-    run(["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source], folder)
-    return library
+    flags = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, "-x", "c", source]
+    code, output = run([*compiler, *flags], folder)
+    if code != 0:
+        return None, output
+    try:
+        loader = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
+        code, output = run([sys.executable, "-I", "-S", "-c", loader, library], folder)
+    except OSError as error:
+        return None, str(error)
+    return (library, "") if code == 0 else (None, output.strip().rpartition("\n")[2])
+
+
+def prove(folder: str, arguments: "list[str]") -> "tuple[str, str, bool]":
+    """(the stage that failed, "unable" or "ok"; what it printed; a stand-in for libcuda was used)."""
+    python, runtime = arguments[:2]
+    middle = arguments.index("--link")
+    compile_command, link_command = arguments[3:middle], arguments[middle + 1 :]
+    cut = link_command.index("-shared")  # what stands before it is the compiler
+    source, made, library = (os.path.join(folder, n) for n in ("probe.cu", "probe.o", "probe.so"))
+    with open(source, "w", encoding="utf-8") as file:
+        file.write(SOURCE)
+    empty, trouble = stand_in(folder, link_command[:cut])
+    if empty is None:
+        return "unable", "%s: %s" % (folder, trouble), False
+    driver = has_driver()
+    if driver:
+        os.remove(empty)
+    preload = [p for p in (runtime, "" if driver else empty) if p and os.path.exists(p)]
+    search = [] if driver else ["-L" + folder]
+    for stage, command in (
+        ("compile", [*compile_command, "-c", source, "-o", made]),
+        ("link", [*link_command[:cut], made, *link_command[cut:], *search, "-o", library]),
+        ("load", [python, "-I", "-S", "-B", "-c", LOAD, library, *preload]),
+    ):
+        try:
+            code, output = run(command, folder)
+        except OSError as error:
+            code, output = 127, str(error)
+        if code != 0:
+            return stage, output or "exit code %d" % code, not driver
+    return "ok", "", not driver
 
 
 def main(arguments: "list[str]") -> None:
     began = time.perf_counter()
-    python, runtime = arguments[:2]
-    cut = arguments.index("--link")
-    compile_command, link_command = arguments[3:cut], arguments[cut + 1 :]
-    cut = link_command.index("-shared")  # what stands before it is the compiler
-    failed, output = "ok", ""
-    with tempfile.TemporaryDirectory(prefix="vllm-doctor-") as folder:
-        source, made, library = (
-            os.path.join(folder, n) for n in ("probe.cu", "probe.o", "probe.so")
-        )
-        with open(source, "w", encoding="utf-8") as file:
-            file.write(SOURCE)
-        libcuda = None if has_driver() else stand_in(folder)
-        preload = [p for p in (runtime, libcuda) if p and os.path.exists(p)]
-        search = ["-L" + folder] if libcuda else []
-        for stage, command in (
-            ("compile", [*compile_command, "-c", source, "-o", made]),
-            ("link", [*link_command[:cut], made, *link_command[cut:], *search, "-o", library]),
-            ("load", [python, "-I", "-S", "-B", "-c", LOAD, library, *preload]),
-        ):
-            try:
-                code, output = run(command, folder)
-            except OSError as error:
-                code, output = 127, str(error)
-            if code != 0:
-                failed = stage
-                output = output or "exit code %d" % code
-                break
-    print(failed)
-    print("%.3f" % (time.perf_counter() - began), "stand-in" if libcuda else "")
+    try:
+        with tempfile.TemporaryDirectory(prefix="vllm-doctor-") as folder:
+            stage, output, stood_in = prove(folder, arguments)
+    except OSError as error:
+        stage, output, stood_in = "unable", str(error), False
+    print(stage)
+    print("%.3f" % (time.perf_counter() - began), "stand-in" if stood_in else "")
     # The end says what failed; all of it may be more than our parent reads.
-    print(output[-100000:] if failed != "ok" else "")
+    print(output[-100000:])
 
 
 if __name__ == "__main__":

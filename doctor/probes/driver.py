@@ -18,25 +18,25 @@ from doctor.target import OWN, OWN_PYTHON, Target
 
 @dataclass(frozen=True)
 class Device:
-    """One GPU as NVML lists it (bus order); memory in bytes."""
+    """One GPU as NVML lists it (bus order); memory in bytes, None where it has none of its own."""
 
     index: int
     name: str
     uuid: str
     capability: str
-    total: int
-    free: int
+    total: int | None
+    free: int | None
 
 
 @dataclass(frozen=True)
 class LibCuda:
-    """libcuda.so.1 as dlopen finds it. `version`: the CUDA it speaks, 1000 x major + 10 x minor."""
+    """libcuda.so.1 as dlopen finds it. `version`: the CUDA it speaks, 1000 x major + 10 x minor.
+    `init`: what cuInit answered, asked by a deep check only, since it can take seconds."""
 
     path: Path | None = None
     version: int | None = None
     error: str | None = None
     init: int | None = None
-    count: int | None = None
 
     @property
     def cuda(self) -> Version | None:
@@ -64,6 +64,13 @@ class Driver(Fact):
     tegra: bool = False
 
 
+@dataclass(frozen=True)
+class DeepAsked(Fact):
+    """Whether the verdict is to be proven: a test build, and the driver really initialised."""
+
+    asked: bool = False
+
+
 NO_GPU_NEEDED = "this server runs on the CPU"
 GPUS_LATER = "the profile says that the GPUs come later"
 
@@ -77,12 +84,12 @@ def wants_gpus(profile: Profile) -> None:
 
 
 @probe
-def driver(target: Target, env: LaunchEnv, profile: Profile) -> Driver:
+def driver(target: Target, env: LaunchEnv, profile: Profile, deep: DeepAsked) -> Driver:
     """One child opens both libraries in the server's environment."""
     wants_gpus(profile)
-    ran = target.run(
-        OWN_PYTHON, "-I", "-B", OWN + "probes/_driver.py", timeout=20, env=child_env(env)
-    )
+    script = OWN + "probes/_driver.py"
+    init = ("init",) if deep.asked else ()
+    ran = target.run(OWN_PYTHON, "-I", "-B", script, *init, timeout=60, env=child_env(env))
     if not ran.ok:
         why = ran.failure or f"it ended with code {ran.code}: {ran.err.strip()[-200:]}"
         raise Missing(Text("asking the NVIDIA driver failed: {why}", why=why))

@@ -18,6 +18,19 @@ from doctor.target import Target
 HOME = Path("share/vllm-doctor")
 SAVED = HOME / "environment.json"
 
+# What our fixes set; any other name in that file is not ours.
+SETTABLE = frozenset(
+    (
+        "CPATH",
+        "CUDA_HOME",
+        "LD_LIBRARY_PATH",
+        "NVCC_APPEND_FLAGS",
+        "PATH",
+        "TRITON_LIBCUDA_PATH",
+        "VLLM_USE_FLASHINFER_SAMPLER",
+    )
+)
+
 
 @dataclass(frozen=True)
 class SavedValue:
@@ -55,7 +68,9 @@ def launch_env(target: Target, interpreter: Interpreter, profile: Profile) -> La
     """The shell's variables, what earlier fixes saved for this target, the profile's."""
     shell = target.env
     made = dict(shell)
-    for name, saved in _saved(target, interpreter.prefix / SAVED).variables.items():
+    for name, saved in _saved(target, interpreter.prefix).variables.items():
+        if name not in SETTABLE:
+            continue
         old = shell.get(name)
         if saved.prepend:
             made[name] = _prepended(saved.value, old)
@@ -72,7 +87,13 @@ def _prepended(folder: str, old: str | None) -> str:
     return old if old and folder in rest else os.pathsep.join([folder, *rest])
 
 
-def _saved(target: Target, path: Path) -> Saved:
+def _saved(target: Target, prefix: Path) -> Saved:
+    """What our own fixes left: a file of root or of the prefix's owner, reached by no link."""
+    path = prefix / SAVED
+    owner, stat = target.stat(prefix), target.stat(path)
+    linked = target.realpath(path) != target.realpath(prefix) / SAVED
+    if stat is None or owner is None or linked or stat.uid not in (0, owner.uid):
+        return Saved()
     data = target.read(path)
     if data is None:
         return Saved()
@@ -85,12 +106,13 @@ def _saved(target: Target, path: Path) -> Saved:
 
 def which(target: Target, env: LaunchEnv, name: str) -> Path | None:
     """The executable `name` as a process with this environment finds it; a name with a slash is
-    itself. `None` where there is none."""
+    itself. `None` where there is none. A relative path is passed over: what it leads to depends on
+    the current directory, and the doctor starts nothing from there."""
     if os.sep in name:
         path = Path(name)
-        return path if target.executable(path) else None
+        return path if path.is_absolute() and target.executable(path) else None
     for folder in env.folders("PATH"):
-        if target.executable(folder / name):
+        if folder.is_absolute() and target.executable(folder / name):
             return folder / name
     return None
 

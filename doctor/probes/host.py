@@ -41,40 +41,52 @@ class Sought:
 @dataclass(frozen=True)
 class HostCompilers(Fact):
     """One per consumer: Triton's C compiler, the C++ that FlashInfer links with, and the host
-    compiler that nvcc calls."""
+    compiler that nvcc calls. `unsupported_allowed`: nvcc is told not to mind its version."""
 
     c: Sought
     cxx: Sought
     nvcc_host: Sought
+    unsupported_allowed: bool = False
 
 
 @probe
 def host_compilers(target: Target, env: LaunchEnv) -> HostCompilers:
     """Triton: CC, else gcc, else clang (triton/runtime/build.py). FlashInfer: CXX, else c++; for
     nvcc CC as -ccbin (flashinfer/jit/cpp_ext.py); nvcc itself: NVCC_CCBIN, else gcc."""
-    cc = env.get("CC")
-    triton = cc or ("gcc" if which(target, env, "gcc") else "clang")
-    if not cc and not which(target, env, triton):
-        triton = "gcc"
+    # A variable that is set and empty is a name to both, and names no compiler.
+    triton = env.get("CC")
+    if triton is None:
+        clang = which(target, env, "clang") and not which(target, env, "gcc")
+        triton = "clang" if clang else "gcc"
     host = _host_of_nvcc(target, env)
     c = _sought(target, env, triton, "c")
     return HostCompilers(
         c=c,
-        cxx=_sought(target, env, env.get("CXX") or "c++", "c++", libraries=True),
+        cxx=_sought(target, env, env.vars.get("CXX", "c++"), "c++", libraries=True),
         nvcc_host=c if host == triton else _sought(target, env, host, "c++"),
+        unsupported_allowed="-allow-unsupported-compiler" in nvcc_flags(env),
     )
+
+
+def nvcc_flags(env: LaunchEnv) -> list[str]:
+    """The words that the server's variables add to nvcc's command line, in its order."""
+    names = ("NVCC_PREPEND_FLAGS", "FLASHINFER_EXTRA_CUDAFLAGS", "NVCC_APPEND_FLAGS")
+    return [word for name in names for word in split(env.get(name) or "")]
 
 
 def _host_of_nvcc(target: Target, env: LaunchEnv) -> str:
-    """The last -ccbin wins, in this order (tried): NVCC_APPEND_FLAGS, CC (by FlashInfer's command
-    line), NVCC_PREPEND_FLAGS, NVCC_CCBIN. A folder means the g++ in it (nvcc's manual)."""
-    found = (
-        _ccbin(env.get("NVCC_APPEND_FLAGS"))
-        or env.get("CC")
-        or _ccbin(env.get("NVCC_PREPEND_FLAGS"))
-        or env.get("NVCC_CCBIN")
-        or "gcc"
+    """The last -ccbin wins (tried): of NVCC_APPEND_FLAGS, of FlashInfer's command line (its extra
+    flags, before them CC), of NVCC_PREPEND_FLAGS, else NVCC_CCBIN. A folder means the g++ in it
+    (nvcc's manual)."""
+    named = (
+        _ccbin(env.get("NVCC_APPEND_FLAGS")),
+        _ccbin(env.get("FLASHINFER_EXTRA_CUDAFLAGS")),
+        env.get("CC"),
+        _ccbin(env.get("NVCC_PREPEND_FLAGS")),
+        env.get("NVCC_CCBIN") or None,
+        "gcc",
     )
+    found = next(n for n in named if n is not None)
     stat = target.stat(Path(found)) if "/" in found else None
     return f"{found}/g++" if stat and stat.kind == "dir" else found
 
@@ -102,9 +114,9 @@ def _sought(
 ) -> Sought:
     # FlashInfer puts CXX into a shell's command; CC is one word to nvcc and to Triton.
     first, *words = (split(name) if libraries else None) or [name]
-    path = which(target, env, first)
+    path = which(target, env, first) if first else None
     if path is None:
-        return Sought(name, error="not found")
+        return Sought(name, error="not found" if name else "the variable that names it is empty")
     command = (str(path), *words)
     ran, said = _asked(target, env, command, "c++")
     if "family" not in said and language == "c":
@@ -160,8 +172,14 @@ class PythonHeaders(Fact):
 
 
 @probe
-def python_headers(target: Target, interpreter: Interpreter) -> PythonHeaders:
-    folder = interpreter.include
+def python_headers(target: Target, interpreter: Interpreter, env: LaunchEnv) -> PythonHeaders:
+    """Triton passes the interpreter's own folder with -I; gcc then reads CPATH and
+    C_INCLUDE_PATH, where headers can stand in."""
+    places = (*env.folders("CPATH"), *env.folders("C_INCLUDE_PATH"))
+    folder = next(
+        (f for f in (interpreter.include, *places) if target.stat(f / "Python.h")),
+        interpreter.include,
+    )
     rows = target.search(folder / "patchlevel.h", r'(?m)^#define PY_VERSION\s+"([\d.]+)')
     found = target.stat(folder / "Python.h") is not None
     return PythonHeaders(folder, found, Version(rows[0]) if rows else None)

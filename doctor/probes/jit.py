@@ -56,8 +56,14 @@ def jit(
             applies=False,
         )
     capabilities = _capabilities(profile, gpus)
-    if not _sampler(env, vllm, capabilities) and all(c[0] < _BLACKWELL for c in capabilities):
-        raise Missing(Text("FlashInfer's sampler is off, nothing is compiled"), applies=False)
+    if not _sampler(env, vllm, capabilities):
+        if not capabilities:
+            raise Missing(
+                Text("without its sampler, FlashInfer compiles for Blackwell only: which GPUs?"),
+                ("driver-lib-invisible", "tp-exceeds-visible-gpus"),
+            )
+        if all(c[0] < _BLACKWELL for c in capabilities):
+            raise Missing(Text("FlashInfer's sampler is off, nothing is compiled"), applies=False)
     listed = env.get("FLASHINFER_CUDA_ARCH_LIST")
     if listed:
         return Jit(tuple(filter(None, map(_listed, listed.split()))), "FLASHINFER_CUDA_ARCH_LIST")
@@ -82,7 +88,11 @@ def _sampler(env: LaunchEnv, vllm: Vllm, capabilities: tuple[tuple[int, int], ..
     if capabilities and all(c < _SAMPLER_FROM for c in capabilities):
         return False
     value = env.get("VLLM_USE_FLASHINFER_SAMPLER")
-    return vllm.sampler if value is None else value.strip() != "0"
+    if value is not None:
+        return value.strip() != "0"
+    if vllm.sampler is None:
+        raise Missing(Text("{root}/envs.py does not say which sampler is used", root=vllm.root))
+    return vllm.sampler
 
 
 def nvcc_arch(major: int, minor: int) -> str:

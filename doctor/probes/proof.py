@@ -10,6 +10,7 @@ from packaging.version import Version
 
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
+from doctor.probes.driver import DeepAsked
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.probes.host import HostCompilers, split
 from doctor.probes.interpreter import Interpreter
@@ -23,13 +24,6 @@ from doctor.target import OWN, OWN_PYTHON, Ran, Target
 # Where no GPU is visible: one architecture of each code path that vLLM's users have.
 _DEFAULT_ARCHS = ("80", "90a")
 _TIMEOUT = 120.0
-
-
-@dataclass(frozen=True)
-class DeepAsked(Fact):
-    """Whether a test build was asked for."""
-
-    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,6 @@ def proof(
     if hosts.cxx.compiler is None:
         raise Missing(Text("there is no C++ compiler to link with"), ("c-compiler-missing",))
     archs = jit.archs or _DEFAULT_ARCHS
-    nvcc = env.get("FLASHINFER_NVCC") or str(found.root / "bin/nvcc")
     ran = target.run(
         OWN_PYTHON,
         "-I",
@@ -80,7 +73,7 @@ def proof(
         str(interpreter.python),
         str(runtimes.own.path) if runtimes.own else "",
         "--compile",
-        nvcc,
+        str(found.compiler),
         *compile_flags(env, found.root, found.nvcc, archs, flashinfer, interpreter),
         "--link",
         str(hosts.cxx.compiler.path),
@@ -119,7 +112,7 @@ def compile_flags(
     ]
     cc = env.get("CC")
     return [
-        *(["-ccbin", cc] if cc else []),
+        *(["-ccbin", cc] if cc is not None else []),
         "-DPy_LIMITED_API=0x03090000",
         "-D_GLIBCXX_USE_CXX11_ABI=1",
         *(f"-I{folder}" for folder in cccl),
@@ -153,10 +146,15 @@ def _read(ran: Ran, archs: tuple[str, ...]) -> Proof:
     stage, _, rest = ran.out.partition("\n")
     first, _, output = rest.partition("\n")
     seconds, _, stand_in = first.partition(" ")
+    if stage == "unable" or "No space left on device" in output:
+        why = (output.strip() or first).splitlines()[0][:300]
+        raise Missing(Text("nothing can be built or loaded in a temporary folder: {why}", why=why))
     if stage not in ("ok", *_STAGES):
         raise Missing(Text("the test build did not run: {why}", why=ran.err.strip()[-200:]))
     failed = _STAGES.get(stage)
     ids, line = ids_of(output) if failed else ((), "")
+    if failed == "load":
+        ids = ()  # what a log says of vLLM's own library is not true of this kernel
     return Proof(
         ok=failed is None,
         stage=failed,

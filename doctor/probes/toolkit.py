@@ -19,7 +19,7 @@ from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.driver import Driver
 from doctor.probes.environment import HOME, LaunchEnv, child_env, which
-from doctor.probes.host import HostCompilers, split
+from doctor.probes.host import HostCompilers, nvcc_flags, split
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 from doctor.probes.wheels import FlashInfer, Packages, Torch
@@ -49,6 +49,7 @@ class Toolkit:
 
     `root` is what FlashInfer calls cuda_home, `top` the root that nvcc itself works from: they
     differ where nvcc is a wrapper; `real` is the root of the file that a linked nvcc leads to.
+    `archs` are those that nvcc compiles for, () where nobody asked, None where it does not say.
     `crt` None: no wheel's, it came with nvcc. `headers` is the
     CUDART_VERSION (major.minor) of the first cuda_runtime_api.h on the include path, `include` its
     folder.
@@ -70,7 +71,7 @@ class Toolkit:
     missing_headers: tuple[str, ...] = ()
     missing_libraries: tuple[str, ...] = ()
     from_wheels: bool = False
-    archs: tuple[str, ...] = ()
+    archs: tuple[str, ...] | None = ()
     gcc_most: int | None = None
     clang_below: int | None = None
     rsqrt_guarded: bool | None = None
@@ -129,6 +130,9 @@ def cuda_home(target: Target, env: LaunchEnv) -> tuple[str | None, str, Text]:
         value = env.get(name)
         if value:
             return value, name, Text("{name}={value}", name=name, value=value)
+    if env.get("CUDA_PATH") == "":
+        # `CUDA_HOME or CUDA_PATH` is then "", which is not None: FlashInfer starts /bin/nvcc.
+        return "/", "CUDA_PATH", Text("CUDA_PATH is set and empty")
     if which(target, env, "which") is None:
         return None, "", Text("CUDA_HOME is not set and there is no `which` to look for nvcc with")
     nvcc = which(target, env, "nvcc")
@@ -177,7 +181,7 @@ class _Look:
 
     def at(self, root: Path, found_by: str) -> Toolkit:
         target = self.target
-        nvcc_path = Path(self.env.get("FLASHINFER_NVCC") or root / "bin/nvcc")
+        nvcc_path = self._nvcc(root)
         nvcc, error = self._release(nvcc_path, "--version")
         wrapper, top = self._top(nvcc_path, nvcc)
         folders = self.include_folders(root, top)
@@ -218,10 +222,18 @@ class _Look:
             sinpi_guarded=self._guarded(crt, "sinpi"),
         )
 
+    def _nvcc(self, root: Path) -> Path:
+        """FLASHINFER_NVCC is a word of a shell's command: a bare name is looked up on PATH."""
+        named = self.env.get("FLASHINFER_NVCC")
+        if named is None:
+            return root / "bin/nvcc"
+        return which(self.target, self.env, named) or Path(named)
+
     def _release(self, program: Path, *arguments: str) -> tuple[Version | None, str | None]:
         """(version, None), or (None, why there is none)."""
         target = self.target
-        stat = target.stat(program)
+        # What a relative path leads to depends on who stands where: it is not started.
+        stat = target.stat(program) if program.is_absolute() else None
         if stat is None:
             return None, "not found"
         if not target.executable(program):
@@ -249,9 +261,7 @@ class _Look:
     def include_folders(self, root: Path, top: Path) -> tuple[Path, ...]:
         """In gcc's order: -I, then CPATH, then -isystem. nvcc's own `-I TOP/include` counts only
         where it is no -isystem folder too (gcc drops the -I of such a folder)."""
-        words: list[str] = []
-        for name in ("NVCC_PREPEND_FLAGS", "FLASHINFER_EXTRA_CUDAFLAGS", "NVCC_APPEND_FLAGS"):
-            words += split(self.env.get(name) or "")
+        words = nvcc_flags(self.env)
         system = [root / "include", *self._targets(root)]
         own = [top / "include", *self._targets(top)]
         if root == Path("/usr"):
@@ -290,9 +300,9 @@ class _Look:
                 return one.version
         return None
 
-    def _archs(self, nvcc_path: Path) -> tuple[str, ...]:
+    def _archs(self, nvcc_path: Path) -> tuple[str, ...] | None:
         ran = self.target.run(str(nvcc_path), "--list-gpu-arch", env=child_env(self.env))
-        return tuple(re.findall(r"(?m)^compute_(\w+)$", ran.out))
+        return tuple(re.findall(r"(?m)^compute_(\w+)$", ran.out)) or None
 
     def _missing_libraries(self, root: Path) -> tuple[str, ...]:
         """Of -lcudart and -lcuda, what the linker would not find (flashinfer/jit/cpp_ext.py:

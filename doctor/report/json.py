@@ -17,7 +17,7 @@ def to_json(report: Report) -> dict[str, Any]:
     where = report.where
     return {
         "schema_version": SCHEMA_VERSION,
-        "tool": about.tool(),
+        "tool": {**about.tool(), "rules": report.rules},
         "target": {
             "python": printable(where.python),
             "prefix": printable(report.interpreter.prefix),

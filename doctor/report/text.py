@@ -49,7 +49,8 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
             yield (("bold magenta", "? "), ("bold", outcome.rule.id), ("", f"  {word}"))
             yield from _wrapped(str(outcome.why), "    ", style)
             yield ()
-    if report.proof or report.proof_missing:
+    fine = report.proof is not None and report.proof.ok
+    if (report.proof or report.proof_missing) and not (fine and style.quiet):
         yield from _deep(report, style)
     if not style.quiet:
         yield from _areas(report, style)
