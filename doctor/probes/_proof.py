@@ -86,7 +86,7 @@ def stand_in(folder: str, compiler: "list[str]") -> "tuple[str | None, str]":
 
 
 def prove(folder: str, arguments: "list[str]") -> "tuple[str, str, bool]":
-    """(the stage that failed, "unable" or "ok"; what it printed; a stand-in for libcuda was used)."""
+    """(the stage that failed, "unable" or "ok"; what it printed; libcuda had a stand-in)."""
     python, runtime = arguments[:2]
     middle = arguments.index("--link")
     compile_command, link_command = arguments[3:middle], arguments[middle + 1 :]
