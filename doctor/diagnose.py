@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal
 from doctor.engine import Crashed, Facts, check
 from doctor.model import (
     Finding,
+    Installer,
     Missing,
     NotChecked,
     Outcome,
@@ -45,7 +45,7 @@ class Report:
     primary: Outcome | None
     proof: Proof | None
     proof_missing: Text | None
-    pip: str
+    installer: Installer
     exit_code: int
     seconds: float
     rules: int
@@ -95,7 +95,7 @@ def diagnose(
         primary=first,
         proof=proof,
         proof_missing=missing,
-        pip=_pip(facts, where.python),
+        installer=_installer(facts, where.python),
         exit_code=exit_code(outcomes, fail_on),
         seconds=time.perf_counter() - began,
         rules=len(outcomes) + len(not_checked),
@@ -148,11 +148,8 @@ def exit_code(outcomes: list[Outcome], fail_on: Severity) -> int:
     return HEALTHY
 
 
-def _pip(facts: Facts, python: Path) -> str:
-    """How a person installs into the target: its own pip, or uv where it has none."""
-    quoted = shlex.quote(str(python))
+def _installer(facts: Facts, python: Path) -> Installer:
     try:
-        own = facts.get(Packages).version("pip")
+        return Installer(python, facts.get(Packages).version("pip") is not None)
     except (Missing, Crashed):
-        own = None
-    return f"{quoted} -m pip {{verb}}" if own else f"uv pip {{verb}} --python {quoted}"
+        return Installer(python, own_pip=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -114,15 +116,29 @@ class Fact:
     __slots__ = ()
 
 
+@dataclass(frozen=True)
+class Installer:
+    """How a person installs into the target: its own pip, or uv where it has none."""
+
+    python: Path
+    own_pip: bool
+
+    def line(self, verb: str, words: tuple[str, ...]) -> str:
+        """A POSIX shell line, quoted; `verb` is install or uninstall."""
+        python = str(self.python)
+        if self.own_pip:
+            return shlex.join([python, "-m", "pip", verb, *words])
+        return shlex.join(["uv", "pip", verb, "--python", python, *words])
+
+
 class Step:
     """Base of one thing a fix does, a frozen dataclass; `str` gives its short form."""
 
     __slots__ = ()
     kind: ClassVar[str]
 
-    def commands(self, pip: str) -> tuple[str, ...]:
-        """The POSIX shell lines that do the same by hand, quoted. `pip` is the target's installer
-        with `{verb}` where install or uninstall goes."""
+    def commands(self, installer: Installer) -> tuple[str, ...]:
+        """The POSIX shell lines that do the same by hand, quoted."""
         raise NotImplementedError
 
 

@@ -13,13 +13,16 @@ import doctor
 from doctor.codec import decode
 from doctor.engine import load_rules
 from doctor.model import Finding, Missing
-from doctor.probes.driver import Device, Gpus
+from doctor.probes.driver import DeepAsked, Device, Gpus, driver
+from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 from doctor.probes.toolkit import Toolkit, Toolkits, WheelToolkit
 from doctor.probes.wheels import Packages, Vllm
 from doctor.profile import ModelNeeds, Profile
 from doctor.shipped import rules_folder
+from doctor.target import Live
+from tests import stand_ins
 from tests.conftest import Environment, run_doctor
 
 RULES = {rule.id: rule.function for rule in load_rules(rules_folder())}
@@ -92,3 +95,17 @@ def test_nothing_of_the_current_directory_becomes_the_doctors_own(tmp_path: Path
     )
     assert ran.stdout.startswith("vllm-doctor "), ran.stderr
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("answer", "told"), [("0", False), ("803", True)])
+def test_a_driver_that_loads_and_cannot_be_initialised_is_found_by_a_deep_check(
+    tmp_path: Path, answer: str, told: bool
+) -> None:
+    env = stand_ins.environment(stand_ins.build(tmp_path), gpus=2)
+    launch = LaunchEnv({"PATH": "/usr/bin:/bin", **env, "STAND_IN_CUINIT": answer})
+    asked = driver(Live(), launch, Profile("m"), DeepAsked(True))
+    assert asked.libcuda.init == int(answer)
+    found = list(RULES["driver-lib-invisible"](asked, None) or ())  # type: ignore[arg-type]
+    assert bool(found) is told
+    quick = driver(Live(), launch, Profile("m"), DeepAsked(False))
+    assert quick.libcuda.init is None

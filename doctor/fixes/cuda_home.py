@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from doctor.model import Step
+from doctor.model import Installer, Step
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CudaHome(Step):
     def __str__(self) -> str:
         return f"make {self.home}, a CUDA home of links to {self.wheels}"
 
-    def commands(self, pip: str) -> tuple[str, ...]:
+    def commands(self, installer: Installer) -> tuple[str, ...]:
         quoted = shlex.quote
         if self.libcuda:
             stub = f'ln -sf {quoted(str(self.libcuda))} "$home/lib64/stubs/libcuda.so"'

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from doctor.model import Step
+from doctor.model import Installer, Step
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class SetVariable(Step):
     def __str__(self) -> str:
         return f"export {self.name}={self.value}"
 
-    def commands(self, pip: str) -> tuple[str, ...]:
+    def commands(self, installer: Installer) -> tuple[str, ...]:
         return (f"export {self.name}={shlex.quote(self.value)}",)
 
 
@@ -31,7 +31,7 @@ class UnsetVariable(Step):
     def __str__(self) -> str:
         return f"unset {self.name}"
 
-    def commands(self, pip: str) -> tuple[str, ...]:
+    def commands(self, installer: Installer) -> tuple[str, ...]:
         return (f"unset {self.name}",)
 
 
@@ -46,6 +46,6 @@ class PrependPath(Step):
     def __str__(self) -> str:
         return f"export {self.name}={self.folder}:${self.name}"
 
-    def commands(self, pip: str) -> tuple[str, ...]:
+    def commands(self, installer: Installer) -> tuple[str, ...]:
         rest = f'"${{{self.name}:+:${self.name}}}"'
         return (f"export {self.name}={shlex.quote(str(self.folder))}{rest}",)

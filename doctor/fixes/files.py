@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from doctor.model import Step
+from doctor.model import Installer, Step
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,6 @@ class SetAside(Step):
     def __str__(self) -> str:
         return f"set aside {self.path}"
 
-    def commands(self, pip: str) -> tuple[str, ...]:
+    def commands(self, installer: Installer) -> tuple[str, ...]:
         path = str(self.path)
         return (shlex.join(["mv", path, f"{path}.set-aside"]),)

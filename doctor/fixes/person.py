@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from doctor.model import Step
+from doctor.model import Installer, Step
 
 
 @dataclass(frozen=True)
@@ -18,5 +18,5 @@ class Command(Step):
     def __str__(self) -> str:
         return self.line
 
-    def commands(self, pip: str) -> tuple[str, ...]:
+    def commands(self, installer: Installer) -> tuple[str, ...]:
         return (self.line,)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import ClassVar
 
-from doctor.model import Step
+from doctor.model import Installer, Step
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,8 @@ class PipInstall(Step):
     def __str__(self) -> str:
         return "pip install " + " ".join(self.requirements)
 
-    def commands(self, pip: str) -> tuple[str, ...]:
-        return (f"{pip.replace('{verb}', 'install')} {shlex.join(self.requirements)}",)
+    def commands(self, installer: Installer) -> tuple[str, ...]:
+        return (installer.line("install", self.requirements),)
 
 
 @dataclass(frozen=True)
@@ -33,5 +32,5 @@ class PipUninstall(Step):
     def __str__(self) -> str:
         return "pip uninstall " + " ".join(self.names)
 
-    def commands(self, pip: str) -> tuple[str, ...]:
-        return (f"{pip.replace('{verb}', 'uninstall')} {shlex.join(self.names)}",)
+    def commands(self, installer: Installer) -> tuple[str, ...]:
+        return (installer.line("uninstall", self.names),)

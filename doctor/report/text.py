@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from doctor.diagnose import Report
-from doctor.model import Finding, Fix, NotChecked, Outcome, Severity, Verdict, printable
+from doctor.model import Finding, Fix, Installer, NotChecked, Outcome, Severity, Verdict, printable
 
 # (style, text) pieces of one line; style is a rich style, "" for plain.
 Line = tuple[tuple[str, str], ...]
@@ -43,7 +43,7 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
         if outcome.verdict is Verdict.FOUND:
             for i, finding in enumerate(outcome.findings):
                 first = outcome is report.primary and i == 0
-                yield from _finding(outcome, finding, first, shown, report.pip, style)
+                yield from _finding(outcome, finding, first, shown, report.installer, style)
         elif outcome.verdict is not Verdict.OK:
             word = "could not tell" if outcome.verdict is Verdict.UNKNOWN else "crashed"
             yield (("bold magenta", "? "), ("bold", outcome.rule.id), ("", f"  {word}"))
@@ -73,7 +73,7 @@ def _finding(
     finding: Finding,
     first: bool,
     shown: dict[Fix, str],
-    pip: str,
+    installer: Installer,
     style: Style,
 ) -> Iterator[Line]:
     colour, mark = _MARKS[finding.severity or outcome.rule.severity]
@@ -84,11 +84,11 @@ def _finding(
         yield from _wrapped(f"- {evidence}", "    ", style, "dim", hang="  ")
     for fix in finding.fixes:
         earlier = shown.setdefault(fix, outcome.rule.id)
-        yield from _fix(fix, pip, None if earlier == outcome.rule.id else earlier)
+        yield from _fix(fix, installer, None if earlier == outcome.rule.id else earlier)
     yield ()
 
 
-def _fix(fix: Fix, pip: str, earlier: str | None) -> Iterator[Line]:
+def _fix(fix: Fix, installer: Installer, earlier: str | None) -> Iterator[Line]:
     """The commands of a repair; only its name where an earlier finding has shown them."""
     by_hand = " (by hand)" if fix.needs.value == "person" else ""
     again = f": as for {earlier}" if earlier else ""
@@ -96,7 +96,7 @@ def _fix(fix: Fix, pip: str, earlier: str | None) -> Iterator[Line]:
     if earlier:
         return
     for step in fix.steps:
-        for command in step.commands(pip):
+        for command in step.commands(installer):
             yield (("cyan", f"      {command}"),)
 
 
