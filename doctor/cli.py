@@ -26,7 +26,8 @@ from doctor.model import Missing, Rule, Severity, printable
 from doctor.probes.interpreter import NotPython, Where
 from doctor.profile import Profile, ProfileError
 from doctor.shipped import rules_folder
-from doctor.target import Live, Recorder, Tape, Target, load_tape
+from doctor.tape import Recorder, Tape, load_tape
+from doctor.target import Live, Target
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -31,7 +31,8 @@ from doctor.model import (
     Text,
     Verdict,
 )
-from doctor.target import NotRecorded, Target
+from doctor.tape import NotRecorded
+from doctor.target import Target
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=Fact)

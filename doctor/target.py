@@ -1,5 +1,5 @@
 """The machine under judgement. The only module that starts a process, opens a file or reads
-`os.environ` on a probe's behalf; a Tape answers the same questions from a recording.
+`os.environ` on a probe's behalf; `doctor.tape` answers the same questions from a recording.
 """
 
 from __future__ import annotations
@@ -16,18 +16,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeVar
+from typing import BinaryIO, Literal, Protocol
 
 from doctor import elf
-from doctor.codec import CodecError, decode, encode
 from doctor.elf import Elf
-from doctor.model import Missing, Text
 
-A = TypeVar("A")
-
-_READ_MOST = 1 << 20
+READ_MOST = 1 << 20
 _SEARCH_MOST = 8 << 20
 _OUTPUT_MOST = 1 << 20
 
@@ -79,7 +75,7 @@ class Target(Protocol):
         self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
     ) -> Ran: ...
 
-    def read(self, path: Path, limit: int = _READ_MOST) -> bytes | None:
+    def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
         """The first `limit` bytes of a regular file, or None."""
         ...
 
@@ -133,7 +129,7 @@ class Live:
     def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
         return run_child(map(_own, argv), timeout, self._env if env is None else env)
 
-    def read(self, path: Path, limit: int = _READ_MOST) -> bytes | None:
+    def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
         with _regular(path) as file:
             try:
                 return file.read(limit) if file else None
@@ -281,160 +277,3 @@ def _written(file: BinaryIO) -> str:
     # The child shares our offset, which stands where it stopped writing.
     data = os.pread(file.fileno(), file.tell(), 0)
     return data.decode("utf-8", "backslashreplace")
-
-
-class NotRecorded(Missing):
-    """A tape was asked what it does not hold: an older doctor recorded it."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(Text("the tape does not hold {what}", what=what))
-
-
-TAPE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    argv: tuple[str, ...]
-    ran: Ran
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A recorded machine: every question that was asked of it, and its answer."""
-
-    schema_version: int
-    tool: str
-    python: str
-    found_by: str
-    env: dict[str, str]
-    runs: tuple[RunRecord, ...] = ()
-    read: dict[str, str | None] = field(default_factory=dict)
-    search: dict[str, dict[str, tuple[str, ...] | None]] = field(default_factory=dict)
-    listdir: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
-    stat: dict[str, Stat | None] = field(default_factory=dict)
-    executable: dict[str, bool] = field(default_factory=dict)
-    realpath: dict[str, str] = field(default_factory=dict)
-    elf: dict[str, Elf | None] = field(default_factory=dict)
-
-
-class Tape:
-    """Answers from a Recording; raises NotRecorded for what it was never asked."""
-
-    def __init__(self, recording: Recording) -> None:
-        self._tape = recording
-        self._runs = {r.argv: r.ran for r in recording.runs}
-
-    @property
-    def env(self) -> Mapping[str, str]:
-        return self._tape.env
-
-    def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
-        try:
-            return self._runs[argv]
-        except KeyError:
-            raise NotRecorded(f"a run of {argv[0]}") from None
-
-    def read(self, path: Path, limit: int = _READ_MOST) -> bytes | None:
-        text = _answer(self._tape.read, path)
-        return None if text is None else text.encode("utf-8", "surrogateescape")
-
-    def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
-        return _answer(_answer(self._tape.search, path), pattern)
-
-    def listdir(self, path: Path) -> tuple[str, ...] | None:
-        return _answer(self._tape.listdir, path)
-
-    def stat(self, path: Path) -> Stat | None:
-        return _answer(self._tape.stat, path)
-
-    def executable(self, path: Path) -> bool:
-        return _answer(self._tape.executable, path)
-
-    def realpath(self, path: Path) -> Path:
-        return Path(_answer(self._tape.realpath, path))
-
-    def elf(self, path: Path) -> Elf | None:
-        return _answer(self._tape.elf, path)
-
-
-def _answer(answers: Mapping[str, A], key: Path | str) -> A:
-    try:
-        return answers[str(key)]
-    except KeyError:
-        raise NotRecorded(str(key)) from None
-
-
-class Recorder:
-    """A Target that notes every question and answer of another one."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._runs: dict[tuple[str, ...], Ran] = {}
-        self._notes: dict[str, dict[str, Any]] = {}
-
-    @property
-    def env(self) -> Mapping[str, str]:
-        return self._target.env
-
-    def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
-        ran = self._runs[argv] = self._target.run(*argv, timeout=timeout, env=env)
-        return ran
-
-    def read(self, path: Path, limit: int = _READ_MOST) -> bytes | None:
-        data = self._target.read(path, limit)
-        text = None if data is None else data.decode("utf-8", "surrogateescape")
-        self._note("read", path, text)
-        return data
-
-    def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
-        found = self._target.search(path, pattern)
-        self._notes.setdefault("search", {}).setdefault(str(path), {})[pattern] = found
-        return found
-
-    def listdir(self, path: Path) -> tuple[str, ...] | None:
-        return self._note("listdir", path, self._target.listdir(path))
-
-    def stat(self, path: Path) -> Stat | None:
-        return self._note("stat", path, self._target.stat(path))
-
-    def executable(self, path: Path) -> bool:
-        return self._note("executable", path, self._target.executable(path))
-
-    def realpath(self, path: Path) -> Path:
-        real = self._target.realpath(path)
-        self._note("realpath", path, str(real))
-        return real
-
-    def elf(self, path: Path) -> Elf | None:
-        return self._note("elf", path, self._target.elf(path))
-
-    def _note(self, method: str, path: Path, answer: A) -> A:
-        self._notes.setdefault(method, {})[str(path)] = answer
-        return answer
-
-    def recording(self, tool: str, python: str, found_by: str) -> dict[str, Any]:
-        """The recording as JSON data, not yet redacted (see `doctor.redact`)."""
-        return {
-            "schema_version": TAPE_VERSION,
-            "tool": tool,
-            "python": python,
-            "found_by": found_by,
-            "env": dict(self.env),
-            "runs": [{"argv": list(a), "ran": encode(r)} for a, r in self._runs.items()],
-            **encode(self._notes),
-        }
-
-
-def load_tape(data: Any) -> Recording:
-    """A Recording from parsed JSON. Raises CodecError with one sentence for anything else."""
-    if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
-        raise CodecError("", "this is no snapshot of vllm-doctor (it has no schema_version)")
-    if data["schema_version"] > TAPE_VERSION:
-        raise CodecError(
-            "schema_version",
-            f"this snapshot is of version {data['schema_version']}, and this doctor reads "
-            f"up to {TAPE_VERSION}; use a newer vllm-doctor",
-        )
-    made: Recording = decode(Recording, data)
-    return made

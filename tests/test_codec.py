@@ -26,7 +26,8 @@ from doctor.probes.driver import Device, LibCuda
 from doctor.probes.toolkit import Toolkit
 from doctor.probes.wheels import Packages
 from doctor.profile import Profile
-from doctor.target import Ran, Recording, Stat
+from doctor.tape import Recording
+from doctor.target import Ran, Stat
 
 FACTS = sorted(engine._PROBES, key=lambda c: c.__name__)
 OTHERS: list[type] = [Profile, Recording, Elf, Stat, Ran]

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from doctor.redact import redact
-from doctor.target import load_tape
+from doctor.tape import load_tape
 from tests.conftest import run_doctor, shared_library, vllm_environment
 
 HF = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345678"

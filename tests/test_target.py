@@ -23,7 +23,8 @@ from doctor.probes.interpreter import Where
 from doctor.profile import DEFAULT, Profile, load, variants
 from doctor.redact import redact
 from doctor.shipped import rules_folder
-from doctor.target import Live, NotRecorded, Ran, Recorder, Tape, load_tape, run_child
+from doctor.tape import NotRecorded, Recorder, Tape, load_tape
+from doctor.target import Live, Ran, run_child
 from tests import stand_ins
 from tests.conftest import (
     BASE_PYTHON,

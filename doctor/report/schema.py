@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from doctor.target import TAPE_VERSION, Recording
+from doctor.tape import TAPE_VERSION, Recording
 
 _PLAIN = {
     str: {"type": "string"},
