@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -130,6 +130,10 @@ def _rules(folder: str | None) -> tuple[Rule, ...]:
     return (*ours, *more)
 
 
+def _rules_when_asked(folder: str | None) -> Iterator[Rule]:
+    yield from _rules(folder)
+
+
 def _live(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
     target = Live()
     try:
@@ -200,7 +204,6 @@ def diagnose(
     if verbose and quiet:
         _fail("--verbose and --quiet exclude each other", USAGE)
     profile = _profile(profile_name, sets)
-    rules = _rules(rules_dir)
     target, where = _from_tape(tape) if tape else _live(python, allow)
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -208,7 +211,7 @@ def diagnose(
                 target,
                 where,
                 profile,
-                rules,
+                _rules_when_asked(rules_dir),
                 profile_name=profile_name,
                 source="tape" if tape else "live",
                 deep=deep,

@@ -67,13 +67,15 @@ def diagnose(
     deep: bool = False,
     fail_on: Severity = Severity.ERROR,
 ) -> Report:
-    """Checks every rule against the target. Raises Missing (NotPython) or Crashed where the
+    """Checks every rule against the target; `rules` may load them while they are asked for, which
+    takes as long as the first children do. Raises Missing (NotPython) or Crashed where the
     interpreter does not answer: then nothing can be said about it at all."""
     began = time.perf_counter()
     facts = Facts(target, (where, profile, DeepAsked(deep)))
+    facts.ask_ahead(Interpreter, Driver, HostCompilers)
+    loaded = tuple(rules)
     interpreter = facts.get(Interpreter)
-    facts.ask_ahead(Driver, HostCompilers)
-    outcomes, not_checked = check(rules, facts)
+    outcomes, not_checked = check(loaded, facts)
     proof, missing = None, None
     if deep:
         try:
