@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import OWN, Where
 
 
 class LocateError(ValueError):
@@ -32,7 +32,7 @@ def locate(python: str | None, env: Mapping[str, str]) -> Where:
     vllm = shutil.which("vllm", path=search)
     if vllm and (found := _behind(Path(vllm), search)):
         return Where(found, f"vllm on PATH ({vllm})")
-    return Where(Path(sys.executable), "the doctor's own")
+    return Where(Path(sys.executable), OWN)
 
 
 def _interpreter(value: str, name: str) -> Path:

@@ -127,7 +127,9 @@ class Installer:
         """A POSIX shell line, quoted; `verb` is install or uninstall."""
         python = str(self.python)
         if self.own_pip:
-            return shlex.join([python, "-m", "pip", verb, *words])
+            # pip asks before it removes, and would take the next pasted line for the answer.
+            yes = ["-y"] if verb == "uninstall" else []
+            return shlex.join([python, "-m", "pip", verb, *yes, *words])
         return shlex.join(["uv", "pip", verb, "--python", python, *words])
 
 

@@ -43,5 +43,6 @@ def ids_of(output: str) -> tuple[tuple[str, ...], str]:
                 telling = telling or line
                 if one.id not in ids:
                     ids.append(one.id)
+    lines = [x for x in lines if not x.startswith(("collect2:", "ninja:"))] or lines
     errors = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
     return tuple(ids), (telling or (errors or lines or [""])[-1])[:300]

@@ -29,11 +29,13 @@ def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
             fixes.append(
                 Fix(Text("show the server all GPUs"), (UnsetVariable("CUDA_VISIBLE_DEVICES"),))
             )
-    if have:
+    heads = profile.needs.attention_heads or 1
+    fewer = next((n for n in range(have, 0, -1) if heads % n == 0 or heads == 1), 0)
+    if fewer:
         fixes.append(
             Fix(
-                Text("or run on {have}, if the model fits", have=have),
-                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={have}"),),
+                Text("run on {fewer}, if the model fits", fewer=fewer),
+                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={fewer}"),),
                 Needs.PERSON,
             )
         )
@@ -45,6 +47,37 @@ def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
         ),
         tuple(evidence),
         tuple(fixes),
+    )
+
+
+@rule("tp-not-dividing-heads", Severity.ERROR, Stage.MODEL)
+def tp_not_dividing_heads(profile: Profile) -> Finding | None:
+    """The attention heads cannot be divided by the number of GPUs.
+
+    `Total number of attention heads (20) must be divisible by tensor parallel size (8)`.
+    """
+    heads, ranks = profile.needs.attention_heads, profile.tensor_parallel_size
+    if heads is None:
+        raise Missing(Text("the profile does not say how many heads there are"), applies=False)
+    if heads % ranks == 0:
+        return None
+    fits = tuple(n for n in range(1, heads + 1) if heads % n == 0)
+    near = max(n for n in fits if n < ranks)
+    return Finding(
+        Text(
+            "tensor parallel {ranks} does not divide the {heads} attention heads of {model}",
+            ranks=ranks,
+            heads=heads,
+            model=profile.model,
+        ),
+        (Text("these do: {fits}", fits=fits),),
+        (
+            Fix(
+                Text("run on {near} GPUs", near=near),
+                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={near}"),),
+                Needs.PERSON,
+            ),
+        ),
     )
 
 

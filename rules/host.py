@@ -69,6 +69,27 @@ def _unset(name: str) -> Fix:
     )
 
 
+@rule("nvcc-host-compiler-missing", Severity.ERROR, Stage.COMPILE)
+def nvcc_host_compiler_missing(hosts: HostCompilers, jit: Jit) -> Finding | None:
+    """The host compiler that nvcc is told to use does not work.
+
+    NVCC_CCBIN, CC, or a -ccbin in nvcc's own variables names a compiler that is gone:
+    `nvcc fatal : Failed to preprocess host compiler properties`.
+    """
+    if hosts.nvcc_host.compiler or (hosts.nvcc_host == hosts.c and hosts.c.compiler is None):
+        return None
+    names = ("NVCC_APPEND_FLAGS", "CC", "NVCC_PREPEND_FLAGS", "NVCC_CCBIN")
+    return Finding(
+        Text(
+            "nvcc finds no working host compiler: {name}: {why}",
+            name=hosts.nvcc_host.name,
+            why=hosts.nvcc_host.error,
+        ),
+        (Text("named by one of {names}, or gcc on PATH", names=names),),
+        (_INSTALL_GCC,),
+    )
+
+
 @rule("python-headers-missing", Severity.ERROR, Stage.HOST_COMPILER)
 def python_headers_missing(headers: PythonHeaders, interpreter: Interpreter) -> Finding | None:
     """Python.h of the target's interpreter is not installed.

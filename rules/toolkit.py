@@ -84,13 +84,15 @@ def cuda_home_bad_path(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Findin
         why = Text("there is no {nvcc}", nvcc=found.compiler)
     else:
         return
+    if str(toolkits.searched) == "CUDA_PATH is set and empty":
+        value = ""
     yield Finding(
         Text("{name}={value}: {why}", name=found.found_by, value=value, why=why),
         evidence=(Text("FlashInfer would start {nvcc}", nvcc=found.compiler),),
         fixes=(
             *use_wheels(kit, install=not _ready(toolkits.wheels)),
             Fix(
-                Text("or let FlashInfer look for nvcc itself"),
+                Text("let FlashInfer look for nvcc itself"),
                 (UnsetVariable(found.found_by),),
             ),
         ),
@@ -193,7 +195,7 @@ def nvcc_wrapper_root(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding
             (SetVariable("CUDA_HOME", str(real)),),
         )
         # A wrapped nvcc has brought its headers along: what is missing here is missing there.
-        fixes = (*fixes, own) if found.wrapper and found.missing_headers else (own, *fixes)
+        fixes = fixes if found.wrapper and found.missing_headers else (own, *fixes)
     yield Finding(
         Text(
             "FlashInfer takes {root} for the CUDA toolkit, and it holds no toolkit",
@@ -228,7 +230,7 @@ def cuda_headers_missing(
         fixes = use_wheels(kit, install=one is toolkits.wheels or not _ready(toolkits.wheels))
         if not one.from_wheels and "curand.h" in one.missing_headers and release:
             package = f"libcurand-dev-{release.replace('.', '-')}"
-            by_hand = Text("or install the missing package of your system")
+            by_hand = Text("install the missing package of your system")
             line = Command(f"apt-get install {package}")
             fixes = (*fixes, Fix(by_hand, (line,), Needs.PERSON))
         yield Finding(
@@ -432,6 +434,7 @@ def pip_toolkit_lib_layout(
         if not one.missing_libraries or _is_wrapper_root(one):
             continue
         flags = tuple(f"-l{name}" for name in one.missing_libraries)
+        wheels = one if one.from_wheels else toolkits.wheels
         here = severity
         if flags == ("-lcuda",) and kit.libcuda is None and one is not toolkits.wheels:
             # No driver here, and the test build brought a stand-in: where the driver is, it may or
@@ -443,7 +446,7 @@ def pip_toolkit_lib_layout(
                 Text("FlashInfer links with -L{root}/lib64 -L{root}/lib64/stubs", root=one.root),
                 Text("the toolkit: {root} ({by})", root=one.root, by=one.found_by),
             ),
-            unless_unused(here, use_wheels(kit, install=not (one.from_wheels and coherent(one)))),
+            unless_unused(here, use_wheels(kit, install=not _ready(wheels))),
             here,
         )
 

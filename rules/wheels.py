@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
-from doctor.fixes import PipInstall, PipUninstall, SetAside
+from doctor.fixes import Command, PipInstall, PipUninstall, SetAside
 from doctor.model import Step
 from doctor.probes.driver import NO_GPU_NEEDED
 from doctor.probes.environment import LaunchEnv
-from doctor.probes.interpreter import Interpreter
+from doctor.probes.interpreter import OWN, Interpreter, Where
 from doctor.probes.wheels import FlashInfer, Packages, Torch, Vllm
 from doctor.profile import Profile
 
 
 @rule("vllm-missing", Severity.ERROR, Stage.INSTALL)
 def vllm_missing(
-    packages: Packages, vllm: Vllm | None, interpreter: Interpreter, profile: Profile
+    packages: Packages,
+    vllm: Vllm | None,
+    flashinfer: FlashInfer | None,
+    interpreter: Interpreter,
+    where: Where,
+    profile: Profile,
 ) -> Iterator[Finding]:
     """vLLM is not installed in this environment, or only half of it is.
 
@@ -36,10 +41,20 @@ def vllm_missing(
                 prefix=interpreter.prefix,
             )
             steps = (SetAside(half.folder / half.info), *steps)
+        fixes = [Fix(Text("install it"), steps)]
+        if where.found_by == OWN:
+            line = Command("vllm-doctor diagnose --python /path/to/the/environment")
+            fixes.insert(0, Fix(Text("name the environment to judge"), (line,), Needs.PERSON))
         yield Finding(
             message,
-            (Text("judged: {python}", python=interpreter.python),),
-            (Fix(Text("install it"), steps),),
+            (
+                Text(
+                    "judged: {python} (found by {by})",
+                    python=interpreter.python,
+                    by=where.found_by,
+                ),
+            ),
+            tuple(fixes),
         )
         return
     if vllm.needed is None:
@@ -60,6 +75,8 @@ def vllm_missing(
         )
     names = ("torch", "transformers", "flashinfer-python")
     lacking = tuple(n for n in names if vllm.pin(n) and not packages.version(n))
+    if packages.version("flashinfer-python") and flashinfer is None:
+        lacking = (*lacking, "flashinfer-python")
     # torch's absence is told by the rule that compares it with vLLM's pin.
     lacking = tuple(n for n in lacking if n != "torch")
     if lacking:
@@ -81,6 +98,13 @@ def vllm_torch_abi_mismatch(
     `vllm/_C.abi3.so: undefined symbol: _ZN3c10...`. vLLM's wheels fit one torch release exactly
     and name it in their metadata. A local version such as +cu130 makes no difference here.
     """
+    if torch and torch.lacks:
+        yield Finding(
+            Text("the installation of torch {version} is incomplete", version=torch.version),
+            (Text("there is no {path}", path=torch.lacks),),
+            (_torch_anew(vllm, torch, "install torch anew"),),
+        )
+        return
     pinned = vllm.pin("torch")
     if pinned is None:
         return

@@ -195,6 +195,7 @@ class Environment:
             "hip: Optional[str] = None\n"
         )
         files = {"torch/__init__.py": "", "torch/version.py": source}
+        files["torch/lib/libtorch_python.so"] = ""
         return self.install("torch", version.partition("+")[0], requires if cuda else (), files)
 
 

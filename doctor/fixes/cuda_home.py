@@ -14,9 +14,10 @@ from doctor.model import Installer, Step
 class CudaHome(Step):
     """Makes `home`, a folder of links to the toolkit in the wheels at `wheels`.
 
-    What pip owns is not touched: the wheels' `lib` has no `lib64`, no `libcudart.so` and no
-    libcuda to link with, and this folder has all three. `libcuda` is the driver's library, or
-    None where there is none: an empty library with its soname then stands in for the linker.
+    What pip owns is not touched: the wheels have no `lib64`, no library without a version in its
+    name (`libcudart.so`, `libnvrtc.so`) and no libcuda to link with, and this folder has them.
+    `libcuda` is the driver's library, or None where there is none: an empty library with its soname
+    then stands in for the linker.
     """
 
     home: Path
@@ -42,7 +43,8 @@ class CudaHome(Step):
             'mkdir -p "$home/lib64/stubs"',
             'for part in bin include nvvm; do ln -sfn "$wheels/$part" "$home/$part"; done',
             'ln -sf "$wheels"/lib/*.so* "$home/lib64/"',
-            'ln -sf "$wheels"/lib/libcudart.so.* "$home/lib64/libcudart.so"',
+            'for f in "$wheels"/lib/lib*.so.*; do '
+            'name=${f##*/}; ln -sf "$f" "$home/lib64/${name%%.so.*}.so"; done',
             'ln -sfn lib64 "$home/lib"',
             stub,
         )

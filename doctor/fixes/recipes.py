@@ -44,8 +44,12 @@ def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:
 
 
 def without_compiler() -> Fix:
-    """vLLM's own sampler instead of FlashInfer's: slower, and nothing is compiled for it."""
+    """vLLM's own sampler and expert kernels instead of FlashInfer's: slower, and below Blackwell
+    nothing is left for FlashInfer to compile."""
     return Fix(
-        Text("do without: use vLLM's own sampler (slower; other kernels may still be compiled)"),
-        (SetVariable("VLLM_USE_FLASHINFER_SAMPLER", "0"),),
+        Text("do without: use vLLM's own kernels (slower; on Blackwell some are still compiled)"),
+        (
+            SetVariable("VLLM_USE_FLASHINFER_SAMPLER", "0"),
+            SetVariable("VLLM_USE_FLASHINFER_MOE_FP16", "0"),
+        ),
     )

@@ -27,6 +27,7 @@ SETTABLE = frozenset(
         "NVCC_APPEND_FLAGS",
         "PATH",
         "TRITON_LIBCUDA_PATH",
+        "VLLM_USE_FLASHINFER_MOE_FP16",
         "VLLM_USE_FLASHINFER_SAMPLER",
     )
 )

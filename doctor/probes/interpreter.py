@@ -12,9 +12,13 @@ from packaging.version import Version
 from doctor.codec import decode, parse_json
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
-from doctor.target import OWN, Target
+from doctor.target import OWN as OWN_FILES
+from doctor.target import Target
 
 MARK = "--vllm-doctor-"
+
+
+OWN = "the doctor's own"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def interpreter(target: Target, where: Where) -> Interpreter:
     """Asks the interpreter itself, isolated: no site, no `.pth`, no PYTHON* variable."""
     python = str(where.python)
     env = {**target.env, "VLLM_DOCTOR_MARK": MARK + os.urandom(8).hex()}
-    ran = target.run(python, "-I", "-S", "-B", OWN + "probes/_inspect.py", python, env=env)
+    ran = target.run(python, "-I", "-S", "-B", OWN_FILES + "probes/_inspect.py", python, env=env)
     answer = ran.out.split("\n")
     marks = [i for i, line in enumerate(answer) if line.startswith(MARK)]
     if not ran.ok or len(marks) != 2:

@@ -16,9 +16,10 @@ from doctor.probes.wheels import ROCM, FlashInfer, Torch, Vllm
 from doctor.profile import Profile
 from doctor.target import Target
 
-# FlashInfer kernels that serve attention itself exist from Blackwell on; below, only the sampler
-# is built at start (vllm/v1/sample/ops/topk_topp_sampler.py, vLLM 0.22).
-_BLACKWELL = 10
+# What vLLM 0.22 has FlashInfer compile: the sampler (vllm/v1/sample/ops/topk_topp_sampler.py); from
+# Hopper on the kernels of an unquantised mixture of experts (vllm/model_executor/layers/fused_moe/
+# oracle/unquantized.py); from Blackwell on attention as well.
+_HOPPER, _BLACKWELL = 9, 10
 # FlashInferBackend.supports_compute_capability, vllm/v1/attention/backends/flashinfer.py.
 _SAMPLER_FROM = (7, 5)
 
@@ -26,10 +27,13 @@ _SAMPLER_FROM = (7, 5)
 @dataclass(frozen=True)
 class Jit(Fact):
     """FlashInfer will compile. `archs`: nvcc names of what for ("80", "90a"); () where no GPU can
-    be asked. `asked_by`: who named them."""
+    be asked. `asked_by`: who named them. `unreadable`: entries of FLASHINFER_CUDA_ARCH_LIST on
+    which FlashInfer breaks. `libraries`: what it links with."""
 
     archs: tuple[str, ...] = ()
     asked_by: str = "the visible GPUs"
+    unreadable: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ("cudart", "cuda")
 
 
 @probe
@@ -56,19 +60,36 @@ def jit(
             applies=False,
         )
     capabilities = _capabilities(profile, gpus)
-    if not _sampler(env, vllm, capabilities):
+    experts = _experts(env, profile, capabilities)
+    if not _sampler(env, vllm, capabilities) and not experts:
         if not capabilities:
             raise Missing(
-                Text("without its sampler, FlashInfer compiles for Blackwell only: which GPUs?"),
+                Text("without its sampler, what FlashInfer compiles depends on the GPUs: which?"),
                 ("driver-lib-invisible", "tp-exceeds-visible-gpus"),
             )
         if all(c[0] < _BLACKWELL for c in capabilities):
             raise Missing(Text("FlashInfer's sampler is off, nothing is compiled"), applies=False)
+    libraries = ("cudart", "cuda", "nvrtc") if experts else ("cudart", "cuda")
     listed = env.get("FLASHINFER_CUDA_ARCH_LIST")
-    if listed:
-        return Jit(tuple(filter(None, map(_listed, listed.split()))), "FLASHINFER_CUDA_ARCH_LIST")
+    if listed is not None:
+        # FlashInfer splits at every single space and takes each entry apart at its one dot.
+        rows = {entry: _listed(entry) for entry in listed.split(" ")}
+        return Jit(
+            tuple(arch for arch in rows.values() if arch),
+            "FLASHINFER_CUDA_ARCH_LIST",
+            tuple(entry for entry, arch in rows.items() if arch is None),
+            libraries,
+        )
     archs = tuple(sorted({nvcc_arch(*c) for c in capabilities}))
-    return Jit(archs, "the profile" if profile.gpus == "later" else "the visible GPUs")
+    asked_by = "the profile" if profile.gpus == "later" else "the visible GPUs"
+    return Jit(archs, asked_by, libraries=libraries)
+
+
+def _experts(env: LaunchEnv, profile: Profile, capabilities: tuple[tuple[int, int], ...]) -> bool:
+    """The model's mixture of experts is compiled by FlashInfer."""
+    moe = "moe" in (profile.needs.architecture or "").lower()
+    off = (env.get("VLLM_USE_FLASHINFER_MOE_FP16") or "").strip() == "0"
+    return moe and not off and any(c[0] >= _HOPPER for c in capabilities)
 
 
 def _capabilities(profile: Profile, gpus: Gpus | None) -> tuple[tuple[int, int], ...]:

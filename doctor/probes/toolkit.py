@@ -305,8 +305,8 @@ class _Look:
         return tuple(re.findall(r"(?m)^compute_(\w+)$", ran.out)) or None
 
     def _missing_libraries(self, root: Path) -> tuple[str, ...]:
-        """Of -lcudart and -lcuda, what the linker would not find (flashinfer/jit/cpp_ext.py:
-        -L$cuda_home/lib64 -L$cuda_home/lib64/stubs)."""
+        """Of what FlashInfer links with, what the linker would not find: -L$cuda_home/lib64
+        -L$cuda_home/lib64/stubs (flashinfer/jit/cpp_ext.py)."""
         words = split(self.env.get("FLASHINFER_EXTRA_LDFLAGS") or "")
         cxx = self.hosts.cxx.compiler
         default = ("/usr/local/lib64", "/usr/local/lib", "/lib64", "/lib", "/usr/lib64", "/usr/lib")
@@ -320,7 +320,7 @@ class _Look:
         ]
         return tuple(
             name
-            for name in ("cudart", "cuda")
+            for name in self.jit.libraries
             if not any(self._links(f / f"lib{name}.so") for f in folders)
         )
 

@@ -256,6 +256,7 @@ class Torch(Fact):
     hip: str | None = None
     toolkit: Version | None = None
     rpath: bool = True
+    lacks: Path | None = None  # a library of its own that is gone: `import torch` fails
 
 
 @probe
@@ -273,6 +274,7 @@ def torch(target: Target, packages: Packages, vllm: Vllm) -> Torch:
     values = {re.split(r"\W", row)[0]: re.split("['\"]", row)[-1] for row in rows}
     toolkit = pin(requirements(target, one, "vllm-torch-abi-mismatch"), "cuda-toolkit")
     first = target.elf(root / "lib/libtorch_global_deps.so")
+    binding = root / "lib/libtorch_python.so"  # what `import torch` cannot do without
     return Torch(
         version=_version(values.get("__version__")) or one.version,
         root=root,
@@ -280,6 +282,7 @@ def torch(target: Target, packages: Packages, vllm: Vllm) -> Torch:
         hip=values.get("hip"),
         toolkit=toolkit.exact if toolkit else None,
         rpath=bool(first and first.rpath and not first.runpath),
+        lacks=None if target.stat(binding) else binding,
     )
 
 
@@ -309,7 +312,9 @@ def flashinfer(target: Target, packages: Packages, vllm: Vllm) -> FlashInfer:
     one = packages.installed.get("flashinfer-python")
     if one is None:
         raise Missing(Text("FlashInfer is not installed"), applies=False)
-    root = one.folder / "flashinfer"
+    root = module_root(target, packages, one, "flashinfer")
+    if root is None:
+        raise Missing(Text("FlashInfer's own folder is gone"), ("vllm-missing",))
     return FlashInfer(
         version=one.version,
         root=root,

@@ -148,7 +148,8 @@ def _skipped(skipped: Iterable[NotChecked]) -> str:
 
 def _verdict(report: Report, style: Style) -> Iterator[Line]:
     found = [o for o in report.outcomes if o.verdict is Verdict.FOUND]
-    counts = [(sum(len(o.findings) for o in found if o.severity is s), s.value) for s in Severity]
+    each = [f.severity or o.rule.severity for o in found for f in o.findings]
+    counts = [(each.count(s), s.value) for s in Severity]
     told = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in reversed(counts) if n)
     unknown = sum(o.verdict in (Verdict.UNKNOWN, Verdict.CRASHED) for o in report.outcomes)
     parts = [told] if told else []

@@ -121,8 +121,8 @@ def environment(recipe: Recipe) -> Environment:
 def folder_of_links(target: Environment, where: Path) -> Path:
     """A CUDA home in which the wheels' toolkit compiles, links and loads; made of links in `where`.
 
-    The wheels have no `lib64`, no `libcudart.so` and no libcuda to link with, and pip owns their
-    folder.
+    The wheels have no `lib64`, no unversioned library and no libcuda to link with, and pip owns
+    their folder.
     """
     for name in ("bin", "include", "nvvm", "cccl"):
         source = target.wheels_toolkit / name
@@ -130,8 +130,9 @@ def folder_of_links(target: Environment, where: Path) -> Path:
             _link(where / name, source)
     for library in sorted((target.wheels_toolkit / "lib").glob("*.so*")):
         _link(where / "lib64" / library.name, library)
-        if library.name.startswith("libcudart.so."):
-            _link(where / "lib64" / "libcudart.so", Path(library.name))
+        name, versioned, _ = library.name.partition(".so.")
+        if versioned and not (where / "lib64" / f"{name}.so").is_symlink():
+            _link(where / "lib64" / f"{name}.so", Path(library.name))
     _link(where / "lib", Path("lib64"))
     empty_libcuda(where / "lib64" / "stubs")
     return where
