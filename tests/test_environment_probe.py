@@ -183,11 +183,18 @@ class TestJit:
 
     def test_for_gpus_to_come_the_profile_is_asked(self, shared_server: Environment) -> None:
         made = self.jit(shared_server, "gpus=later", "archs=9.0,8.0,9.0")
-        assert made == Jit(("80", "90a"), "the profile")
+        assert (made.archs, made.asked_by) == (("80", "90a"), "the profile")
 
     def test_a_list_in_the_environment_decides(self, shared_server: Environment) -> None:
         made = self.jit(shared_server, FLASHINFER_CUDA_ARCH_LIST="8.0 9.0a 12.0f nonsense")
-        assert made == Jit(("80", "90a", "120f"), "FLASHINFER_CUDA_ARCH_LIST")
+        assert (made.archs, made.asked_by) == (("80", "90a", "120f"), "FLASHINFER_CUDA_ARCH_LIST")
+        assert made.unreadable == ("nonsense",)
+
+    @pytest.mark.parametrize("value", ["", "9.0;10.0", "9.0,10.0", "90", "9.0  10.0"])
+    def test_a_list_on_which_flashinfer_breaks_is_told(
+        self, shared_server: Environment, value: str
+    ) -> None:
+        assert self.jit(shared_server, FLASHINFER_CUDA_ARCH_LIST=value).unreadable
 
     def test_a_server_on_the_cpu_compiles_nothing(self, shared_server: Environment) -> None:
         assert not self.why_not(shared_server, "device=cpu").applies
@@ -195,8 +202,14 @@ class TestJit:
     def test_a_sampler_that_is_off_compiles_nothing_below_blackwell(
         self, shared_server: Environment
     ) -> None:
-        why = self.why_not(shared_server, VLLM_USE_FLASHINFER_SAMPLER="0")
+        off = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+        why = self.why_not(shared_server, "gpus=later", "archs=8.0", **off)
         assert (why.applies, "is off" in str(why.reason)) == (False, True)
+        hopper = ("gpus=later", "archs=9.0")
+        why = self.why_not(shared_server, *hopper, **off, VLLM_USE_FLASHINFER_MOE_FP16="0")
+        assert not why.applies
+        # vLLM has FlashInfer compile GLM's experts on Hopper, whatever the sampler.
+        assert self.jit(shared_server, *hopper, **off).libraries == ("cudart", "cuda", "nvrtc")
         made = self.jit(shared_server, "gpus=later", "archs=10.0", VLLM_USE_FLASHINFER_SAMPLER="0")
         assert made.archs == ("100a",)
 

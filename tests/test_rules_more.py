@@ -15,7 +15,7 @@ from doctor.engine import load_rules
 from doctor.model import Finding, Missing
 from doctor.probes.driver import DeepAsked, Device, Gpus, driver
 from doctor.probes.environment import LaunchEnv
-from doctor.probes.interpreter import Interpreter
+from doctor.probes.interpreter import Interpreter, Where
 from doctor.probes.jit import Jit
 from doctor.probes.toolkit import Toolkit, Toolkits, WheelToolkit
 from doctor.probes.wheels import Packages, Vllm
@@ -36,7 +36,8 @@ def test_a_vllm_without_its_extension_is_no_installation() -> None:
     interpreter = decode(
         Interpreter, {**where, **more, "site_packages": ["/v/lib"], "virtual": True}
     )
-    answer = RULES["vllm-missing"](Packages(), vllm, interpreter, Profile("m"))
+    found_by = Where(Path("/v/bin/python"), "VIRTUAL_ENV")
+    answer = RULES["vllm-missing"](Packages(), vllm, None, interpreter, found_by, Profile("m"))
     assert answer is not None
     assert not isinstance(answer, Finding)
     assert "vLLM 0.22.0 in /v/vllm has no compiled extension" in [str(f.message) for f in answer]
