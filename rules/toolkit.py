@@ -80,7 +80,7 @@ def cuda_home_bad_path(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Findin
         why = Text("FlashInfer puts it unquoted into a shell's command")
     elif not value.startswith("/"):
         why = Text("it is not an absolute path")
-    elif found.nvcc_error == "not found":
+    elif found.nvcc_error == "not found" and found.compiler == found.root / "bin/nvcc":
         why = Text("there is no {nvcc}", nvcc=found.compiler)
     else:
         return
@@ -154,7 +154,9 @@ def nvcc_missing(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
     if found is None:
         message = Text("FlashInfer finds no nvcc")
     elif found.nvcc is None and not (
-        found.found_by in ("CUDA_HOME", "CUDA_PATH") and found.nvcc_error == "not found"
+        found.found_by in ("CUDA_HOME", "CUDA_PATH")
+        and found.nvcc_error == "not found"
+        and found.compiler == found.root / "bin/nvcc"
     ):
         message = Text("{nvcc} does not work: {why}", nvcc=found.compiler, why=found.nvcc_error)
         if found.nvcc_error == "not found":

@@ -223,11 +223,12 @@ class _Look:
         )
 
     def _nvcc(self, root: Path) -> Path:
-        """FLASHINFER_NVCC is a word of a shell's command: a bare name is looked up on PATH."""
-        named = self.env.get("FLASHINFER_NVCC")
-        if named is None:
+        """FLASHINFER_NVCC is put into a shell's command: a bare name is looked up on PATH, and of
+        several words ("ccache nvcc") the last is the compiler."""
+        words = split(self.env.get("FLASHINFER_NVCC") or "")
+        if not words:
             return root / "bin/nvcc"
-        return which(self.target, self.env, named) or Path(named)
+        return which(self.target, self.env, words[-1]) or Path(words[-1])
 
     def _release(self, program: Path, *arguments: str) -> tuple[Version | None, str | None]:
         """(version, None), or (None, why there is none)."""
