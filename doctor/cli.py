@@ -42,11 +42,8 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
-        tool = about.tool()
-        click.echo(
-            f"{tool['name']} {tool['version']} "
-            f"({tool['rules']} rules, {tool['signatures']} signatures)"
-        )
+        known = f"{about.rules()} rules, {about.signatures()} signatures"
+        click.echo(f"{about.NAME} {about.VERSION} ({known})")
         ctx.exit()
 
 

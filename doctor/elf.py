@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -21,6 +22,15 @@ class Elf:
     soname: str | None = None
     rpath: str | None = None
     runpath: str | None = None
+
+
+def cudart_major(needed: Iterable[str]) -> int | None:
+    """The major of the CUDA runtime that a library needs; None where it needs none."""
+    for name in needed:
+        base, _, major = name.partition(".so.")
+        if base == "libcudart" and major.isdecimal():
+            return int(major)
+    return None
 
 
 def parse(file: BinaryIO) -> Elf | None:

@@ -150,8 +150,7 @@ def vllm_not_built_for_cpu(vllm: Vllm, profile: Profile) -> Finding | None:
     `RuntimeError: Failed to infer device type`: vLLM serves on the CPU only where its own version
     says "cpu" (vllm/platforms/__init__.py).
     """
-    for_cuda = any(n.startswith("libcudart.so.") for n in vllm.needed or ())
-    if profile.device != "cpu" or not for_cuda:
+    if profile.device != "cpu" or vllm.cudart is None:
         return None
     return Finding(
         Text("vLLM {version} is built for CUDA, not for the CPU", version=vllm.version),
@@ -173,19 +172,18 @@ def libcudart_major_mismatch(vllm: Vllm, torch: Torch, profile: Profile) -> Find
     `ImportError: libcudart.so.13: cannot open shared object file`. Installing the missing runtime
     only makes the import pass and then mixes two runtimes in one process.
     """
-    majors = [n.rpartition(".")[2] for n in vllm.needed or () if n.startswith("libcudart.so.")]
-    if profile.device == "cpu" or not majors or torch.cuda is None:
+    if profile.device == "cpu" or vllm.cudart is None or torch.cuda is None:
         return None
-    if majors[0] == str(torch.cuda.major):
+    if vllm.cudart == torch.cuda.major:
         return None
     return Finding(
         Text(
             "vLLM is built for CUDA {vllm}, torch {torch} for CUDA {cuda}",
-            vllm=majors[0],
+            vllm=vllm.cudart,
             torch=torch.version,
             cuda=torch.cuda,
         ),
-        (Text("{root}/_C needs libcudart.so.{major}", root=vllm.root, major=majors[0]),),
+        (Text("{root}/_C needs libcudart.so.{major}", root=vllm.root, major=vllm.cudart),),
         (_torch_anew(vllm, torch, "install the torch of vLLM's own CUDA"),),
     )
 

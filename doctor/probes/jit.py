@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from doctor.elf import cudart_major
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.driver import NO_GPU_NEEDED, Gpus
@@ -176,12 +177,11 @@ def _op(target: Target, folder: Path) -> CachedOp:
     homes = target.search(folder / "build.ninja", r"(?m)^cuda_home = (.*)$")
     stat = target.stat(library)
     elf = target.elf(library) if stat else None
-    majors = [n.rpartition(".")[2] for n in elf.needed if "libcudart.so." in n] if elf else []
     return CachedOp(
         name=folder.name,
         folder=folder,
         cuda_home=homes[0] if homes else None,
         library=stat is not None,
-        cudart=int(majors[0]) if majors and majors[0].isdigit() else None,
+        cudart=cudart_major(elf.needed) if elf else None,
         built=stat.mtime if stat else 0,
     )

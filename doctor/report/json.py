@@ -17,7 +17,12 @@ def to_json(report: Report) -> dict[str, Any]:
     where = report.where
     return {
         "schema_version": SCHEMA_VERSION,
-        "tool": {**about.tool(), "rules": report.rules},
+        "tool": {
+            "name": about.NAME,
+            "version": about.VERSION,
+            "rules": report.rules,
+            "signatures": about.signatures(),
+        },
         "target": {
             "python": printable(where.python),
             "prefix": printable(report.interpreter.prefix),
