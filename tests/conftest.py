@@ -37,12 +37,13 @@ SYSTEM = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 IMPATIENT = """
 import sys
 from doctor import cli, target
+from doctor.cli import shared
 
 class Impatient(target.Live):
     def run(self, *argv, timeout=10.0, env=None):
         return super().run(*argv, timeout=min(timeout, 1.0), env=env)
 
-cli.Live = Impatient
+shared.Live = Impatient
 cli.main()
 """
 

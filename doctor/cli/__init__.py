@@ -1,0 +1,85 @@
+"""The command line: thin, and the only place (with report/) that knows click and rich."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from doctor import about
+from doctor.cli import judge
+from doctor.cli.shared import fail
+from doctor.diagnose import UNKNOWN, USAGE
+from doctor.engine import place
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        known = f"{about.rules()} rules, {about.signatures()} signatures"
+        click.echo(f"{about.NAME} {about.VERSION} ({known})")
+        ctx.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and how many rules and signatures there are.",
+)
+def cli() -> None:
+    """Judge, and say how to repair, the environment that would serve a model with vLLM."""
+
+
+for command in (judge.diagnose, judge.rules, judge.snapshot, judge.schema):
+    cli.add_command(command)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception that no rule can swallow, so that children are ended too."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+def main() -> None:
+    """The console script. Ends with the documented exit code and never with a traceback."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with the descriptor closed
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for good
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `vllm-doctor diagnose | head` ends quietly
+    try:
+        try:
+            cli.main(standalone_mode=False)
+        finally:
+            sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(USAGE) from None
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("vllm-doctor: interrupted", err=True)
+        raise SystemExit(130) from None
+    except _Terminated:
+        raise SystemExit(143) from None
+    except OSError as error:
+        _give_up(f"cannot write: {(error.strerror or str(error)).lower()}")
+    except Exception as error:
+        _give_up(f"crashed, and could not judge anything: {place(error)}; please report it")
+
+
+def _give_up(message: str) -> NoReturn:
+    # What stdout still holds cannot be written; Python would try again while it ends.
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    fail(message, UNKNOWN)

@@ -1,0 +1,198 @@
+"""Commands that judge and change nothing: diagnose, rules, snapshot, schema."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from doctor import about
+from doctor import profile as profiles
+from doctor.cli.shared import (
+    fail,
+    fail_to_judge,
+    live,
+    load,
+    print_lines,
+    profile,
+    rules_when_asked,
+    target_options,
+)
+from doctor.codec import CodecError, parse_json
+from doctor.diagnose import USAGE, Report
+from doctor.diagnose import diagnose as run_diagnosis
+from doctor.engine import Crashed
+from doctor.model import Missing, Rule, Severity
+from doctor.probes.interpreter import Where
+from doctor.tape import Recorder, Tape, load_tape
+from doctor.target import Target
+
+_TAPE_MOST = 64 << 20  # bytes; a real snapshot is far below one MiB
+
+
+def _from_tape(path: str) -> tuple[Target, Where]:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_TAPE_MOST + 1)
+        if len(data) > _TAPE_MOST:
+            fail(f"--from {path}: larger than {_TAPE_MOST >> 20} MiB, no snapshot of ours", USAGE)
+        tape = load_tape(parse_json(data))
+    except OSError as error:
+        fail(f"--from {path}: {(error.strerror or str(error)).lower()}", USAGE)
+    except CodecError as error:
+        fail(f"--from {path}: {error}", USAGE)
+    except ValueError as error:
+        fail(f"--from {path}: no JSON, or cut off ({error})", USAGE)
+    return Tape(tape), Where(Path(tape.python), tape.found_by)
+
+
+@click.command()
+@target_options
+@click.option("--deep", is_flag=True, help="Prove it: compile, link and load a small kernel.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice([s.value for s in Severity]),
+    default=Severity.ERROR.value,
+    show_default=True,
+    help="The least finding that makes the exit code 1.",
+)
+@click.option("--from", "tape", metavar="FILE", help="Judge a snapshot instead of this machine.")
+@click.option("-v", "--verbose", is_flag=True, help="Everything that was checked.")
+@click.option("-q", "--quiet", is_flag=True, help="Findings only.")
+def diagnose(
+    python: str | None,
+    profile_name: str,
+    sets: tuple[str, ...],
+    allow: tuple[str, ...],
+    rules_dir: str | None,
+    deep: bool,
+    form: str,
+    fail_on: str,
+    tape: str | None,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Judge the environment that would serve the model. Read-only, no network.
+
+    Exit codes: 0 healthy, 1 findings, 2 usage, 3 could not tell.
+    """
+    if tape and (python or deep):
+        fail(f"--from {tape}: a snapshot has its own python, and cannot be built with", USAGE)
+    if verbose and quiet:
+        fail("--verbose and --quiet exclude each other", USAGE)
+    asked = profile(profile_name, sets)
+    target, where = _from_tape(tape) if tape else live(python, allow)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            report = run_diagnosis(
+                target,
+                where,
+                asked,
+                rules_when_asked(rules_dir),
+                profile_name=profile_name,
+                source="tape" if tape else "live",
+                deep=deep,
+                fail_on=Severity(fail_on),
+            )
+    except (Missing, Crashed) as error:
+        fail_to_judge(error)
+    if form == "json":
+        from doctor.report.json import to_json
+
+        click.echo(json.dumps(to_json(report)))  # no indent: that takes the slow encoder
+    else:
+        _print_text(report, verbose, quiet)
+    raise SystemExit(report.exit_code)
+
+
+def _print_text(report: Report, verbose: bool, quiet: bool) -> None:
+    from doctor.report import text
+
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    print_lines(text.lines(report, text.Style(verbose, quiet, width)))
+
+
+@click.group(invoke_without_command=True)
+@click.option("--rules", "rules_dir", metavar="DIR", help="A folder of further rules.")
+@click.pass_context
+def rules(ctx: click.Context, rules_dir: str | None) -> None:
+    """List what the doctor knows."""
+    ctx.obj = load(rules_dir)
+    if ctx.invoked_subcommand is None:
+        width = max(len(r.id) for r in ctx.obj)
+        for one in sorted(ctx.obj, key=lambda r: (r.area, r.id)):
+            click.echo(f"{one.id:<{width}}  {one.severity.value:<7}  {one.area:<11}  {one.title}")
+
+
+@rules.command()
+@click.argument("id")
+@click.pass_obj
+def show(known: tuple[Rule, ...], id: str) -> None:
+    """Explain one ailment."""
+    from difflib import get_close_matches
+
+    found = {r.id: r for r in known}
+    if id not in found:
+        close = get_close_matches(id, found, 1, cutoff=0.4)
+        hint = f"; did you mean {close[0]}?" if close else "; `vllm-doctor rules` lists them"
+        fail(f"there is no rule {id!r}{hint}", USAGE)
+    one = found[id]
+    click.echo(f"{one.id}  ({one.severity.value}, {one.area})\n\n{one.explanation}")
+
+
+@click.command()
+@target_options
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", help="Where to write it; - for stdout."
+)
+def snapshot(
+    python: str | None,
+    profile_name: str,
+    sets: tuple[str, ...],
+    allow: tuple[str, ...],
+    rules_dir: str | None,
+    output: str,
+) -> None:
+    """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
+    from doctor.redact import redact
+
+    asked = profile(profile_name, sets)
+    known = load(rules_dir)
+    target, where = live(python, allow)
+    recorder = Recorder(target)
+    try:
+        for one in (asked, *profiles.variants(asked)):
+            run_diagnosis(recorder, where, one, known, profile_name=profile_name)
+    except (Missing, Crashed) as error:
+        fail_to_judge(error)
+    tool = f"{about.NAME} {about.VERSION}"
+    recording = recorder.recording(tool, str(where.python), where.found_by)
+    text = json.dumps(redact(recording, target.env.get("HOME")), indent=1, sort_keys=True) + "\n"
+    if output == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        fail(f"--output {output}: {(error.strerror or str(error)).lower()}", USAGE)
+    click.echo(
+        f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True
+    )
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["report", "snapshot"]), default="report")
+def schema(what: str) -> None:
+    """Print the JSON Schema of the report or of the snapshot."""
+    from doctor.report.json import report_schema
+    from doctor.report.schema import snapshot_schema
+
+    made = report_schema() if what == "report" else snapshot_schema()
+    click.echo(json.dumps(made, indent=1))

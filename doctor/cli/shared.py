@@ -1,0 +1,134 @@
+"""What the commands share: options, the target they name, and how they end in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from doctor import profile as profiles
+from doctor.diagnose import UNKNOWN, USAGE
+from doctor.engine import Crashed, RuleError, load_rules
+from doctor.locate import LocateError, locate, refuse_foreign
+from doctor.model import Missing, Rule, printable
+from doctor.probes.interpreter import NotPython, Where
+from doctor.profile import Profile, ProfileError
+from doctor.shipped import rules_folder
+from doctor.target import Live, Target
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One sentence on stderr, and out."""
+    click.echo(f"vllm-doctor: {printable(message)}", err=True)
+    raise SystemExit(code)
+
+
+def target_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option(
+                "--python",
+                metavar="PATH",
+                help="A python or an environment's folder. Else VIRTUAL_ENV, the conda prefix, the "
+                "interpreter of `vllm` on PATH, the doctor's own.",
+            ),
+            click.option(
+                "--profile",
+                "profile_name",
+                default=profiles.DEFAULT,
+                show_default=True,
+                metavar="NAME|FILE",
+                help="What is to be served.",
+            ),
+            click.option(
+                "--set",
+                "sets",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="A value of the profile, such as device=cpu or gpus=later.",
+            ),
+            click.option(
+                "--allow",
+                multiple=True,
+                type=click.Choice(["foreign-owner"]),
+                help="As root, start an interpreter that another user could change.",
+            ),
+            click.option(
+                "--rules",
+                "rules_dir",
+                metavar="DIR",
+                help="A folder of further rules.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def profile(name: str, sets: Iterable[str]) -> Profile:
+    try:
+        return profiles.load(name, sets)
+    except ProfileError as error:
+        fail(str(error), USAGE)
+
+
+def load(folder: str | None) -> tuple[Rule, ...]:
+    try:
+        ours = load_rules(rules_folder())
+    except RuleError as error:
+        fail(str(error), UNKNOWN)
+    if folder is None:
+        return ours
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # a rule that prints must not spoil JSON
+            more = load_rules(Path(folder))
+    except RuleError as error:
+        fail(f"--rules {error}", USAGE)
+    known = {r.id for r in ours}
+    if twice := [r.id for r in more if r.id in known]:
+        fail(f"--rules {folder}: the id {twice[0]} is taken", USAGE)
+    return (*ours, *more)
+
+
+def rules_when_asked(folder: str | None) -> Iterator[Rule]:
+    yield from load(folder)
+
+
+def live(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
+    target = Live()
+    try:
+        where = locate(python, target.env)
+        if "foreign-owner" not in allow:
+            refuse_foreign(where)
+    except LocateError as error:
+        fail(str(error), USAGE)
+    return target, where
+
+
+def fail_to_judge(error: Missing | Crashed) -> NoReturn:
+    wrong = isinstance(error, NotPython) and error.wrong
+    fail(str(error), USAGE if wrong else UNKNOWN)
+
+
+def print_lines(lines: Iterable[tuple[tuple[str, str], ...]]) -> None:
+    """Coloured by rich on a terminal; plain, and without rich, elsewhere."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        for line in lines:
+            click.echo("".join(piece for _, piece in line))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        made = Text()
+        for style, piece in line:
+            made.append(piece, style)
+        console.print(made)
