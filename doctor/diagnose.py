@@ -29,12 +29,13 @@ from doctor.probes.wheels import Packages
 from doctor.profile import Profile
 from doctor.target import Target
 
-HEALTHY, FINDINGS, USAGE, UNKNOWN = 0, 1, 2, 3
+HEALTHY, FINDINGS, USAGE, UNKNOWN, FAILED = 0, 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a diagnosis came to. `seconds` of wall time; `proof` None where it was not asked for."""
+    """What a diagnosis came to. `seconds` of wall time; `proof` None where it was not asked for;
+    `facts`: what was found out, for a repair to ask."""
 
     where: Where
     interpreter: Interpreter
@@ -49,6 +50,7 @@ class Report:
     exit_code: int
     seconds: float
     rules: int
+    facts: Facts
 
     @property
     def verdict(self) -> str:
@@ -101,6 +103,7 @@ def diagnose(
         exit_code=exit_code(outcomes, fail_on),
         seconds=time.perf_counter() - began,
         rules=len(outcomes) + len(not_checked),
+        facts=facts,
     )
 
 

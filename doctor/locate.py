@@ -114,3 +114,19 @@ def refuse_foreign(where: Where) -> None:
                 f"{path} could be changed by a user who is neither root nor the owner of {prefix}; "
                 "as root it is not started without --allow foreign-owner"
             )
+
+
+_SERVED = ((3, 12), (3, 13), (3, 11), (3, 10))
+"""The Pythons that vLLM 0.22 installs on (its Requires-Python), the most used one first."""
+
+
+def base_python() -> str:
+    """An interpreter to make an environment of: the one below the doctor, if vLLM installs on it,
+    else one on PATH. Raises LocateError where there is none."""
+    if sys.version_info[:2] in _SERVED:
+        return str(getattr(sys, "_base_executable", sys.executable))
+    for major, minor in _SERVED:
+        if found := shutil.which(f"python{major}.{minor}"):
+            return found
+    known = ", ".join(f"{a}.{b}" for a, b in sorted(_SERVED))
+    raise LocateError(f"vLLM needs one of Python {known}, and PATH has none of them")

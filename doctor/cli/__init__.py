@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from doctor import about
-from doctor.cli import judge
+from doctor.cli import judge, mend
 from doctor.cli.shared import fail
 from doctor.diagnose import UNKNOWN, USAGE
 from doctor.engine import place
@@ -38,7 +38,14 @@ def cli() -> None:
     """Judge, and say how to repair, the environment that would serve a model with vLLM."""
 
 
-for command in (judge.diagnose, judge.rules, judge.snapshot, judge.schema):
+for command in (
+    judge.diagnose,
+    mend.fix,
+    mend.undo,
+    judge.rules,
+    judge.snapshot,
+    judge.schema,
+):
     cli.add_command(command)
 
 

@@ -188,11 +188,11 @@ def snapshot(
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["report", "snapshot"]), default="report")
+@click.argument("what", type=click.Choice(["report", "fix", "snapshot"]), default="report")
 def schema(what: str) -> None:
-    """Print the JSON Schema of the report or of the snapshot."""
-    from doctor.report.json import report_schema
+    """Print the JSON Schema of the report, of `fix --format json` or of the snapshot."""
+    from doctor.report.json import repair_schema, report_schema
     from doctor.report.schema import snapshot_schema
 
-    made = report_schema() if what == "report" else snapshot_schema()
-    click.echo(json.dumps(made, indent=1))
+    made = {"report": report_schema, "fix": repair_schema, "snapshot": snapshot_schema}
+    click.echo(json.dumps(made[what](), indent=1))

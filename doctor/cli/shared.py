@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -30,7 +30,14 @@ def fail(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def target_options(command: F) -> F:
+_CONSENTS = (
+    " core: change an installed torch, vLLM, FlashInfer or triton. running: change an environment "
+    "that a process is using."
+)
+
+
+def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
+    """The options that name what is judged; `consents`: what else --allow takes."""
     for option in reversed(
         (
             click.option(
@@ -57,8 +64,9 @@ def target_options(command: F) -> F:
             click.option(
                 "--allow",
                 multiple=True,
-                type=click.Choice(["foreign-owner"]),
-                help="As root, start an interpreter that another user could change.",
+                type=click.Choice(["foreign-owner", *consents]),
+                help="foreign-owner: as root, start an interpreter that another user could change."
+                + (_CONSENTS if consents else ""),
             ),
             click.option(
                 "--rules",
@@ -117,16 +125,17 @@ def fail_to_judge(error: Missing | Crashed) -> NoReturn:
     fail(str(error), USAGE if wrong else UNKNOWN)
 
 
-def print_lines(lines: Iterable[tuple[tuple[str, str], ...]]) -> None:
+def print_lines(lines: Iterable[tuple[tuple[str, str], ...]], to: TextIO | None = None) -> None:
     """Coloured by rich on a terminal; plain, and without rich, elsewhere."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+    stream = to or sys.stdout
+    if not stream.isatty() or os.environ.get("NO_COLOR"):
         for line in lines:
-            click.echo("".join(piece for _, piece in line))
+            click.echo("".join(piece for _, piece in line), file=stream)
         return
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, file=stream)
     for line in lines:
         made = Text()
         for style, piece in line:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doctor import about
 from doctor.codec import encode
 from doctor.diagnose import Report
 from doctor.model import Finding, Fix, Outcome, Role, Severity, Step, Verdict, printable
+
+if TYPE_CHECKING:
+    from doctor.repair.apply import Applied
+    from doctor.repair.plan import Plan
 
 SCHEMA_VERSION = 1
 
@@ -99,6 +103,71 @@ def _deep(report: Report) -> dict[str, Any]:
 
 def _lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.splitlines())
+
+
+def repair_json(report: Report, plan: Plan, applied: Applied | None) -> dict[str, Any]:
+    """The report and the plan that follows from it; with `applied`, the report made after it and
+    what came of each action. Its shape is `repair_schema()`."""
+    resolution = plan.resolution
+    made: dict[str, Any] = {
+        **to_json(report),
+        "plan": [
+            {
+                "action": action.kind,
+                "ids": list(action.ids),
+                "needs": action.needs.value,
+                "steps": [_step(step) for step in action.steps],
+            }
+            for action in plan.actions
+        ],
+        "moves": [
+            {"name": m.name, "old": m.old, "new": m.new, "bytes": m.size}
+            for m in (resolution.moves if resolution else ())
+        ],
+        "index": printable(resolution.index.name) if resolution else None,
+        "passed_over": [printable(p) for p in (resolution.passed_over if resolution else ())],
+        "download_bytes": resolution.download_bytes if resolution else 0,
+        "withheld": [{"id": w.id, "why": str(w.why), "allow": w.consent} for w in plan.withheld],
+    }
+    if applied:
+        made["results"] = [
+            {
+                "action": r.action,
+                "ids": list(r.ids),
+                "outcome": r.outcome,
+                "output_tail": _lines(r.tail),
+            }
+            for r in applied.results
+        ]
+        made["run"] = applied.run
+    return made
+
+
+def repair_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `repair_json`; `results` and `run` are there after --apply."""
+    schema = report_schema()
+    step = {"type": "object", "properties": {"kind": _TEXT}, "required": ["kind"]}
+    action = _object(
+        action={"enum": ["install", "cuda-home", "environment", "set-aside"]},
+        ids=_list(_TEXT),
+        needs={"enum": ["safe", "ask"]},
+        steps=_list(step),
+    )
+    maybe_int = {"type": ["integer", "null"]}
+    more = {
+        "plan": _list(action),
+        "moves": _list(_object(name=_TEXT, old=_MAYBE_TEXT, new=_MAYBE_TEXT, bytes=maybe_int)),
+        "index": _MAYBE_TEXT,
+        "passed_over": _list(_TEXT),
+        "download_bytes": maybe_int,
+        "withheld": _list(_object(id=_TEXT, why=_TEXT, allow={"enum": ["core", "running", None]})),
+    }
+    outcome = {"enum": ["healed", "already-healed", "still-there", "failed"]}
+    result = _object(action=_TEXT, ids=_list(_TEXT), outcome=outcome, output_tail=_TEXT)
+    schema["properties"] |= {**more, "results": _list(result), "run": _MAYBE_TEXT}
+    schema["required"] = [*schema["required"], *more]
+    schema["dependentRequired"] = {"results": ["run"], "run": ["results"]}
+    return schema
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Repairs: planned, staged aside, swapped in by renames, journalled, taken back."""

@@ -1,0 +1,371 @@
+"""Makes a plan of a report, carries it out, and has the same rules judge what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from doctor import about
+from doctor.diagnose import Report
+from doctor.engine import Crashed
+from doctor.fixes import SetAside
+from doctor.model import Missing, Severity, Text, Verdict
+from doctor.probes.host import HostCompilers
+from doctor.probes.wheels import Distribution, Packages
+from doctor.repair import plan as planning
+from doctor.repair import running, stage, swap, uv
+from doctor.repair.index import Index
+from doctor.repair.plan import Action, Chosen, Consent, Plan, Withheld
+from doctor.repair.stage import Ground, StageError
+from doctor.repair.state import Done, Run, State
+from doctor.repair.uv import Move, Resolution, UvError
+from doctor.target import Target
+
+ROUNDS = 3
+"""How often new findings may come into sight: an empty environment shows its compiler's faults
+once vLLM is installed, and the linker's once it compiles."""
+_UNPACKED = 2.3
+"""Bytes on disk for each byte of wheels: 8.5 GB of 3.8 GB for vLLM 0.22.0 and all it needs."""
+
+
+class RepairError(Exception):
+    """A repair that cannot begin; one sentence. Nothing was changed."""
+
+    def __init__(self, message: str, tail: str = "") -> None:
+        super().__init__(message)
+        self.tail = tail
+
+
+Outcome = Literal["healed", "already-healed", "still-there", "failed"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one action. `tail`: the last lines of a tool that failed."""
+
+    action: str
+    ids: tuple[str, ...]
+    outcome: Outcome
+    tail: str = ""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a whole run came to: the report made after it, and its name for `undo`."""
+
+    report: Report
+    results: tuple[Result, ...]
+    run: str | None
+
+
+def ground(report: Report, target: Target, tell: Callable[[str], None]) -> Ground:
+    """What the repair of this report works on."""
+    who = report.interpreter
+    try:
+        host = report.facts.get(HostCompilers).cxx.compiler
+        compiler = (str(host.path), *host.arguments) if host else None
+    except (Missing, Crashed):
+        compiler = None
+    return Ground(
+        target=target,
+        python=who.python,
+        prefix=who.prefix,
+        site_packages=who.site_packages,
+        installed=_installed(report),
+        compiler=compiler,
+        uv=uv.find(),
+        tell=tell,
+    )
+
+
+def prepare(
+    report: Report,
+    ground: Ground,
+    indexes: Sequence[Index],
+    fail_on: Severity,
+    allowed: Collection[Consent],
+    tried: Collection[Chosen] = (),
+) -> Plan:
+    """The plan for a report, resolved. What needs a consent that is not `allowed` is withheld, and
+    what hangs on it too. Raises RepairError where no index can give what is asked."""
+    withheld: dict[str, Withheld] = {}
+    while True:
+        chosen, by_hand, untried = planning.choose(report, fail_on, tried, withheld)
+        actions = list(planning.actions(chosen))
+        made = Plan(tuple(actions), tuple(by_hand), untried=tuple(untried), chosen=tuple(chosen))
+        refused = list(_in_use(made, ground))
+        install = next((a for a in actions if a.kind == "install"), None)
+        if install:
+            made, asks = _resolved(made, install, report, ground, indexes)
+            refused += [
+                Withheld(id, ask.why, ask.consent)
+                for ask in asks
+                if ask.consent not in allowed
+                for id in install.ids
+            ]
+        if not refused:
+            return dataclasses.replace(made, withheld=tuple(withheld.values()))
+        withheld.update({one.id: one for one in refused})
+
+
+def _in_use(made: Plan, ground: Ground) -> Iterable[Withheld]:
+    """Kernels that someone builds or has loaded are never set aside."""
+    for action in made.actions:
+        for step in action.steps if action.kind == "set-aside" else ():
+            if isinstance(step, SetAside) and not step.path.is_relative_to(ground.prefix):
+                who = [*running.builders(step.path), *running.users(ground.prefix)]
+                if who:
+                    why = Text("{path} may be in use by {who}", path=step.path, who=who)
+                    yield from (Withheld(id, why) for id in action.ids)
+
+
+def _resolved(
+    made: Plan, install: Action, report: Report, ground: Ground, indexes: Sequence[Index]
+) -> tuple[Plan, tuple[planning.Ask, ...]]:
+    request = planning.request(install, made.chosen, report)
+    resolution = Resolution(indexes[0], ())
+    if request.roots:
+        if ground.uv is None:
+            raise RepairError("there is no uv to resolve and install with: pip install uv")
+        try:
+            resolution = uv.resolve(
+                ground.uv,
+                ground.python,
+                report.interpreter.version,
+                indexes,
+                ground.target.env,
+                request.roots,
+                request.held,
+                request.anew,
+            )
+        except UvError as error:
+            raise RepairError(f"no index can give what is needed: {error}", error.tail) from None
+    going = [
+        Move(name, str(ground.installed[name].version), None)
+        for name in request.gone
+        if name in ground.installed and name not in {m.name for m in resolution.moves}
+    ]
+    resolution = dataclasses.replace(resolution, moves=(*resolution.moves, *going))
+    asks = planning.consents(install, made.chosen, resolution.moves, running.users(ground.prefix))
+    asking = dataclasses.replace(install, asks=asks)
+    actions = tuple(asking if a is install else a for a in made.actions)
+    return (
+        dataclasses.replace(made, actions=actions, request=request, resolution=resolution),
+        asks,
+    )
+
+
+def must_fit(made: Plan, ground: Ground) -> None:
+    """Raises RepairError where the target may not be written, or its disk or the one of uv's
+    cache is too small for what is fetched."""
+    if not made.actions:
+        return
+    for folder in (*ground.site_packages[:1], ground.prefix):
+        if folder.is_dir() and not os.access(folder, os.W_OK):
+            raise RepairError(f"{folder} cannot be written by this user")
+    resolution = made.resolution
+    if resolution is None:
+        return
+    fetched = resolution.download_bytes or 0
+    cache = uv.cache_folder(ground.target.env)
+    for folder, need in _room(ground.prefix, cache, fetched):
+        free = shutil.disk_usage(folder).free
+        if free < need:
+            raise RepairError(
+                f"{folder} has {free >> 20} MiB free, and this needs about {need >> 20} MiB"
+            )
+
+
+def _room(prefix: Path, cache: Path, fetched: int) -> list[tuple[Path, int]]:
+    """uv unpacks while it downloads and links into the target, unless that is another disk."""
+    there = next(p for p in (cache, *cache.parents) if p.is_dir())
+    unpacked = int(fetched * _UNPACKED)
+    rows = [(there, unpacked)]
+    if there.stat().st_dev != prefix.stat().st_dev:
+        rows.append((prefix, unpacked))
+    return rows
+
+
+def adopt(state: State) -> Run:
+    """A run that begins with the files of an environment that was just made: they go again with
+    its undo."""
+    run = state.begin(f"{about.NAME} {about.VERSION}")
+    change = run.begin_change()
+    run.adopt(change, swap.adopted(state.prefix, change, state.folder))
+    done = Done("create", (), (f"made {state.prefix}",), (int(change.name),))
+    run.note(actions=(done,), made=(".", *run.journal.made))
+    return run
+
+
+def apply(
+    first: Plan,
+    report: Report,
+    ground: Ground,
+    state: State,
+    run: Run | None,
+    judge: Callable[[bool], Report],
+    replan: Callable[[Report, Ground, Collection[Chosen]], Plan],
+    fail_on: Severity,
+) -> Applied:
+    """Carries the plan out, judges again, and goes on with what only then came into sight.
+
+    `judge(deep)` diagnoses anew. A failed action is taken back by itself, and the rest of the plan
+    stops. An interruption takes the whole run back and goes on its way.
+    """
+    if not first.actions and run is None:
+        return Applied(report, _earlier(state, report, fail_on), None)
+    run = run or state.begin(f"{about.NAME} {about.VERSION}")
+    done: list[Done] = list(run.journal.actions)
+    counted = _counted(report, fail_on)
+    tried: set[Chosen] = set()
+    plan = first
+    failure: Result | None = None
+    try:
+        for number in range(ROUNDS):
+            must_fit(plan, ground)
+            for action in plan.actions:
+                try:
+                    done.append(_carry_out(action, plan, ground, run))
+                except (StageError, RepairError) as error:
+                    tail = "\n".join(t for t in (str(error), error.tail) if t)
+                    failure = Result(action.kind, action.ids, "failed", tail)
+                    break
+                run.note(actions=tuple(done))
+            tried |= set(plan.chosen)
+            report = judge(False)
+            if failure is None:
+                plan = _next(report, ground, replan, tried)
+            if failure or not plan.actions or number == ROUNDS - 1:
+                break
+            counted |= _counted(report, fail_on)
+            ground = dataclasses.replace(ground, installed=_installed(report))
+        if failure is None:
+            report = judge(True)
+    except BaseException:
+        state.undo(run)
+        raise
+    if done:
+        run.note(state="applied", ended=time.time())
+    else:
+        state.undo(run)
+    results = [
+        Result(d.action, d.ids, "still-there" if _there(report, d.ids, counted) else "healed")
+        for d in done
+        if d.ids
+    ]
+    return Applied(report, (*results, *([failure] if failure else [])), run.id if done else None)
+
+
+def _next(
+    report: Report,
+    ground: Ground,
+    replan: Callable[[Report, Ground, Collection[Chosen]], Plan],
+    tried: Collection[Chosen],
+) -> Plan:
+    try:
+        return replan(report, ground, tried)
+    except RepairError:
+        return Plan()  # what is done stays done; the report says what is left
+
+
+def _installed(report: Report) -> Mapping[str, Distribution]:
+    try:
+        return report.facts.get(Packages).installed
+    except (Missing, Crashed):
+        return {}
+
+
+def _carry_out(action: Action, plan: Plan, ground: Ground, run: Run) -> Done:
+    """One action: staged, then made, change by change."""
+    numbers: list[int] = []
+    if action.kind == "install":
+        numbers.append(_install(plan, ground, run))
+    elif action.kind == "set-aside":
+        for step in action.steps:
+            if isinstance(step, SetAside) and os.path.lexists(step.path):
+                change = run.begin_change()
+                _commit(run, change, stage.set_aside(change, run.id, step, ground.prefix))
+                numbers.append(int(change.name))
+    else:
+        prepared = stage.cuda_home if action.kind == "cuda-home" else stage.environment
+        change = run.begin_change()
+        try:
+            made = prepared(ground, change, action.steps)
+        except BaseException:
+            run.drop(change)
+            raise
+        _commit(run, change, made)
+        numbers.append(int(change.name))
+    return Done(action.kind, action.ids, summary(action, plan), tuple(numbers))
+
+
+def _install(plan: Plan, ground: Ground, run: Run) -> int:
+    """The one transaction of distributions; taken back where it leaves the metadata of what is
+    installed less consistent than they were."""
+    change = run.begin_change()
+    try:
+        made = stage.distributions(ground, change, plan.request, plan.resolution)
+        wrong = uv.check(ground.uv, ground.python, ground.target.env) if ground.uv else frozenset()
+    except BaseException:
+        run.drop(change)
+        raise
+    _commit(run, change, made)
+    if ground.uv:
+        worse = uv.check(ground.uv, ground.python, ground.target.env) - wrong
+        if worse:
+            swap.back(made)
+            run.drop(change)
+            raise StageError("the installed distributions would not go together", "\n".join(worse))
+    return int(change.name)
+
+
+def _commit(run: Run, change: Path, made: swap.Swap) -> None:
+    try:
+        run.commit(change, made)
+    except OSError as error:
+        raise StageError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from None
+
+
+def summary(action: Action, plan: Plan) -> tuple[str, ...]:
+    """The action in short lines, for the journal and for a person."""
+    if action.kind == "install" and plan.resolution:
+        return tuple(
+            f"{m.name} {m.old or 'not installed'} → {m.new or 'removed'}"
+            for m in plan.resolution.moves
+        )
+    return tuple(str(step) for step in action.steps)
+
+
+def _counted(report: Report, fail_on: Severity) -> set[str]:
+    return {
+        o.rule.id
+        for o in report.outcomes
+        if o.verdict is Verdict.FOUND and o.severity.rank >= fail_on.rank
+    }
+
+
+def _there(report: Report, ids: Iterable[str], counted: Collection[str]) -> bool:
+    """One of these ailments is still found, and as gravely as when it was treated."""
+    for outcome in report.outcomes:
+        if outcome.rule.id in ids and outcome.verdict is not Verdict.OK:
+            grave = outcome.severity is not Severity.INFO
+            if outcome.verdict is not Verdict.FOUND or grave or outcome.rule.id not in counted:
+                return True
+    return False
+
+
+def _earlier(state: State, report: Report, fail_on: Severity) -> tuple[Result, ...]:
+    """Nothing is to be done: what the last run healed is healed still."""
+    runs = [r for r in state.runs() if r.journal.state == "applied"]
+    there = _counted(report, fail_on)
+    return tuple(
+        Result(d.action, d.ids, "already-healed")
+        for d in (runs[-1].journal.actions if runs else ())
+        if d.ids and not there & set(d.ids)
+    )

@@ -1,0 +1,552 @@
+"""Where distributions come from: a mirror, or what the person's own pip is configured to ask.
+
+uv reads nothing of pip's configuration; what counts of it is translated into variables for uv.
+Only variables: a command line, where everybody could read a password, is given none of it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import ipaddress
+import os
+import pwd
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from doctor.model import printable
+from doctor.target import READ_MOST, Live
+
+MIRRORS = {
+    "aliyun": "https://mirrors.aliyun.com/pypi/simple",
+    "tuna": "https://pypi.tuna.tsinghua.edu.cn/simple",
+    "ustc": "https://mirrors.ustc.edu.cn/pypi/simple",
+}
+DEFAULT = "default"
+_PYPI = "the default index (PyPI)"
+
+# What a person may tell uv besides where to ask and what to choose. Everything else of UV_* is
+# left out, also what later versions of uv invent: a constraint, a resolution or an insecure host
+# of the shell would change what was planned.
+_KEPT = frozenset(
+    (
+        "UV_CACHE_DIR",
+        "UV_CONCURRENT_BUILDS",
+        "UV_CONCURRENT_DOWNLOADS",
+        "UV_CONCURRENT_INSTALLS",
+        "UV_CREDENTIALS_DIR",
+        "UV_HTTP_RETRIES",
+        "UV_HTTP_TIMEOUT",
+        "UV_KEYRING_PROVIDER",
+        "UV_LINK_MODE",
+        "UV_LOCK_TIMEOUT",
+        "UV_NATIVE_TLS",
+        "UV_NO_CACHE",
+        "UV_OFFLINE",
+        "UV_SYSTEM_CERTS",
+    )
+)
+_LOGIN = re.compile(r"UV_INDEX_\w+_(?:USERNAME|PASSWORD)")  # of an index that has a name
+_PROXIES = frozenset(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"))
+# With REQUEST_METHOD, uv takes itself for a CGI script and uses no proxy for plain http, so not
+# the closed one either. RUST_LOG makes it print what it sends.
+_DROPPED = frozenset(("REQUEST_METHOD", "RUST_LOG"))
+
+# A port where nobody but root could listen.
+_CLOSED = "http://127.0.0.1:9"
+# uv has no variable for --no-index. An index of files that is not there has no distribution; below
+# /proc nobody can put one.
+_NOWHERE = "file:///proc/no-index"
+
+
+class MirrorError(ValueError):
+    """A mirror or a configuration that cannot be used: one sentence with what is wrong, never
+    with a credential."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where distributions come from, as uv is told it.
+
+    `name` is for people. `url` None: PyPI. `find_links`, `extra`: URLs. `notes`: sentences on what
+    is not done as it was configured. What may hold a credential is not shown by `repr`.
+    """
+
+    name: str
+    url: str | None = field(default=None, repr=False)
+    extra: tuple[str, ...] = field(default=(), repr=False)
+    find_links: tuple[str, ...] = field(default=(), repr=False)
+    no_index: bool = False
+    cert: str | None = None
+    client_cert: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+
+    def variables(self, shell: Mapping[str, str]) -> dict[str, str]:
+        """The environment for a uv process: the shell's, that asks here and nowhere else, never
+        over plain http beyond this machine."""
+        env = {name: value for name, value in shell.items() if _is_kept(name)}
+        env["UV_NO_CONFIG"] = "1"
+        if self.no_index:
+            env["UV_DEFAULT_INDEX"] = _NOWHERE
+        elif self.url:
+            env["UV_DEFAULT_INDEX"] = self.url
+        if self.extra and not self.no_index:
+            env["UV_INDEX"] = " ".join(self.extra)
+            # As pip does: the best version of all. uv's own way is the first index that has the
+            # name, and there a vLLM of the extra index hides all others.
+            env["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+        if self.find_links:
+            env["UV_FIND_LINKS"] = ",".join(self.find_links)
+        if self.cert:
+            env["SSL_CERT_DIR" if Path(self.cert).is_dir() else "SSL_CERT_FILE"] = self.cert
+        if self.client_cert:
+            env["SSL_CLIENT_CERT"] = self.client_cert
+        return env | self._proxies(shell)
+
+    def _proxies(self, shell: Mapping[str, str]) -> dict[str, str]:
+        """Plain http has a proxy that is not there, so that no redirect and no link of an index
+        leads to it. What is named in NO_PROXY would get around it: there stands only loopback."""
+        hosts = {host for url in self._urls() if (host := urlsplit(url).hostname)}
+        # uv takes a name of NO_PROXY for all below it as well, which a name server answers for.
+        direct = ["127.0.0.0/8", "::1", *(["localhost"] if "localhost" in hosts else [])]
+        values = {"HTTP_PROXY": _CLOSED, "NO_PROXY": ",".join(direct)}
+        proxy = self.proxy  # pip's own is used whatever NO_PROXY says
+        if not proxy and not _is_direct([h for h in hosts if not _is_loopback(h)], shell):
+            names = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+            proxy = next((shell[name] for name in names if shell.get(name)), None)
+        if proxy:
+            values["HTTPS_PROXY"] = proxy
+        # uv reads either case, a keyring that it asks may read only the other one.
+        return values | {name.lower(): value for name, value in values.items()}
+
+    def _urls(self) -> Iterator[str]:
+        if not self.no_index:
+            yield from (
+                _UV_NAME.sub("", url) for url in (self.url or "https://pypi.org", *self.extra)
+            )
+        yield from self.find_links
+
+
+def choose(
+    mirrors: Sequence[str],
+    keep_extra: bool,
+    profile_mirror: str | None,
+    shell: Mapping[str, str],
+    prefix: Path,
+) -> tuple[Index, ...]:
+    """The indexes to try, in order.
+
+    `mirrors`: what the person named, alternatives in their order; none: the person's own
+    configuration, else the profile's mirror. `keep_extra`: the extra indexes and find-links of the
+    configuration are asked beside a mirror. `prefix`: of the target, which may have a pip.conf.
+    Certificate and proxy of the configuration always hold. Only a mirror of PyPI has other ones of
+    PyPI for alternatives: who names one's own index does not want its names looked up elsewhere.
+
+    Raises MirrorError for a mirror that is none, plain http beyond this machine, or a
+    configuration that cannot be read.
+    """
+    own = _own(shell, prefix)
+    if not mirrors and own.names_sources:
+        return (own.index(),)
+    asked = tuple(mirrors) or (profile_mirror or DEFAULT,)
+    rows = [own.default() if name == DEFAULT else _mirror(name) for name in asked]
+    notes = list(own.notes)
+    if len(asked) == 1 and asked[0] in MIRRORS:
+        rows += [Index(name, url) for name, url in MIRRORS.items()]
+        try:
+            rows.append(own.default())
+        except MirrorError as error:
+            notes.append(f"not asked: {error}")
+    if keep_extra or not mirrors:
+        notes += own.source_notes(bool(keep_extra and own.names_sources))
+    elif own.extra or own.find_links:
+        notes.append(
+            f"the extra indexes and find-links of {own.who()} are not asked; "
+            "--keep-extra-indexes asks them too"
+        )
+    once = {(row.url or "").rstrip("/"): row for row in reversed(rows)}
+    return tuple(
+        dataclasses.replace(
+            row,
+            extra=own.extra if keep_extra else (),
+            find_links=own.find_links if keep_extra else (),
+            cert=own.cert,
+            client_cert=own.client_cert,
+            proxy=own.proxy,
+            notes=tuple(notes),
+        )
+        for row in reversed(once.values())
+    )
+
+
+def without_credentials(text: str) -> str:
+    """`text` (a URL, a log line, several lines) with `****` for the user and password of every
+    URL in it, and for what a query calls a token, a key or a signature."""
+    return _QUERY.sub(r"\1****", _USER.sub("****@", text))
+
+
+# To the last @ before the path, since a password may hold one. A password may also hold a slash,
+# which makes no URL of it, but uv prints it: what follows the host's colon is then no port.
+_USER = re.compile(
+    r"""(?<=://)(?:[^/\s]*@|[^\s/@:\[]*:(?!\d{1,5}(?:[/?#\s,;'"`)>\]]|$))\S*@)""",
+)
+_QUERY = re.compile(
+    r"([?&][\w.%-]*(?:token|key|secret|passw|sig|auth|credential)[\w.%-]*=)[^&\s'\"`)>]+",
+    re.IGNORECASE,
+)
+
+
+def _shown(value: str) -> str:
+    return printable(without_credentials(value))
+
+
+def _mirror(name: str) -> Index:
+    if name in MIRRORS:
+        return Index(name, MIRRORS[name])
+    if "://" in name:
+        return Index(_shown(name), _location(name))
+    names = [*MIRRORS, DEFAULT]
+    close = get_close_matches(name.lower(), names, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    # A URL without its scheme may have a password.
+    shown = printable(re.sub(r"(?s).*@", "****@", name))
+    raise MirrorError(f"{shown!r} is no mirror: there are {', '.join(names)}, or a URL{hint}")
+
+
+# Locations.
+
+_UV_NAME = re.compile(r"^[\w.-]+=(?=\w+://)")  # uv's indexes may have one: corp=https://...
+
+
+def _location(value: str) -> str:
+    """`value`, a URL or a path, as a URL for uv. Raises MirrorError saying why it is not used."""
+    shown = _shown(value)
+    # Python and uv disagree on where a host ends that is followed by one of these.
+    if any(c.isspace() or not c.isprintable() or c == "\\" for c in value):
+        raise MirrorError(f"{shown} is no URL")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise MirrorError(f"{shown} is no URL") from None
+    if parts.scheme in ("http", "https") and host:
+        if parts.scheme == "http" and not _is_loopback(host):
+            raise MirrorError(f"{shown} is plain http, which is used only on this machine")
+        return value.replace(",", "%2C")  # uv's lists of find-links have commas
+    if parts.scheme == "file" and host in (None, "localhost"):
+        path = Path(unquote(parts.path))
+    elif not parts.scheme and not parts.netloc:
+        path = Path(value)
+    else:
+        raise MirrorError(f"{shown} is no https or file URL")
+    if not path.is_dir() and not path.is_file():
+        raise MirrorError(f"{shown} does not exist")
+    return path.absolute().as_uri()
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether `host` cannot be elsewhere: localhost itself, 127.0.0.0/8 or ::1."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address in ipaddress.ip_network("127.0.0.0/8") or address == ipaddress.IPv6Address("::1")
+
+
+def _is_direct(hosts: Collection[str], shell: Mapping[str, str]) -> bool:
+    """Whether the shell's NO_PROXY has all the hosts. It is either all or none: a host named in
+    NO_PROXY would be asked over plain http as well."""
+    rows = (shell.get("NO_PROXY") or shell.get("no_proxy") or "").lower().split(",")
+    entries = [row.strip() for row in rows if row.strip()]
+    return bool(hosts) and all(any(_matches(host, entry) for entry in entries) for host in hosts)
+
+
+def _matches(host: str, entry: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        domain = entry.lstrip("*").lstrip(".")
+        return entry == "*" or host == domain or host.endswith(f".{domain}")
+
+
+def _is_kept(name: str) -> bool:
+    if name.startswith("UV_"):
+        return name in _KEPT or _LOGIN.fullmatch(name) is not None
+    return name not in _DROPPED and name.upper() not in _PROXIES
+
+
+# The person's own configuration.
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """The value of an option, a list as its items, and the file or variable that has it."""
+
+    values: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What the person's own configuration comes to. `index_url` is not judged until it is
+    wanted: with a mirror, it may be one that cannot be used. `left_out`: sentences."""
+
+    settings: Mapping[str, _Setting]
+    extra: tuple[str, ...]
+    find_links: tuple[str, ...]
+    no_index: bool
+    cert: str | None
+    client_cert: str | None
+    proxy: str | None
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def names_sources(self) -> bool:
+        return bool("index-url" in self.settings or self.extra or self.find_links or self.no_index)
+
+    def who(self, *options: str) -> str:
+        """Where it is configured, for people."""
+        wanted = options or ("index-url", "extra-index-url", "find-links", "no-index")
+        sources = dict.fromkeys(self.settings[o].source for o in wanted if o in self.settings)
+        tool = "uv" if all(source.startswith("UV_") for source in sources) else "pip"
+        return f"{tool}'s configuration ({', '.join(map(printable, sources))})"
+
+    def index(self) -> Index:
+        """The configuration as it stands. Raises MirrorError for an index that is not used."""
+        return Index(
+            self.who(),
+            None if self.no_index else self.default().url,
+            self.extra,
+            self.find_links,
+            self.no_index,
+            self.cert,
+            self.client_cert,
+            self.proxy,
+            (*self.notes, *self.source_notes(True)),
+        )
+
+    def default(self) -> Index:
+        """The one index that is asked without a mirror. Raises MirrorError where it is not used."""
+        setting = self.settings.get("index-url")
+        if setting is None:
+            return Index(_PYPI)
+        value = setting.values[0]
+        name = _UV_NAME.match(value)
+        label = name[0] if name and setting.source.startswith("UV_") else ""
+        try:
+            return Index(self.who("index-url"), label + _location(value[len(label) :]))
+        except MirrorError as error:
+            raise MirrorError(
+                f"{error}, and {self.who('index-url')} names it; --mirror names another one"
+            ) from None
+
+    def source_notes(self, used: bool) -> tuple[str, ...]:
+        """What of its sources is not asked, and, where they are `used`, how they are not asked."""
+        trusted = self.settings.get("trusted-host")
+        if not trusted or not used:
+            return self.left_out
+        where = printable(trusted.source)
+        option = where if where.startswith("UV_") else f"trusted-host in {where}"
+        return (*self.left_out, f"{option} is not used: TLS is always verified")
+
+
+def _own(shell: Mapping[str, str], prefix: Path) -> _Own:
+    settings = _settings(shell, prefix)
+    left_out: list[str] = []
+    lists = {}
+    for option in ("extra-index-url", "find-links"):
+        setting = settings.get(option, _Setting((), ""))
+        lists[option] = tuple(_usable(option, setting, shell, left_out))
+    notes: list[str] = []
+    return _Own(
+        settings,
+        lists["extra-index-url"],
+        lists["find-links"],
+        "no-index" in settings and _truth(settings["no-index"]),
+        _file("cert", settings, shell, notes),
+        _file("client-cert", settings, shell, notes),
+        _proxy(settings),
+        tuple(notes),
+        tuple(left_out),
+    )
+
+
+def _usable(
+    option: str, setting: _Setting, shell: Mapping[str, str], left_out: list[str]
+) -> Iterator[str]:
+    """As pip: what cannot be used of a list is said, not the end of it."""
+    for value in setting.values:
+        name = _UV_NAME.match(value) if setting.source.startswith("UV_") else None
+        label = name[0] if name else ""
+        try:
+            yield label + _location(_from_home(value[len(label) :], shell))
+        except MirrorError as error:
+            left_out.append(f"{option} in {printable(setting.source)} is left out: {error}")
+
+
+def _file(
+    option: str, settings: Mapping[str, _Setting], shell: Mapping[str, str], notes: list[str]
+) -> str | None:
+    if option not in settings:
+        return None
+    value, source = settings[option].values[0], settings[option].source
+    path = Path(_from_home(value, shell)).absolute()
+    if path.exists():
+        return str(path)
+    notes.append(f"{option} in {printable(source)} is left out: {_shown(value)} does not exist")
+    return None
+
+
+def _proxy(settings: Mapping[str, _Setting]) -> str | None:
+    if "proxy" not in settings:
+        return None
+    value, source = settings["proxy"].values[0], settings["proxy"].source
+    scheme, separator, _ = value.partition("://")
+    if not separator:
+        return f"http://{value}"
+    if scheme.lower() not in ("http", "https", "socks4", "socks4a", "socks5", "socks5h"):
+        # uv would go without one, and say nothing.
+        raise MirrorError(
+            f"proxy in {printable(source)} is no proxy for uv: {printable(scheme)}://"
+        )
+    return value
+
+
+def _truth(setting: _Setting) -> bool:
+    value = setting.values[0].lower()
+    if value in ("y", "yes", "t", "true", "on", "1"):
+        return True
+    if value in ("n", "no", "f", "false", "off", "0"):
+        return False
+    raise MirrorError(f"no-index in {printable(setting.source)} is {value!r}, not yes or no")
+
+
+def _from_home(value: str, shell: Mapping[str, str]) -> str:
+    return _home(shell) + value[1:] if value == "~" or value.startswith("~/") else value
+
+
+def _home(shell: Mapping[str, str]) -> str:
+    if home := shell.get("HOME"):
+        return home
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # a container may run under a number that has no name
+        return "/"
+
+
+_LISTS = ("extra-index-url", "find-links", "trusted-host")
+_OPTIONS = (*_LISTS, "index-url", "no-index", "cert", "client-cert", "proxy")
+
+
+def _settings(shell: Mapping[str, str], prefix: Path) -> dict[str, _Setting]:
+    """The options that count here. uv's own variables win over pip's configuration: they are
+    the person's sources where they name any, with pip's index for the one they leave open."""
+    settings = _pip_settings(shell, prefix)
+    found = {
+        option: _Setting(tuple(filter(None, re.split(separators, shell[name].strip()))), name)
+        for option, name, separators in _UV_VARIABLES
+        if shell.get(name, "").strip()
+    }
+    if found.keys() & {"index-url", "extra-index-url", "find-links"}:
+        for option in ("extra-index-url", "find-links", "no-index"):
+            settings.pop(option, None)
+    if "cert" not in settings and not shell.get("SSL_CERT_FILE"):
+        # What pip's HTTP library reads and uv does not.
+        for name in ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+            if shell.get(name):
+                settings["cert"] = _Setting((shell[name],), name)
+    return settings | found
+
+
+# The later one of an option wins.
+_UV_VARIABLES = (
+    ("index-url", "UV_INDEX_URL", r"\n"),
+    ("index-url", "UV_DEFAULT_INDEX", r"\n"),
+    ("extra-index-url", "UV_EXTRA_INDEX_URL", r"\s+"),
+    ("extra-index-url", "UV_INDEX", r"\s+"),
+    ("find-links", "UV_FIND_LINKS", r","),
+    ("trusted-host", "UV_INSECURE_HOST", r"\s+"),
+)
+
+
+def _pip_settings(shell: Mapping[str, str], prefix: Path) -> dict[str, _Setting]:
+    """pip's rules: a later file wins within a section, then [install] over [global], then the
+    variables; what is empty in the end is as if it were not there."""
+    rows: dict[tuple[str, str], _Setting] = {}
+    live = Live(shell)
+    for path in _pip_files(live, prefix):
+        for section, key, value in _read(live, path):
+            rows[section, _option(key)] = _Setting((value,), str(path))
+    for name, value in shell.items():
+        if name.startswith("PIP_"):
+            rows[":env:", _option(name[4:])] = _Setting((value,), name)
+    settings: dict[str, _Setting] = {}
+    for section in ("global", "install", ":env:"):
+        for option in _OPTIONS:
+            row = rows.get((section, option))
+            if row and row.values[0]:
+                value = row.values[0]
+                values = tuple(value.split()) if option in _LISTS else (value,)
+                settings[option] = _Setting(values, row.source)
+    return settings
+
+
+def _option(key: str) -> str:
+    """A key of a file or a variable as the option it stands for."""
+    return key.lower().replace("_", "-").removeprefix("--")
+
+
+def _pip_files(live: Live, prefix: Path) -> tuple[Path, ...]:
+    """The files that pip reads, the one that wins last."""
+    shell = live.env
+    given = shell.get("PIP_CONFIG_FILE", "")
+    if given == os.devnull:
+        return ()
+    shared = (shell.get("XDG_CONFIG_DIRS", "").strip() or "/etc/xdg").split(os.pathsep)
+    files = [Path(_from_home(d, shell), "pip", "pip.conf") for d in shared if d]
+    files.append(Path("/etc/pip.conf"))
+    if not given or live.stat(Path(given)) is None:
+        home = _home(shell)
+        own = _from_home(shell.get("XDG_CONFIG_HOME", "").strip() or "~/.config", shell)
+        files += [Path(home, ".pip", "pip.conf"), Path(own, "pip", "pip.conf")]
+    files.append(prefix / "pip.conf")
+    if given:
+        files.append(Path(given))
+    return tuple(files)
+
+
+def _read(live: Live, path: Path) -> Iterator[tuple[str, str, str]]:
+    """(section, key, value) of a pip.conf; nothing where there is no readable file. Raises
+    MirrorError naming file and line, never quoting it: it may hold a password."""
+    data = live.read(path, READ_MOST + 1)
+    if data is None:
+        return
+    where = f"pip's configuration {printable(path)}"
+    if len(data) > READ_MOST:
+        raise MirrorError(f"{where} is larger than {READ_MOST >> 20} MiB")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MirrorError(f"{where}, line {line}: is not UTF-8") from None
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(text)
+    except configparser.DuplicateSectionError as error:
+        raise MirrorError(f"{where}, line {error.lineno}: a section for the second time") from None
+    except configparser.DuplicateOptionError as error:
+        raise MirrorError(f"{where}, line {error.lineno}: a key for the second time") from None
+    except configparser.MissingSectionHeaderError as error:
+        raise MirrorError(f"{where}, line {error.lineno}: comes before any [section]") from None
+    except configparser.ParsingError as error:
+        line = error.errors[0][0] if error.errors else getattr(error, "lineno", 1)
+        raise MirrorError(f"{where}, line {line}: is no `key = value`") from None
+    for section in parser.sections():
+        for key, value in parser.items(section):
+            yield section, key, value

