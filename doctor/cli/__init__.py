@@ -66,6 +66,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a lost connection; nohup ignores it
+        signal.signal(signal.SIGHUP, _terminate)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `vllm-doctor diagnose | head` ends quietly
     try:
         try:

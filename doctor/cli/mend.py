@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -162,7 +163,8 @@ class Fixing:
     def _tell(self, line: str) -> None:
         """What goes on, for a person who waits; programs read the result."""
         if self._asked.form == "text" and line.strip():
-            click.echo(f"  {printable(line.strip())}", err=True)
+            with contextlib.suppress(OSError):  # nobody reads any more: no reason to stop half-way
+                click.echo(f"  {printable(line.strip())}", err=True)
 
     def find_indexes(self, mirrors: tuple[str, ...], keep_extra: bool) -> None:
         from doctor.repair.index import MirrorError, choose
@@ -208,6 +210,7 @@ class Fixing:
         from doctor.repair import apply as work
         from doctor.repair.state import KEEP_DAYS, State, StateError
 
+        _do_not_die_of_a_pipe()
         state = State(self.report.interpreter.prefix)
         try:
             with state.locked():
@@ -237,6 +240,8 @@ class Fixing:
             fail(str(error), FAILED)
         except work.RepairError as error:
             fail(_with_tail(error), FAILED)
+        except OSError as error:
+            fail(f"{error.filename}: {(error.strerror or str(error)).lower()}", FAILED)
         self.report = applied.report
         if self._asked.form == "text":
             from doctor.report.repair import result_lines
@@ -264,11 +269,7 @@ class Fixing:
         asks = {ask.consent: ask for action in plan.actions for ask in action.asks}
         for consent, ask in asks.items():
             person = sys.stdin is not None and sys.stdin.isatty() and self._asked.form == "text"
-            if (
-                consent not in allowed
-                and person
-                and click.confirm(f"{ask.why}. Do it?", err=True)
-            ):
+            if consent not in allowed and person and click.confirm(f"{ask.why}. Do it?", err=True):
                 allowed.add(consent)
         if not set(asks) <= allowed:
             plan = self._prepare(self.report, ground, allowed)
@@ -296,6 +297,11 @@ class Fixing:
         from doctor.report.sh import script
 
         return script(plan, self.report, self._target.env)
+
+
+def _do_not_die_of_a_pipe() -> None:
+    """`vllm-doctor fix --apply | head` must not end between two renames."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 def _print_verdict(report: Report) -> None:
@@ -401,6 +407,7 @@ def undo(
         if listed:
             _list(state)
             return
+        _do_not_die_of_a_pipe()
         with state.locked():
             left = _purge(state) if purge else _undo(state, run)
     except StateError as error:

@@ -31,7 +31,7 @@ class CudaHome(Step):
     def commands(self, installer: Installer) -> tuple[str, ...]:
         quoted = shlex.quote
         if self.libcuda:
-            stub = f'ln -sf {quoted(str(self.libcuda))} "$home/lib64/stubs/libcuda.so"'
+            stub = f'ln -s {quoted(str(self.libcuda))} "$home/lib64/stubs/libcuda.so"'
         else:
             stub = (
                 "cc -shared -Wl,-soname,libcuda.so.1 -x c /dev/null "
@@ -41,10 +41,13 @@ class CudaHome(Step):
             f"wheels={quoted(str(self.wheels))}",
             f"home={quoted(str(self.home))}",
             'mkdir -p "$home/lib64/stubs"',
-            'for part in bin include nvvm; do ln -sfn "$wheels/$part" "$home/$part"; done',
-            'ln -sf "$wheels"/lib/*.so* "$home/lib64/"',
+            # Of an older one: a link that is left would lead to nothing, or be written through.
+            'find "$home" -type l -delete; rm -f "$home/lib64/stubs/libcuda.so"',
+            'for part in bin include nvvm cccl; do if [ -e "$wheels/$part" ]; '
+            'then ln -s "$wheels/$part" "$home/$part"; fi; done',
+            'ln -s "$wheels"/lib/*.so* "$home/lib64/"',
             'for f in "$wheels"/lib/lib*.so.*; do '
             'name=${f##*/}; ln -sf "$f" "$home/lib64/${name%%.so.*}.so"; done',
-            'ln -sfn lib64 "$home/lib"',
+            'ln -s lib64 "$home/lib"',
             stub,
         )

@@ -4,6 +4,7 @@ Importing this package registers every probe.
 """
 
 from doctor.probes import (
+    cuda_home,
     driver,
     environment,
     host,
@@ -11,11 +12,13 @@ from doctor.probes import (
     jit,
     libraries,
     proof,
+    repairs,
     toolkit,
     wheels,
 )
 
 __all__ = [
+    "cuda_home",
     "driver",
     "environment",
     "host",
@@ -23,6 +26,7 @@ __all__ = [
     "jit",
     "libraries",
     "proof",
+    "repairs",
     "toolkit",
     "wheels",
 ]

@@ -21,6 +21,7 @@ from doctor.target import Target
 # Hopper on the kernels of an unquantised mixture of experts (vllm/model_executor/layers/fused_moe/
 # oracle/unquantized.py); from Blackwell on attention as well.
 _HOPPER, _BLACKWELL = 9, 10
+_ARCH = re.compile(r"(\d+)(\d[a-z]?)")
 # FlashInferBackend.supports_compute_capability, vllm/v1/attention/backends/flashinfer.py.
 _SAMPLER_FROM = (7, 5)
 
@@ -35,6 +36,14 @@ class Jit(Fact):
     asked_by: str = "the visible GPUs"
     unreadable: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ("cudart", "cuda")
+
+    @property
+    def cache(self) -> str | None:
+        """The folder of the cache that holds the kernels for these GPUs (flashinfer/jit/env.py:143:
+        sorted by major as a number, then by minor as text); None where the GPUs are not known."""
+        rows = [match.groups() for match in map(_ARCH.fullmatch, self.archs) if match]
+        ordered = sorted(set(rows), key=lambda r: (int(r[0]), r[1]))
+        return "_".join("".join(row) for row in ordered) or None
 
 
 @probe
@@ -136,15 +145,35 @@ def _listed(entry: str) -> str | None:
 @dataclass(frozen=True)
 class CachedOp:
     """One kernel that FlashInfer built earlier. `cuda_home`: of the toolkit that built it;
-    `library`: its .so is there; `cudart`: the major of the CUDA runtime that the .so needs;
-    `built`: when, in nanoseconds."""
+    `home_gone`: no nvcc is there any more; `library`: its .so is there; `whole`: as a library that
+    the loader can read; `kept`: ninja takes the .so for done, asked only where it is not whole;
+    `cudart`: the major of the CUDA runtime that the .so needs; `built`: when, in nanoseconds;
+    `builder`: the FlashInfer that built it, where that is not the target's."""
 
     name: str
     folder: Path
     cuda_home: str | None = None
+    home_gone: bool = False
     library: bool = False
+    whole: bool = True
+    kept: bool = True
     cudart: int | None = None
     built: int = 0
+    builder: Path | None = None
+
+
+@dataclass(frozen=True)
+class CachedLock:
+    """A lock that says who holds it: FlashInfer's filelock writes that only where the filesystem
+    has no flock; the kernel's own locks are empty files and free themselves. `running`: a process
+    of that number runs here; `here`: `host` is this machine, this namespace of processes."""
+
+    op: str
+    path: Path
+    pid: int
+    host: str
+    running: bool = False
+    here: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +182,7 @@ class KernelCache(Fact):
 
     folder: Path
     ops: tuple[CachedOp, ...] = ()
+    locks: tuple[CachedLock, ...] = ()
 
 
 @probe
@@ -162,26 +192,85 @@ def kernel_cache(target: Target, env: LaunchEnv, flashinfer: FlashInfer) -> Kern
     if not base:
         raise Missing(Text("neither HOME nor FLASHINFER_WORKSPACE_BASE is set"), applies=False)
     folder = Path(base) / ".cache/flashinfer" / str(flashinfer.version)
-    ops = []
+    ops: list[CachedOp] = []
+    locks: list[CachedLock] = []
     for archs in target.listdir(folder) or ():
         cached = folder / archs / "cached_ops"
-        # tmp holds the locks, which stay behind after every good build.
         for name in target.listdir(cached) or ():
-            if name != "tmp":
-                ops.append(_op(target, cached / name))
-    return KernelCache(folder, tuple(ops))
+            if name == "tmp":  # the locks, which stay behind after every good build
+                locks += _locks(target, cached / name)
+            else:
+                ops.append(_op(target, cached / name, flashinfer))
+    return KernelCache(folder, tuple(ops), tuple(locks))
 
 
-def _op(target: Target, folder: Path) -> CachedOp:
-    library = folder / f"{folder.name}.so"
-    homes = target.search(folder / "build.ninja", r"(?m)^cuda_home = (.*)$")
+def _op(target: Target, folder: Path, flashinfer: FlashInfer) -> CachedOp:
+    library, ninja = folder / f"{folder.name}.so", folder / "build.ninja"
+    homes = target.search(ninja, r"(?m)^cuda_home = (.*)$")
+    home = homes[0] if homes else None
     stat = target.stat(library)
     elf = target.elf(library) if stat else None
+    # What this user may not read is not known to be broken.
+    whole = stat is None or elf is not None or target.read(library, 1) is None
     return CachedOp(
         name=folder.name,
         folder=folder,
-        cuda_home=homes[0] if homes else None,
+        cuda_home=home,
+        home_gone=bool(home and target.stat(Path(home) / "bin/nvcc") is None),
         library=stat is not None,
+        whole=whole,
+        kept=whole or _kept(target, folder),
         cudart=cudart_major(elf.needed) if elf else None,
         built=stat.mtime if stat else 0,
+        builder=_builder(target, ninja, flashinfer) if homes else None,
     )
+
+
+def _builder(target: Target, ninja: Path, flashinfer: FlashInfer) -> Path | None:
+    """The FlashInfer whose headers the commands name (flashinfer/jit/cpp_ext.py:140), if it is
+    another one: every command then changes, and ninja builds all of it again."""
+    roots = target.search(ninja, r"-isystem (\S+)/data/include(?=\s)")
+    if not roots or Path(roots[0]) == target.realpath(flashinfer.root):
+        return None
+    return Path(roots[0])
+
+
+def _kept(target: Target, folder: Path) -> bool:
+    """ninja's log has the .so, and no object is newer than what it notes there. That is what its
+    verdict hangs on where no command changed (tried with ninja 1.11 and 1.13): a .so that is not in
+    the log was never finished, and one older than an object has to be linked again."""
+    pattern = rf"(?m)^\d+\t\d+\t(\d+)\t[^\t\n]*/{re.escape(folder.name)}\.so\t"
+    noted = target.search(folder / ".ninja_log", pattern)
+    objects = [n for n in target.listdir(folder) or () if n.endswith(".o")]
+    stats = [target.stat(folder / name) for name in objects]
+    if not noted or not stats:
+        return False
+    return all(s is not None and s.mtime <= int(noted[-1]) for s in stats)
+
+
+def _locks(target: Target, folder: Path) -> list[CachedLock]:
+    made = []
+    for name in target.listdir(folder) or ():
+        stat = target.stat(folder / name) if name.endswith(".lock") else None
+        if stat is None or stat.size == 0:
+            continue
+        rows = (target.read(folder / name) or b"").decode("utf-8", "replace").split("\n")
+        if len(rows) > 1 and rows[0].isdecimal() and rows[1]:
+            running = target.stat(Path("/proc") / rows[0]) is not None
+            here = rows[1] == _host(target)
+            op = name.removesuffix(".lock")
+            made.append(CachedLock(op, folder / name, int(rows[0]), rows[1], running, here))
+    return made
+
+
+_FIRST_NAMESPACE = "4026531836"  # PID_NS_INIT_INO, linux/nsfs.h
+
+
+def _host(target: Target) -> str:
+    """This machine as filelock names it (filelock/_identity.py): its name, and the namespace of
+    processes where that is not the machine's own."""
+    name = (target.read(Path("/proc/sys/kernel/hostname")) or b"").decode("utf-8", "replace")
+    namespace = re.search(r"\d+", target.realpath(Path("/proc/self/ns/pid")).name)
+    if namespace is None or namespace[0] == _FIRST_NAMESPACE:
+        return name.strip()
+    return f"{name.strip()}?pidns-{int(namespace[0]):x}"

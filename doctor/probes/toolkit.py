@@ -354,7 +354,7 @@ class WheelToolkit(Fact):
     CUDA, a version or "13.0.*" (None: CUDA 12, whose wheels hold no nvcc); `cuda` is torch's.
     `root`: where the wheels lay it out, `home`: the CUDA home of links that the doctor makes over
     it. `libcuda`: the driver's library. `too_old_for_glibc`: its headers declare rsqrt otherwise
-    than the host's."""
+    than the host's. `flashinfer`: the installed one, for which ready kernels can be had."""
 
     root: Path
     home: Path
@@ -362,6 +362,7 @@ class WheelToolkit(Fact):
     cuda: Version | None = None
     libcuda: Path | None = None
     too_old_for_glibc: bool = False
+    flashinfer: Version | None = None
 
 
 FIRST_WITH_NVCC = 13  # nvidia-cuda-nvcc-cu12 holds ptxas and no nvcc
@@ -372,7 +373,11 @@ _RSQRT_CUDA = Version("13.2")
 
 @probe
 def wheel_toolkit(
-    torch: Torch, interpreter: Interpreter, hosts: HostCompilers, driver: Driver | None
+    torch: Torch,
+    interpreter: Interpreter,
+    hosts: HostCompilers,
+    driver: Driver | None,
+    flashinfer: FlashInfer | None,
 ) -> WheelToolkit:
     cuda = torch.cuda or Version("13.0")
     host = hosts.nvcc_host.compiler
@@ -389,6 +394,7 @@ def wheel_toolkit(
         # By its soname: the loader's answer has the driver's version in its name.
         libcuda=path.parent / "libcuda.so.1" if path else None,
         too_old_for_glibc=bool(glibc and glibc >= RSQRT_GLIBC and cuda < _RSQRT_CUDA),
+        flashinfer=flashinfer.version if flashinfer else None,
     )
 
 

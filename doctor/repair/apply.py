@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 import time
@@ -232,9 +233,8 @@ def apply(
             for action in plan.actions:
                 try:
                     done.append(_carry_out(action, plan, ground, run))
-                except (StageError, RepairError) as error:
-                    tail = "\n".join(t for t in (str(error), error.tail) if t)
-                    failure = Result(action.kind, action.ids, "failed", tail)
+                except (StageError, OSError) as error:
+                    failure = Result(action.kind, action.ids, "failed", _told(error))
                     break
                 run.note(actions=tuple(done))
             tried |= set(plan.chosen)
@@ -262,6 +262,12 @@ def apply(
     return Applied(report, (*results, *([failure] if failure else [])), run.id if done else None)
 
 
+def _told(error: StageError | OSError) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the disk'}: {(error.strerror or str(error)).lower()}"
+    return "\n".join(t for t in (str(error), error.tail) if t)
+
+
 def _next(
     report: Report,
     ground: Ground,
@@ -282,54 +288,48 @@ def _installed(report: Report) -> Mapping[str, Distribution]:
 
 
 def _carry_out(action: Action, plan: Plan, ground: Ground, run: Run) -> Done:
-    """One action: staged, then made, change by change."""
+    """One action: staged, then made, change by change; a change that fails leaves nothing."""
     numbers: list[int] = []
+
+    def change(prepare: _Prepare, then: Callable[[], None] | None = None) -> None:
+        folder = run.begin_change()
+        try:
+            made = prepare(folder)
+        except BaseException:
+            run.drop(folder)
+            raise
+        run.commit(folder, made, then)
+        numbers.append(int(folder.name))
+
     if action.kind == "install":
-        numbers.append(_install(plan, ground, run))
-    elif action.kind == "set-aside":
+        wrong = _inconsistent(ground)
+
+        def no_worse() -> None:
+            if worse := _inconsistent(ground) - wrong:
+                why = "what is installed would not go together any more"
+                raise StageError(why, "\n".join(sorted(worse)))
+
+        change(lambda at: stage.distributions(ground, at, plan.request, plan.resolution), no_worse)
+    elif action.kind == "cuda-home":
+        change(lambda at: stage.cuda_home(ground, at, action.steps))
+    elif action.kind == "environment":
+        change(lambda at: stage.environment(ground, at, action.steps))
+    else:
         for step in action.steps:
             if isinstance(step, SetAside) and os.path.lexists(step.path):
-                change = run.begin_change()
-                _commit(run, change, stage.set_aside(change, run.id, step, ground.prefix))
-                numbers.append(int(change.name))
-    else:
-        prepared = stage.cuda_home if action.kind == "cuda-home" else stage.environment
-        change = run.begin_change()
-        try:
-            made = prepared(ground, change, action.steps)
-        except BaseException:
-            run.drop(change)
-            raise
-        _commit(run, change, made)
-        numbers.append(int(change.name))
+                aside = functools.partial(stage.set_aside, ground.prefix, run.id, step)
+                change(aside)
     return Done(action.kind, action.ids, summary(action, plan), tuple(numbers))
 
 
-def _install(plan: Plan, ground: Ground, run: Run) -> int:
-    """The one transaction of distributions; taken back where it leaves the metadata of what is
-    installed less consistent than they were."""
-    change = run.begin_change()
-    try:
-        made = stage.distributions(ground, change, plan.request, plan.resolution)
-        wrong = uv.check(ground.uv, ground.python, ground.target.env) if ground.uv else frozenset()
-    except BaseException:
-        run.drop(change)
-        raise
-    _commit(run, change, made)
-    if ground.uv:
-        worse = uv.check(ground.uv, ground.python, ground.target.env) - wrong
-        if worse:
-            swap.back(made)
-            run.drop(change)
-            raise StageError("the installed distributions would not go together", "\n".join(worse))
-    return int(change.name)
+_Prepare = Callable[[Path], swap.Swap]
 
 
-def _commit(run: Run, change: Path, made: swap.Swap) -> None:
-    try:
-        run.commit(change, made)
-    except OSError as error:
-        raise StageError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from None
+def _inconsistent(ground: Ground) -> frozenset[str]:
+    """What does not go together among the installed distributions, one sentence each."""
+    if ground.uv is None:
+        return frozenset()
+    return uv.check(ground.uv, ground.python, ground.target.env)
 
 
 def summary(action: Action, plan: Plan) -> tuple[str, ...]:

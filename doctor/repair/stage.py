@@ -242,7 +242,7 @@ def saved(
     return SavedValue(value, instead_of=tuple(bad))
 
 
-def set_aside(change: Path, run: str, step: SetAside, prefix: Path) -> Swap:
+def set_aside(prefix: Path, run: str, step: SetAside, change: Path) -> Swap:
     """A file or folder goes, by renames on its own filesystem, to a place where its owner does not
     look for it; one below the prefix goes to the run's own folder."""
     path = step.path

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -85,12 +85,14 @@ class Run:
         (folder / "new").mkdir(parents=True)
         return folder
 
-    def commit(self, change: Path, made: Swap) -> None:
-        """Writes the manifest, then makes the change; takes it back if that fails and raises what
-        it failed with."""
-        _write(change / "manifest.json", json.dumps(swap.encode(made)))
+    def commit(self, change: Path, made: Swap, then: Callable[[], None] | None = None) -> None:
+        """Writes the manifest, then makes the change, and has `then` look at it; takes it back if
+        either fails, and raises what it failed with."""
         try:
+            _write(change / "manifest.json", json.dumps(swap.encode(made)))
             swap.forward(made)
+            if then:
+                then()
         except BaseException:
             swap.back(made)
             self.drop(change)
@@ -123,7 +125,7 @@ class Run:
         """Takes every change back, the last one first, and removes the run where nothing is left of
         it. Returns the paths that were left alone; then the run stays, with what was set aside for
         them. Can be killed and called again."""
-        if self.journal.state != "undoing":
+        with contextlib.suppress(OSError):  # a full disk must not keep anything from going back
             self.note(state="undoing")
         refused: list[Path] = []
         for folder, made in reversed(self.changes()):
@@ -171,6 +173,7 @@ class State:
             os.close(handle)
 
     def _make(self) -> None:
+        self._must_be_ours()
         made = []
         at = self.prefix
         for name in (*HOME.parts, "runs"):
@@ -184,7 +187,6 @@ class State:
                 why = (error.strerror or str(error)).lower()
                 raise StateError(f"{at} cannot be made: {why}") from None
         self._made = tuple(made)
-        self._must_be_ours()
 
     def _must_be_ours(self) -> None:
         """What is kept here says which files are put back and removed: it has to be root's or the
@@ -298,6 +300,7 @@ class State:
             ended = run.journal.ended
             finished = run.journal.state in ("applied", "kept") and ended is not None
             if finished and time.time() - (ended or 0) >= older_than:
+                self._made = tuple(dict.fromkeys((*run.journal.made, *self._made)))
                 for _, made in run.changes():
                     _forget_aside(made)
                 shutil.rmtree(run.folder)

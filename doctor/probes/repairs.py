@@ -1,0 +1,58 @@
+"""Repairs of this target that were begun and not ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from doctor.codec import parse_json
+from doctor.engine import probe
+from doctor.model import Fact, Missing, Text
+from doctor.probes.environment import HOME
+from doctor.probes.interpreter import Interpreter
+from doctor.target import Target
+
+RUNS = HOME / "runs"
+LOCK = HOME / "lock"
+JOURNAL = "journal.json"
+UNFINISHED = ("applying", "undoing")
+
+
+@dataclass(frozen=True)
+class Repairs(Fact):
+    """`unfinished`: runs that say they are not at their end, oldest first; `at_work`: the process
+    of another doctor that is repairing this target now."""
+
+    unfinished: tuple[str, ...] = ()
+    at_work: int | None = None
+
+
+@probe
+def repairs(target: Target, interpreter: Interpreter) -> Repairs:
+    """From the journals that `vllm-doctor fix` keeps below the prefix. A folder without a journal
+    is no run: nothing is changed before there is one."""
+    folder = interpreter.prefix / RUNS
+    unfinished = []
+    for run in target.listdir(folder) or ():
+        path = folder / run / JOURNAL
+        if target.stat(path) and _state(target, path) in UNFINISHED:
+            unfinished.append(run)
+    if not unfinished:
+        return Repairs()
+    words = (target.read(interpreter.prefix / LOCK) or b"").decode("ascii", "replace").split()
+    if not words or not words[0].isdecimal():
+        return Repairs(tuple(unfinished))
+    process = Path("/proc") / words[0]
+    if target.realpath(Path("/proc/self")) == process:
+        return Repairs()  # our own, which judges what it has done so far
+    # The lock's file outlives its doctor, and another process may have the number by now.
+    started = target.read(process / "cmdline") or b""
+    return Repairs(tuple(unfinished), int(words[0]) if b"doctor" in started else None)
+
+
+def _state(target: Target, path: Path) -> object:
+    try:
+        data = parse_json(target.read(path) or b"")
+        return data["state"]
+    except (ValueError, TypeError, KeyError):
+        raise Missing(Text("{path} cannot be read", path=path)) from None

@@ -1,0 +1,304 @@
+"""Swaps: what is changed by renames goes back from wherever it was cut off."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from doctor.repair import swap
+from doctor.repair.swap import Swap, SwapError
+
+NAMES = st.sampled_from(["a", "b", "sub/a", "sub/b", "sub/deep/c", "x.py", "sub/x.py"])
+TREE = st.dictionaries(NAMES, st.binary(max_size=3), max_size=6)
+
+
+class Cut(BaseException):
+    """Where the power went."""
+
+
+def grow(root: Path, tree: dict[str, bytes]) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for name, data in tree.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def seen(root: Path) -> dict[str, bytes | str]:
+    """Every file and link below a folder, and every empty folder."""
+    found: dict[str, bytes | str] = {}
+    for at, folders, files in os.walk(root):
+        for name in [*files, *folders]:
+            path = Path(at) / name
+            key = str(path.relative_to(root))
+            if path.is_symlink():
+                found[key] = f"-> {path.readlink()}"
+            elif path.is_file():
+                found[key] = path.read_bytes()
+            elif not any(path.iterdir()):
+                found[key] = "empty"
+    return found
+
+
+def planned(at: Path, before: dict[str, bytes], new: dict[str, bytes], gone: list[str]) -> Swap:
+    grow(at / "root", before)
+    grow(at / "new", new)
+    return swap.plan(at / "root", at / "new", at / "aside", gone)
+
+
+@given(TREE, TREE, st.lists(NAMES, max_size=3))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_forward_puts_the_new_in_and_the_old_out_and_back_undoes_it(
+    tmp_path_factory: pytest.TempPathFactory,
+    before: dict[str, bytes],
+    new: dict[str, bytes],
+    gone: list[str],
+) -> None:
+    at = tmp_path_factory.mktemp("swap")
+    made = planned(at, before, new, gone)
+    was = seen(at / "root")
+    swap.forward(made)
+    kept = {n: d for n, d in before.items() if n not in gone and n not in new}
+    assert seen(at / "root") == {**kept, **new}
+    assert swap.back(made) == []
+    assert seen(at / "root") == was
+    assert swap.missing_or_changed(made) == []
+
+
+def cut_at(number: int, monkeypatch: pytest.MonkeyPatch, after: bool) -> Callable[[], None]:
+    """Lets the power go at the n-th change of the filesystem; returns what turns it on again."""
+    count = 0
+    real: dict[str, Callable[..., Any]] = {
+        name: getattr(os, name) for name in ("replace", "unlink", "mkdir", "rmdir")
+    }
+
+    def wrapped(name: str) -> Callable[..., Any]:
+        def call(*args: Any, **words: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == number and not after:
+                raise Cut
+            made = real[name](*args, **words)
+            if count == number:
+                raise Cut
+            return made
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(os, name, wrapped(name))
+
+    return monkeypatch.undo
+
+
+BEFORE = {"a": b"1", "sub/b": b"2", "sub/deep/c": b"3", "kept/d": b"4"}
+NEW = {"a": b"11", "sub/e": b"5", "fresh/folder/f": b"6"}
+GONE = ["sub/b", "sub/deep/c"]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("number", range(1, 19))
+def test_a_change_cut_off_anywhere_goes_back_whole(
+    number: int, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = planned(tmp_path, BEFORE, NEW, GONE)
+    was = seen(tmp_path / "root")
+    on_again = cut_at(number, monkeypatch, after)
+    try:
+        swap.forward(made)
+    except Cut:
+        pass
+    finally:
+        on_again()
+    assert swap.back(made) == []
+    assert seen(tmp_path / "root") == was
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("number", range(1, 16))
+def test_going_back_may_be_cut_off_anywhere_too(
+    number: int, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = planned(tmp_path, BEFORE, NEW, GONE)
+    was = seen(tmp_path / "root")
+    swap.forward(made)
+    on_again = cut_at(number, monkeypatch, after)
+    try:
+        swap.back(made)
+    except Cut:
+        pass
+    finally:
+        on_again()
+    assert swap.back(made) == []
+    assert seen(tmp_path / "root") == was
+
+
+def test_the_cuts_above_reach_the_last_rename_of_the_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = planned(tmp_path, BEFORE, NEW, GONE)
+    on_again = cut_at(18, monkeypatch, after=False)
+    swap.forward(made)
+    on_again()
+    on_again = cut_at(15, monkeypatch, after=False)
+    swap.back(made)
+    on_again()
+
+
+def test_what_a_person_changed_since_is_left_and_named(tmp_path: Path) -> None:
+    made = planned(tmp_path, BEFORE, NEW, GONE)
+    swap.forward(made)
+    (tmp_path / "root/a").write_bytes(b"mine")
+    (tmp_path / "root/sub/b").write_bytes(b"mine too")
+    assert swap.back(made) == [tmp_path / "root/a", tmp_path / "root/sub/b"]
+    assert (tmp_path / "root/a").read_bytes() == b"mine"
+    assert (tmp_path / "root/sub/b").read_bytes() == b"mine too"
+    assert (tmp_path / "aside/a").read_bytes() == b"1", "the old one is not lost"
+    assert (tmp_path / "root/sub/deep/c").read_bytes() == b"3", "everything else is back"
+
+
+def test_what_a_person_deleted_since_is_put_back(tmp_path: Path) -> None:
+    made = planned(tmp_path, BEFORE, NEW, GONE)
+    was = seen(tmp_path / "root")
+    swap.forward(made)
+    (tmp_path / "root/a").unlink()
+    (tmp_path / "root/sub/e").unlink()
+    assert swap.back(made) == []
+    assert seen(tmp_path / "root") == was
+
+
+def test_the_same_bytes_written_anew_are_no_change(tmp_path: Path) -> None:
+    made = planned(tmp_path, BEFORE, NEW, GONE)
+    swap.forward(made)
+    (tmp_path / "root/a").unlink()
+    (tmp_path / "root/a").write_bytes(b"11")
+    assert swap.back(made) == []
+    assert (tmp_path / "root/a").read_bytes() == b"1"
+
+
+def test_bytecode_goes_with_its_module_and_the_old_bytecode_comes_back(tmp_path: Path) -> None:
+    before = {"m.py": b"1", "__pycache__/m.cpython-312.pyc": b"old", "__pycache__/n.pyc": b"n"}
+    grow(tmp_path / "root", before)
+    grow(tmp_path / "new", {"m.py": b"2", "pkg/__init__.py": b""})
+    gone = ["m.py", *swap.compiled(tmp_path / "root", ["m.py"])]
+    made = swap.plan(tmp_path / "root", tmp_path / "new", tmp_path / "aside", gone)
+    was = seen(tmp_path / "root")
+    swap.forward(made)
+    assert "__pycache__/m.cpython-312.pyc" not in seen(tmp_path / "root")
+    later = {"__pycache__/m.cpython-312.pyc": b"new", "pkg/__pycache__/__init__.cpython.pyc": b""}
+    grow(tmp_path / "root", later)
+    assert swap.back(made) == []
+    assert seen(tmp_path / "root") == was
+
+
+def test_links_are_moved_as_links(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"not ours")
+    grow(tmp_path / "root", {})
+    (tmp_path / "root/link").symlink_to(tmp_path / "outside")
+    grow(tmp_path / "new", {})
+    (tmp_path / "new/link").symlink_to("elsewhere")
+    made = swap.plan(tmp_path / "root", tmp_path / "new", tmp_path / "aside", [])
+    swap.forward(made)
+    assert (tmp_path / "root/link").readlink() == Path("elsewhere")
+    swap.back(made)
+    assert (tmp_path / "root/link").readlink() == tmp_path / "outside"
+    assert (tmp_path / "outside").read_bytes() == b"not ours"
+
+
+@pytest.mark.parametrize("path", ["../outside", "sub/../../outside", "/etc/passwd", "out/outside"])
+def test_a_path_that_leads_out_of_the_root_is_refused(tmp_path: Path, path: str) -> None:
+    """A RECORD may list anything; `out` is a link."""
+    grow(tmp_path, {"outside": b"", "elsewhere/outside": b""})
+    grow(tmp_path / "root", {})
+    grow(tmp_path / "new", {})
+    (tmp_path / "root/out").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SwapError, match="leads out of"):
+        swap.plan(tmp_path / "root", tmp_path / "new", tmp_path / "aside", [path])
+
+
+def test_staged_files_are_not_put_through_a_link_out_of_the_root(tmp_path: Path) -> None:
+    grow(tmp_path / "elsewhere", {})
+    grow(tmp_path / "root", {})
+    (tmp_path / "root/nvidia").symlink_to(tmp_path / "elsewhere")
+    grow(tmp_path / "new", {"nvidia/file": b""})
+    with pytest.raises(SwapError, match="leads out of"):
+        swap.plan(tmp_path / "root", tmp_path / "new", tmp_path / "aside", [])
+
+
+def test_a_pipe_in_the_way_is_refused(tmp_path: Path) -> None:
+    grow(tmp_path / "root", {})
+    grow(tmp_path / "new", {"a": b""})
+    os.mkfifo(tmp_path / "root/a")
+    with pytest.raises(SwapError, match="neither a file nor a link"):
+        swap.plan(tmp_path / "root", tmp_path / "new", tmp_path / "aside", [])
+
+
+@pytest.fixture
+def across_filesystems(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A rename between two folders fails as between two filesystems; within one it works."""
+    real = os.replace
+
+    def replace(source: Any, place: Any) -> None:
+        if Path(source).parent != Path(place).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(source))
+        real(source, place)
+
+    monkeypatch.setattr(os, "replace", replace)
+    yield
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("across_filesystems")
+def test_across_filesystems_it_copies(tmp_path: Path) -> None:
+    made = planned(tmp_path, BEFORE, NEW, GONE)
+    was = seen(tmp_path / "root")
+    swap.forward(made)
+    assert (tmp_path / "root/a").read_bytes() == b"11"
+    assert swap.back(made) == []
+    assert seen(tmp_path / "root") == was
+
+
+@pytest.mark.usefixtures("across_filesystems")
+@pytest.mark.parametrize("number", range(1, 12))
+def test_a_copy_cut_off_goes_back_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    made = planned(tmp_path, BEFORE, NEW, GONE)
+    was = seen(tmp_path / "root")
+    count = 0
+    real = os.unlink
+
+    def unlink(*args: Any, **words: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            raise Cut
+        real(*args, **words)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", unlink)
+        with contextlib.suppress(Cut):
+            swap.forward(made)
+    assert swap.back(made) == []
+    assert seen(tmp_path / "root") == was
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+    made = planned(tmp_path, BEFORE, NEW, GONE)
+    assert swap.decode(swap.encode(made)) == made
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"items": [1]}, {"items": [["a", None]]}])
+def test_what_is_no_manifest_is_told(data: object) -> None:
+    with pytest.raises(ValueError, match="no manifest"):
+        swap.decode(data)
