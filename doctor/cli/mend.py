@@ -347,7 +347,7 @@ def _mend_creation(path: Path) -> None:
 
 def _make_environment(path: Path, asked: Asked) -> None:
     """An empty virtual environment, or the rest of one whose making was cut off."""
-    from doctor.repair import uv
+    from doctor.repair import resolver
 
     if path.is_dir() and any(path.iterdir()) and not (path / "pyvenv.cfg").is_file():
         fail(f"--create {path}: the folder is there, and holds something else", USAGE)
@@ -355,13 +355,13 @@ def _make_environment(path: Path, asked: Asked) -> None:
         base = base_python()
     except LocateError as error:
         fail(str(error), FAILED)
-    tool = uv.find()
+    tool = resolver.find()
     if tool is None:
         fail("there is no uv to make an environment with: pip install uv", FAILED)
     try:
-        uv.make_environment(tool, base, path.absolute(), Live().env)
-    except uv.UvError as error:
-        fail(f"--create {path}: uv {error}", FAILED)
+        tool.make_environment(base, path.absolute(), Live().env)
+    except resolver.ToolError as error:
+        fail(f"--create {path}: it {error}", FAILED)
 
 
 def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:

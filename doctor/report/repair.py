@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from doctor.diagnose import Report
 from doctor.fixes import CudaHome, SetAside
-from doctor.model import Fix, Installer, Step, printable
+from doctor.model import Fix, Installer, printable
 from doctor.repair.apply import Applied
-from doctor.repair.plan import Action, Plan
+from doctor.repair.plan import Action, Plan, is_core
+from doctor.repair.resolver import Move, name_of
 from doctor.repair.state import Run
 from doctor.report.text import Line
 
@@ -20,6 +21,8 @@ _TITLES = {
     "environment": "save variables for the server and for `vllm-doctor env`",
     "set-aside": "set kernels aside that cannot be used",
 }
+_FRESH = 20
+"""Distributions that are only added are named up to this many: an empty environment gets 194."""
 _WORDS = {
     "healed": ("bold green", "✓ healed"),
     "already-healed": ("green", "✓ already-healed"),
@@ -69,12 +72,16 @@ def _plan_lines(plan: Plan, report: Report) -> Iterator[Line]:
 def _changes(action: Action, plan: Plan) -> Iterator[Line]:
     if action.kind != "install" or plan.resolution is None:
         for step in action.steps:
-            yield (("", f"   {_short(step)}"),)
+            yield (("", f"   {step}"),)
         return
     moves = plan.resolution.moves
-    width = max((len(m.name) for m in moves), default=0)
-    for move in moves:
+    fresh = [m for m in moves if m.old is None and not _named(m, plan)]
+    told = moves if len(fresh) <= _FRESH else [m for m in moves if m not in fresh]
+    width = max((len(m.name) for m in told), default=0)
+    for move in told:
         yield (("", f"   {move.name:<{width}}  {move.old or '-'} → {move.new or 'removed'}"),)
+    if len(told) < len(moves):
+        yield (("", f"   and {len(fresh)} more that they need and that are not installed"),)
     for reason in plan.resolution.passed_over:
         yield (("yellow", f"   passed over: {reason}"),)
     yield (("", f"   from {plan.resolution.index.name}, {_fetched(plan)}"),)
@@ -82,15 +89,15 @@ def _changes(action: Action, plan: Plan) -> Iterator[Line]:
         yield (("dim", f"   {note}"),)
 
 
+def _named(move: Move, plan: Plan) -> bool:
+    return is_core(move.name) or move.name in {name_of(r) for r in plan.request.roots}
+
+
 def _fetched(plan: Plan) -> str:
     size = plan.resolution.download_bytes if plan.resolution else 0
     if size is None:
         return "download size unknown (this index does not say)"
     return f"{size / 2**20:.0f} MiB to download" if size else "nothing to download"
-
-
-def _short(step: Step) -> str:
-    return str(step)
 
 
 def _commands(action: Action, plan: Plan, installer: Installer) -> Iterator[Line]:

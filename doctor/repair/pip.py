@@ -1,0 +1,151 @@
+"""The doctor's own pip as the tool, where uv cannot run: slower, and never the target's old one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from doctor.repair.index import Index
+from doctor.repair.resolver import Move, ToolError, Wanted, name_of, requirements_file, run
+
+_FIRST = Version("22.3")  # the first with `--python`, and `--report` is of 22.2
+
+
+@dataclass(frozen=True)
+class Pip:
+    """The pip of the interpreter `own`, as a doctor.repair.resolver.Tool."""
+
+    own: Path
+
+    def resolve(
+        self, wanted: Wanted, index: Index, shell: Mapping[str, str], seconds: int
+    ) -> tuple[tuple[Move, ...], str]:
+        env = _variables(index, shell)
+        patience = ("--timeout", str(seconds), "--retries", "1")
+        rows = self._report(env, wanted.python, wanted.held, wanted.roots, *patience)
+        # pip installs all of them anew or none: these are asked for by themselves.
+        known = {_name(row) for row in rows}
+        again = [r for r in wanted.roots if name_of(r) in set(wanted.anew) - known]
+        if again:
+            alone = ("--ignore-installed", "--no-deps")
+            rows += self._report(env, wanted.python, (), again, *alone, *patience)
+        installed = self._installed(env, wanted.python)
+        moves = tuple(
+            Move(name, installed.get(name), str(row["metadata"]["version"]))
+            for name, row in sorted((_name(row), row) for row in rows)
+        )
+        files = [(_name(r), str(r["metadata"]["version"]), _hashes(r)) for r in rows]
+        return moves, requirements_file(sorted(files))
+
+    def _report(
+        self,
+        env: Mapping[str, str],
+        python: Path,
+        held: Sequence[str],
+        roots: Sequence[str],
+        *options: str,
+    ) -> list[dict[str, Any]]:
+        with tempfile.TemporaryDirectory(prefix="vllm-doctor-") as scratch:
+            constraints, report = Path(scratch) / "held.txt", Path(scratch) / "report.json"
+            constraints.write_text("".join(f"{row}\n" for row in held), encoding="utf-8")
+            self._pip(
+                env,
+                python,
+                *("install", "--dry-run", "--quiet", "--report", str(report)),
+                *("--only-binary", ":all:", "--constraint", str(constraints)),
+                *options,
+                "--",
+                *roots,
+            )
+            rows: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
+            return rows
+
+    def _installed(self, env: Mapping[str, str], python: Path) -> dict[str, str]:
+        rows = json.loads(self._pip(env, python, "list", "--format", "json"))
+        return {name_of(row["name"]): row["version"] for row in rows}
+
+    def stage(
+        self,
+        python: Path,
+        requirements: Path,
+        index: Index,
+        shell: Mapping[str, str],
+        into: Path,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._pip(
+            _variables(index, shell),
+            python,
+            *("install", "--no-deps", "--only-binary", ":all:", "--require-hashes"),
+            *("--ignore-installed", "--no-compile", "--no-warn-script-location"),
+            *("--prefix", str(into), "-r", str(requirements)),
+            tell=tell,
+        )
+
+    def check(self, python: Path, shell: Mapping[str, str]) -> frozenset[str]:
+        try:
+            self._pip(shell, python, "check")
+        except ToolError as error:
+            return frozenset(error.tail.splitlines())
+        return frozenset()
+
+    def make_environment(self, base: str, prefix: Path, shell: Mapping[str, str]) -> None:
+        """A virtual environment without pip, made by that interpreter itself. Raises ToolError."""
+        run([base, "-I", "-m", "venv", "--without-pip", str(prefix)], shell)
+
+    def cache(self, shell: Mapping[str, str]) -> Path:
+        """The folder in which it unpacks what it downloads."""
+        return Path(shell.get("TMPDIR") or tempfile.gettempdir())
+
+    def _pip(
+        self,
+        env: Mapping[str, str],
+        python: Path,
+        *words: str,
+        tell: Callable[[str], None] | None = None,
+    ) -> str:
+        command = [str(self.own), "-I", "-m", "pip", "--python", str(python), "--no-input"]
+        quiet = ("--disable-pip-version-check", "--no-color")
+        return run([*command, *quiet, *words], env, tell)
+
+
+def find() -> Pip | None:
+    """The pip beside the doctor, if it is recent enough to work on another interpreter."""
+    if importlib.util.find_spec("pip") is None:
+        return None
+    return Pip(Path(sys.executable)) if Version(metadata.version("pip")) >= _FIRST else None
+
+
+def _variables(index: Index, shell: Mapping[str, str]) -> dict[str, str]:
+    """The index as pip is told it: nothing of its own configuration counts twice."""
+    env = {n: v for n, v in index.variables(shell).items() if not n.startswith(("PIP_", "UV_"))}
+    env["PIP_CONFIG_FILE"] = "/dev/null"
+    for name, value in (
+        ("PIP_INDEX_URL", index.url),
+        ("PIP_EXTRA_INDEX_URL", " ".join(index.extra)),
+        ("PIP_FIND_LINKS", " ".join(index.find_links)),
+        ("PIP_NO_INDEX", "1" if index.no_index else None),
+        ("PIP_CERT", index.cert),
+        ("PIP_CLIENT_CERT", index.client_cert),
+    ):
+        if value:
+            env[name] = value
+    return env
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return name_of(str(row["metadata"]["name"]))
+
+
+def _hashes(row: Mapping[str, Any]) -> list[str]:
+    hashes = row.get("download_info", {}).get("archive_info", {}).get("hashes", {})
+    return [hashes["sha256"]] if "sha256" in hashes else []

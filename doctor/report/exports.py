@@ -1,0 +1,171 @@
+"""What the fixes saved, as text that sets it elsewhere: a shell's commands, a unit's lines, a file.
+
+Pure: from the shell's variables and what was saved. Only names that a fix of ours sets are printed
+(doctor.probes.environment.SETTABLE). What the profile adds for the server (HF_ENDPOINT and such)
+is left out: it belongs to that server, and in a shell it would change every other program as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from doctor.model import printable
+from doctor.probes.environment import Saved, SavedValue
+
+FORMS = ("sh", "fish", "systemd", "dotenv", "json")
+# No file of lines holds them, and bytes that are no UTF-8 (lone surrogates) would be printed as ?.
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class ExportError(ValueError):
+    """A value that a form cannot hold; one sentence."""
+
+
+def exports(form: str, shell: Mapping[str, str], saved: Saved) -> str:
+    """The text, "" where there is nothing to set. `form` is one of FORMS.
+
+    A variable that has a value of the shell's own which was never judged bad is not in it: the
+    shell's wins. Raises ExportError where a value does not fit the form.
+    """
+    standing = {n: v for n, v in saved.ours().items() if v.stands(shell.get(n))}
+    for name, one in standing.items():
+        # A shell still has its own part of a list; elsewhere it has to be written down with ours.
+        value = one.value if form in ("sh", "fish") else one.over(shell.get(name))
+        if value is not None and _UNFIT.search(value):
+            raise ExportError(f"{name} has a control character in it: {printable(value)}")
+    if form == "json":
+        made = {name: one.over(shell.get(name)) for name, one in standing.items()}
+        return json.dumps(made, indent=1) + "\n" if made else ""
+    line = _LINES[form]
+    return "".join(f"{line(n, v, v.over(shell.get(n)))}\n" for n, v in standing.items())
+
+
+def _sh(name: str, one: SavedValue, _: str | None) -> str:
+    """For any POSIX shell. A folder that is already there is not put in again; reading `${NAME-}`
+    and not `$NAME` also works under `set -u`."""
+    if one.value is None:
+        return f"unset {name}"
+    if not one.prepend:
+        return f"export {name}={_sh_quoted(one.value)}"
+    return "\n".join(
+        f'case ":${{{name}-}}:" in *:{folder}:*) ;; '
+        f'*) export {name}={folder}"${{{name}:+:${name}}}" ;; esac'
+        for folder in map(_sh_quoted, _last_first(one.value))
+    )
+
+
+def _fish(name: str, one: SavedValue, _: str | None) -> str:
+    """fish itself takes a variable whose name ends in PATH for a list, and joins it with colons."""
+    if one.value is None:
+        return f"set -e {name}"
+    if not one.prepend:
+        return f"set -gx {name} {_fish_quoted(one.value)}"
+    return "\n".join(
+        f"contains -- {folder} ${name}; or set -gx {name} {folder} ${name}"
+        for folder in map(_fish_quoted, _last_first(one.value))
+    )
+
+
+def _systemd(name: str, _: SavedValue, value: str | None) -> str:
+    """A line of a unit's [Service] section (systemd.exec(5), systemd.syntax(7)): a quoted word with
+    C escapes, in which % begins a specifier and $ is a plain character."""
+    if value is None:
+        return f"UnsetEnvironment={name}"
+    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
+        value = value.replace(plain, escaped)
+    return f'Environment="{name}={value}"'
+
+
+# What every reader of such files takes as it stands, without quotes and with.
+_BARE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+_DISPUTED = re.compile(r"['\\$`]")
+
+
+def _dotenv(name: str, _: SavedValue, value: str | None) -> str:
+    """There is no standard; docker's --env-file knows no quotes, others unquote and expand. So
+    there are quotes only where they are needed, and nothing that readers take in different ways."""
+    if value is None:
+        raise ExportError(f"a dotenv file cannot take {name} out: unset it, or use another --shell")
+    if disputed := _DISPUTED.search(value):
+        raise ExportError(
+            f"{name} holds {disputed[0]}, which readers of dotenv files take in different ways: "
+            f"use another --shell"
+        )
+    return f"{name}={value}" if _BARE.fullmatch(value) else f"{name}='{value}'"
+
+
+_LINES: dict[str, Callable[[str, SavedValue, str | None], str]] = {
+    "sh": _sh,
+    "fish": _fish,
+    "systemd": _systemd,
+    "dotenv": _dotenv,
+}
+
+
+def _sh_quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\"'\"'") + "'"
+
+
+def _fish_quoted(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _last_first(folders: str) -> list[str]:
+    """In the order in which they are put in front."""
+    return [f for f in folders.split(os.pathsep) if f][::-1]
+
+
+# What each is for, to whoever reads the lines and wonders.
+WHY = {
+    "CC": "the C compiler of Triton and of nvcc",
+    "CPATH": "folders of headers, before those that nvcc names",
+    "CUDA_HOME": "where FlashInfer finds nvcc, its headers and its libraries",
+    "CUDA_PATH": "where FlashInfer looks for nvcc without CUDA_HOME",
+    "CUDA_VISIBLE_DEVICES": "the GPUs that the server sees",
+    "CXX": "the C++ compiler that FlashInfer links with",
+    "FLASHINFER_CUDA_ARCH_LIST": "the architectures that FlashInfer compiles for",
+    "FLASHINFER_WORKSPACE_BASE": "where FlashInfer keeps the kernels that it built",
+    "LD_LIBRARY_PATH": "where the loader looks first for shared libraries",
+    "LIBRARY_PATH": "where the linker looks for libraries",
+    "NVCC_APPEND_FLAGS": "nvcc's last arguments",
+    "PATH": "where nvcc, ninja and the compilers are found by name",
+    "TRITON_LIBCUDA_PATH": "where Triton finds libcuda",
+    "VLLM_USE_FLASHINFER_MOE_FP16": "whether FlashInfer compiles the experts' kernels",
+    "VLLM_USE_FLASHINFER_SAMPLER": "whether vLLM samples with FlashInfer's kernels",
+}
+
+_NOT_NEEDED = ("CPATH", "LIBRARY_PATH", "LD_LIBRARY_PATH")
+
+
+def notes(shell: Mapping[str, str], saved: Saved) -> Iterator[str]:
+    """Why each variable is set, or is not, one line each, free of control characters."""
+    ours = saved.ours()
+    if not ours:
+        yield "nothing is saved for this environment: no fix has set anything"
+        return
+    for name, one in ours.items():
+        yield printable(f"{name}: {_note(one, shell.get(name))} ({WHY[name]})")
+    absent = [name for name in _NOT_NEEDED if name not in ours]
+    if "CUDA_HOME" in ours and absent:
+        yield (
+            f"not set: {', '.join(absent)}; CUDA_HOME and PATH are enough, and CPATH would come "
+            "before the headers of any other nvcc"
+        )
+
+
+def _note(one: SavedValue, shells: str | None) -> str:
+    if one.prepend:
+        there = set((shells or "").split(os.pathsep))
+        new = [f for f in (one.value or "").split(os.pathsep) if f and f not in there]
+        return f"{', '.join(new)} put in front" if new else "holds what was saved"
+    kept = "taken out" if one.value is None else one.value
+    if one.stands(shells):
+        if shells and shells != one.value:
+            return f"{kept}, for this shell's {shells} was judged bad"
+        return kept
+    if shells is None:
+        return "to be taken out, and this shell has none"
+    return f"this shell's own value wins, {shells or 'an empty one'}; saved is: {kept}"
