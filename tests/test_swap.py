@@ -186,6 +186,16 @@ def test_the_same_bytes_written_anew_are_no_change(tmp_path: Path) -> None:
     assert (tmp_path / "root/a").read_bytes() == b"1"
 
 
+def test_the_very_file_comes_back_also_where_the_new_one_had_the_same_bytes(tmp_path: Path) -> None:
+    """Bytecode knows its module by the time of its last change."""
+    made = planned(tmp_path, {"a": b"same"}, {"a": b"same"}, [])
+    inode = (tmp_path / "root/a").stat().st_ino
+    swap.forward(made)
+    assert (tmp_path / "root/a").stat().st_ino != inode
+    assert swap.back(made) == []
+    assert (tmp_path / "root/a").stat().st_ino == inode
+
+
 def test_bytecode_goes_with_its_module_and_the_old_bytecode_comes_back(tmp_path: Path) -> None:
     before = {"m.py": b"1", "__pycache__/m.cpython-312.pyc": b"old", "__pycache__/n.pyc": b"n"}
     grow(tmp_path / "root", before)

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from doctor.model import printable
 from doctor.target import READ_MOST, Live
@@ -50,11 +50,12 @@ _KEPT = frozenset(
         "UV_SYSTEM_CERTS",
     )
 )
-_LOGIN = re.compile(r"UV_INDEX_\w+_(?:USERNAME|PASSWORD)")  # of an index that has a name
 _PROXIES = frozenset(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"))
 # With REQUEST_METHOD, uv takes itself for a CGI script and uses no proxy for plain http, so not
 # the closed one either. RUST_LOG makes it print what it sends.
 _DROPPED = frozenset(("REQUEST_METHOD", "RUST_LOG"))
+
+_HERE = Live({})  # opens regular files only, and raises for none
 
 # A port where nobody but root could listen.
 _CLOSED = "http://127.0.0.1:9"
@@ -103,7 +104,7 @@ class Index:
         if self.find_links:
             env["UV_FIND_LINKS"] = ",".join(self.find_links)
         if self.cert:
-            env["SSL_CERT_DIR" if Path(self.cert).is_dir() else "SSL_CERT_FILE"] = self.cert
+            env["SSL_CERT_DIR" if _kind(Path(self.cert)) == "dir" else "SSL_CERT_FILE"] = self.cert
         if self.client_cert:
             env["SSL_CLIENT_CERT"] = self.client_cert
         return env | self._proxies(shell)
@@ -112,8 +113,9 @@ class Index:
         """Plain http has a proxy that is not there, so that no redirect and no link of an index
         leads to it. What is named in NO_PROXY would get around it: there stands only loopback."""
         hosts = {host for url in self._urls() if (host := urlsplit(url).hostname)}
-        # uv takes a name of NO_PROXY for all below it as well, which a name server answers for.
-        direct = ["127.0.0.0/8", "::1", *(["localhost"] if "localhost" in hosts else [])]
+        # uv takes a name of NO_PROXY for all names below it as well, pip an address for all that
+        # end alike: no more than is needed.
+        direct = ["127.0.0.0/8", *(host for host in ("localhost", "::1") if host in hosts)]
         values = {"HTTP_PROXY": _CLOSED, "NO_PROXY": ",".join(direct)}
         proxy = self.proxy  # pip's own is used whatever NO_PROXY says
         if not proxy and not _is_direct([h for h in hosts if not _is_loopback(h)], shell):
@@ -121,14 +123,12 @@ class Index:
             proxy = next((shell[name] for name in names if shell.get(name)), None)
         if proxy:
             values["HTTPS_PROXY"] = proxy
-        # uv reads either case, a keyring that it asks may read only the other one.
+        # uv reads the upper case first, pip the lower one.
         return values | {name.lower(): value for name, value in values.items()}
 
     def _urls(self) -> Iterator[str]:
         if not self.no_index:
-            yield from (
-                _UV_NAME.sub("", url) for url in (self.url or "https://pypi.org", *self.extra)
-            )
+            yield from (self.url or "https://pypi.org", *self.extra)
         yield from self.find_links
 
 
@@ -151,25 +151,23 @@ def choose(
     configuration that cannot be read.
     """
     own = _own(shell, prefix)
-    if not mirrors and own.names_sources:
-        return (own.index(),)
     asked = tuple(mirrors) or (profile_mirror or DEFAULT,)
-    rows = [own.default() if name == DEFAULT else _mirror(name) for name in asked]
-    notes = list(own.notes)
-    if len(asked) == 1 and asked[0] in MIRRORS:
+    if not mirrors and own.names_sources:
+        rows, keep_extra = [own.index()], True
+    else:
+        rows = [own.default() if name == DEFAULT else _mirror(name) for name in asked]
+    notes = [*own.notes, *own.sources_beside(bool(mirrors), keep_extra)]
+    if DEFAULT in asked or keep_extra:
+        notes += own.trusted
+    if len(rows) == 1 and (rows[0].url or "").rstrip("/") in MIRRORS.values():
         rows += [Index(name, url) for name, url in MIRRORS.items()]
         try:
             rows.append(own.default())
         except MirrorError as error:
             notes.append(f"not asked: {error}")
-    if keep_extra or not mirrors:
-        notes += own.source_notes(bool(keep_extra and own.names_sources))
-    elif own.extra or own.find_links:
-        notes.append(
-            f"the extra indexes and find-links of {own.who()} are not asked; "
-            "--keep-extra-indexes asks them too"
-        )
-    once = {(row.url or "").rstrip("/"): row for row in reversed(rows)}
+    once: dict[str, Index] = {}
+    for row in rows:
+        once.setdefault((row.url or "").rstrip("/"), row)
     return tuple(
         dataclasses.replace(
             row,
@@ -180,7 +178,7 @@ def choose(
             proxy=own.proxy,
             notes=tuple(notes),
         )
-        for row in reversed(once.values())
+        for row in once.values()
     )
 
 
@@ -220,8 +218,6 @@ def _mirror(name: str) -> Index:
 
 # Locations.
 
-_UV_NAME = re.compile(r"^[\w.-]+=(?=\w+://)")  # uv's indexes may have one: corp=https://...
-
 
 def _location(value: str) -> str:
     """`value`, a URL or a path, as a URL for uv. Raises MirrorError saying why it is not used."""
@@ -244,9 +240,14 @@ def _location(value: str) -> str:
         path = Path(value)
     else:
         raise MirrorError(f"{shown} is no https or file URL")
-    if not path.is_dir() and not path.is_file():
+    if _kind(path) not in ("dir", "file"):
         raise MirrorError(f"{shown} does not exist")
     return path.absolute().as_uri()
+
+
+def _kind(path: Path) -> str | None:
+    stat = _HERE.stat(path)
+    return stat.kind if stat else None
 
 
 def _is_loopback(host: str) -> bool:
@@ -276,7 +277,7 @@ def _matches(host: str, entry: str) -> bool:
 
 def _is_kept(name: str) -> bool:
     if name.startswith("UV_"):
-        return name in _KEPT or _LOGIN.fullmatch(name) is not None
+        return name in _KEPT
     return name not in _DROPPED and name.upper() not in _PROXIES
 
 
@@ -318,42 +319,43 @@ class _Own:
         return f"{tool}'s configuration ({', '.join(map(printable, sources))})"
 
     def index(self) -> Index:
-        """The configuration as it stands. Raises MirrorError for an index that is not used."""
-        return Index(
-            self.who(),
-            None if self.no_index else self.default().url,
-            self.extra,
-            self.find_links,
-            self.no_index,
-            self.cert,
-            self.client_cert,
-            self.proxy,
-            (*self.notes, *self.source_notes(True)),
-        )
+        """What it names, beside its extra indexes and find-links. Raises MirrorError for an index
+        that is not used."""
+        url = None if self.no_index else self.default().url
+        return Index(self.who(), url, no_index=self.no_index)
 
     def default(self) -> Index:
         """The one index that is asked without a mirror. Raises MirrorError where it is not used."""
         setting = self.settings.get("index-url")
         if setting is None:
             return Index(_PYPI)
-        value = setting.values[0]
-        name = _UV_NAME.match(value)
-        label = name[0] if name and setting.source.startswith("UV_") else ""
         try:
-            return Index(self.who("index-url"), label + _location(value[len(label) :]))
+            return Index(self.who("index-url"), _location(setting.values[0]))
         except MirrorError as error:
             raise MirrorError(
                 f"{error}, and {self.who('index-url')} names it; --mirror names another one"
             ) from None
 
-    def source_notes(self, used: bool) -> tuple[str, ...]:
-        """What of its sources is not asked, and, where they are `used`, how they are not asked."""
-        trusted = self.settings.get("trusted-host")
-        if not trusted or not used:
+    def sources_beside(self, mirror: bool, keep: bool) -> tuple[str, ...]:
+        """What of its extra indexes and find-links is not asked beside another index."""
+        if keep or not mirror:
             return self.left_out
-        where = printable(trusted.source)
+        if not (self.extra or self.find_links):
+            return ()
+        return (
+            f"the extra indexes and find-links of {self.who('extra-index-url', 'find-links')} "
+            "are not asked; --keep-extra-indexes asks them too",
+        )
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """That no host is taken without its certificate, where one is configured to be."""
+        setting = self.settings.get("trusted-host")
+        if setting is None:
+            return ()
+        where = printable(setting.source)
         option = where if where.startswith("UV_") else f"trusted-host in {where}"
-        return (*self.left_out, f"{option} is not used: TLS is always verified")
+        return (f"{option} is not used: TLS is always verified",)
 
 
 def _own(shell: Mapping[str, str], prefix: Path) -> _Own:
@@ -382,10 +384,8 @@ def _usable(
 ) -> Iterator[str]:
     """As pip: what cannot be used of a list is said, not the end of it."""
     for value in setting.values:
-        name = _UV_NAME.match(value) if setting.source.startswith("UV_") else None
-        label = name[0] if name else ""
         try:
-            yield label + _location(_from_home(value[len(label) :], shell))
+            yield _location(_from_home(value, shell))
         except MirrorError as error:
             left_out.append(f"{option} in {printable(setting.source)} is left out: {error}")
 
@@ -397,7 +397,7 @@ def _file(
         return None
     value, source = settings[option].values[0], settings[option].source
     path = Path(_from_home(value, shell)).absolute()
-    if path.exists():
+    if _kind(path):
         return str(path)
     notes.append(f"{option} in {printable(source)} is left out: {_shown(value)} does not exist")
     return None
@@ -412,9 +412,7 @@ def _proxy(settings: Mapping[str, _Setting]) -> str | None:
         return f"http://{value}"
     if scheme.lower() not in ("http", "https", "socks4", "socks4a", "socks5", "socks5h"):
         # uv would go without one, and say nothing.
-        raise MirrorError(
-            f"proxy in {printable(source)} is no proxy for uv: {printable(scheme)}://"
-        )
+        raise MirrorError(f"proxy in {printable(source)} is of a kind that uv does not know")
     return value
 
 
@@ -448,11 +446,13 @@ def _settings(shell: Mapping[str, str], prefix: Path) -> dict[str, _Setting]:
     """The options that count here. uv's own variables win over pip's configuration: they are
     the person's sources where they name any, with pip's index for the one they leave open."""
     settings = _pip_settings(shell, prefix)
-    found = {
-        option: _Setting(tuple(filter(None, re.split(separators, shell[name].strip()))), name)
-        for option, name, separators in _UV_VARIABLES
-        if shell.get(name, "").strip()
-    }
+    found: dict[str, _Setting] = {}
+    for option, name, separators in _UV_VARIABLES:
+        values = tuple(filter(None, re.split(separators, shell.get(name, "").strip())))
+        if values:
+            before = found[option].values if option in found and option in _LISTS else ()
+            values = tuple(_without_name(value, shell) for value in values)
+            found[option] = _Setting((*before, *values), name)
     if found.keys() & {"index-url", "extra-index-url", "find-links"}:
         for option in ("extra-index-url", "find-links", "no-index"):
             settings.pop(option, None)
@@ -464,7 +464,7 @@ def _settings(shell: Mapping[str, str], prefix: Path) -> dict[str, _Setting]:
     return settings | found
 
 
-# The later one of an option wins.
+# Lists add up; of the others the later one wins.
 _UV_VARIABLES = (
     ("index-url", "UV_INDEX_URL", r"\n"),
     ("index-url", "UV_DEFAULT_INDEX", r"\n"),
@@ -475,13 +475,30 @@ _UV_VARIABLES = (
 )
 
 
+_UV_NAME = re.compile(r"([\w.-]+)=(?=\w+://)")
+
+
+def _without_name(value: str, shell: Mapping[str, str]) -> str:
+    """uv's `corp=https://host/simple` with the user and password that variables have for `corp`,
+    as a URL that pip understands too."""
+    name = _UV_NAME.match(value)
+    if not name:
+        return value
+    url = value[name.end() :]
+    stem = f"UV_INDEX_{re.sub(r'[^A-Z0-9]', '_', name[1].upper())}"
+    user, password = (shell.get(f"{stem}_{part}") for part in ("USERNAME", "PASSWORD"))
+    if "@" in url or not (user or password):
+        return url
+    login = ":".join(quote(part, safe="") for part in (user or "", password) if part is not None)
+    return url.replace("://", f"://{login}@", 1)
+
+
 def _pip_settings(shell: Mapping[str, str], prefix: Path) -> dict[str, _Setting]:
     """pip's rules: a later file wins within a section, then [install] over [global], then the
     variables; what is empty in the end is as if it were not there."""
     rows: dict[tuple[str, str], _Setting] = {}
-    live = Live(shell)
-    for path in _pip_files(live, prefix):
-        for section, key, value in _read(live, path):
+    for path in _pip_files(shell, prefix):
+        for section, key, value in _read(path):
             rows[section, _option(key)] = _Setting((value,), str(path))
     for name, value in shell.items():
         if name.startswith("PIP_"):
@@ -490,8 +507,7 @@ def _pip_settings(shell: Mapping[str, str], prefix: Path) -> dict[str, _Setting]
     for section in ("global", "install", ":env:"):
         for option in _OPTIONS:
             row = rows.get((section, option))
-            if row and row.values[0]:
-                value = row.values[0]
+            if row and (value := row.values[0].strip()):
                 values = tuple(value.split()) if option in _LISTS else (value,)
                 settings[option] = _Setting(values, row.source)
     return settings
@@ -502,16 +518,15 @@ def _option(key: str) -> str:
     return key.lower().replace("_", "-").removeprefix("--")
 
 
-def _pip_files(live: Live, prefix: Path) -> tuple[Path, ...]:
+def _pip_files(shell: Mapping[str, str], prefix: Path) -> tuple[Path, ...]:
     """The files that pip reads, the one that wins last."""
-    shell = live.env
     given = shell.get("PIP_CONFIG_FILE", "")
     if given == os.devnull:
         return ()
     shared = (shell.get("XDG_CONFIG_DIRS", "").strip() or "/etc/xdg").split(os.pathsep)
     files = [Path(_from_home(d, shell), "pip", "pip.conf") for d in shared if d]
     files.append(Path("/etc/pip.conf"))
-    if not given or live.stat(Path(given)) is None:
+    if not given or _kind(Path(given)) is None:
         home = _home(shell)
         own = _from_home(shell.get("XDG_CONFIG_HOME", "").strip() or "~/.config", shell)
         files += [Path(home, ".pip", "pip.conf"), Path(own, "pip", "pip.conf")]
@@ -521,10 +536,10 @@ def _pip_files(live: Live, prefix: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _read(live: Live, path: Path) -> Iterator[tuple[str, str, str]]:
+def _read(path: Path) -> Iterator[tuple[str, str, str]]:
     """(section, key, value) of a pip.conf; nothing where there is no readable file. Raises
     MirrorError naming file and line, never quoting it: it may hold a password."""
-    data = live.read(path, READ_MOST + 1)
+    data = _HERE.read(path, READ_MOST + 1)
     if data is None:
         return
     where = f"pip's configuration {printable(path)}"

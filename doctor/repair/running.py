@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PYTHON = re.compile(r"(python|pypy)[\d.]*t?")
 # Below a prefix that the whole machine shares (/usr), only what loaded one of these matters.
 _SERVED_WITH = ("/torch/", "/vllm/", "/flashinfer/")
+_PYTHONS_OWN = re.compile(r"-[uISBEsOPq]+")
 _MAPS_MOST = 16 << 20
 _NAME_MOST = 60
 
@@ -67,7 +68,10 @@ class _Prefix:
         self.names = _spellings(prefix)
         self.bins = tuple(f"{name}/bin" for name in self.names)
         # A virtual environment, or conda's, is one's own; anything else is the whole machine's.
-        self.own = any((prefix / n).exists() for n in ("pyvenv.cfg", "conda-meta"))
+        conda = (prefix / "conda-meta").is_dir()
+        self.own = conda or (prefix / "pyvenv.cfg").is_file()
+        # conda's bin may hold the shell that one types in; what wheels bring runs from lib.
+        self.tools = tuple(f"{name}/lib" for name in self.names) if conda else self.names
 
 
 def _spellings(path: Path) -> tuple[str, ...]:
@@ -77,35 +81,48 @@ def _spellings(path: Path) -> tuple[str, ...]:
 
 def _uses(process: psutil.Process, where: _Prefix) -> bool:
     command = _command(process)
-    if not command:
-        return False  # of the kernel, or dead
+    return bool(command) and _runs(process, command, where) and _sees(process.pid, where.names[0])
+
+
+def _runs(process: psutil.Process, command: list[str], where: _Prefix) -> bool:
     executable = _executable(process)
-    if where.own and _below(executable, where.names):
-        return True
     if not _is_python(command, executable):
-        return where.own and _below(_started(process, command[0]), where.bins)
-    if where.own and any(_below(_started(process, w), where.bins) for w in command[:2]):
-        return True
+        started = (executable, _started(process, command[0]))
+        return where.own and any(_below(path, where.tools) for path in started)
+    if where.own:
+        if _below(executable, where.names):
+            return True
+        if any(_below(_started(process, word), where.bins) for word in command[:2]):
+            return True
     marks = [f"{name}/" for name in where.names]
     rows = (row for row in _maps(process.pid) if any(mark in row for mark in marks))
     return any(where.own or any(part in row for part in _SERVED_WITH) for row in rows)
+
+
+def _sees(pid: int, folder: str) -> bool:
+    """The folder of this name is the same one to the process: in a container it may be another."""
+    try:
+        return Path(f"/proc/{pid}/root{folder}").samefile(folder)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # this user may not look: then it counts
 
 
 def _builds(
     process: psutil.Process, folder: Path, spellings: tuple[str, ...], locks: tuple[str, ...]
 ) -> bool:
     command = _command(process)
-    if not command:
+    if not command or not _sees(process.pid, spellings[0]):
         return False
     at = _current(process)
     if _below(at, spellings) or any(_mentions(word, spellings) for word in command):
         return True
-    above = _spellings(folder.parent)
-    if Path(command[0]).name == "ninja" and at in above:
+    if Path(command[0]).name == "ninja" and at in _spellings(folder.parent):
         return True
     if not _is_python(command, _executable(process)):
         return False
-    return any(_below(p, (*spellings, *locks)) for p in _open(process.pid)) or any(
+    return any(_below(path, (*spellings, *locks)) for path in _open(process.pid)) or any(
         f"{name}/" in row for row in _maps(process.pid) for name in spellings
     )
 
@@ -127,13 +144,14 @@ def _processes(ignore_own: bool) -> Iterator[psutil.Process]:
 
 
 def _process(process: psutil.Process) -> Process:
-    words = []
+    words: list[str] = []
     for word in _command(process):
-        if word.startswith("-") and word not in ("-m",):
+        if words and _PYTHONS_OWN.fullmatch(word):
+            continue
+        if word.startswith("-") and word != "-m":
             break
-        words.append(Path(word).name if not words or word.startswith("/") else word)
-    name = printable(" ".join(words))
-    return Process(process.pid, name[:_NAME_MOST])
+        words.append(Path(word).name if word.startswith("/") else word)
+    return Process(process.pid, printable(" ".join(words))[:_NAME_MOST] or "a process")
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -170,18 +188,19 @@ def _is_python(command: list[str], executable: str) -> bool:
 
 def _started(process: psutil.Process, word: str) -> str:
     """The file that a word of the command line names: below the current directory, or for a bare
-    name where the process's own PATH has it. A link is not followed: an environment's python is a
-    link to the one that it was made from."""
+    name where the process's own PATH has it. Its folder is followed through links, itself not: an
+    environment's python is a link to the one that it was made from."""
     import psutil
 
     if "/" in word:
-        return os.path.normpath(Path(_current(process), word))
+        path = Path(_current(process), word)
+        return str(Path(os.path.realpath(path.parent), path.name))
     try:
         folders = process.environ().get("PATH", "").split(os.pathsep)
     except psutil.Error:
         return ""
-    found = (Path(f, word) for f in folders if f.startswith("/"))
-    return next((str(p) for p in found if p.is_file()), "")
+    found = (f for f in folders if f.startswith("/") and Path(f, word).is_file())
+    return next((str(Path(os.path.realpath(f), word)) for f in found), "")
 
 
 def _below(path: str, folders: Iterable[str]) -> bool:

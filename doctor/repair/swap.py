@@ -233,7 +233,8 @@ def _back(swap: Swap, item: Item) -> bool:
     if item.was and not os.path.lexists(aside):
         return True  # never went aside, or is back already
     if os.path.lexists(here):
-        if item.was and item.was.of(here):
+        placed = item.now is not None and not os.path.lexists(new)
+        if item.was and not placed and item.was.of(here):
             os.unlink(aside)  # a copy, cut off before its original went
             return True
         ours = item.now is not None and item.now.of(here)
