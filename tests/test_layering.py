@@ -84,11 +84,18 @@ def uses(path: Path, owner: str, *names: str) -> bool:
     )
 
 
+START_PROCESSES = {
+    "target.py": "what a probe asks the machine",
+    "launch.py": "the server",
+    "repair/resolver.py": "uv or pip",
+}
+
+
 @pytest.mark.parametrize("module", [m for m in MODULES if m not in CHILDREN])
-def test_only_the_target_starts_processes(module: str) -> None:
+def test_processes_are_started_by_the_target_the_installer_and_the_hand_off(module: str) -> None:
     path = PACKAGE / module
     starts = "subprocess" in tops(path) or uses(path, "os", "system", "popen", "execv", "execve")
-    assert starts == (module == "target.py")
+    assert starts == (module in START_PROCESSES)
 
 
 # What each reads is its own input, named by the person or shipped with the doctor.
@@ -103,6 +110,14 @@ OPEN_FILES = {
     "cli/__init__.py": "/dev/null, where a standard stream is closed",
     "cli/judge.py": "a snapshot, and where it writes one",
     "toml.py": "profiles, tables and signatures",
+    "cli/mend.py": "the script it writes",
+    "launch.py": "the lock of a repair, the proofs of earlier starts",
+    "repair/pip.py": "what pip is asked, and its answer",
+    "repair/resolver.py": "uv's and pip's answers",
+    "repair/stage.py": "what it stages, and the RECORDs of what it replaces",
+    "repair/state.py": "our own folder",
+    "repair/swap.py": "the files that are replaced, to know them again",
+    "repair/uv.py": "what uv is asked, and its answer",
     "about.py": "the rules, to count them",
 }
 

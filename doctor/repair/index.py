@@ -560,8 +560,7 @@ def _read(path: Path) -> Iterator[tuple[str, str, str]]:
     except configparser.MissingSectionHeaderError as error:
         raise MirrorError(f"{where}, line {error.lineno}: comes before any [section]") from None
     except configparser.ParsingError as error:
-        line = error.errors[0][0] if error.errors else getattr(error, "lineno", 1)
-        raise MirrorError(f"{where}, line {line}: is no `key = value`") from None
+        raise MirrorError(f"{where}, line {error.errors[0][0]}: is no `key = value`") from None
     for section in parser.sections():
         for key, value in parser.items(section):
             yield section, key, value

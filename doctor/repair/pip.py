@@ -93,7 +93,7 @@ class Pip:
 
     def check(self, python: Path, shell: Mapping[str, str]) -> frozenset[str]:
         try:
-            self._pip(shell, python, "check")
+            self._pip(_variables(Index("nowhere", no_index=True), shell), python, "check")
         except ToolError as error:
             return frozenset(error.tail.splitlines())
         return frozenset()

@@ -19,6 +19,9 @@ from doctor.repair.index import Index
 from doctor.repair.resolver import Move, ToolError, Wanted, requirements_file, run
 
 
+_NOWHERE = Index("nowhere", no_index=True)
+
+
 @dataclass(frozen=True)
 class Uv:
     """The uv at `path`, as a doctor.repair.resolver.Tool."""
@@ -103,7 +106,7 @@ class Uv:
     def check(self, python: Path, shell: Mapping[str, str]) -> frozenset[str]:
         try:
             with _no_lock_left(python):
-                self._pip({**shell, "UV_NO_CONFIG": "1"}, "check", "--python", str(python))
+                self._pip(_NOWHERE.variables(shell), "check", "--python", str(python))
         except ToolError as error:
             return frozenset(re.findall(r"(?m)^(The package .+)$", error.tail))
         return frozenset()
@@ -111,7 +114,7 @@ class Uv:
     def make_environment(self, base: str, prefix: Path, shell: Mapping[str, str]) -> None:
         """A virtual environment of an interpreter that is here already, or the rest of one whose
         making was cut off. Raises ToolError."""
-        env = {**shell, "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never"}
+        env = {**_NOWHERE.variables(shell), "UV_PYTHON_DOWNLOADS": "never"}
         options = ["--quiet", "--color", "never", "--allow-existing", "--python", base]
         run([str(self.path), "venv", *options, str(prefix)], env)
 

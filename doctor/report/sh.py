@@ -71,17 +71,18 @@ def _install(plan: Plan, installer: Installer) -> Iterator[str]:
     yield "EOF"
     index = resolution.index
     options = ["--no-deps", "--require-hashes"]
-    if index.url:
-        options += ["--index-url", without_credentials(index.url)]
-    for url in index.extra:
-        options += ["--extra-index-url", without_credentials(url)]
-    for folder in index.find_links:
-        options += ["--find-links", without_credentials(folder)]
-    if without_credentials("".join((index.url or "", *index.extra))) != "".join(
-        (index.url or "", *index.extra)
-    ):
+    if index.no_index:
+        options += ["--no-index"]
+    elif index.url:
+        options += ["--index-url", index.url]
+    for url in () if index.no_index else index.extra:
+        options += ["--extra-index-url", url]
+    for url in index.find_links:
+        options += ["--find-links", url]
+    shown = [without_credentials(word) for word in options]
+    if shown != options:
         yield "# The index wants a name and a password, which are not written down: put them in."
-    line = installer.line("install", tuple(options))
+    line = installer.line("install", tuple(shown))
     yield f'{line} -r "$requirements"'
 
 
