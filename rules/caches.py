@@ -5,49 +5,132 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from doctor import Finding, Fix, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
 from doctor.fixes import SetAside
-from doctor.probes.jit import Jit, KernelCache
-from doctor.probes.toolkit import Toolkits
+from doctor.probes.jit import CachedOp, Jit, KernelCache
+from doctor.probes.toolkit import Toolkit, Toolkits, WheelToolkit
 from doctor.probes.wheels import Torch
 
 
 @rule("flashinfer-stale-cache", Severity.ERROR, Stage.LOAD)
 def flashinfer_stale_cache(
-    cache: KernelCache, torch: Torch, toolkits: Toolkits, jit: Jit
+    cache: KernelCache, torch: Torch, toolkits: Toolkits, kit: WheelToolkit, jit: Jit
 ) -> Iterator[Finding]:
-    """A kernel in FlashInfer's cache was built for another CUDA major.
+    """A kernel in FlashInfer's cache is of no use: of another CUDA major, broken, or unfinished.
 
-    `libcudart.so.12: cannot open shared object file` with a path in cached_ops. The cache's key is
-    FlashInfer's version and the GPUs, not the toolkit, and ninja rebuilds only what its commands or
-    headers changed: an op built by the same CUDA_HOME is loaded as it is. Where CUDA_HOME is
-    another string now, FlashInfer builds it again by itself. Only the op is set aside, never the
-    cache: everything else in it took minutes to build.
+    `libcudart.so.12: cannot open shared object file` or `file too short` with a path in cached_ops,
+    or a bus error without a word. FlashInfer's cache is named by its version and the GPUs alone.
+    At every load it writes the op's ninja file and runs ninja (flashinfer/jit/core.py:307-318),
+    which builds again what its commands, its log or the times of its files say; it never looks into
+    the .so. So an op of the same CUDA_HOME is loaded as it is, whatever toolkit lies there now, and
+    so is one that was cut off after it was finished (a disk that was full, a power cut, a copy).
+
+    What FlashInfer mends itself is only told: an op that another CUDA_HOME built (its commands
+    change with cuda_home) and one whose builder was killed (no entry in ninja's log, and the kernel
+    has freed the lock). Of these, only what is of no use to any other toolkit here. An op of
+    another environment's FlashInfer is that one's: here, it is built again. Only the op is set
+    aside, never the cache: everything else in it took minutes to build.
     """
-    if torch.cuda is None:
-        return
-    home = toolkits.found.root if toolkits.found else None
-    builder = toolkits.found.nvcc if toolkits.found else None
     for op in cache.ops:
-        if op.cudart is None or op.cudart == torch.cuda.major:
-            continue
-        if builder and builder.major == op.cudart:
-            continue  # today's toolkit would build the same: another major alone is no fault
-        reused = op.cuda_home is None or home is None or Path(op.cuda_home) == home
-        yield Finding(
-            Text(
-                "the cached kernel {op} was built for CUDA {major}, torch is for CUDA {cuda}",
-                op=op.name,
-                major=op.cudart,
-                cuda=torch.cuda,
-            ),
-            (
-                Text("{folder}", folder=op.folder),
-                Text("its .so needs libcudart.so.{major}", major=op.cudart),
-                Text("CUDA_HOME is the same: it is not built again")
-                if reused
-                else Text("it was built by {home}: FlashInfer builds it again", home=op.cuda_home),
-            ),
-            (Fix(Text("set this kernel aside"), (SetAside(op.folder),)),),
-            None if reused else Severity.INFO,
+        if op.builder is None and (finding := _useless(op, torch, toolkits, kit, jit)):
+            yield finding
+
+
+def _useless(
+    op: CachedOp, torch: Torch, toolkits: Toolkits, kit: WheelToolkit, jit: Jit
+) -> Finding | None:
+    if not op.library:
+        if op.cuda_home is None:
+            return None  # nothing was begun
+        message = Text("the cached kernel {op} is unfinished", op=op.name)
+        why = Text("there is a build.ninja and no .so: its build failed, was killed, or is running")
+        return _aside(op, message, why, Severity.INFO)
+    found = toolkits.found
+    same_home = op.cuda_home is None or found is None or Path(op.cuda_home) == found.root
+    if not op.whole:
+        message = Text("the cached kernel {op} is broken: no loader can read its .so", op=op.name)
+        if not same_home:
+            return _aside(op, message, _built_by(op), Severity.INFO)
+        if not op.kept:
+            why = Text("ninja did not finish it, and builds it again")
+            return _aside(op, message, why, Severity.INFO)
+        why = Text("ninja's log calls it finished: it is not built again")
+        return _aside(op, message, why, None if _for_these_gpus(op, jit) else Severity.INFO)
+    if op.cudart is not None and _of_another_major(op.cudart, torch, found):
+        message = Text(
+            "the cached kernel {op} was built for CUDA {major}, torch is for CUDA {cuda}",
+            op=op.name,
+            major=op.cudart,
+            cuda=torch.cuda,
         )
+        if not same_home:
+            return _aside(op, message, _built_by(op), Severity.INFO)
+        why = Text("CUDA_HOME is the same: it is not built again")
+        return _aside(op, message, why, None if _for_these_gpus(op, jit) else Severity.INFO)
+    # Someone may start a server with another CUDA_HOME that is still there. Ours is what every
+    # start from now on has.
+    if not same_home and (op.home_gone or (found is not None and found.root == kit.home)):
+        message = Text(
+            "the cached kernel {op} was built by another toolkit ({home})",
+            op=op.name,
+            home=op.cuda_home,
+        )
+        why = Text("CUDA_HOME is another one now: FlashInfer builds it again")
+        return _aside(op, message, why, Severity.INFO)
+    return None
+
+
+def _of_another_major(major: int, torch: Torch, found: Toolkit | None) -> bool:
+    """torch does not bring the runtime that the kernel needs, and today's toolkit would not build
+    the same: another major than torch's alone is no fault."""
+    if torch.cuda is None or major == torch.cuda.major:
+        return False
+    return found is None or found.nvcc is None or found.nvcc.major != major
+
+
+def _for_these_gpus(op: CachedOp, jit: Jit) -> bool:
+    """It lies in the folder that a server on these GPUs looks into."""
+    return jit.cache is None or op.folder.parent.parent.name == jit.cache
+
+
+def _built_by(op: CachedOp) -> Text:
+    return Text("it was built by {home}: FlashInfer builds it again", home=op.cuda_home)
+
+
+def _aside(op: CachedOp, message: Text, why: Text, severity: Severity | None) -> Finding:
+    evidence = [Text("{folder}", folder=op.folder), why]
+    if op.cudart is not None:
+        evidence.insert(1, Text("its .so needs libcudart.so.{major}", major=op.cudart))
+    fix = Fix(Text("set this kernel aside"), (SetAside(op.folder),))
+    return Finding(message, tuple(evidence), (fix,), severity)
+
+
+@rule("jit-lock-hang", Severity.WARNING, Stage.COMPILE)
+def jit_lock_hang(cache: KernelCache, jit: Jit) -> Iterator[Finding]:
+    """A lock in FlashInfer's cache is held by a process that does not run here.
+
+    The server then waits for ever and says nothing (py-spy shows `acquire` of filelock under
+    flashinfer/jit/core.py). An empty lock file is none of these: the kernel takes the lock from a
+    process that dies, and the file stays. Only where the filesystem has no flock (Lustre, some
+    FUSE) does filelock write the holder's name into the file; it takes over what a process of this
+    machine left, and waits for one of another machine or container, whose death it cannot see.
+    """
+    for lock in cache.locks:
+        if lock.running and lock.here:
+            continue  # a build, and waiting for it is right
+        message = Text(
+            "the lock of the cached kernel {op} is held by process {pid} on {host}",
+            op=lock.op,
+            pid=lock.pid,
+            host=lock.host,
+        )
+        evidence = [Text("{path}", path=lock.path)]
+        if lock.here:
+            evidence.append(Text("that process is gone: the next server takes the lock over"))
+            fix = Fix(Text("set the lock aside"), (SetAside(lock.path),))
+            yield Finding(message, tuple(evidence), (fix,), Severity.INFO)
+        else:
+            evidence.append(Text("that is another machine or container: is it still building?"))
+            title = Text("if it is not, set the lock aside")
+            fix = Fix(title, (SetAside(lock.path),), Needs.PERSON)
+            yield Finding(message, tuple(evidence), (fix,))

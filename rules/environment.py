@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
-from doctor.fixes import SetVariable, UnsetVariable
+from doctor.fixes import Command, UnsetVariable
 from doctor.probes.environment import LaunchEnv
+from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 
 
 @rule("shell-env-not-loaded", Severity.INFO, Stage.SHELL)
-def shell_env_not_loaded(env: LaunchEnv) -> Finding | None:
+def shell_env_not_loaded(env: LaunchEnv, interpreter: Interpreter) -> Finding | None:
     """What an earlier fix saved for this environment is not in this shell.
 
-    It is judged as part of the server's environment; a `vllm serve` typed here by hand would not
-    see it.
+    It is judged as part of the server's environment, and `vllm-doctor launch` starts the server
+    with it; a `vllm serve` typed here by hand would not see it.
     """
     if not env.differs:
         return None
+    python = shlex.quote(str(interpreter.python))
     return Finding(
         Text("a `vllm serve` typed in this shell would not see {names}", names=env.differs),
-        tuple(Text("{name}={value}", name=n, value=env.vars[n]) for n in env.differs),
+        tuple(_as_launched(env, name) for name in env.differs),
         (
             Fix(
                 Text("load them into this shell"),
-                tuple(SetVariable(n, env.vars[n]) for n in env.differs),
+                (Command(f'eval "$(vllm-doctor env --python {python})"'),),
                 Needs.PERSON,
             ),
         ),
     )
+
+
+def _as_launched(env: LaunchEnv, name: str) -> Text:
+    value = env.get(name)
+    if value is None:
+        return Text("{name} is taken out", name=name)
+    return Text("{name}={value}", name=name, value=value)
 
 
 @rule("variable-unreadable", Severity.ERROR, Stage.IMPORT)

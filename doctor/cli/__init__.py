@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from doctor import about
-from doctor.cli import judge, mend
+from doctor.cli import judge, mend, serve
 from doctor.cli.shared import fail
 from doctor.diagnose import UNKNOWN, USAGE
 from doctor.engine import place
@@ -35,13 +35,15 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     help="Print the version and how many rules and signatures there are.",
 )
 def cli() -> None:
-    """Judge, and say how to repair, the environment that would serve a model with vLLM."""
+    """Judge, repair and start the environment that serves a model with vLLM."""
 
 
 for command in (
     judge.diagnose,
     mend.fix,
     mend.undo,
+    serve.launch,
+    serve.env,
     judge.rules,
     judge.snapshot,
     judge.schema,

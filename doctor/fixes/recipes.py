@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from doctor.fixes.cuda_home import CudaHome
 from doctor.fixes.environment import PrependPath, SetVariable
@@ -42,9 +42,16 @@ def install_vllm(name: str, needs: ModelNeeds) -> PipInstall:
     roots = [f"{name}=={needs.vllm}" if needs.vllm else name]
     if needs.transformers:
         roots.append(f"transformers{needs.transformers}")
-    if name == "vllm" and (needs.vllm is None or Version(needs.vllm) >= _FIRST_CUDA_13):
+    if name == "vllm" and _of_cuda_13(needs.vllm):
         roots.append(f"cuda-toolkit[{EXTRAS}]")
     return PipInstall(tuple(roots))
+
+
+def _of_cuda_13(release: str | None) -> bool:
+    try:
+        return release is None or Version(release) >= _FIRST_CUDA_13
+    except InvalidVersion:
+        return False
 
 
 def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:
@@ -99,7 +106,7 @@ def _system_toolkit(cuda: str) -> Fix:
 
 def _conda_toolkit(cuda: str) -> Fix:
     """conda-forge's packages lay headers and libraries out below targets/, where its nvcc finds
-    them; FlashInfer's linker looks into lib64, and its C++ compiler has to be told. The two links
+    them; FlashInfer's linker looks into lib64, and its C++ compiler has to be told. The link
     and CPATH were tried with a toolkit laid out like that. (conda's own lib holds a libstdc++,
     which must not be linked with.)"""
     folder = f'"$HOME"/cuda-{cuda}'

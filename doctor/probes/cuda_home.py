@@ -35,7 +35,9 @@ def home_of_links(target: Target, env: LaunchEnv, interpreter: Interpreter) -> H
     folder = Path(found)
     # What links by its name, without a version: the linker looks for no other.
     names = [Path(n) for n in target.listdir(folder) or ()]
-    names += [Path("lib64") / n for n in target.listdir(folder / "lib64") or () if n.endswith(".so")]
+    names += [
+        Path("lib64") / n for n in target.listdir(folder / "lib64") or () if n.endswith(".so")
+    ]
     names += [STUB.parent / n for n in target.listdir(folder / STUB.parent) or ()]
     stub = folder / STUB
     return HomeOfLinks(

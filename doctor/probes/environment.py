@@ -18,12 +18,19 @@ from doctor.target import Target
 HOME = Path("share/vllm-doctor")
 SAVED = HOME / "environment.json"
 
-# What our fixes set; any other name in that file is not ours.
+# What our fixes set, take out or prepend to; any other name in that file is not ours.
 SETTABLE = frozenset(
     (
+        "CC",
         "CPATH",
         "CUDA_HOME",
+        "CUDA_PATH",
+        "CUDA_VISIBLE_DEVICES",
+        "CXX",
+        "FLASHINFER_CUDA_ARCH_LIST",
+        "FLASHINFER_WORKSPACE_BASE",
         "LD_LIBRARY_PATH",
+        "LIBRARY_PATH",
         "NVCC_APPEND_FLAGS",
         "PATH",
         "TRITON_LIBCUDA_PATH",
@@ -31,27 +38,56 @@ SETTABLE = frozenset(
         "VLLM_USE_FLASHINFER_SAMPLER",
     )
 )
+# Lists of folders: of these alone a part can be ours and the rest the shell's.
+PATH_LIKE = frozenset(("CPATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "PATH"))
 
 
 @dataclass(frozen=True)
 class SavedValue:
-    """A variable that a fix set. `prepend`: path-like, put before the shell's. `instead_of`: the
-    shell's values that were judged bad; any other value of the shell's wins over ours."""
+    """A variable that a fix set. `value` None: it is taken out. `prepend`: path-like, the folders
+    of `value` are put before the shell's. `instead_of`: the shell's values that were judged bad;
+    any other value of the shell's wins over ours."""
 
-    value: str
+    value: str | None
     prepend: bool = False
     instead_of: tuple[str, ...] = ()
 
+    def stands(self, shells: str | None) -> bool:
+        """Whether it counts where the shell has this value (None: has none). An empty value of
+        the shell's is overridden like none; to take one out, it must have been judged itself."""
+        if self.prepend:
+            return True
+        if self.value is None:
+            return shells is not None and shells in self.instead_of
+        return not shells or shells == self.value or shells in self.instead_of
+
+    def over(self, shells: str | None) -> str | None:
+        """The value that the server gets where the shell has this one; None for no variable."""
+        if not self.stands(shells):
+            return shells
+        return _prepended(self.value or "", shells) if self.prepend else self.value
+
 
 @dataclass(frozen=True)
-class Saved:
+class Saved(Fact):
+    """What the fixes kept for this target, by name of the variable."""
+
     schema_version: int = 1
     variables: dict[str, SavedValue] = field(default_factory=dict)
+
+    def ours(self) -> dict[str, SavedValue]:
+        """Sorted by name, without what no fix of ours writes."""
+        return {
+            name: one
+            for name, one in sorted(self.variables.items())
+            if name in SETTABLE and (not one.prepend or (name in PATH_LIKE and one.value))
+        }
 
 
 @dataclass(frozen=True)
 class LaunchEnv(Fact):
-    """Every variable the server would see; `differs` names those that the shell has otherwise."""
+    """Every variable the server would see; `differs` names those that the shell has otherwise,
+    or that it has and the server has not."""
 
     vars: dict[str, str] = field(default_factory=dict)
     differs: tuple[str, ...] = ()
@@ -65,37 +101,36 @@ class LaunchEnv(Fact):
 
 
 @probe
-def launch_env(target: Target, interpreter: Interpreter, profile: Profile) -> LaunchEnv:
+def launch_env(target: Target, saved: Saved, profile: Profile) -> LaunchEnv:
     """The shell's variables, what earlier fixes saved for this target, the profile's."""
     shell = target.env
     made = dict(shell)
-    for name, saved in _saved(target, interpreter.prefix).variables.items():
-        if name not in SETTABLE:
-            continue
-        old = shell.get(name)
-        if saved.prepend:
-            made[name] = _prepended(saved.value, old)
-        elif old is None or old == "" or old in saved.instead_of:
-            made[name] = saved.value
-    differs = tuple(sorted(n for n, v in made.items() if shell.get(n) != v))
+    differs = []
+    for name, one in saved.ours().items():
+        value = one.over(shell.get(name))
+        if value != shell.get(name):
+            differs.append(name)
+        if value is None:
+            made.pop(name, None)
+        else:
+            made[name] = value
     for name, value in profile.env.items():
         made.setdefault(name, value)
-    return LaunchEnv(made, differs)
+    return LaunchEnv(made, tuple(differs))
 
 
-def _prepended(folder: str, old: str | None) -> str:
-    rest = [p for p in (old or "").split(os.pathsep) if p]
-    return old if old and folder in rest else os.pathsep.join([folder, *rest])
+def _prepended(folders: str, shells: str | None) -> str:
+    rest = [p for p in (shells or "").split(os.pathsep) if p]
+    lacking = [p for p in folders.split(os.pathsep) if p and p not in rest]
+    return os.pathsep.join([*lacking, *rest]) if lacking or not shells else shells
 
 
-def _saved(target: Target, prefix: Path) -> Saved:
-    """What our own fixes left: a file of root or of the prefix's owner, reached by no link."""
-    path = prefix / SAVED
-    owner, stat = target.stat(prefix), target.stat(path)
-    linked = target.realpath(path) != target.realpath(prefix) / SAVED
-    if stat is None or owner is None or linked or stat.uid not in (0, owner.uid):
-        return Saved()
-    data = target.read(path)
+@probe
+def saved(target: Target, interpreter: Interpreter) -> Saved:
+    """From <prefix>/share/vllm-doctor/environment.json. Missing where it cannot be read: what is
+    kept there is then neither known nor nothing."""
+    path = interpreter.prefix / SAVED
+    data = own_file(target, interpreter.prefix, SAVED)
     if data is None:
         return Saved()
     try:
@@ -103,6 +138,21 @@ def _saved(target: Target, prefix: Path) -> Saved:
     except ValueError as error:
         raise Missing(Text("{path} cannot be read: {error}", path=path, error=error)) from None
     return made
+
+
+def own_file(target: Target, prefix: Path, name: Path) -> bytes | None:
+    """What a file of ours below the prefix holds; None where there is none, where it is neither
+    root's nor the prefix's owner's, and where a link leads to it: others could then have put it
+    there. Raises Missing where it is ours and cannot be read."""
+    path = prefix / name
+    owner, stat = target.stat(prefix), target.stat(path)
+    linked = target.realpath(path) != target.realpath(prefix) / name
+    if stat is None or owner is None or linked or stat.uid not in (0, owner.uid):
+        return None
+    data = target.read(path)
+    if data is None:
+        raise Missing(Text("{path} cannot be read", path=path))
+    return data
 
 
 def which(target: Target, env: LaunchEnv, name: str) -> Path | None:

@@ -118,12 +118,14 @@ def prepare(
 def _in_use(made: Plan, ground: Ground) -> Iterable[Withheld]:
     """Kernels that someone builds or has loaded are never set aside."""
     for action in made.actions:
-        for step in action.steps if action.kind == "set-aside" else ():
-            if isinstance(step, SetAside) and not step.path.is_relative_to(ground.prefix):
-                who = [*running.builders(step.path), *running.users(ground.prefix)]
-                if who:
-                    why = Text("{path} may be in use by {who}", path=step.path, who=who)
-                    yield from (Withheld(id, why) for id in action.ids)
+        steps = [s for s in action.steps if isinstance(s, SetAside)]
+        if action.kind != "set-aside" or not steps:
+            continue
+        folders = dict.fromkeys(step.path.parent for step in steps)
+        who = [*running.users(ground.prefix), *(p for f in folders for p in running.builders(f))]
+        if who:
+            why = Text("these kernels may be in use by {who}", who=list(dict.fromkeys(who)))
+            yield from (Withheld(id, why) for id in action.ids)
 
 
 def _resolved(
@@ -134,15 +136,8 @@ def _resolved(
     if request.roots:
         if ground.tool is None:
             raise RepairError("there is no uv to resolve and install with: pip install uv")
-        wanted = Wanted(
-            ground.python,
-            report.interpreter.version,
-            request.roots,
-            request.held,
-            request.anew,
-        )
         try:
-            resolution = resolver.resolve(ground.tool, wanted, indexes, ground.target.env)
+            resolution = _resolution(ground.tool, request, report, ground, indexes)
         except ToolError as error:
             raise RepairError(f"no index can give what is needed: {error}", error.tail) from None
     going = [
@@ -158,6 +153,27 @@ def _resolved(
         dataclasses.replace(made, actions=actions, request=request, resolution=resolution),
         asks,
     )
+
+
+def _resolution(
+    tool: resolver.Tool,
+    request: planning.Request,
+    report: Report,
+    ground: Ground,
+    indexes: Sequence[Index],
+) -> Resolution:
+    """With torch, vLLM, FlashInfer and triton held; where there is no such solution, with them
+    moved, which then needs a yes."""
+    wanted = Wanted(
+        ground.python, report.interpreter.version, request.roots, request.held, request.anew
+    )
+    try:
+        return resolver.resolve(tool, wanted, indexes, ground.target.env)
+    except ToolError as error:
+        if not (error.no_solution and request.held):
+            raise
+    free = dataclasses.replace(wanted, held=())
+    return resolver.resolve(tool, free, indexes, ground.target.env)
 
 
 def must_fit(made: Plan, ground: Ground) -> None:
@@ -236,15 +252,13 @@ def apply(
                     break
                 run.note(actions=tuple(done))
             tried |= set(plan.chosen)
-            report = judge(False)
+            report = judge(failure is None)
             if failure is None:
                 plan = _next(report, ground, replan, tried)
             if failure or not plan.actions or number == ROUNDS - 1:
                 break
             counted |= _counted(report, fail_on)
             ground = dataclasses.replace(ground, installed=_installed(report))
-        if failure is None:
-            report = judge(True)
     except BaseException:
         state.undo(run)
         raise

@@ -26,11 +26,13 @@ _LAST_ANSWER_IN = 15
 
 
 class ToolError(Exception):
-    """The tool could not do it. `tail`: the last lines it printed, without credentials."""
+    """The tool could not do it. `tail`: the last lines it printed, without credentials.
+    `no_solution`: an index answered, and what was asked does not go together there."""
 
-    def __init__(self, message: str, tail: str = "") -> None:
+    def __init__(self, message: str, tail: str = "", no_solution: bool = False) -> None:
         super().__init__(message)
         self.tail = tail
+        self.no_solution = no_solution
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def resolve(
     Raises ToolError, which names every index that was asked and why it could not serve.
     """
     passed_over: list[str] = []
-    tail = ""
+    tail, no_solution = "", False
     for number, index in enumerate(indexes, 1):
         seconds = ANSWER_IN if number < len(indexes) else _LAST_ANSWER_IN
         try:
@@ -134,8 +136,8 @@ def resolve(
             return Resolution(index, moves, requirements, tuple(passed_over))
         except ToolError as error:
             passed_over.append(f"{index.name} {error}")
-            tail = error.tail
-    raise ToolError("; ".join(passed_over), tail)
+            tail, no_solution = error.tail, no_solution or error.no_solution
+    raise ToolError("; ".join(passed_over), tail, no_solution)
 
 
 def name_of(requirement: str) -> str:
@@ -183,7 +185,9 @@ def run(
             raise
     if child.returncode != 0:
         said = [line for line in lines if not line.startswith(("DEBUG", "TRACE", "INFO"))]
-        raise ToolError(_cause(said, child.returncode), "\n".join(said[-20:]))
+        text = "\n".join(said)
+        cause = _cause(text, child.returncode)
+        raise ToolError(cause, "\n".join(said[-20:]), bool(_NOT_THERE.search(text)))
     return "\n".join(lines)
 
 
@@ -208,10 +212,10 @@ _NOT_THERE = re.compile(
 )
 
 
-def _cause(said: list[str], code: int) -> str:
+def _cause(text: str, code: int) -> str:
     """The tool's own words for what went wrong, shortened to a sentence."""
-    text = "\n".join(said)
-    words = [re.sub(r"^[\s×├╰─▶]*(error|cause)?[\s:]*", "", line, flags=re.I) for line in said]
+    mark = re.compile(r"^[\s×├╰─▶]*(error|cause)?[\s:]*", re.IGNORECASE)
+    words = [mark.sub("", line) for line in text.splitlines()]
     words = [w for w in words if w and not w.startswith(("Using Python", "hint:"))]
     last = words[-1] if words else f"it ended with {code}"
     if _NOT_THERE.search(text):

@@ -76,6 +76,7 @@ def _leaving(ground: Ground, names: Iterable[str], half: tuple[Path, ...]) -> It
     """Every file of these distributions, relative to the prefix; what another distribution also
     lists stays."""
     going: dict[str, None] = {}
+    top = f"{ground.prefix}/"
     folders = set(half)
     for name in names:
         one = ground.installed.get(name)
@@ -95,12 +96,17 @@ def _leaving(ground: Ground, names: Iterable[str], half: tuple[Path, ...]) -> It
             str((Path(at) / f).relative_to(site)) for at, _, files in os.walk(info) for f in files
         ]
         for row in rows:
-            path = os.path.normpath(site / row)
-            if Path(path).is_relative_to(ground.prefix):
-                going[os.path.relpath(path, ground.prefix)] = None
+            path = os.path.normpath(f"{site}/{row}")
+            if path.startswith(top):
+                going[path[len(top) :]] = None
     for site in ground.site_packages:
         # As a RECORD of this folder writes them: seventy thousand rows are compared as they are.
-        rows_here = {os.path.relpath(ground.prefix / path, site): path for path in going}
+        here = f"{site}/"
+        rows_here = {
+            full[len(here) :] if full.startswith(here) else os.path.relpath(full, site): path
+            for path in going
+            for full in (top + path,)
+        }
         for info in sorted(site.glob("*.dist-info")):
             if info not in folders:
                 for row in rows_here.keys() & set(_record(info) or ()):

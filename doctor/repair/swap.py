@@ -7,7 +7,7 @@ itself.
 """
 
 # A vLLM environment has seventy thousand files: the loops over them work on text, not on Path.
-# ruff: noqa: PTH105, PTH108, PTH115
+# ruff: noqa: PTH105, PTH108, PTH114, PTH115, PTH116, PTH123
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -53,13 +54,13 @@ class Print(NamedTuple):
             return False
         if (now.st_mtime_ns, now.st_ino) == (self.mtime, self.inode):
             return True
-        return sha256(Path(path)) == self.digest
+        return sha256(path) == self.digest
 
 
-def fingerprint(path: Path, known_digest: str | None = None) -> Print:
+def fingerprint(path: str, known_digest: str | None = None) -> Print:
     """The Print of what lies at `path`, a link itself; `known_digest` saves reading the file.
     Raises SwapError for what is neither a file nor a link."""
-    at = path.lstat()
+    at = os.lstat(path)
     kind: Literal["file", "link"]
     if stat.S_ISLNK(at.st_mode):
         kind, digest = "link", os.readlink(path)
@@ -70,9 +71,9 @@ def fingerprint(path: Path, known_digest: str | None = None) -> Print:
     return Print(kind, stat.S_IMODE(at.st_mode), at.st_size, at.st_mtime_ns, at.st_ino, digest)
 
 
-def sha256(path: Path) -> str:
+def sha256(path: str) -> str:
     made = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             made.update(chunk)
     return made.hexdigest()
@@ -111,14 +112,15 @@ def plan(
     leads out of `root`, or something other than files and links is in the way.
     """
     known = digests or {}
-    coming = {p: fingerprint(new / p, known.get(p)) for p in _below(new)}
-    going: dict[str, Print] = {}
+    coming = {p: fingerprint(f"{new}/{p}", known.get(p)) for p in _below(new)}
     guard = _Guard(root)
-    top = str(root)
+    there = []
     for path in dict.fromkeys([*away, *coming]):
         guard.check(path)
-        if os.path.lexists(f"{top}/{path}"):
-            going[path] = fingerprint(root / path)
+        if os.path.lexists(f"{root}/{path}"):
+            there.append(path)
+    with ThreadPoolExecutor() as pool:  # hashing is most of the work, and runs beside itself
+        going = dict(zip(there, pool.map(fingerprint, (f"{root}/{p}" for p in there)), strict=True))
     items = tuple(
         Item(path, going.get(path), coming.get(path)) for path in sorted({*going, *coming})
     )
@@ -164,16 +166,17 @@ def adopted(root: Path, change: Path, but: Path) -> Swap:
         links = [n for n in folders if Path(at, n).is_symlink()]
         files += [os.path.relpath(Path(at, n), root) for n in [*names, *links]]
         made += [os.path.relpath(Path(at, n), root) for n in folders if n not in links]
-    items = tuple(Item(p, None, fingerprint(root / p)) for p in sorted(files))
+    items = tuple(Item(p, None, fingerprint(f"{root}/{p}")) for p in sorted(files))
     return Swap(root, change / "new", change / "aside", items, tuple(sorted(made)))
 
 
 def _below(folder: Path) -> Iterator[str]:
     """All files and links below a folder, relative to it; links are not followed."""
+    top = len(str(folder)) + 1
     for at, names, files in os.walk(folder):
-        links = [n for n in names if (Path(at) / n).is_symlink()]
+        links = [n for n in names if os.path.islink(f"{at}/{n}")]
         for name in [*files, *links]:
-            yield os.path.relpath(Path(at) / name, folder)
+            yield f"{at}/{name}"[top:]
 
 
 class _Guard:

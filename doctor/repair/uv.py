@@ -18,7 +18,6 @@ from doctor import toml
 from doctor.repair.index import Index
 from doctor.repair.resolver import Move, ToolError, Wanted, requirements_file, run
 
-
 _NOWHERE = Index("nowhere", no_index=True)
 
 

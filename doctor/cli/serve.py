@@ -1,0 +1,222 @@
+"""Commands for the server that was judged: launch, and env for a shell of one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from doctor import profile as profiles
+from doctor.cli.shared import (
+    fail,
+    fail_to_judge,
+    live,
+    load,
+    print_lines,
+    profile,
+    target_options,
+)
+from doctor.diagnose import HEALTHY, UNKNOWN, USAGE, Report
+from doctor.engine import Crashed, Facts
+from doctor.model import Missing, Severity, Verdict, printable
+from doctor.probes.environment import LaunchEnv, Saved
+from doctor.probes.interpreter import OWN, Interpreter, NotPython
+from doctor.profile import Profile
+from doctor.report.exports import FORMS, ExportError, exports, notes
+from doctor.target import Target
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from doctor.launch import Judged
+
+# What launch needs beyond env (processes, hashes, ctypes) is imported late: env is for a shell's
+# start, and has 0.15 s.
+
+
+@click.command()
+@click.option(
+    "--python",
+    metavar="PATH",
+    help="A python or an environment's folder. Else VIRTUAL_ENV, the conda prefix, the interpreter "
+    "of `vllm` on PATH, the doctor's own.",
+)
+@click.option(
+    "--shell",
+    "form",
+    type=click.Choice(FORMS),
+    default=FORMS[0],
+    show_default=True,
+    help="For whom: a POSIX shell, fish, a systemd unit's [Service], a dotenv file, a program.",
+)
+@click.option(
+    "--profile",
+    "profile_name",
+    default=profiles.DEFAULT,
+    show_default=True,
+    metavar="NAME|FILE",
+    help="As for diagnose; what a profile sets for its server is not printed.",
+)
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="A value of the profile.")
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(["foreign-owner"]),
+    help="foreign-owner: as root, start an interpreter that another user could change.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr why each is set, or is not.")
+def env(
+    python: str | None,
+    form: str,
+    profile_name: str,
+    sets: tuple[str, ...],
+    allow: tuple[str, ...],
+    verbose: bool,
+) -> None:
+    """Print the variables that fixes have saved: eval "$(vllm-doctor env)".
+
+    Nothing on stdout where something is wrong, and exit code 2 (usage) or 3 (cannot tell).
+    """
+    profile(profile_name, sets)  # a slip in it is told here as everywhere
+    target, where = live(python, allow)
+    facts = Facts(target, (where,))
+    try:
+        saved = facts.get(Saved)
+        text = exports(form, target.env, saved)
+        text.encode(sys.stdout.encoding)  # click would print what does not fit it as ?
+    except (Missing, Crashed) as error:
+        fail_to_judge(error)
+    except ExportError as error:
+        fail(str(error), UNKNOWN)
+    except UnicodeEncodeError as error:
+        fail(f"this locale ({error.encoding}) cannot print what was saved", UNKNOWN)
+    if verbose:
+        about = f"for {where.python} (found by {where.found_by})"
+        for note in (about, *notes(target.env, saved)):
+            click.echo(f"# {printable(note)}", err=True)
+    elif where.found_by == OWN and not text:
+        click.echo(
+            "vllm-doctor: no environment is active, and nothing is saved for the doctor's own: "
+            "name another with --python",
+            err=True,
+        )
+    click.echo(text, nl=False)
+
+
+@click.command()
+@target_options
+@click.option("--exec", "replace", is_flag=True, help="Become the server instead of its parent.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Judge without the test build, print the command and what is different in its "
+    "environment, start nothing.",
+)
+@click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- VLLM OPTIONS]")
+def launch(
+    python: str | None,
+    profile_name: str,
+    sets: tuple[str, ...],
+    allow: tuple[str, ...],
+    rules_dir: str | None,
+    replace: bool,
+    dry_run: bool,
+    extra: tuple[str, ...],
+) -> None:
+    """Judge, prove, and serve: `vllm serve` with the profile's arguments, if nothing is wrong.
+
+    Runs it in the foreground, passes signals on, and ends with its exit code. Refuses with the
+    report and exit code 78 where there is an error, or something that could not be told; no option
+    overrides that. The test build is made once for a toolchain.
+    """
+    from doctor import launch as launching
+
+    asked = profile(profile_name, sets)
+    rules = load(rules_dir)
+    target, where = live(python, allow)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            interpreter = Facts(target, (where,)).get(Interpreter)
+            words = launching.argv(target, interpreter, asked, extra)
+            with launching.undisturbed(interpreter.prefix):
+                judged = launching.judge(
+                    target,
+                    where,
+                    asked,
+                    rules,
+                    profile_name=profile_name,
+                    prove=not dry_run,
+                    tell=_tell,
+                )
+                server = None if dry_run else _start(judged, asked, words, replace)
+    except launching.WrongArguments as error:
+        fail(str(error), USAGE)
+    except launching.LaunchError as error:
+        fail(str(error), launching.REFUSED)
+    except (Missing, Crashed) as error:
+        wrong = isinstance(error, NotPython) and error.wrong
+        fail(str(error), USAGE if wrong else launching.REFUSED)
+    if server is None:
+        _print_dry_run(target, judged, words)
+    raise SystemExit(launching.attend(server))
+
+
+def _start(
+    judged: Judged, profile: Profile, words: Sequence[str], replace: bool
+) -> subprocess.Popen[bytes]:
+    """Tells, and starts the server or becomes it; refuses what was not judged to be fine."""
+    from doctor import launch as launching
+
+    if judged.refused is not None:
+        _print_report(judged.report)
+        fail(f"not started: {judged.refused}", launching.REFUSED)
+    warned = (Verdict.FOUND, Severity.WARNING)
+    found = [o.rule.id for o in judged.report.outcomes if (o.verdict, o.severity) == warned]
+    health = f"healthy, with warnings ({', '.join(found)})" if found else "healthy"
+    if profile.gpus == "later" and profile.device != "cpu":
+        _tell("the profile says that the GPUs come later: nothing about them was judged")
+    _tell(f"{health}; starting {launching.shown(words)}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    variables = _variables(judged)
+    if replace:
+        launching.become(words, variables)
+    return launching.start(words, variables)
+
+
+def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoReturn:
+    """The variables that differ and the command, as a shell would take them; on stderr, what a
+    start would say. Ends with the code of a refusal where it would refuse."""
+    from doctor import launch as launching
+
+    for line in launching.difference(target.env, _variables(judged)):
+        click.echo(printable(line))
+    click.echo(printable(launching.shown(words)))
+    if judged.refused is not None:
+        fail(
+            f"a start would be refused: {judged.refused}; vllm-doctor diagnose says more",
+            launching.REFUSED,
+        )
+    if judged.unproven:
+        _tell("a start would first prove the toolchain with a test build")
+    raise SystemExit(HEALTHY)
+
+
+def _variables(judged: Judged) -> Mapping[str, str]:
+    """Exactly those that were judged."""
+    return judged.report.facts.get(LaunchEnv).vars
+
+
+def _tell(message: str) -> None:
+    click.echo(f"vllm-doctor: {printable(message)}", err=True)
+
+
+def _print_report(report: Report) -> None:
+    from doctor.report import text
+
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    print_lines(text.lines(report, text.Style(width=width)))

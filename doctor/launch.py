@@ -1,0 +1,495 @@
+"""Starts the server that was judged: what it is started with, what was proven of it, its end.
+
+There is no way past a finding: whoever starts a server with this starts a judged one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from doctor import about
+from doctor.codec import decode, encode, parse_json
+from doctor.diagnose import HEALTHY, Report, diagnose
+from doctor.engine import Facts
+from doctor.locate import locate
+from doctor.model import Missing, Rule, Severity, Verdict
+from doctor.probes.environment import HOME, LaunchEnv, own_file
+from doctor.probes.host import HostCompilers
+from doctor.probes.interpreter import Interpreter, Where
+from doctor.probes.jit import Jit
+from doctor.probes.libraries import Runtimes
+from doctor.probes.toolkit import HEADERS, Toolkit, Toolkits
+from doctor.probes.wheels import FlashInfer
+from doctor.profile import Profile
+from doctor.redact import _SECRET_NAME, _SECRETS
+from doctor.target import Target
+
+REFUSED = 78
+"""EX_CONFIG of sysexits.h: systemd's RestartPreventExitStatus and supervisors know it."""
+
+
+class LaunchError(Exception):
+    """The server is not started; one sentence."""
+
+
+class WrongArguments(LaunchError):
+    """What was asked for is no server's command line; one sentence."""
+
+
+# The command line.
+
+# Each setting of the profile and the option of `vllm serve` (0.22) that says it. All of them count
+# on a CPU too: there --gpu-memory-utilization is the share of the memory of a NUMA node, and each
+# rank of tensor parallelism has a node (vllm/v1/worker/cpu_worker.py).
+_OPTIONS = {
+    "served_model_name": "--served-model-name",
+    "host": "--host",
+    "port": "--port",
+    "tensor_parallel_size": "--tensor-parallel-size",
+    "max_model_len": "--max-model-len",
+    "gpu_memory_utilization": "--gpu-memory-utilization",
+    "reasoning_parser": "--reasoning-parser",
+    "tool_call_parser": "--tool-call-parser",
+    "enable_auto_tool_choice": "--enable-auto-tool-choice",
+}
+# What the console script does; sys.path[0] would be the current folder.
+_MODULE = (
+    "import sys; sys.path[:1] = [p for p in sys.path[:1] if p]; "
+    "from vllm.entrypoints.cli.main import main; sys.exit(main())"
+)
+
+
+def argv(
+    target: Target, interpreter: Interpreter, profile: Profile, extra: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The server's command: the target's own `vllm`, the profile's arguments, then `extra`.
+
+    Raises WrongArguments where `extra` says again what the profile says: the last one would win,
+    and it was not judged.
+    """
+    if profile.model.startswith("-"):
+        raise WrongArguments(f"model: {profile.model!r} would be taken for an option of vLLM")
+    _refuse_unjudged(extra)
+    words = [*_program(target, interpreter), "serve", profile.model]
+    for name, option in _OPTIONS.items():
+        value = getattr(profile, name)
+        if value is True:
+            words.append(option)
+        elif value is not None and value is not False:
+            # A value that begins with a dash would be taken for the next option.
+            text = str(value)
+            words += [f"{option}={text}"] if text.startswith("-") else [option, text]
+    return (*words, *extra)
+
+
+def _refuse_unjudged(extra: Sequence[str]) -> None:
+    if extra and not extra[0].startswith("-"):
+        raise WrongArguments(
+            f"{extra[0]}: behind -- stand options of `vllm serve`; the model is chosen by "
+            "--set model=..."
+        )
+    settings = {option: name for name, option in _OPTIONS.items()}
+    settings["--model"] = "model"
+    for word in extra:
+        option = word.partition("=")[0].replace("_", "-")
+        if re.match(r"-tp\b|-tp\d", option):
+            option = "--tensor-parallel-size"
+        # vLLM's parser takes any beginning that is clear, and --no- before a switch.
+        asked = option.replace("--no-", "--", 1)
+        known = [name for full, name in settings.items() if full.startswith(asked)]
+        if asked.startswith("--") and len(asked) > 3 and known:
+            raise WrongArguments(
+                f"{word}: say --set {known[0]}=... instead, so that it is judged as well"
+            )
+
+
+def _program(target: Target, interpreter: Interpreter) -> tuple[str, ...]:
+    """The console script `vllm` beside the interpreter or below its prefix, where it starts this
+    interpreter; else the same module without it. (An environment that was moved has scripts which
+    start another one, or none.)"""
+    for folder in dict.fromkeys((interpreter.python.parent, interpreter.prefix / "bin")):
+        script = folder / "vllm"
+        if target.executable(script) and _starts(target, script, interpreter):
+            return (str(script),)
+    return (str(interpreter.python), "-c", _MODULE)
+
+
+def _starts(target: Target, script: Path, interpreter: Interpreter) -> bool:
+    first, second, *_ = [*(target.read(script, 4096) or b"").split(b"\n"), b"", b""]
+    if b"python" not in first and not second.startswith(b"'''exec'"):
+        return True  # a program or a wrapper of somebody's own, put there on purpose
+    behind = locate(None, {"PATH": str(script.parent)}).python
+    return target.realpath(behind.parent) == target.realpath(interpreter.python.parent)
+
+
+def shown(words: Sequence[str]) -> str:
+    """A command line for a person to read or paste, quoted, values of secret options hidden."""
+    made = []
+    hide = False
+    for word in words:
+        option, equals, value = word.partition("=")
+        secret = option.startswith("-") and _is_secret(option)
+        if hide and not word.startswith("-"):
+            made.append("***")
+        elif secret and equals:
+            made.append(f"{option}=***")
+        else:
+            made.append(_clean(word) if not equals else f"{option}={_clean(value)}")
+        # Until the next option: --api-key takes several.
+        hide = (secret and not equals) or (hide and not word.startswith("-"))
+    return shlex.join(made)
+
+
+def difference(shell: Mapping[str, str], server: Mapping[str, str]) -> Iterator[str]:
+    """What the server's environment has otherwise than the shell's, as a shell's commands; the
+    values of secrets are hidden."""
+    for name in sorted({*shell, *server}):
+        if name not in server:
+            yield f"unset {name}"
+        elif shell.get(name) != server[name]:
+            value = "***" if _is_secret(name) else _clean(server[name])
+            yield f"export {name}={shlex.quote(value)}"
+
+
+def _is_secret(name: str) -> bool:
+    return bool(_SECRET_NAME.search(name.replace("-", "_")))
+
+
+def _clean(value: str) -> str:
+    for pattern, new in _SECRETS:
+        value = pattern.sub(new, value)
+    return value
+
+
+# What was proven.
+
+_PROOFS = HOME / "proofs.json"
+_KEPT = 32
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """The toolchains for which the test build succeeded: the key of each and when, in seconds
+    since 1970."""
+
+    schema_version: int = 1
+    proven: dict[str, float] = field(default_factory=dict)
+
+
+# What nvcc, c++, ld and the loader read of the environment.
+_TOOLCHAIN_VARIABLES = (
+    "CC",
+    "CPATH",
+    "CPLUS_INCLUDE_PATH",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "CXX",
+    "FLASHINFER_EXTRA_CUDAFLAGS",
+    "FLASHINFER_EXTRA_LDFLAGS",
+    "LD_LIBRARY_PATH",
+    "LIBRARY_PATH",
+    "NVCC_APPEND_FLAGS",
+    "NVCC_CCBIN",
+    "NVCC_PREPEND_FLAGS",
+)
+
+
+def toolchain(target: Target, facts: Facts) -> str | None:
+    """The key of all that decides how the test build ends, None where there is nothing to build.
+
+    Raises Missing or Crashed where it cannot be told.
+    """
+    try:
+        jit, found = facts.get(Jit), facts.get(Toolkits).found
+        hosts, flashinfer = facts.get(HostCompilers), facts.get(FlashInfer)
+    except Missing as missing:
+        if missing.applies:
+            raise
+        return None
+    env, runtimes = facts.get(LaunchEnv), facts.get(Runtimes)
+    paths = [] if found is None else _parts(found, jit.libraries)
+    if runtimes.own:
+        paths.append(runtimes.own.path)
+    compilers = [s.compiler for s in (hosts.cxx, hosts.nvcc_host) if s.compiler]
+    parts = {
+        "doctor": about.VERSION,
+        "python": facts.get(Interpreter).version,
+        "archs": jit.archs,
+        "flashinfer": (flashinfer.version, flashinfer.root),
+        "compilers": compilers,
+        "files": {p: _identity(target, p) for p in (*paths, *(c.path for c in compilers))},
+        "toolkit": None if found is None else (found.root, found.parts),
+        "variables": {name: env.get(name) for name in _TOOLCHAIN_VARIABLES},
+    }
+    text = json.dumps(encode(parts), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _parts(kit: Toolkit, libraries: Sequence[str]) -> list[Path]:
+    tops = list(dict.fromkeys((kit.root, kit.top or kit.root)))
+    folders = list(dict.fromkeys(f for f in (kit.include, *(t / "include" for t in tops)) if f))
+    return [
+        kit.compiler,
+        *(t / name for t in tops for name in ("bin/ptxas", "nvvm/bin/cicc")),
+        *(f / header for f in folders for header in HEADERS),
+        *(kit.root / f / f"lib{n}.so" for f in ("lib64", "lib64/stubs") for n in libraries),
+    ]
+
+
+def _identity(target: Target, path: Path) -> tuple[str, int, int] | None:
+    stat = target.stat(path)
+    return (str(target.realpath(path)), stat.size, stat.mtime) if stat else None
+
+
+def is_proven(target: Target, prefix: Path, key: str) -> bool:
+    """Whether an earlier start proved exactly this toolchain. A file that is not ours or cannot be
+    read proves nothing."""
+    return key in _proofs(target, prefix).proven
+
+
+def _proofs(target: Target, prefix: Path) -> Proofs:
+    try:
+        data = own_file(target, prefix, _PROOFS)
+        made: Proofs = decode(Proofs, parse_json(data)) if data is not None else Proofs()
+    except (Missing, ValueError):
+        return Proofs()
+    return made
+
+
+def remember(target: Target, prefix: Path, key: str) -> None:
+    """Keeps that this toolchain is proven, for the next start. Silently does not where it may not
+    write there, or where what root writes would be in the way of the prefix's owner later."""
+    owner = target.stat(prefix)
+    if owner is None or owner.uid != os.geteuid():
+        return
+    known = {**_proofs(target, prefix).proven, key: time.time()}
+    newest = dict(sorted(known.items(), key=lambda item: item[1])[-_KEPT:])
+    text = json.dumps(encode(Proofs(proven=newest)), indent=1) + "\n"
+    with contextlib.suppress(OSError):
+        _write(prefix, text)
+
+
+def _write(prefix: Path, text: str) -> None:
+    """Whole or not at all, and through no link below the prefix."""
+    with contextlib.ExitStack() as stack:
+        at = os.open(prefix, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, at)
+        for name in _PROOFS.parent.parts:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=at)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            at = os.open(name, flags, dir_fd=at)
+            stack.callback(os.close, at)
+        fresh = f".{_PROOFS.name}.{os.getpid()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(fresh, flags, 0o644, dir_fd=at)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.rename(fresh, _PROOFS.name, src_dir_fd=at, dst_dir_fd=at)
+        except BaseException:
+            os.unlink(fresh, dir_fd=at)
+            raise
+
+
+# The judgement.
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a start is decided by. `refused`: why there is none, in a few words; `unproven`: the
+    test build has still to be made (only where it was not to be made now)."""
+
+    report: Report
+    refused: str | None = None
+    unproven: bool = False
+
+
+def judge(
+    target: Target,
+    where: Where,
+    profile: Profile,
+    rules: Sequence[Rule],
+    *,
+    profile_name: str,
+    prove: bool,
+    tell: Callable[[str], None],
+) -> Judged:
+    """Judges as `diagnose --deep` does, but builds only what no earlier start has proven, and
+    nothing where `prove` is False. Raises Missing or Crashed where the interpreter does not answer.
+    """
+    report = diagnose(target, where, profile, rules, profile_name=profile_name)
+    if report.exit_code != HEALTHY:
+        return Judged(report, _why(report))
+    prefix = report.interpreter.prefix
+    key = toolchain(target, report.facts)
+    if key is None or is_proven(target, prefix, key):
+        return Judged(report)
+    if not prove:
+        return Judged(report, unproven=True)
+    tell("proving the toolchain with a test build, once; this takes some seconds")
+    report = diagnose(target, where, profile, rules, profile_name=profile_name, deep=True)
+    if report.exit_code != HEALTHY:
+        return Judged(report, _why(report))
+    if report.proof is None:
+        return Judged(report, f"the toolchain could not be proven: {report.proof_missing}")
+    # Of the facts that the build was made with.
+    if key := toolchain(target, report.facts):
+        remember(target, prefix, key)
+    return Judged(report)
+
+
+def _why(report: Report) -> str:
+    found = [
+        o.rule.id
+        for o in report.outcomes
+        if o.verdict is Verdict.FOUND and o.severity is Severity.ERROR
+    ]
+    unclear = (Verdict.UNKNOWN, Verdict.CRASHED)
+    unknown = [o.rule.id for o in report.outcomes if o.verdict in unclear]
+    parts = [", ".join(found)] if found else []
+    if unknown:
+        parts.append(f"could not tell about {', '.join(unknown)}")
+    return "; ".join(parts)
+
+
+@contextlib.contextmanager
+def undisturbed(prefix: Path) -> Iterator[None]:
+    """Keeps other doctors from changing the environment until the server runs out of it.
+
+    Raises LaunchError where one is at it (the lock of doctor.repair.state).
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        handle = os.open(prefix / HOME / "lock", flags)
+    except OSError:  # nothing was ever repaired here, or by a user whose lock we may not read
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LaunchError(
+                    f"another vllm-doctor is changing {prefix}; start the server when it has ended"
+                ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+# The server's life.
+
+_PASSED_ON = frozenset(
+    (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    )
+)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def become(words: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """Replaces this process by the server. Raises LaunchError where it cannot be started."""
+    _join_threads()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        os.execve(words[0], list(words), env)  # noqa: S606 - no shell is wanted
+    except (OSError, ValueError) as error:
+        raise LaunchError(_not_started(words, error)) from None
+
+
+def start(words: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Starts the server as a child in our process group, with our terminal and descriptors.
+
+    From here on its signals wait for `attend`. Raises LaunchError where it cannot be started.
+    """
+    # A thread that does not block them would take our signals; those of a diagnosis are ending.
+    _join_threads()
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def prepare() -> None:
+        # Before an exec resets them, Python's handlers would swallow what the terminal sends. What
+        # is ignored stays ignored: of `nohup`, the server has to know.
+        for number in _PASSED_ON:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != parent:  # gone before it was asked for
+            os._exit(128 + signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, no end could be told
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
+    try:
+        return subprocess.Popen(
+            list(words),
+            env=dict(env),
+            close_fds=False,  # ours close by themselves; sockets of systemd are the server's
+            preexec_fn=prepare,  # noqa: PLW1509 - no thread is left
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_PASSED_ON, signal.SIGCHLD})
+        raise LaunchError(_not_started(words, error)) from None
+
+
+def attend(server: subprocess.Popen[bytes]) -> int:
+    """Passes signals on until the server ends; returns its exit code, 128+N where the signal N
+    ended it.
+
+    What the terminal sends (Ctrl-C) goes to the whole process group, and so already to the server:
+    of such signals, whose sender is the kernel, only a hangup is passed on where we lead the
+    session, because it goes to the session's leader alone.
+    """
+    leader = os.getsid(0) == os.getpid()
+    while True:
+        came = signal.sigwaitinfo({*_PASSED_ON, signal.SIGCHLD})
+        if came.si_signo == signal.SIGCHLD:
+            code = _ended(server)
+            if code is not None:
+                return code
+        elif came.si_code <= 0 or (came.si_signo == signal.SIGHUP and leader):
+            os.kill(server.pid, came.si_signo)  # not reaped yet, so that the pid is still its own
+
+
+def _ended(server: subprocess.Popen[bytes]) -> int | None:
+    """The server's exit code, None while it runs. Whatever else has become our child is reaped:
+    as the first process of a container, we inherit every orphan."""
+    while True:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return None
+        if pid == server.pid:
+            server.returncode = os.waitstatus_to_exitcode(status)
+            return server.returncode if server.returncode >= 0 else 128 - server.returncode
+
+
+def _join_threads() -> None:
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join()
+
+
+def _not_started(words: Sequence[str], error: Exception) -> str:
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return f"{words[0]} cannot be started: {(why or str(error)).lower()}"
