@@ -7,7 +7,7 @@ itself.
 """
 
 # A vLLM environment has seventy thousand files: the loops over them work on text, not on Path.
-# ruff: noqa: PTH105, PTH108, PTH114, PTH115, PTH116, PTH123
+# ruff: noqa: PTH105, PTH108, PTH114, PTH115, PTH123
 
 from __future__ import annotations
 
