@@ -22,6 +22,7 @@ from doctor.cli.shared import (
     load,
     print_lines,
     profile,
+    python_options,
     target_options,
 )
 from doctor.diagnose import FAILED, FINDINGS, UNKNOWN, USAGE, Report
@@ -378,16 +379,13 @@ def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
 
 
 @click.command()
-@target_options
+@python_options
 @click.argument("run", required=False)
 @click.option("--list", "listed", is_flag=True, help="The runs that can be taken back.")
 @click.option("--purge", is_flag=True, help="Remove what was set aside; no run can be undone then.")
 def undo(
     python: str | None,
-    profile_name: str,
-    sets: tuple[str, ...],
     allow: tuple[str, ...],
-    rules_dir: str | None,
     run: str | None,
     listed: bool,
     purge: bool,

@@ -36,8 +36,8 @@ _CONSENTS = (
 )
 
 
-def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
-    """The options that name what is judged; `consents`: what else --allow takes."""
+def python_options(command: F, consents: tuple[str, ...] = ()) -> F:
+    """The options that name an environment; `consents`: what else --allow takes."""
     for option in reversed(
         (
             click.option(
@@ -46,6 +46,23 @@ def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
                 help="A python or an environment's folder. Else VIRTUAL_ENV, the conda prefix, the "
                 "interpreter of `vllm` on PATH, the doctor's own.",
             ),
+            click.option(
+                "--allow",
+                multiple=True,
+                type=click.Choice(["foreign-owner", *consents]),
+                help="foreign-owner: as root, start an interpreter that another user could change."
+                + (_CONSENTS if consents else ""),
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
+    """The options that name what is judged: an environment, and what it is to serve."""
+    for option in reversed(
+        (
             click.option(
                 "--profile",
                 "profile_name",
@@ -62,13 +79,6 @@ def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
                 help="A value of the profile, such as device=cpu or gpus=later.",
             ),
             click.option(
-                "--allow",
-                multiple=True,
-                type=click.Choice(["foreign-owner", *consents]),
-                help="foreign-owner: as root, start an interpreter that another user could change."
-                + (_CONSENTS if consents else ""),
-            ),
-            click.option(
                 "--rules",
                 "rules_dir",
                 metavar="DIR",
@@ -77,7 +87,7 @@ def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
         )
     ):
         command = option(command)
-    return command
+    return python_options(command, consents)
 
 
 def profile(name: str, sets: Iterable[str]) -> Profile:

@@ -126,14 +126,15 @@ minor=@minor@
 set -- "-I$top/include" "$@" -isystem "$top/include/cccl" -D__CUDACC__ -D__NVCC__ \
     "-D__CUDACC_VER_MAJOR__=${minor%.*}" "-D__CUDACC_VER_MINOR__=${minor#*.}" -x c++
 "$host" "$@" -include cuda_runtime.h -E "$source" >/dev/null || exit 1
-"$top/nvvm/bin/cicc" @cicc_options@ --stub_file_name "$scratch/stub.c" -o "$scratch/ptx" "$source" ||
-    exit 1
+set -- "$@" -include crt/host_runtime.h
+"$top/nvvm/bin/cicc" @cicc_options@ --stub_file_name "$scratch/stub.c" -o "$scratch/ptx" || exit 1
 ptx=$(sed -n 's/^\.version //p' "$scratch/ptx")
 if [ "${ptx#*.}" -gt "${minor#*.}" ]; then
-    echo "ptxas $scratch/ptx, line 9; fatal   : Unsupported .version $ptx; current version is '@ptx@'" >&2
+    said="Unsupported .version $ptx; current version is '@ptx@'"
+    echo "ptxas $scratch/ptx, line 9; fatal   : $said" >&2
     exit 255
 fi
-"$host" "$@" -include crt/host_runtime.h -c "$scratch/stub.c" -o "$object"
+"$host" "$@" -c "$scratch/stub.c" -o "$object"
 """
 
 _CICC = r"""
@@ -218,9 +219,8 @@ def crt_headers(release: Release) -> dict[str, str]:
         ),
         "crt/math_functions.h": (
             "#ifdef __CUDA_ARCH__\n"
-            "extern __device_builtin__ double                 rsqrt(double x) _NV_RSQRT_SPECIFIER;\n"
-            "extern __device_builtin__ double                 sinpi(double x) "
-            "__NV_IEC_60559_FUNCS_EXCEPTION_SPECIFIER;\n"
+            "extern __device_builtin__ double rsqrt(double x) _NV_RSQRT_SPECIFIER;\n"
+            "extern __device_builtin__ double sinpi(double x) __NV_IEC_60559_FUNCS_EXCEPTION_SPECIFIER;\n"
             "#endif\n"
         ),
         "crt/host_runtime.h": (

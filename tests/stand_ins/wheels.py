@@ -282,6 +282,7 @@ def _vllm_wheels(folder: Path, made: Mapping[str, bytes]) -> None:
             "torch==2.11.0",
             f"flashinfer-python=={FLASHINFER}",
             f"flashinfer-cubin=={FLASHINFER}",
+            "apache-tvm-ffi==0.1.9",
             "humming-kernels[cu13]==0.1.2",
         ),
         files={**VLLM_FILES, "vllm/_C.abi3.so": made["_C.abi3.so"]},
@@ -344,9 +345,19 @@ def _model_wheels(folder: Path) -> None:
     for version, most in (("0.22.2", "2.0"), ("0.23.3", "3.0")):
         hub = f"huggingface-hub<{most},>=0.16.4"
         make_wheel(folder, "tokenizers", version, requires=(hub,))
-    for version, below in (("0.2.3", ""), ("0.2.5.post1", "<5,")):
-        requires = ("torch>=1.10.0", f"transformers{below}>=4.38.0")
-        make_wheel(folder, "xgrammar", version, requires=requires)
+    # The three that vLLM's pin of apache-tvm-ffi rules out are why uv ends at 0.2.5.post1 and an old
+    # transformers: after several conflicts about one distribution it decides on that one first.
+    for version, tvm, below in (
+        ("0.2.3", "0.1.9", ""),
+        ("0.2.5.post1", "0.1.9", "<5,"),
+        ("0.2.6", "0.1.10", ""),
+        ("0.2.7", "0.1.10", ""),
+        ("0.2.8", "0.1.11", ""),
+    ):
+        needs = (f"apache-tvm-ffi>={tvm}", "torch>=1.10.0", f"transformers{below}>=4.38.0")
+        make_wheel(folder, "xgrammar", version, requires=needs)
+    for version in ("0.1.9", "0.1.11"):
+        make_wheel(folder, "apache-tvm-ffi", version, files={"tvm_ffi/__init__.py": ""})
 
 
 def _headers(files: Mapping[str, str]) -> dict[str, Content]:
