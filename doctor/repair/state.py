@@ -231,14 +231,15 @@ class State:
         return handle
 
     def _leave(self) -> None:
-        """Removes what is left of our folder if nothing in it is worth keeping."""
+        """Removes the lock, which names a doctor that is done, and what is left of our folder if
+        nothing in it is worth keeping."""
         with contextlib.suppress(OSError):
+            (self.folder / "lock").unlink()
             if not any(self._runs.iterdir()):
-                names = {p.name for p in self.folder.iterdir()} - {"runs", "lock", "proofs.json"}
+                names = {p.name for p in self.folder.iterdir()} - {"runs", "proofs.json"}
                 if not names:
                     (self.folder / "proofs.json").unlink(missing_ok=True)
                     self._runs.rmdir()
-                    (self.folder / "lock").unlink()
                     self.folder.rmdir()
                     for name in reversed(self._made):
                         remove_if_empty(self.prefix / name)

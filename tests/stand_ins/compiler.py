@@ -220,7 +220,8 @@ def crt_headers(release: Release) -> dict[str, str]:
         "crt/math_functions.h": (
             "#ifdef __CUDA_ARCH__\n"
             "extern __device_builtin__ double rsqrt(double x) _NV_RSQRT_SPECIFIER;\n"
-            "extern __device_builtin__ double sinpi(double x) __NV_IEC_60559_FUNCS_EXCEPTION_SPECIFIER;\n"
+            "extern __device_builtin__ double sinpi(double x) "
+            "__NV_IEC_60559_FUNCS_EXCEPTION_SPECIFIER;\n"
             "#endif\n"
         ),
         "crt/host_runtime.h": (

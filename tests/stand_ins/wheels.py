@@ -345,8 +345,8 @@ def _model_wheels(folder: Path) -> None:
     for version, most in (("0.22.2", "2.0"), ("0.23.3", "3.0")):
         hub = f"huggingface-hub<{most},>=0.16.4"
         make_wheel(folder, "tokenizers", version, requires=(hub,))
-    # The three that vLLM's pin of apache-tvm-ffi rules out are why uv ends at 0.2.5.post1 and an old
-    # transformers: after several conflicts about one distribution it decides on that one first.
+    # The three newest, which vLLM's pin of apache-tvm-ffi rules out, are why uv ends at an old
+    # transformers: after so many conflicts about xgrammar it decides on that before all others.
     for version, tvm, below in (
         ("0.2.3", "0.1.9", ""),
         ("0.2.5.post1", "0.1.9", "<5,"),
