@@ -100,7 +100,7 @@ def argv(
 def _refuse_unjudged(extra: Sequence[str]) -> None:
     if extra and not extra[0].startswith("-"):
         raise WrongArguments(
-            f"{extra[0]}: behind -- stand options of `vllm serve`; the model is chosen by "
+            f"{extra[0]}: what follows -- are options of `vllm serve`; the model is chosen by "
             "--set model=..."
         )
     settings = {option: name for name, option in _OPTIONS.items()}
@@ -407,6 +407,9 @@ _PASSED_ON = frozenset(
 )
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+Server = subprocess.Popen[bytes]
+"""A started server, our child."""
+
 
 def become(words: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     """Replaces this process by the server. Raises LaunchError where it cannot be started."""
@@ -418,7 +421,7 @@ def become(words: Sequence[str], env: Mapping[str, str]) -> NoReturn:
         raise LaunchError(_not_started(words, error)) from None
 
 
-def start(words: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start(words: Sequence[str], env: Mapping[str, str]) -> Server:
     """Starts the server as a child in our process group, with our terminal and descriptors.
 
     From here on its signals wait for `attend`. Raises LaunchError where it cannot be started.
@@ -453,7 +456,7 @@ def start(words: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[byte
         raise LaunchError(_not_started(words, error)) from None
 
 
-def attend(server: subprocess.Popen[bytes]) -> int:
+def attend(server: Server) -> int:
     """Passes signals on until the server ends; returns its exit code, 128+N where the signal N
     ended it.
 
@@ -472,7 +475,7 @@ def attend(server: subprocess.Popen[bytes]) -> int:
             os.kill(server.pid, came.si_signo)  # not reaped yet, so that the pid is still its own
 
 
-def _ended(server: subprocess.Popen[bytes]) -> int | None:
+def _ended(server: Server) -> int | None:
     """The server's exit code, None while it runs. Whatever else has become our child is reaped:
     as the first process of a container, we inherit every orphan."""
     while True:

@@ -28,6 +28,8 @@ from doctor.probes.interpreter import Where
 from doctor.profile import Profile
 from doctor.target import Live, Target
 
+pytest_plugins = ["tests.stand_ins.fixtures"]
+
 DOCTOR = Path(sys.executable).with_name("vllm-doctor")
 BASE_PYTHON = Path(sys.executable).resolve()
 PYTHON_FOLDER = f"python{sys.version_info.major}.{sys.version_info.minor}"

@@ -28,6 +28,7 @@ from doctor.probes.environment import (
     Saved,
     SavedValue,
 )
+from doctor.probes.interpreter import Interpreter
 from doctor.report.exports import FORMS, WHY, ExportError, exports, notes
 from doctor.shipped import rules_folder
 from tests.conftest import (
@@ -393,6 +394,26 @@ class TestCommand:
         said = run_doctor("env", *options)
         assert (said.code, said.out) == (2, "")
         assert said.err
+
+    @pytest.mark.parametrize("settings", ["pyvenv.cfg", "bin/pyvenv.cfg", None])
+    def test_it_looks_where_the_interpreter_says_that_it_lives(
+        self, bare: Environment, settings: str | None
+    ) -> None:
+        """Told without asking it where a virtual environment says so itself."""
+        found = bare.prefix / "pyvenv.cfg"
+        if settings is None:
+            found.unlink()
+        else:
+            found.rename(bare.prefix / settings)
+        prefix = facts_of(bare).get(Interpreter).prefix
+        assert (prefix == bare.prefix) == (settings == "pyvenv.cfg")
+        if settings is None:
+            bare = Environment(prefix)
+            assert run_doctor("env", "--python", prefix, "-v").code == 0
+        else:
+            save(Environment(prefix), CUDA_HOME={"value": "/ours"})
+            said = run_doctor("env", "--python", bare.python)
+            assert said.out == "export CUDA_HOME='/ours'\n"
 
     def test_a_python_that_hangs_cannot_be_told(self, tmp_path: Path) -> None:
         script(tmp_path / "bin/python", "sleep 60")

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -23,16 +24,14 @@ from doctor.cli.shared import (
 from doctor.diagnose import HEALTHY, UNKNOWN, USAGE, Report
 from doctor.engine import Crashed, Facts
 from doctor.model import Missing, Severity, Verdict, printable
-from doctor.probes.environment import LaunchEnv, Saved
-from doctor.probes.interpreter import OWN, Interpreter, NotPython
+from doctor.probes.environment import LaunchEnv, saved_below
+from doctor.probes.interpreter import OWN, Interpreter, NotPython, Where
 from doctor.profile import Profile
 from doctor.report.exports import FORMS, ExportError, exports, notes
 from doctor.target import Target
 
 if TYPE_CHECKING:
-    import subprocess
-
-    from doctor.launch import Judged
+    from doctor.launch import Judged, Server
 
 # What launch needs beyond env (processes, hashes, ctypes) is imported late: env is for a shell's
 # start, and has 0.15 s.
@@ -81,11 +80,11 @@ def env(
 
     Nothing on stdout where something is wrong, and exit code 2 (usage) or 3 (cannot tell).
     """
-    profile(profile_name, sets)  # a slip in it is told here as everywhere
+    if sets or profile_name != profiles.DEFAULT:
+        profile(profile_name, sets)  # a slip in it is told here as everywhere
     target, where = live(python, allow)
-    facts = Facts(target, (where,))
     try:
-        saved = facts.get(Saved)
+        saved = saved_below(target, _prefix(target, where))
         text = exports(form, target.env, saved)
         text.encode(sys.stdout.encoding)  # click would print what does not fit it as ?
     except (Missing, Crashed) as error:
@@ -105,6 +104,15 @@ def env(
             err=True,
         )
     click.echo(text, nl=False)
+
+
+def _prefix(target: Target, where: Where) -> Path:
+    """Where the interpreter's environment lies. A virtual environment says so itself, in one of two
+    places (PEP 405); any other interpreter is asked, which takes the time of a Python's start."""
+    for folder in (where.python.parent.parent, where.python.parent):
+        if target.read(folder / "pyvenv.cfg") is not None:
+            return folder
+    return Facts(target, (where,)).get(Interpreter).prefix
 
 
 @click.command()
@@ -165,9 +173,7 @@ def launch(
     raise SystemExit(launching.attend(server))
 
 
-def _start(
-    judged: Judged, profile: Profile, words: Sequence[str], replace: bool
-) -> subprocess.Popen[bytes]:
+def _start(judged: Judged, profile: Profile, words: Sequence[str], replace: bool) -> Server:
     """Tells, and starts the server or becomes it; refuses what was not judged to be fine."""
     from doctor import launch as launching
 

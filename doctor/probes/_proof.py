@@ -6,6 +6,7 @@ libcuda.so stood in for the driver's, then what the failed stage printed.
 """
 
 import ctypes
+import glob
 import os
 import signal
 import subprocess
@@ -59,6 +60,14 @@ def has_driver() -> bool:
     return True
 
 
+def nvrtc(runtime: str) -> "list[str]":
+    """torch's own, which a server has loaded before any kernel: beside its runtime, or in the
+    folder of the wheel that it has to itself for CUDA 12."""
+    folder = os.path.dirname(runtime)
+    folders = (folder, os.path.join(folder, "../../cuda_nvrtc/lib"))
+    return [path for at in folders for path in glob.glob(os.path.join(at, "libnvrtc.so.[0-9]*"))]
+
+
 def run(command: "list[str]", folder: str) -> "tuple[int, str]":
     done = subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
@@ -100,7 +109,8 @@ def prove(folder: str, arguments: "list[str]") -> "tuple[str, str, bool]":
     driver = has_driver()
     if driver:
         os.remove(empty)
-    preload = [p for p in (runtime, "" if driver else empty) if p and os.path.exists(p)]
+    brought = [runtime, *(nvrtc(runtime) if "-lnvrtc" in link_command else [])]
+    preload = [p for p in (*brought, "" if driver else empty) if p and os.path.exists(p)]
     search = [] if driver else ["-L" + folder]
     for stage, command in (
         ("compile", [*compile_command, "-c", source, "-o", made]),

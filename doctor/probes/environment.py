@@ -127,10 +127,15 @@ def _prepended(folders: str, shells: str | None) -> str:
 
 @probe
 def saved(target: Target, interpreter: Interpreter) -> Saved:
-    """From <prefix>/share/vllm-doctor/environment.json. Missing where it cannot be read: what is
-    kept there is then neither known nor nothing."""
-    path = interpreter.prefix / SAVED
-    data = own_file(target, interpreter.prefix, SAVED)
+    """What lies below the interpreter's prefix."""
+    return saved_below(target, interpreter.prefix)
+
+
+def saved_below(target: Target, prefix: Path) -> Saved:
+    """From <prefix>/share/vllm-doctor/environment.json. Raises Missing where it cannot be read:
+    what is kept there is then neither known nor nothing."""
+    path = prefix / SAVED
+    data = own_file(target, prefix, SAVED)
     if data is None:
         return Saved()
     try:

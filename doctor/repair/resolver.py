@@ -206,6 +206,7 @@ _UNREACHABLE = re.compile(
     r"NewConnectionError",
     re.IGNORECASE,
 )
+_REFUSED = re.compile(r"\b(401|403) (Unauthorized|Forbidden)", re.IGNORECASE)
 _NOT_THERE = re.compile(
     r"No solution found|not found in the package registry|No matching distribution|"
     r"ResolutionImpossible"
@@ -218,6 +219,8 @@ def _cause(text: str, code: int) -> str:
     words = [mark.sub("", line) for line in text.splitlines()]
     words = [w for w in words if w and not w.startswith(("Using Python", "hint:"))]
     last = words[-1] if words else f"it ended with {code}"
+    if refused := _REFUSED.search(text):
+        return f"wants a name and a password, or other ones ({refused[0]})"
     if _NOT_THERE.search(text):
         because = next((w for w in words if w.startswith("Because")), last)
         return f"cannot give it: {because}"

@@ -1,4 +1,4 @@
-"""`vllm-doctor launch` of a real server: vLLM for the CPU, and a tiny model of GLM's architecture."""
+"""`vllm-doctor launch` of a real server: vLLM for the CPU and a tiny model like GLM-4.7-Flash."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
 from tests.conftest import DOCTOR, SYSTEM, Environment, Said, run_doctor
 from tests.real_stack import isolate
@@ -21,7 +22,6 @@ from tests.stand_ins import index as indexes
 from tests.stand_ins.index import Index
 from tests.stand_ins.wheels import vllm_world
 
-UV = Path(sys.executable).with_name("uv")
 VLLM = "vllm==0.22.0"
 FOR_H100 = ("--set", "gpus=later", "--set", "archs=9.0")  # whatever this machine has
 # FlashInfer takes it unchecked, so that no toolkit of this machine is found.
@@ -70,7 +70,7 @@ class Bench:
             "UV_PYTHON_DOWNLOADS": "never",
             **more,
         }
-        command = [UV, "--color", "never", *words]
+        command = [find_uv_bin(), "--color", "never", *words]
         return subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=60, check=False
         )
@@ -99,8 +99,8 @@ def copied(environment: Environment, prefix: Path) -> Environment:
 
 
 def path_without_toolkit(folder: Path) -> str:
-    """A PATH that has all of the system's programs but nvcc, and `which`, without which FlashInfer
-    looks for no nvcc at all: it does not come to /usr/local/cuda then, and is told so."""
+    """A PATH that has all of the system's programs but ninja, nvcc, and `which`, without which
+    FlashInfer looks for no nvcc: neither on PATH nor in /usr/local/cuda."""
     folder.mkdir(parents=True)
     for place in SYSTEM["PATH"].split(os.pathsep):
         for program in Path(place).iterdir():

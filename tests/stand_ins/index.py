@@ -189,6 +189,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits 40 ms for the client's ACK of its head
     server: _Server
 
     def log_message(self, format: str, *args: object) -> None:

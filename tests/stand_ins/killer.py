@@ -51,34 +51,42 @@ def is_counted(places):
     below = asked["below"]
     return not below or any(f"{p}/".startswith(f"{b}/") for p in places for b in below)
 
-def wrapped(name, real):
-    def call(*given, **words):
+class Wrapped:  # an object and no function: as an attribute of a class it has to stay what it is
+    def __init__(self, name, real):
+        self.name, self.real = name, real
+        for known in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+            if real in known:
+                known.add(self)
+
+    def __call__(self, *given, **words):
         global seen
         if posix.getpid() != ours:  # between fork and exec
-            return real(*given, **words)
+            return self.real(*given, **words)
         folder = next((v for k, v in words.items() if k.endswith("dir_fd")), None)
-        places = [place(given[i], folder) for i in PATHS.get(name, (0,)) if i < len(given)]
+        numbers = PATHS.get(self.name, (0,))
+        places = [place(given[i], folder) for i in numbers if i < len(given)]
         if not is_counted(places):
-            return real(*given, **words)
+            return self.real(*given, **words)
         seen += 1
         number = seen
-        posix.write(notes, (json.dumps([name, places]) + "\n").encode())
+        posix.write(notes, (json.dumps([self.name, places]) + "\n").encode())
         if number == asked["at"] and asked["when"] == "before":
             posix.kill(ours, signal.SIGKILL)
         try:
-            return real(*given, **words)
+            return self.real(*given, **words)
         finally:
             if number == asked["at"]:
                 posix.kill(ours, signal.SIGKILL)
-    for known in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
-        if real in known:
-            known.add(call)
-    return call
 
+# Until Python 3.10, pathlib keeps the functions that it saw at import.
+accessor = getattr(sys.modules.get("pathlib"), "_NormalAccessor", None)
 for name in asked["functions"]:
     module, _, attribute = name.rpartition(".")
     holder = importlib.import_module(module)
-    setattr(holder, attribute, wrapped(name, getattr(holder, attribute)))
+    real = getattr(holder, attribute)
+    setattr(holder, attribute, Wrapped(name, real))
+    if accessor and vars(accessor).get(attribute) is real:
+        setattr(accessor, attribute, getattr(holder, attribute))
 
 sys.path.remove("")
 from doctor import cli

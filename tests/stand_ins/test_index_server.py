@@ -77,7 +77,8 @@ def test_sizes_and_hashes_are_told_as_json(index: Index, bench: Bench, tmp_path:
 
 
 def test_pip_installs_from_it(index: Index, tmp_path: Path) -> None:
-    where = ("--target", tmp_path / "target", "--index-url", index.url)
+    pytest.importorskip("pip")
+    where = ("--target", str(tmp_path / "target"), "--index-url", index.url)
     quiet = ("--isolated", "--no-cache-dir", "--disable-pip-version-check")
     command = [sys.executable, "-m", "pip", "install", *quiet, *where, "tokenizers<0.23"]
     ran = subprocess.run(command, env=SYSTEM, capture_output=True, text=True, check=False)
@@ -99,7 +100,6 @@ def test_wheels_that_are_added_while_it_serves_are_served(
 
 
 NOT_THERE = "filelock was not found in the package registry"
-BODY = "error reading a body from connection"
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ BODY = "error reading a body from connection"
         ({"silent": True}, "operation timed out"),
         ({"wrong_hash": True}, "Hash mismatch for `filelock==3.20.0`"),
         ({"wrong_hash": True, "plain": True}, "Hash mismatch for `filelock==3.20.0`"),
-        ({"body": "cut"}, f"{BODY}\n  cause: end of file before message length reached"),
-        ({"body": "reset"}, f"{BODY}\n  cause: Connection reset by peer"),
-        ({"body": "short"}, f"Failed to extract archive: {WHEEL}"),
-        ({"credentials": ("user", "secret")}, "lack of valid authentication credentials (401"),
+        ({"body": "cut"}, "end of file before message length reached"),
+        ({"body": "reset"}, "Connection reset by peer"),
+        ({"body": "short"}, "Failed to extract archive"),
+        ({"credentials": ("user", "secret")}, "401 Unauthorized"),
     ],
     ids=str,
 )
@@ -154,13 +154,12 @@ def test_with_its_credentials_it_serves_and_notes_that_they_were_given(
     index: Index, install: Install
 ) -> None:
     index.faults.credentials = ("user", "p@ss/word")
+    assert install(index.url_with("user", "another")).returncode != 0
+    assert index.fetched == set()
     ran = install(index.url_with("user", "p@ss/word"))
     assert ran.returncode == 0, ran.stderr
     assert index.asked[-1].path.endswith(WHEEL)
     assert index.asked[-1].authorized
-    before = len(index.asked)
-    assert install(index.url_with("user", "another")).returncode != 0
-    assert len(index.asked) > before
 
 
 @pytest.fixture

@@ -67,10 +67,19 @@ def of_the_wheel(environment: Environment) -> dict[str, Entry]:
 def test_uv_and_pip_lay_a_wheel_out_alike_and_what_it_brings_runs(
     tool: Path, bench: Bench, tmp_path: Path
 ) -> None:
+    pytest.importorskip("pip")
     with indexes.serve(tool.parent) as index:
         by_uv = bench.environment(tmp_path / "uv", "a-tool", index=index.url)
         by_pip = bench.environment(tmp_path / "pip", index=index.url)
-        command = [*PIP, "--python", by_pip.python, "install", "-i", index.url, "a-tool"]
+        command: list[str | Path] = [
+            *PIP,
+            "--python",
+            by_pip.python,
+            "install",
+            "-i",
+            index.url,
+            "a-tool",
+        ]
         subprocess.run(command, env=SYSTEM, capture_output=True, check=True)
     for environment in (by_uv, by_pip):
         site = environment.site
@@ -139,8 +148,17 @@ def test_uv_makes_of_vllm_what_it_makes_of_the_real_one(
 
 
 def test_pip_resolves_it_alike(bench: Bench, index: Index, tmp_path: Path) -> None:
+    pytest.importorskip("pip")
     empty = bench.environment(tmp_path / "venv", index=index.url)
-    command = [*PIP, "--python", empty.python, "install", "-i", index.url, "--no-cache-dir"]
+    command: list[str | Path] = [
+        *PIP,
+        "--python",
+        empty.python,
+        "install",
+        "-i",
+        index.url,
+        "--no-cache-dir",
+    ]
     ran = subprocess.run(
         [*command, "--dry-run", VLLM], env=SYSTEM, capture_output=True, text=True, check=True
     )
@@ -250,8 +268,8 @@ def compile_with(kit: Path, parts: Path, *words: str) -> subprocess.CompletedPro
     source = kit / "probe.cu"
     source.write_text(SOURCE)
     cccl = next(parts.glob("flashinfer_python-*")) / "flashinfer/data/cccl/libcudacxx/include"
-    include = (f"-I{cccl}", "-isystem", kit / "include", "--compiler-options=-fPIC")
-    command = [kit / "bin/nvcc", *include, *words, "-c", source, "-o", kit / "probe.o"]
+    include = (f"-I{cccl}", "-isystem", f"{kit}/include", "--compiler-options=-fPIC")
+    command = [f"{kit}/bin/nvcc", *include, *words, "-c", str(source), "-o", f"{kit}/probe.o"]
     return subprocess.run(command, env=SYSTEM, capture_output=True, text=True, check=False)
 
 

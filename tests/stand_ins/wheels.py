@@ -103,7 +103,7 @@ _LINUX = "sys_platform == 'linux'"
 def vllm_world(folder: Path) -> Path:
     """The wheels of an index in which `pip install vllm==0.22.0` goes as wrong as on the real one:
     nothing pins nvcc and so it comes as 13.5 over the headers of 13.0, and the newest xgrammar
-    keeps transformers below 5. Returns `folder`, with some fifty kilobytes in it."""
+    keeps transformers below 5. Returns `folder`, with less than a hundred kilobytes in it."""
     made = _binaries()
     for release in RELEASES.values():
         _compiler_wheels(folder, release, made)
