@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from doctor.engine import Crashed, Facts, check
+from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.model import (
     Finding,
     Installer,
@@ -28,8 +29,6 @@ from doctor.probes.proof import Proof
 from doctor.probes.wheels import Packages
 from doctor.profile import Profile
 from doctor.target import Target
-
-HEALTHY, FINDINGS, USAGE, UNKNOWN, FAILED = 0, 1, 2, 3, 4
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from typing import NoReturn
 
 from doctor import about
 from doctor.codec import decode, encode, parse_json
-from doctor.diagnose import HEALTHY, Report, diagnose
+from doctor.diagnose import Report, diagnose
 from doctor.engine import Facts
+from doctor.exits import HEALTHY
 from doctor.locate import locate
 from doctor.model import Missing, Rule, Severity, Verdict
 from doctor.probes.environment import HOME, LaunchEnv, own_file
@@ -346,8 +347,10 @@ def judge(
     report = diagnose(target, where, profile, rules, profile_name=profile_name, deep=True)
     if report.exit_code != HEALTHY:
         return Judged(report, _why(report))
-    if report.proof is None:
-        return Judged(report, f"the toolchain could not be proven: {report.proof_missing}")
+    proof = report.proof
+    if proof is None or not proof.ok:
+        why = proof.line if proof else report.proof_missing
+        return Judged(report, f"the toolchain could not be proven: {why}")
     # Of the facts that the build was made with.
     if key := toolchain(target, report.facts):
         remember(target, prefix, key)

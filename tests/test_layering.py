@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 import typing
 from collections.abc import Iterator
@@ -224,10 +225,19 @@ def test_probes_do_not_ask_each_other_in_a_circle() -> None:
         visit(kind, ())
 
 
-def test_every_probe_is_registered_by_importing_the_package() -> None:
-    for path in sorted((PACKAGE / "probes").glob("*.py")):
-        if not path.name.startswith("_"):
-            assert f"doctor.probes.{path.stem}" in sys.modules
+def test_whoever_names_a_fact_has_registered_all_that_it_asks_for() -> None:
+    """Each module by itself, in a process of its own."""
+    for path in sorted((PACKAGE / "probes").glob("[!_]*.py")):
+        code = (
+            f"import doctor.probes.{path.stem}\nfrom doctor import engine\n"
+            "wanted = {k for f in engine._PROBES.values() for _, k, _ in engine._parameters(f)}\n"
+            "given = {'Target', 'Where', 'Profile', 'DeepAsked'}\n"
+            "print({k.__name__ for k in wanted - set(engine._PROBES)} - given)\n"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert ran.stdout == "set()\n", path
 
 
 def test_facts_are_frozen_and_hold_what_the_codec_knows() -> None:

@@ -23,9 +23,10 @@ from doctor.cli.shared import (
     target_options,
 )
 from doctor.codec import CodecError, parse_json
-from doctor.diagnose import USAGE, Report
+from doctor.diagnose import Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
+from doctor.exits import USAGE
 from doctor.model import Missing, Rule, Severity
 from doctor.probes.interpreter import Where
 from doctor.tape import Recorder, Tape, load_tape

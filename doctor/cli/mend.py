@@ -25,9 +25,10 @@ from doctor.cli.shared import (
     python_options,
     target_options,
 )
-from doctor.diagnose import FAILED, FINDINGS, UNKNOWN, USAGE, Report
+from doctor.diagnose import Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
+from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.locate import LocateError, base_python
 from doctor.model import Missing, Rule, Severity, printable
 from doctor.probes.interpreter import OWN, Interpreter, Where

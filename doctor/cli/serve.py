@@ -21,8 +21,8 @@ from doctor.cli.shared import (
     profile,
     target_options,
 )
-from doctor.diagnose import HEALTHY, UNKNOWN, USAGE, Report
 from doctor.engine import Crashed, Facts
+from doctor.exits import HEALTHY, UNKNOWN, USAGE
 from doctor.model import Missing, Severity, Verdict, printable
 from doctor.probes.environment import LaunchEnv, saved_below
 from doctor.probes.interpreter import OWN, Interpreter, NotPython, Where
@@ -31,6 +31,7 @@ from doctor.report.exports import FORMS, ExportError, exports, notes
 from doctor.target import Target
 
 if TYPE_CHECKING:
+    from doctor.diagnose import Report
     from doctor.launch import Judged, Server
 
 # What launch needs beyond env (processes, hashes, ctypes) is imported late: env is for a shell's

@@ -12,8 +12,8 @@ from typing import Any, NoReturn, TextIO, TypeVar
 import click
 
 from doctor import profile as profiles
-from doctor.diagnose import UNKNOWN, USAGE
 from doctor.engine import Crashed, RuleError, load_rules
+from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError, locate, refuse_foreign
 from doctor.model import Missing, Rule, printable
 from doctor.probes.interpreter import NotPython, Where

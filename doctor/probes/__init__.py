@@ -1,32 +1,5 @@
 """One module per area: its fact classes and the functions that find them out.
 
-Importing this package registers every probe.
+Importing a module registers its probes, and those of every fact that they ask for; a rule that
+names a fact has imported its module. So nothing is imported here: `vllm-doctor env` wants two.
 """
-
-from doctor.probes import (
-    cuda_home,
-    driver,
-    environment,
-    host,
-    interpreter,
-    jit,
-    libraries,
-    proof,
-    repairs,
-    toolkit,
-    wheels,
-)
-
-__all__ = [
-    "cuda_home",
-    "driver",
-    "environment",
-    "host",
-    "interpreter",
-    "jit",
-    "libraries",
-    "proof",
-    "repairs",
-    "toolkit",
-    "wheels",
-]

@@ -246,7 +246,7 @@ def saved(
     value = step.value if isinstance(step, SetVariable) else None
     bad = list(before.instead_of) if before and not before.prepend else []
     today = shell.get(step.name)
-    if today and today != value and today not in bad:
+    if today is not None and today != value and today not in bad:
         bad.append(today)
     return SavedValue(value, instead_of=tuple(bad))
 

@@ -111,7 +111,9 @@ def main() -> None:
             "bare `uv pip install` of the same",
         )
     )
-    print(f"\napply takes {apply / (install + deep):.2f} times the bare install and the test build.")
+    print(
+        f"\napply takes {apply / (install + deep):.2f} times the bare install and the test build."
+    )
 
 
 if __name__ == "__main__":
