@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import re
+import resource
 import select
 import signal
 import stat as stat_mode
@@ -268,7 +269,9 @@ def _memory_file() -> BinaryIO:
     """A file in memory, since a diagnosis writes nothing to disk, that cannot grow beyond what is
     read of it: a child that never stops printing gets an error, not all the memory."""
     descriptor = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, _OUTPUT_MOST)
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = _OUTPUT_MOST if limit == resource.RLIM_INFINITY else min(_OUTPUT_MOST, limit)
+    os.ftruncate(descriptor, most)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
     return os.fdopen(descriptor, "w+b", buffering=0)
 

@@ -128,7 +128,6 @@ def cold(tmp_path: Path) -> dict[str, str]:
 
 NOT_USABLE: dict[str, Faults] = {
     "404": Faults(status=404),
-    "500": Faults(status=500),
     "old": Faults(without=("transformers==5.23.0", "transformers==5.3.0")),
 }
 
@@ -334,7 +333,6 @@ WHILE_FIXING: dict[str, Choice] = {
     "after the manifest": lambda c: Boundary(replaced(c, "1/manifest.json", 1)[0], "after"),
     "amid the moves aside": lambda c: Boundary(middle(replaced(c, "/1/aside/", 1)), "before"),
     "amid the moves in": lambda c: Boundary(middle(replaced(c, "/1/new/", 0)), "after"),
-    "after the last move in": lambda c: Boundary(replaced(c, "/1/new/", 0)[-1], "after"),
     "before environment.json": lambda c: Boundary(
         replaced(c, f"{OURS}/environment.json", 1)[-1], "before"
     ),

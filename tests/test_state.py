@@ -55,10 +55,10 @@ def test_a_run_is_undone_and_nothing_of_ours_is_left(state: State) -> None:
 
 
 def test_a_share_folder_that_was_there_stays(state: State) -> None:
-    (state.prefix / "share").mkdir()
+    grow(state.prefix / "share", {"man/page": b""})
     with state.locked():
         pass
-    assert (state.prefix / "share").is_dir()
+    assert (state.prefix / "share/man/page").is_file()
     assert not (state.prefix / HOME).exists()
 
 

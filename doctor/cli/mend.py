@@ -99,19 +99,20 @@ def fix(
     asked = Asked(
         profile(profile_name, sets), profile_name, load(rules_dir), Severity(fail_on), form
     )
-    if create and python is not None:
+    if wanted and python is not None:
         _mend_creation(Path(python))
     fresh = create and python is not None and not _is_environment(Path(python))
     if fresh and not wanted:
         fail(f"--create {python}: there is nothing to judge yet; add --apply", USAGE)
     if fresh and python is not None:
+        _sources(asked, mirrors, keep_extra_indexes, Path(python).absolute())
         _make_environment(Path(python), asked)
     target, where = live(python, allow)
     if wanted and where.found_by == OWN:
         fail("no environment is active: name the one to repair with --python", USAGE)
-    fixing = Fixing(asked, target, where)
     try:
         with contextlib.redirect_stdout(sys.stderr):
+            fixing = Fixing(asked, target, where)
             fixing.find_indexes(mirrors, keep_extra_indexes)
             plan, applied = fixing.apply(allow, fresh) if wanted else (fixing.plan(), None)
     except (Missing, Crashed) as error:
@@ -169,18 +170,8 @@ class Fixing:
                 click.echo(f"  {printable(line.strip())}", err=True)
 
     def find_indexes(self, mirrors: tuple[str, ...], keep_extra: bool) -> None:
-        from doctor.repair.index import MirrorError, choose
-
-        try:
-            self._indexes = choose(
-                mirrors,
-                keep_extra,
-                self._asked.profile.mirror,
-                self._target.env,
-                self.report.interpreter.prefix,
-            )
-        except MirrorError as error:
-            fail(str(error), USAGE)
+        prefix = self.report.interpreter.prefix
+        self._indexes = _sources(self._asked, mirrors, keep_extra, prefix)
 
     def plan(self) -> Plan:
         """What would be done if every consent were given."""
@@ -217,34 +208,41 @@ class Fixing:
         try:
             with state.locked():
                 run = work.adopt(state) if created else None
-                self._mend(state, run)
-                state.purge(KEEP_DAYS * 86400)
-                plan, ground, allowed = self._agreed(allow)
+                try:
+                    self._mend(state, run)
+                    state.purge(KEEP_DAYS * 86400)
+                    plan, ground, allowed = self._agreed(allow)
 
-                def replan(report: Report, ground: Ground, tried: Collection[Chosen]) -> Plan:
-                    more = self._prepare(report, ground, allowed, tried)
-                    if more.actions:
-                        self._tell("what was hidden until now:")
-                        self._show(more, report)
-                    return more
+                    def replan(report: Report, ground: Ground, tried: Collection[Chosen]) -> Plan:
+                        more = self._prepare(report, ground, allowed, tried)
+                        if more.actions:
+                            self._tell("what was hidden until now:")
+                            self._show(more, report)
+                        return more
 
-                applied = work.apply(
-                    plan,
-                    self.report,
-                    ground,
-                    state,
-                    run,
-                    self._judge,
-                    replan,
-                    self._asked.fail_on,
-                )
-                self._remember(applied.report)
+                    applied = work.apply(
+                        plan,
+                        self.report,
+                        ground,
+                        state,
+                        run,
+                        self._judge,
+                        replan,
+                        self._asked.fail_on,
+                    )
+                    self._remember(applied.report)
+                except BaseException:
+                    if run and run.folder.exists():
+                        state.undo(run)
+                    raise
         except StateError as error:
             fail(str(error), FAILED)
         except work.RepairError as error:
             fail(_with_tail(error), FAILED)
         except OSError as error:
-            fail(f"{error.filename}: {(error.strerror or str(error)).lower()}", FAILED)
+            fail(
+                f"{error.filename or 'the disk'}: {(error.strerror or str(error)).lower()}", FAILED
+            )
         self.report = applied.report
         if self._asked.form == "text":
             from doctor.report.repair import result_lines
@@ -342,6 +340,17 @@ def _is_environment(path: Path) -> bool:
     return path.is_file() or (path / "bin/python").exists()
 
 
+def _sources(
+    asked: Asked, mirrors: tuple[str, ...], keep_extra: bool, prefix: Path
+) -> tuple[Index, ...]:
+    from doctor.repair.index import MirrorError, choose
+
+    try:
+        return choose(mirrors, keep_extra, asked.profile.mirror, Live().env, prefix)
+    except MirrorError as error:
+        fail(str(error), USAGE)
+
+
 def _mend_creation(path: Path) -> None:
     """Takes back the making of an environment that was cut off: it would end what judges it."""
     from doctor.repair.state import State, StateError
@@ -359,8 +368,10 @@ def _mend_creation(path: Path) -> None:
 def _make_environment(path: Path, asked: Asked) -> None:
     """An empty virtual environment, or the rest of one whose making was cut off."""
     from doctor.repair import resolver
+    from doctor.repair.state import MAKING, State
 
-    if path.is_dir() and any(path.iterdir()) and not (path / "pyvenv.cfg").is_file():
+    mark = State(path.absolute()).folder / MAKING
+    if path.is_dir() and any(path.iterdir()) and not mark.is_file():
         fail(f"--create {path}: the folder is there, and holds something else", USAGE)
     try:
         base = base_python()
@@ -370,9 +381,13 @@ def _make_environment(path: Path, asked: Asked) -> None:
     if tool is None:
         fail("there is no uv to make an environment with: pip install uv", FAILED)
     try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
         tool.make_environment(base, path.absolute(), Live().env)
     except resolver.ToolError as error:
         fail(f"--create {path}: it {error}", FAILED)
+    except OSError as error:
+        fail(f"--create {path}: {(error.strerror or str(error)).lower()}", FAILED)
 
 
 def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
@@ -389,7 +404,7 @@ def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
 
 
 @click.command()
-@python_options
+@functools.partial(python_options, consents=("running",))
 @click.argument("run", required=False)
 @click.option("--list", "listed", is_flag=True, help="The runs that can be taken back.")
 @click.option("--purge", is_flag=True, help="Remove what was set aside; no run can be undone then.")
@@ -415,19 +430,32 @@ def undo(
         if listed:
             _list(state)
             return
+        _must_not_run(state.prefix, allow)
         _do_not_die_of_a_pipe()
         with state.locked():
             left = _purge(state) if purge else _undo(state, run)
     except StateError as error:
         fail(str(error), FAILED)
     except OSError as error:
-        fail(f"{error.filename}: {(error.strerror or str(error)).lower()}", FAILED)
+        fail(f"{error.filename or 'the disk'}: {(error.strerror or str(error)).lower()}", FAILED)
     raise SystemExit(FINDINGS if left else 0)
+
+
+def _must_not_run(prefix: Path, allow: tuple[str, ...]) -> None:
+    from doctor.repair import running
+
+    if "running" not in allow and (users := running.users(prefix)):
+        who = ", ".join(map(str, users))
+        fail(f"{who} runs out of this environment; to undo all the same: --allow running", FINDINGS)
 
 
 def _prefix(python: str | None, allow: tuple[str, ...]) -> Path:
     from doctor.engine import Facts
+    from doctor.repair.state import State
 
+    if python and (State(Path(python).absolute()).folder / "runs").is_dir():
+        # Its journal is there, whatever became of its interpreter.
+        return Path(python).absolute()
     target, where = live(python, allow)
     try:
         return Facts(target, (where,)).get(Interpreter).prefix

@@ -16,7 +16,7 @@ from doctor import about
 from doctor.diagnose import Report
 from doctor.engine import Crashed
 from doctor.fixes import SetAside
-from doctor.model import Missing, Severity, Text, Verdict
+from doctor.model import Missing, Needs, Severity, Text, Verdict
 from doctor.probes.host import HostCompilers
 from doctor.probes.wheels import Distribution, Packages
 from doctor.repair import plan as planning
@@ -25,7 +25,7 @@ from doctor.repair.index import Index
 from doctor.repair.plan import Action, Chosen, Consent, Plan, Withheld
 from doctor.repair.resolver import Move, Resolution, ToolError, Wanted
 from doctor.repair.stage import Ground, StageError
-from doctor.repair.state import Done, Run, State
+from doctor.repair.state import MAKING, Done, Run, State
 from doctor.target import Target
 
 ROUNDS = 3
@@ -108,11 +108,18 @@ def prepare(
                 Withheld(id, ask.why, ask.consent)
                 for ask in asks
                 if ask.consent not in allowed
-                for id in install.ids
+                for id in _hang_on(ask, install, made.chosen)
             ]
         if not refused:
             return dataclasses.replace(made, withheld=tuple(withheld.values()))
         withheld.update({one.id: one for one in refused})
+
+
+def _hang_on(ask: planning.Ask, install: Action, chosen: Iterable[Chosen]) -> Iterable[str]:
+    """The findings that need this yes: of a change of torch and its like, those whose own fix asks
+    for it, so that the others are repaired without."""
+    asking = [c.id for c in chosen if c.fix.needs is Needs.ASK and c.id in install.ids]
+    return asking if ask.consent == "core" and asking else install.ids
 
 
 def _in_use(made: Plan, ground: Ground) -> Iterable[Withheld]:
@@ -206,7 +213,7 @@ def must_fit(made: Plan, ground: Ground) -> None:
         free = shutil.disk_usage(folder).free
         if free < need:
             raise RepairError(
-                f"{folder} has {free >> 20} MiB free, and this needs about {need >> 20} MiB"
+                f"{folder} has {free >> 10} KiB free, and this needs about {need >> 10} KiB"
             )
 
 
@@ -228,6 +235,7 @@ def adopt(state: State) -> Run:
     run.adopt(change, swap.adopted(state.prefix, change, state.folder))
     done = Done("create", (), (f"made {state.prefix}",), (int(change.name),))
     run.note(actions=(done,), made=(".", *run.journal.made))
+    (state.folder / MAKING).unlink(missing_ok=True)
     return run
 
 

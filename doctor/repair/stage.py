@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,16 +72,18 @@ def distributions(
         raise StageError(str(error)) from None
 
 
-def _leaving(ground: Ground, names: Iterable[str], half: tuple[Path, ...]) -> Iterator[str]:
+def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> Iterator[str]:
     """Every file of these distributions, relative to the prefix; what another distribution also
     lists stays."""
     going: dict[str, None] = {}
     top = f"{ground.prefix}/"
     folders = set(half)
-    for name in names:
-        one = ground.installed.get(name)
-        if one and one.folder.is_relative_to(ground.prefix):
-            folders.add(one.folder / one.info)
+    # Not by what is imported: PYTHONPATH may put another copy before the one that goes.
+    for site in ground.site_packages:
+        if site.is_relative_to(ground.prefix):
+            for info in (*site.glob("*.dist-info"), *site.glob("*.egg-info")):
+                if name_of(info.name.partition("-")[0]) in names:
+                    folders.add(info)
     for info in sorted(folders):
         rows = _record(info)
         if rows is None:
@@ -97,7 +99,8 @@ def _leaving(ground: Ground, names: Iterable[str], half: tuple[Path, ...]) -> It
         ]
         for row in rows:
             path = os.path.normpath(f"{site}/{row}")
-            if path.startswith(top):
+            file = Path(path)
+            if path.startswith(top) and (file.is_symlink() or not file.is_dir()):
                 going[path[len(top) :]] = None
     for site in ground.site_packages:
         # As a RECORD of this folder writes them: seventy thousand rows are compared as they are.
@@ -120,7 +123,7 @@ def _record(info: Path) -> list[str] | None:
     try:
         with (info / "RECORD").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             return [row[0] for row in csv.reader(file) if row]
-    except OSError:
+    except (OSError, csv.Error):
         return None
 
 
@@ -136,7 +139,8 @@ def _recorded(new: Path) -> dict[str, str]:
                 if len(row) > 1 and row[1].startswith("sha256="):
                     padded = row[1][len("sha256=") :] + "=="
                     path = os.path.normpath(site / row[0])
-                    digests[path] = base64.urlsafe_b64decode(padded).hex()
+                    with contextlib.suppress(ValueError):  # else the file itself is read
+                        digests[path] = base64.urlsafe_b64decode(padded).hex()
     return digests
 
 

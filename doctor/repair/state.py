@@ -26,6 +26,8 @@ from doctor.probes.environment import HOME
 from doctor.repair import swap
 from doctor.repair.swap import Swap
 
+MAKING = "making"
+"""The file that says: this environment was begun by us, and all that is in it is ours."""
 KEEP_DAYS = 14
 """How long what was set aside is kept before the next fix removes it."""
 
@@ -51,7 +53,8 @@ class Done:
 @dataclass(frozen=True)
 class Journal:
     """The state of one run. `began` and `ended` in seconds since 1970; `made`: the folders of our
-    own that the run had to make, relative to the prefix, outermost first."""
+    own that the run had to make, relative to the prefix, outermost first; `prefix`: what it was
+    called then, since an environment may be copied."""
 
     run: str
     state: Literal["applying", "applied", "undoing", "kept"]
@@ -60,6 +63,7 @@ class Journal:
     ended: float | None = None
     actions: tuple[Done, ...] = ()
     made: tuple[str, ...] = ()
+    prefix: str = ""
     schema_version: int = 1
 
 
@@ -69,6 +73,7 @@ class Run:
     def __init__(self, folder: Path, journal: Journal) -> None:
         self.folder = folder
         self.journal = journal
+        self._prefix = folder.parents[len(HOME.parts) + 1]
 
     @property
     def id(self) -> str:
@@ -89,20 +94,20 @@ class Run:
         """Writes the manifest, then makes the change, and has `then` look at it; takes it back if
         either fails, and raises what it failed with."""
         try:
-            _write(change / "manifest.json", json.dumps(swap.encode(made)))
+            _write(change / "manifest.json", json.dumps(swap.encode(made, self._prefix)))
             swap.forward(made)
             if then:
                 then()
         except BaseException:
-            swap.back(made)
-            self.drop(change)
+            if not swap.back(made):
+                self.drop(change)  # else what is aside is all that there is of it
             raise
         # What it left of the staging is only empty folders.
         shutil.rmtree(change / "new", ignore_errors=True)
 
     def adopt(self, change: Path, made: Swap) -> None:
         """Notes a change that is made already."""
-        _write(change / "manifest.json", json.dumps(swap.encode(made)))
+        _write(change / "manifest.json", json.dumps(swap.encode(made, self._prefix)))
 
     def drop(self, change: Path) -> None:
         """Forgets a change that was never made or is taken back."""
@@ -115,7 +120,11 @@ class Run:
             folder = self.folder / str(number)
             with contextlib.suppress(FileNotFoundError):
                 data = parse_json((folder / "manifest.json").read_bytes())
-                found.append((folder, _swap(data, folder)))
+                made = _swap(data, folder, self._prefix)
+                # In a copy of an environment, a cache outside of it is the original's affair.
+                ours = self.journal.prefix in ("", str(self._prefix))
+                if ours or made.root.is_relative_to(self._prefix):
+                    found.append((folder, made))
         return found
 
     def _numbers(self) -> list[int]:
@@ -124,7 +133,15 @@ class Run:
     def take_back(self) -> list[Path]:
         """Takes every change back, the last one first, and removes the run where nothing is left of
         it. Returns the paths that were left alone; then the run stays, with what was set aside for
-        them. Can be killed and called again."""
+        them. Can be killed and called again. Raises StateError, with nothing moved, where what
+        was set aside is gone."""
+        if self.journal.state == "applied":
+            for _, made in self.changes():
+                if gone := swap.lost(made):
+                    raise StateError(
+                        f"what the run {self.id} set aside of {gone[0]} is gone; "
+                        "`vllm-doctor undo --purge` forgets the run"
+                    )
         with contextlib.suppress(OSError):  # a full disk must not keep anything from going back
             self.note(state="undoing")
         refused: list[Path] = []
@@ -133,11 +150,11 @@ class Run:
             if left:
                 refused += left
             else:
-                if wrong := swap.missing_or_changed(made):
-                    raise StateError(f"{wrong[0]} is not as it was before the run {self.id}")
+                # What someone changed since, and nothing is aside for any more, is theirs.
+                refused += swap.missing_or_changed(made)
                 _leave_aside(made)
                 self.drop(folder)
-        if refused:
+        if self.changes():
             self.note(state="kept", ended=time.time())
         else:
             # The journal goes last: until then, a kill leaves a run that says "undoing".
@@ -184,6 +201,8 @@ class State:
             except FileExistsError:
                 pass
             except OSError as error:
+                for folder in reversed(made):
+                    remove_if_empty(self.prefix / folder)
                 why = (error.strerror or str(error)).lower()
                 raise StateError(f"{at} cannot be made: {why}") from None
         self._made = tuple(made)
@@ -236,11 +255,14 @@ class State:
         with contextlib.suppress(OSError):
             (self.folder / "lock").unlink()
             if not any(self._runs.iterdir()):
-                names = {p.name for p in self.folder.iterdir()} - {"runs", "proofs.json"}
+                names = {p.name for p in self.folder.iterdir()} - {"runs", "proofs.json", MAKING}
                 if not names:
-                    (self.folder / "proofs.json").unlink(missing_ok=True)
+                    for name in ("proofs.json", MAKING):
+                        (self.folder / name).unlink(missing_ok=True)
                     self._runs.rmdir()
                     self.folder.rmdir()
+                    # Also where a doctor was killed before it could note that it had made it.
+                    remove_if_empty(self.folder.parent)
                     for name in reversed(self._made):
                         remove_if_empty(self.prefix / name)
 
@@ -251,8 +273,14 @@ class State:
         while (self._runs / (id := stem if number == 1 else f"{stem}-{number}")).exists():
             number += 1
         (self._runs / id).mkdir()
-        run = Run(self._runs / id, Journal(id, "applying", tool, time.time(), made=self._made))
-        run.note()
+        prefix = str(self.prefix)
+        journal = Journal(id, "applying", tool, time.time(), made=self._made, prefix=prefix)
+        run = Run(self._runs / id, journal)
+        try:
+            run.note()
+        except BaseException:
+            shutil.rmtree(run.folder, ignore_errors=True)
+            raise
         return run
 
     def runs(self) -> list[Run]:
@@ -267,7 +295,7 @@ class State:
                     self._must_own(folder / "journal.json")
                     data = parse_json((folder / "journal.json").read_bytes())
                     found.append(Run(folder, decode(Journal, data)))
-                except FileNotFoundError:
+                except (FileNotFoundError, NotADirectoryError):
                     continue
                 except ValueError as error:
                     raise StateError(f"{folder}/journal.json: {error}") from None
@@ -280,10 +308,11 @@ class State:
         for run in reversed(self.runs()):
             if (ours is None or run.id != ours.id) and run.journal.state in ("applying", "undoing"):
                 mended.append((run, self.undo(run)))
-        known = {run.id for run in self.runs()}
         with contextlib.suppress(FileNotFoundError):
             for folder in self._runs.iterdir():
-                if folder.name not in known:
+                # Nothing was changed before there was a journal: only staging can be in there.
+                begun = [*folder.glob("journal.json"), *folder.glob("*/manifest.json")]
+                if folder.is_dir() and not folder.is_symlink() and not begun:
                     shutil.rmtree(folder)
         return mended
 
@@ -330,9 +359,9 @@ def remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _swap(data: object, folder: Path) -> Swap:
+def _swap(data: object, folder: Path, base: Path) -> Swap:
     try:
-        return swap.decode(data)
+        return swap.decode(data, base)
     except ValueError as error:
         raise StateError(f"{folder}/manifest.json: {error}") from None
 
@@ -340,11 +369,15 @@ def _swap(data: object, folder: Path) -> Swap:
 def _write(path: Path, text: str) -> None:
     """Whole or not at all, and on disk before this returns."""
     fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

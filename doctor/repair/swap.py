@@ -90,13 +90,15 @@ class Item(NamedTuple):
 @dataclass(frozen=True)
 class Swap:
     """One change. `new` holds what is put below `root`, `aside` takes what was there; `made` are
-    the folders, relative to `root` and outermost first, that the change creates."""
+    the folders, relative to `root` and outermost first, that the change creates, `kept` those that
+    it may empty and remove, with the permissions to make them with again."""
 
     root: Path
     new: Path
     aside: Path
     items: tuple[Item, ...] = ()
     made: tuple[str, ...] = ()
+    kept: tuple[tuple[str, int], ...] = ()
 
 
 def plan(
@@ -112,11 +114,15 @@ def plan(
     leads out of `root`, or something other than files and links is in the way.
     """
     known = digests or {}
-    coming = {p: fingerprint(f"{new}/{p}", known.get(p)) for p in _below(new)}
     guard = _Guard(root)
+    staged = {p: guard.real(p) for p in _below(new)}
+    for path, real in staged.items():
+        if path != real:  # lib64 of Fedora is a link to lib
+            (new / real).parent.mkdir(parents=True, exist_ok=True)
+            (new / path).rename(new / real)
+    coming = {real: fingerprint(f"{new}/{real}", known.get(p)) for p, real in staged.items()}
     there = []
-    for path in dict.fromkeys([*away, *coming]):
-        guard.check(path)
+    for path in dict.fromkeys([*map(guard.real, away), *coming]):
         if os.path.lexists(f"{root}/{path}"):
             there.append(path)
     with ThreadPoolExecutor() as pool:  # hashing is most of the work, and runs beside itself
@@ -125,7 +131,9 @@ def plan(
         Item(path, going.get(path), coming.get(path)) for path in sorted({*going, *coming})
     )
     made = sorted(f for f in _folders(coming) if not (root / f).is_dir())
-    return Swap(root, new, aside, items, tuple(made))
+    emptied = sorted(_folders(i.path for i in items if i.was and not i.now))
+    kept = tuple((f, stat.S_IMODE((root / f).lstat().st_mode)) for f in emptied)
+    return Swap(root, new, aside, items, tuple(made), kept)
 
 
 def _folders(paths: Iterable[str]) -> set[str]:
@@ -139,21 +147,28 @@ def _folders(paths: Iterable[str]) -> set[str]:
     return found
 
 
-def encode(swap: Swap) -> dict[str, Any]:
-    """The manifest as JSON data: rows, since a whole environment has seventy thousand."""
+def encode(swap: Swap, base: Path) -> dict[str, Any]:
+    """The manifest as JSON data: rows, since a whole environment has seventy thousand. Folders
+    below `base` relative to it, so that an environment may be moved or copied."""
     rows = [[i.path, i.was and list(i.was), i.now and list(i.now)] for i in swap.items]
-    folders = {"root": str(swap.root), "new": str(swap.new), "aside": str(swap.aside)}
-    return {**folders, "made": list(swap.made), "items": rows}
+    named = {"root": swap.root, "new": swap.new, "aside": swap.aside}
+    folders = {
+        name: str(path.relative_to(base) if path.is_relative_to(base) else path)
+        for name, path in named.items()
+    }
+    kept = [list(row) for row in swap.kept]
+    return {**folders, "made": list(swap.made), "kept": kept, "items": rows}
 
 
-def decode(data: Any) -> Swap:
+def decode(data: Any, base: Path) -> Swap:
     """The manifest again. Raises ValueError where it is none."""
     try:
         items = tuple(
             Item(path, was and Print(*was), now and Print(*now)) for path, was, now in data["items"]
         )
-        root, new, aside = (Path(data[name]) for name in ("root", "new", "aside"))
-        return Swap(root, new, aside, items, tuple(data["made"]))
+        root, new, aside = (base / data[name] for name in ("root", "new", "aside"))
+        kept = tuple((str(folder), int(mode)) for folder, mode in data["kept"])
+        return Swap(root, new, aside, items, tuple(data["made"]), kept)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no manifest of a change: {error!r}") from None
 
@@ -184,16 +199,19 @@ class _Guard:
 
     def __init__(self, root: Path) -> None:
         self._root = Path(os.path.realpath(root))
-        self._folders: dict[str, bool] = {}
+        self._folders: dict[str, str | None] = {}
 
-    def check(self, path: str) -> None:
-        folder = path.rpartition("/")[0]
+    def real(self, path: str) -> str:
+        """The path without links on the way to it, so that every file has one name."""
+        folder, _, name = path.rpartition("/")
         if folder not in self._folders:
             real = Path(os.path.realpath(self._root / folder))
-            self._folders[folder] = real.is_relative_to(self._root)
-        inside = not path.startswith("/") and ".." not in path.split("/")
-        if not inside or not self._folders[folder]:
+            inside = real.is_relative_to(self._root)
+            self._folders[folder] = str(real.relative_to(self._root)) if inside else None
+        real_folder = self._folders[folder]
+        if path.startswith("/") or ".." in path.split("/") or real_folder is None:
             raise SwapError(f"{path} leads out of {self._root}")
+        return name if real_folder == "." else f"{real_folder}/{name}"
 
 
 def forward(swap: Swap) -> None:
@@ -209,8 +227,7 @@ def forward(swap: Swap) -> None:
     for item in swap.items:
         if item.now:
             _move(f"{swap.new}/{item.path}", f"{swap.root}/{item.path}")
-    emptied = _folders(i.path for i in swap.items if i.was and not i.now)
-    for folder in sorted(emptied, key=len, reverse=True):
+    for folder, _ in reversed(swap.kept):
         _remove_if_empty(swap.root / folder)
 
 
@@ -222,25 +239,43 @@ def back(swap: Swap) -> list[Path]:
     """
     refused = []
     _remove_compiled(swap)
-    for item in reversed(swap.items):
-        if not _back(swap, item):
-            refused.append(swap.root / item.path)
-    for folder in sorted(swap.made, reverse=True):
-        _remove_if_empty(swap.root / folder / "__pycache__")
-        _remove_if_empty(swap.root / folder)
+    for folder, mode in swap.kept:
+        if not os.path.lexists(swap.root / folder):
+            (swap.root / folder).mkdir()
+            (swap.root / folder).chmod(mode)
+    for old in (False, True):  # a folder that was made may stand where a file was
+        for item in reversed(swap.items):
+            if bool(item.was) is old and not _back(swap, item):
+                refused.append(swap.root / item.path)
+        for folder in sorted(swap.made, reverse=True):
+            _remove_if_empty(swap.root / folder / "__pycache__")
+            _remove_if_empty(swap.root / folder)
     return sorted(refused)
+
+
+def lost(swap: Swap) -> list[Path]:
+    """What cannot be put back: it is neither aside nor where it was."""
+    return [
+        swap.root / i.path
+        for i in swap.items
+        if i.was
+        and not os.path.lexists(swap.aside / i.path)
+        and not i.was.of(f"{swap.root}/{i.path}")
+    ]
 
 
 def _back(swap: Swap, item: Item) -> bool:
     here, aside, new = (f"{at}/{item.path}" for at in (swap.root, swap.aside, swap.new))
+    with contextlib.suppress(OSError):
+        os.unlink(_copy(here))  # of a copy across filesystems that was cut off
     if item.was and not os.path.lexists(aside):
         return True  # never went aside, or is back already
     if os.path.lexists(here):
         placed = item.now is not None and not os.path.lexists(new)
-        if item.was and not placed and item.was.of(here):
-            os.unlink(aside)  # a copy, cut off before its original went
-            return True
         ours = item.now is not None and item.now.of(here)
+        if item.was and not (placed and ours) and item.was.of(here):
+            os.unlink(aside)  # a copy that was cut off, or someone has put the same bytes back
+            return True
         if not ours and item.was is None and os.path.lexists(new):
             return True  # ours was never placed
         if not ours and not _derived(item.path):
@@ -293,6 +328,12 @@ def _remove_compiled(swap: Swap) -> None:
                 (swap.root / path).unlink()
 
 
+def _copy(place: str) -> str:
+    """Where a file is copied to before it takes its place."""
+    folder, _, name = place.rpartition("/")
+    return f"{folder}/.{name}.vllm-doctor"
+
+
 def _move(source: str, place: str) -> None:
     """A rename; across filesystems a copy that appears whole or not at all, then the removal."""
     try:
@@ -300,7 +341,7 @@ def _move(source: str, place: str) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        copy = Path(place).with_name(f".{Path(place).name}.vllm-doctor")
+        copy = Path(_copy(place))
         copy.unlink(missing_ok=True)
         shutil.copy2(source, copy, follow_symlinks=False)
         copy.replace(place)
