@@ -77,13 +77,7 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
     lists stays."""
     going: dict[str, None] = {}
     top = f"{ground.prefix}/"
-    folders = set(half)
-    # Not by what is imported: PYTHONPATH may put another copy before the one that goes.
-    for site in ground.site_packages:
-        if site.is_relative_to(ground.prefix):
-            for info in (*site.glob("*.dist-info"), *site.glob("*.egg-info")):
-                if name_of(info.name.partition("-")[0]) in names:
-                    folders.add(info)
+    folders = {*half, *_metadata(ground, names)}
     for info in sorted(folders):
         rows = _record(info)
         if rows is None:
@@ -116,6 +110,16 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
                     going.pop(rows_here[row], None)
     yield from going
     yield from swap.compiled(ground.prefix, list(going))
+
+
+def _metadata(ground: Ground, names: Collection[str]) -> Iterator[Path]:
+    """The metadata folders below the prefix that have one of these names: not by what is imported,
+    for PYTHONPATH may put another copy before the one that goes."""
+    for site in ground.site_packages:
+        if site.is_relative_to(ground.prefix):
+            for info in (*site.glob("*.dist-info"), *site.glob("*.egg-info")):
+                if name_of(info.name.partition("-")[0]) in names:
+                    yield info
 
 
 def _record(info: Path) -> list[str] | None:
