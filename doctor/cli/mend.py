@@ -430,7 +430,9 @@ def undo(
         if listed:
             _list(state)
             return
-        _must_not_run(state.prefix, allow)
+        # What was cut off is taken back whoever runs: half a change serves nobody.
+        if not any(r.journal.state in ("applying", "undoing") for r in state.runs()):
+            _must_not_run(state.prefix, allow)
         _do_not_die_of_a_pipe()
         with state.locked():
             left = _purge(state) if purge else _undo(state, run)
