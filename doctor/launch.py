@@ -6,7 +6,6 @@ There is no way past a finding: whoever starts a server with this starts a judge
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import json
@@ -34,11 +33,12 @@ from doctor.probes.host import HostCompilers
 from doctor.probes.interpreter import Interpreter, Where
 from doctor.probes.jit import Jit
 from doctor.probes.libraries import Runtimes
+from doctor.probes.repairs import LOCK
 from doctor.probes.toolkit import HEADERS, Toolkit, Toolkits
 from doctor.probes.wheels import FlashInfer
 from doctor.profile import Profile
-from doctor.redact import _SECRET_NAME, _SECRETS
-from doctor.target import Target
+from doctor.redact import SECRET_NAME, SECRETS
+from doctor.target import Target, ending_with_us
 
 REFUSED = 78
 """EX_CONFIG of sysexits.h: systemd's RestartPreventExitStatus and supervisors know it."""
@@ -168,11 +168,11 @@ def difference(shell: Mapping[str, str], server: Mapping[str, str]) -> Iterator[
 
 
 def _is_secret(name: str) -> bool:
-    return bool(_SECRET_NAME.search(name.replace("-", "_")))
+    return bool(SECRET_NAME.search(name.replace("-", "_")))
 
 
 def _clean(value: str) -> str:
-    for pattern, new in _SECRETS:
+    for pattern, new in SECRETS:
         value = pattern.sub(new, value)
     return value
 
@@ -373,14 +373,13 @@ def _why(report: Report) -> str:
 
 @contextlib.contextmanager
 def undisturbed(prefix: Path) -> Iterator[None]:
-    """Keeps other doctors from changing the environment until the server runs out of it.
-
-    Raises LaunchError where one is at it (the lock of doctor.repair.state).
+    """Raises LaunchError where another doctor is changing the environment (the lock of
+    doctor.repair.state, which is there as long as one works).
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        handle = os.open(prefix / HOME / "lock", flags)
-    except OSError:  # nothing was ever repaired here, or by a user whose lock we may not read
+        handle = os.open(prefix / LOCK, flags)
+    except OSError:  # no doctor is at work here, or one of a user whose lock we may not read
         yield
         return
     try:
@@ -408,7 +407,6 @@ _PASSED_ON = frozenset(
         signal.SIGUSR2,
     )
 )
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Server = subprocess.Popen[bytes]
 """A started server, our child."""
@@ -431,8 +429,7 @@ def start(words: Sequence[str], env: Mapping[str, str]) -> Server:
     """
     # A thread that does not block them would take our signals; those of a diagnosis are ending.
     _join_threads()
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
+    end_with_us = ending_with_us(signal.SIGTERM)
 
     def prepare() -> None:
         # Before an exec resets them, Python's handlers would swallow what the terminal sends. What
@@ -440,9 +437,7 @@ def start(words: Sequence[str], env: Mapping[str, str]) -> Server:
         for number in _PASSED_ON:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent:  # gone before it was asked for
-            os._exit(128 + signal.SIGTERM)
+        end_with_us()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, no end could be told

@@ -47,6 +47,16 @@ def printable(value: object) -> str:
     return "".join(c if c.isprintable() else f"\\x{_code(c):02x}" for c in text)
 
 
+def reason(error: OSError) -> str:
+    """Why the system refused, in its own few words."""
+    return (error.strerror or str(error)).lower()
+
+
+def refusal(error: OSError) -> str:
+    """What it refused, and why; of a full disk it names no file."""
+    return f"{error.filename or 'the disk'}: {reason(error)}"
+
+
 def _code(character: str) -> int:
     """The byte that a lone surrogate stands for (PEP 383); otherwise the code point."""
     code = ord(character)

@@ -15,8 +15,8 @@ _KEPT = re.compile(
     r"|CUDA_\w+|CUDNN_\w+|NVCC_\w+|NVIDIA_\w+|NCCL_\w+|FLASHINFER_\w+|VLLM_\w+|TRITON_\w+"
     r"|TORCH\w*|PYTORCH_\w+|HF_HOME|HF_ENDPOINT|HF_HUB_\w+|MAX_JOBS|OMP_NUM_THREADS)"
 )
-_SECRET_NAME = re.compile(r"(?i)TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL")
-_SECRETS = (
+SECRET_NAME = re.compile(r"(?i)TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL")
+SECRETS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
     (re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"), "sk-***"),
     (re.compile(r"(?i)\bbearer\s+[\w.~+/-]{8,}=*"), "Bearer ***"),
@@ -41,7 +41,7 @@ def redact(recording: dict[str, Any], home: str | None) -> dict[str, Any]:
     env = {
         k: v
         for k, v in recording["env"].items()
-        if _KEPT.fullmatch(k) and not _SECRET_NAME.search(k)
+        if _KEPT.fullmatch(k) and not SECRET_NAME.search(k)
     }
     cleaned = _Cleaner(home)
     made: dict[str, Any] = cleaned({**recording, "env": env})
@@ -58,7 +58,7 @@ class _Cleaner:
             if name not in _PLAIN and len(name) > 1:
                 self._rules.append((re.compile(rf"(?<=/){re.escape(name)}{_END}"), "user"))
         self._rules.append((re.compile(rf"/home/(?!user{_END})[\w.-]*\w"), "/home/someone"))
-        self._rules += _SECRETS
+        self._rules += SECRETS
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, str):

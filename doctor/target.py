@@ -16,7 +16,7 @@ import stat as stat_mode
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
@@ -216,6 +216,22 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
         return Ran(code, _written(out), _written(err), failure)
 
 
+def ending_with_us(number: signal.Signals) -> Callable[[], None]:
+    """What a child runs before its exec (preexec_fn), so that it gets the signal `number` when we
+    are gone, however we ended (prctl(2))."""
+    import ctypes  # before the fork: between that and the exec nothing may be loaded
+
+    prctl, ours = ctypes.CDLL(None).prctl, os.getpid()
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != ours:  # gone before it was asked for
+            os._exit(128 + number)
+
+    return prepare
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _children: set[subprocess.Popen[bytes]] = set()
 _starting = threading.Lock()
 _ending = False

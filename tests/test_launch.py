@@ -7,7 +7,6 @@ which signals reached it; it lies where `vllm` does, and everything around it is
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -969,12 +968,3 @@ class TestProof:
         assert (said.code, said.out, len(records(record))) == (REFUSED, "", 2)
         assert "✗ test build" in said.err
         assert said.err.splitlines()[-1] == "vllm-doctor: not started: deep-check-failed"
-
-
-def test_the_servers_death_is_the_kernels_business() -> None:
-    """The number that is handed to prctl is the kernel's own."""
-    header = Path("/usr/include/linux/prctl.h")
-    if not header.exists():
-        pytest.skip("no kernel headers here")
-    assert f"#define PR_SET_PDEATHSIG  {launch._PR_SET_PDEATHSIG} " in header.read_text()
-    assert ctypes.CDLL(None).prctl

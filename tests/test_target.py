@@ -3,6 +3,7 @@ the doctor hang or raise, and a recording answers as the machine did."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from doctor import target as machine
 from doctor.codec import CodecError, encode
 from doctor.diagnose import diagnose
 from doctor.engine import load_rules
@@ -478,3 +480,12 @@ def _renamed(value: Any, home: str) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_renamed(v, home) for v in value)
     return value
+
+
+def test_a_childs_death_is_the_kernels_business() -> None:
+    """The number that is handed to prctl is the kernel's own."""
+    header = Path("/usr/include/linux/prctl.h")
+    if not header.exists():
+        pytest.skip("no kernel headers here")
+    assert f"#define PR_SET_PDEATHSIG  {machine._PR_SET_PDEATHSIG} " in header.read_text()
+    assert ctypes.CDLL(None).prctl

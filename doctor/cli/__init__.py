@@ -17,6 +17,7 @@ from doctor import about
 from doctor.cli.shared import fail
 from doctor.engine import place
 from doctor.exits import UNKNOWN, USAGE
+from doctor.model import reason
 
 
 class _Commands(MutableMapping[str, click.Command]):
@@ -110,7 +111,7 @@ def main() -> None:
     except _Terminated:
         raise SystemExit(143) from None
     except OSError as error:
-        _give_up(f"cannot write: {(error.strerror or str(error)).lower()}")
+        _give_up(f"cannot write: {reason(error)}")
     except Exception as error:
         _give_up(f"crashed, and could not judge anything: {place(error)}; please report it")
 

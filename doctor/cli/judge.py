@@ -27,7 +27,7 @@ from doctor.diagnose import Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import USAGE
-from doctor.model import Missing, Rule, Severity
+from doctor.model import Missing, Rule, Severity, reason
 from doctor.probes.interpreter import Where
 from doctor.tape import Recorder, Tape, load_tape
 from doctor.target import Target
@@ -43,7 +43,7 @@ def _from_tape(path: str) -> tuple[Target, Where]:
             fail(f"--from {path}: larger than {_TAPE_MOST >> 20} MiB, no snapshot of ours", USAGE)
         tape = load_tape(parse_json(data))
     except OSError as error:
-        fail(f"--from {path}: {(error.strerror or str(error)).lower()}", USAGE)
+        fail(f"--from {path}: {reason(error)}", USAGE)
     except CodecError as error:
         fail(f"--from {path}: {error}", USAGE)
     except ValueError as error:
@@ -182,7 +182,7 @@ def snapshot(
     try:
         Path(output).write_text(text, encoding="utf-8")
     except OSError as error:
-        fail(f"--output {output}: {(error.strerror or str(error)).lower()}", USAGE)
+        fail(f"--output {output}: {reason(error)}", USAGE)
     click.echo(
         f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True
     )

@@ -45,7 +45,7 @@ def repairs(target: Target, interpreter: Interpreter) -> Repairs:
     process = Path("/proc") / words[0]
     if target.realpath(Path("/proc/self")) == process:
         return Repairs()  # our own, which judges what it has done so far
-    # The lock's file outlives its doctor, and another process may have the number by now.
+    # The lock of a doctor that was killed is still there, and another process may have the number.
     started = target.read(process / "cmdline") or b""
     return Repairs(tuple(unfinished), int(words[0]) if b"doctor" in started else None)
 

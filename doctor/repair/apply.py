@@ -7,7 +7,7 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,9 +16,8 @@ from doctor import about
 from doctor.diagnose import Report
 from doctor.engine import Crashed
 from doctor.fixes import SetAside
-from doctor.model import Missing, Needs, Severity, Text, Verdict
+from doctor.model import Missing, Severity, Text, Verdict, refusal
 from doctor.probes.host import HostCompilers
-from doctor.probes.wheels import Distribution, Packages
 from doctor.repair import plan as planning
 from doctor.repair import resolver, running, stage, swap
 from doctor.repair.index import Index
@@ -78,7 +77,7 @@ def ground(report: Report, target: Target, tell: Callable[[str], None]) -> Groun
         python=who.python,
         prefix=who.prefix,
         site_packages=who.site_packages,
-        installed=_installed(report),
+        installed=planning.installed(report),
         compiler=compiler,
         tool=resolver.find(),
         tell=tell,
@@ -118,7 +117,7 @@ def prepare(
 def _hang_on(ask: planning.Ask, install: Action, chosen: Iterable[Chosen]) -> Iterable[str]:
     """The findings that need this yes: of a change of torch and its like, those whose own fix asks
     for it, so that the others are repaired without."""
-    asking = [c.id for c in chosen if c.fix.needs is Needs.ASK and c.id in install.ids]
+    asking = [c.id for c in planning.asking(install, chosen)]
     return asking if ask.consent == "core" and asking else install.ids
 
 
@@ -279,7 +278,7 @@ def apply(
             if failure or not plan.actions or number == ROUNDS - 1:
                 break
             counted |= _counted(report, fail_on)
-            ground = dataclasses.replace(ground, installed=_installed(report))
+            ground = dataclasses.replace(ground, installed=planning.installed(report))
     except BaseException:
         state.undo(run)
         raise
@@ -297,7 +296,7 @@ def apply(
 
 def _told(error: StageError | OSError) -> str:
     if isinstance(error, OSError):
-        return f"{error.filename or 'the disk'}: {(error.strerror or str(error)).lower()}"
+        return refusal(error)
     return "\n".join(t for t in (str(error), error.tail) if t)
 
 
@@ -311,13 +310,6 @@ def _next(
         return replan(report, ground, tried)
     except RepairError:
         return Plan()  # what is done stays done; the report says what is left
-
-
-def _installed(report: Report) -> Mapping[str, Distribution]:
-    try:
-        return report.facts.get(Packages).installed
-    except (Missing, Crashed):
-        return {}
 
 
 def _carry_out(action: Action, plan: Plan, ground: Ground, run: Run) -> Done:

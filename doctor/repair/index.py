@@ -132,6 +132,10 @@ class Index:
         yield from self.find_links
 
 
+NOWHERE = Index("nowhere", no_index=True)
+"""For a tool that has nothing to fetch."""
+
+
 def choose(
     mirrors: Sequence[str],
     keep_extra: bool,

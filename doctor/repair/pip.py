@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from doctor.repair.index import Index
+from doctor.repair.index import NOWHERE, Index
 from doctor.repair.resolver import Move, ToolError, Wanted, name_of, requirements_file, run
 
 _FIRST = Version("22.3")  # the first with `--python`, and `--report` is of 22.2
@@ -93,7 +93,7 @@ class Pip:
 
     def check(self, python: Path, shell: Mapping[str, str]) -> frozenset[str]:
         try:
-            self._pip(_variables(Index("nowhere", no_index=True), shell), python, "check")
+            self._pip(_variables(NOWHERE, shell), python, "check")
         except ToolError as error:
             return frozenset(error.tail.splitlines())
         return frozenset()

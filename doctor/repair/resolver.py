@@ -7,7 +7,6 @@ a prefix of ours, from where it is swapped in.
 
 from __future__ import annotations
 
-import ctypes
 import re
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from typing import Protocol
 from packaging.version import Version
 
 from doctor.repair.index import Index, without_credentials
+from doctor.target import ending_with_us
 
 ANSWER_IN = 3
 """Seconds within which a mirror has to answer while there is another one to ask."""
@@ -173,7 +173,7 @@ def run(
         cwd="/",  # nothing of the current directory is read
         text=True,
         errors="backslashreplace",
-        preexec_fn=_end_with_us,  # noqa: PLW1509 - one system call; nothing here has a thread
+        preexec_fn=ending_with_us(signal.SIGKILL),  # noqa: PLW1509 - no lock is taken in it
     ) as child:
         try:
             for line in child.stdout or ():
@@ -189,15 +189,6 @@ def run(
         cause = _cause(text, child.returncode)
         raise ToolError(cause, "\n".join(said[-20:]), bool(_NOT_THERE.search(text)))
     return "\n".join(lines)
-
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)  # now: between fork and exec nothing may be loaded
-
-
-def _end_with_us() -> None:
-    """A doctor that is killed takes its installer along (prctl(2))."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 _SILENT = re.compile(r"timed? ?out|timeout", re.IGNORECASE)

@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Literal
 
 from doctor.codec import decode, encode, parse_json
+from doctor.model import reason
 from doctor.probes.environment import HOME
+from doctor.probes.repairs import JOURNAL, LOCK, RUNS, UNFINISHED
 from doctor.repair import swap
 from doctor.repair.swap import Swap
 
 MAKING = "making"
 """The file that says: this environment was begun by us, and all that is in it is ours."""
+_MANIFEST = "manifest.json"
 KEEP_DAYS = 14
 """How long what was set aside is kept before the next fix removes it."""
 
@@ -79,10 +82,15 @@ class Run:
     def id(self) -> str:
         return self.journal.run
 
+    @property
+    def unfinished(self) -> bool:
+        """It was cut off, or is being made or taken back now."""
+        return self.journal.state in UNFINISHED
+
     def note(self, **changes: object) -> None:
         """Writes the journal anew, whole or not at all, and to disk before this returns."""
         self.journal = dataclasses.replace(self.journal, **changes)  # type: ignore[arg-type]
-        _write(self.folder / "journal.json", json.dumps(encode(self.journal), indent=1) + "\n")
+        _write(self.folder / JOURNAL, json.dumps(encode(self.journal), indent=1) + "\n")
 
     def begin_change(self) -> Path:
         """A fresh numbered folder with an empty `new` in it, to stage a change."""
@@ -94,7 +102,7 @@ class Run:
         """Writes the manifest, then makes the change, and has `then` look at it; takes it back if
         either fails, and raises what it failed with."""
         try:
-            _write(change / "manifest.json", json.dumps(swap.encode(made, self._prefix)))
+            self.adopt(change, made)
             swap.forward(made)
             if then:
                 then()
@@ -107,7 +115,7 @@ class Run:
 
     def adopt(self, change: Path, made: Swap) -> None:
         """Notes a change that is made already."""
-        _write(change / "manifest.json", json.dumps(swap.encode(made, self._prefix)))
+        _write(change / _MANIFEST, json.dumps(swap.encode(made, self._prefix)))
 
     def drop(self, change: Path) -> None:
         """Forgets a change that was never made or is taken back."""
@@ -119,7 +127,7 @@ class Run:
         for number in self._numbers():
             folder = self.folder / str(number)
             with contextlib.suppress(FileNotFoundError):
-                data = parse_json((folder / "manifest.json").read_bytes())
+                data = parse_json((folder / _MANIFEST).read_bytes())
                 made = _swap(data, folder, self._prefix)
                 # In a copy of an environment, a cache outside of it is the original's affair.
                 ours = self.journal.prefix in ("", str(self._prefix))
@@ -174,7 +182,8 @@ class State:
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
         self.folder = prefix / HOME
-        self._runs = self.folder / "runs"
+        self._runs = prefix / RUNS
+        self._locked = prefix / LOCK
         self._made: tuple[str, ...] = ()
 
     @contextlib.contextmanager
@@ -193,7 +202,7 @@ class State:
         self._must_be_ours()
         made = []
         at = self.prefix
-        for name in (*HOME.parts, "runs"):
+        for name in RUNS.parts:
             at = at / name
             try:
                 at.mkdir()
@@ -203,15 +212,14 @@ class State:
             except OSError as error:
                 for folder in reversed(made):
                     remove_if_empty(self.prefix / folder)
-                why = (error.strerror or str(error)).lower()
-                raise StateError(f"{at} cannot be made: {why}") from None
+                raise StateError(f"{at} cannot be made: {reason(error)}") from None
         self._made = tuple(made)
 
     def _must_be_ours(self) -> None:
         """What is kept here says which files are put back and removed: it has to be root's or the
         user's own, and behind no link, or another user could have root move any file."""
         at = self.prefix
-        for name in (*HOME.parts, "runs"):
+        for name in RUNS.parts:
             at = at / name
             if at.is_symlink():
                 raise StateError(f"{at} is a link; the doctor keeps nothing behind a link")
@@ -225,14 +233,13 @@ class State:
             raise StateError(f"{path} belongs to the user {owner}: run the doctor as that user")
 
     def _lock(self) -> int:
-        path = self.folder / "lock"
+        path = self._locked
         while True:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             try:
                 handle = os.open(path, flags, 0o644)
             except OSError as error:
-                why = (error.strerror or str(error)).lower()
-                raise StateError(f"{path} cannot be written: {why}") from None
+                raise StateError(f"{path} cannot be written: {reason(error)}") from None
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -253,9 +260,9 @@ class State:
         """Removes the lock, which names a doctor that is done, and what is left of our folder if
         nothing in it is worth keeping."""
         with contextlib.suppress(OSError):
-            (self.folder / "lock").unlink()
+            self._locked.unlink()
             if not any(self._runs.iterdir()):
-                names = {p.name for p in self.folder.iterdir()} - {"runs", "proofs.json", MAKING}
+                names = {p.name for p in self.folder.iterdir()} - {RUNS.name, "proofs.json", MAKING}
                 if not names:
                     for name in ("proofs.json", MAKING):
                         (self.folder / name).unlink(missing_ok=True)
@@ -292,13 +299,13 @@ class State:
             for folder in sorted(self._runs.iterdir()):
                 try:
                     self._must_own(folder)
-                    self._must_own(folder / "journal.json")
-                    data = parse_json((folder / "journal.json").read_bytes())
+                    self._must_own(folder / JOURNAL)
+                    data = parse_json((folder / JOURNAL).read_bytes())
                     found.append(Run(folder, decode(Journal, data)))
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 except ValueError as error:
-                    raise StateError(f"{folder}/journal.json: {error}") from None
+                    raise StateError(f"{folder / JOURNAL}: {error}") from None
         return found
 
     def recover(self, ours: Run | None = None) -> list[tuple[Run, list[Path]]]:
@@ -306,12 +313,12 @@ class State:
         alone)."""
         mended = []
         for run in reversed(self.runs()):
-            if (ours is None or run.id != ours.id) and run.journal.state in ("applying", "undoing"):
+            if run.unfinished and (ours is None or run.id != ours.id):
                 mended.append((run, self.undo(run)))
         with contextlib.suppress(FileNotFoundError):
             for folder in self._runs.iterdir():
                 # Nothing was changed before there was a journal: only staging can be in there.
-                begun = [*folder.glob("journal.json"), *folder.glob("*/manifest.json")]
+                begun = [*folder.glob(JOURNAL), *folder.glob(f"*/{_MANIFEST}")]
                 if folder.is_dir() and not folder.is_symlink() and not begun:
                     shutil.rmtree(folder)
         return mended
@@ -363,7 +370,7 @@ def _swap(data: object, folder: Path, base: Path) -> Swap:
     try:
         return swap.decode(data, base)
     except ValueError as error:
-        raise StateError(f"{folder}/manifest.json: {error}") from None
+        raise StateError(f"{folder / _MANIFEST}: {error}") from None
 
 
 def _write(path: Path, text: str) -> None:

@@ -15,10 +15,8 @@ from typing import Any
 from packaging.version import Version
 
 from doctor import toml
-from doctor.repair.index import Index
+from doctor.repair.index import NOWHERE, Index
 from doctor.repair.resolver import Move, ToolError, Wanted, requirements_file, run
-
-_NOWHERE = Index("nowhere", no_index=True)
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class Uv:
     def check(self, python: Path, shell: Mapping[str, str]) -> frozenset[str]:
         try:
             with _no_lock_left(python):
-                self._pip(_NOWHERE.variables(shell), "check", "--python", str(python))
+                self._pip(NOWHERE.variables(shell), "check", "--python", str(python))
         except ToolError as error:
             return frozenset(re.findall(r"(?m)^(The package .+)$", error.tail))
         return frozenset()
@@ -113,7 +111,7 @@ class Uv:
     def make_environment(self, base: str, prefix: Path, shell: Mapping[str, str]) -> None:
         """A virtual environment of an interpreter that is here already, or the rest of one whose
         making was cut off. Raises ToolError."""
-        env = {**_NOWHERE.variables(shell), "UV_PYTHON_DOWNLOADS": "never"}
+        env = {**NOWHERE.variables(shell), "UV_PYTHON_DOWNLOADS": "never"}
         options = ["--quiet", "--color", "never", "--allow-existing", "--python", base]
         run([str(self.path), "venv", *options, str(prefix)], env)
 

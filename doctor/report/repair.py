@@ -15,7 +15,6 @@ from doctor.repair.state import Run
 from doctor.report.text import Line
 
 _TITLES = {
-    "create": "make the environment",
     "install": "install distributions, in one transaction",
     "cuda-home": "make a CUDA home of links over the wheels",
     "environment": "save variables for the server and for `vllm-doctor env`",
@@ -104,7 +103,7 @@ def _fetched(plan: Plan) -> str:
 
 
 def _commands(action: Action, plan: Plan, installer: Installer) -> Iterator[Line]:
-    """By hand, the same: of a home of links too many lines for a plan."""
+    """By hand, the same."""
     if action.kind == "install" and plan.request.roots:
         yield (("cyan", f"     {installer.line('install', plan.request.roots)}"),)
     if action.kind == "install" and plan.request.gone:
