@@ -4,45 +4,161 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from doctor import toml
-from doctor.codec import decode
+from doctor.codec import CodecError, decode
+from doctor.logs.regex import compiled
+from doctor.model import Needs, Severity
 from doctor.shipped import rules_folder
+
+Role = Literal[
+    "cause",  # stops the server
+    "generic",  # stops it too, but any cause beside it says more
+    "request",  # fails requests; the server stays up
+    "symptom",  # a wrapper, or a consequence: never the cause while something under it says more
+    "harmless",
+    "start",  # a server begins to start: what comes before belongs to an earlier attempt
+    "ready",  # it serves: what comes before did not stop it
+    "failure",  # something failed that no row may know
+]
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True)
 class Signature:
-    """`literal` is found first, which is fast; `pattern`, where given, then has to match the line.
-    `printed_by` names who prints it: a distribution and its file, "nvcc", "ptxas", "linker", ..."""
+    """One text that names an ailment.
+
+    `literal`: what is searched for in the whole log, white space apart. `pattern` then has to match
+    the line, freed of prefixes and colours; its named groups are the values of `message`.
+    `level`: logged below it, the text tells of a fallback. `near`, `unless`: what has to be, and
+    what must not be, in the lines around. `last`: it counts only where nothing but symptoms and
+    harmless lines follow. `times`: it counts from so many on. `over`: ids that it explains where both are found.
+    `printed_by`: "distribution:file" as installed, or who else prints it: "nccl", "linker", ...
+    `versions`: of the distribution, in which the literal is in the file; else the installed one.
+    """
 
     id: str
     literal: str
     printed_by: str
     pattern: str | None = None
+    role: Role = "cause"
+    level: Level = "error"
+    severity: Severity = Severity.ERROR
+    near: str | None = None
+    unless: str | None = None
+    last: bool = False
+    times: int = 1
+    over: tuple[str, ...] = ()
+    message: str | None = None
+    versions: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what could not be found, or not in linear time."""
+        core = squeezed(self.literal)
+        if len(core) < 6 or re.search(r'[^!-~]|["<>&\\]', core):
+            raise ValueError(
+                f'literal: {self.literal!r} has to be 6 or more ASCII characters, without "<>&\\ '
+                "which JSON escapes"
+            )
+        for name in ("pattern", "near", "unless"):
+            if value := getattr(self, name):
+                try:
+                    compiled(value)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {value!r}: {error}") from None
+        try:
+            SpecifierSet(self.versions or "")
+        except InvalidSpecifier as error:
+            raise ValueError(f"versions: {error}") from None
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What can be done: `commands` to type, templates of the values that the log gave; dropped
+    where it did not give one."""
+
+    title: str
+    commands: tuple[str, ...] = ()
+    needs: Needs = Needs.PERSON
+
+
+@dataclass(frozen=True)
+class Ailment:
+    """What a log can name: title and explanation where no rule of this id carries them."""
+
+    id: str
+    title: str | None = None
+    explanation: str | None = None
+    fix: tuple[Remedy, ...] = ()
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Rows in the order of their files' names, and the ailments by id."""
+
+    signatures: tuple[Signature, ...]
+    ailments: dict[str, Ailment]
+
+
+def squeezed(literal: str) -> str:
+    """A literal without its white space, as it is searched for."""
+    return "".join(literal.split())
+
+
+def load(folders: Iterable[Path]) -> Catalogue:
+    """Reads signatures/*.toml in each folder. Raises CodecError, ValueError naming the file."""
+    rows: list[Signature] = []
+    ailments: dict[str, Ailment] = {}
+    for folder in folders:
+        for path in sorted((folder / "signatures").glob("*.toml")):
+            try:
+                data = toml.load(path)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+            if unknown := set(data) - {"signature", "ailment"}:
+                raise CodecError(str(path), f"no such table: {min(unknown)}")
+            rows += decode(tuple[Signature, ...], data.get("signature", []), f"{path}: signature")
+            for one in decode(tuple[Ailment, ...], data.get("ailment", []), f"{path}: ailment"):
+                if one.id in ailments:
+                    raise CodecError(str(path), f"there is an ailment {one.id!r} already")
+                ailments[one.id] = one
+    return Catalogue(tuple(rows), ailments)
 
 
 @functools.cache
-def signatures() -> tuple[Signature, ...]:
-    """Every row of rules/signatures/*.toml, files by name. Raises CodecError, ValueError."""
-    rows = []
-    for path in sorted((rules_folder() / "signatures").glob("*.toml")):
-        rows += decode(tuple[Signature, ...], toml.load(path).get("signature", []), path.name)
-    return tuple(rows)
+def shipped() -> Catalogue:
+    """What comes with the doctor. Raises CodecError, ValueError."""
+    return load((rules_folder(),))
 
 
 def ids_of(output: str) -> tuple[tuple[str, ...], str]:
-    """(the ailments that `output` names, in its order; the first line that names one, or the last
-    line that holds "error" or "fatal", or the last line)."""
+    """(the ailments that a compiler's, linker's or loader's `output` names, in its order; the first
+    line that names one, or the last line that holds "error" or "fatal", or the last line)."""
     ids: list[str] = []
     telling = ""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    causes = [s for s in shipped().signatures if s.role in ("cause", "generic")]
     for line in lines:
-        for one in signatures():
-            if one.literal in line and (one.pattern is None or re.search(one.pattern, line)):
+        for one in causes:
+            if one.literal in line and _fits(one, line, output):
                 telling = telling or line
                 if one.id not in ids:
                     ids.append(one.id)
     lines = [x for x in lines if not x.startswith(("collect2:", "ninja:"))] or lines
     errors = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
     return tuple(ids), (telling or (errors or lines or [""])[-1])[:300]
+
+
+def _fits(one: Signature, line: str, around: str) -> bool:
+    return (
+        (one.pattern is None or compiled(one.pattern)(line) is not None)
+        and (one.near is None or compiled(one.near)(around) is not None)
+        and (one.unless is None or compiled(one.unless)(around) is None)
+    )

@@ -1,0 +1,201 @@
+"""Finds the literals of all signatures in a log of any size: one pass, one window of memory.
+
+White space, colours, box drawing and NULs between the characters of a literal do not matter, so
+that a line which a terminal broke in the middle of a word is found as well.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from doctor.logs.regex import re2
+
+BEHIND = 96 << 10
+"""Bytes before a hit that can still be looked at."""
+AHEAD = 32 << 10
+"""Bytes after a hit that can be looked at already, where the log does not end."""
+_PIECE = 4 << 10
+"""Bytes on either side of a place; a line counts as no longer than that."""
+_MEMORY = 64 << 20
+"""Bytes that the automaton may take; all the literals of a log take a few MiB of it."""
+
+_COLOUR = r"\x1b\[[0-9;?]*[A-Za-z]"
+_SKIPPED = rf"(?:[\s\x00\x80-\xff]|{_COLOUR})"
+_COLOURS = re.compile(_COLOUR.encode())
+_GAPS = re.compile(_SKIPPED.encode() + b"+")
+_BLANKS = bytes([*b" \t\n\r\f\v\0", *range(0x80, 0x100)])
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A line, or a piece of a long one, that holds literals; two or more where one of them was
+    broken. `literals`: their numbers. `line`: its number, from 1. It is `window[start:end]`; the
+    first literal begins at `window[at]`. `base`: where the window begins in the log, in bytes.
+    """
+
+    literals: tuple[int, ...]
+    line: int
+    window: bytes
+    start: int
+    end: int
+    at: int
+    base: int
+
+    @property
+    def offset(self) -> int:
+        return self.base + self.at
+
+
+class _Engine(Protocol):
+    def first(self, window: bytes, place: int) -> tuple[int, int]:
+        """Begin and end of the first literal that begins at `place` or after; (-1, -1): none."""
+
+    def all(self, text: bytes) -> tuple[int, ...]:
+        """The numbers of the literals in a short text."""
+
+
+class Scanner:
+    """Searches for literals (without white space), all at once. `lines` and `tail`, the end of the
+    log, are whole once `hits` has ended."""
+
+    def __init__(self, literals: Sequence[bytes]) -> None:
+        self._engine: _Engine = _Automaton(literals) if re2 else _Plain(literals)
+        self.all = self._engine.all
+        self.lines = 0
+        self.tail = b""
+        self.base = 0
+
+    def hits(self, blocks: Iterable[bytes]) -> Iterator[Hit]:
+        """The hits in the order of the log, each as soon as what follows it is known."""
+        window, done, counted, line = b"", 0, 0, 1
+        for block, more in _and_whether_more(blocks):
+            window += block
+            limit = len(window) - AHEAD if more else len(window)
+            for at, start, end in self._places(window, done, limit):
+                line += window.count(b"\n", counted, at)
+                counted = at
+                found = self.all(window[max(start, done) : end])
+                yield Hit(found, line, window, start, end, at, self.base)
+                done = end
+            done = max(done, limit)
+            cut = max(0, done - BEHIND) if more else 0
+            if counted < cut:
+                line += window.count(b"\n", counted, cut)
+                counted = cut
+            window, done, counted = window[cut:], done - cut, counted - cut
+            self.base += cut
+        self.tail = window
+        self.lines = line + window.count(b"\n", counted)
+        if not window or window.endswith(b"\n"):
+            self.lines -= 1
+
+    def _places(self, window: bytes, place: int, limit: int) -> Iterator[tuple[int, int, int]]:
+        while place < limit:
+            at, until = self._engine.first(window, place)
+            if at < 0 or at >= limit:
+                return
+            start, end = piece(window, at, until)
+            yield at, start, end
+            place = end
+
+
+def piece(window: bytes, at: int, until: int) -> tuple[int, int]:
+    """Where the line around `window[at:until]` begins and ends, without its line ends."""
+    low, high = max(0, at - _PIECE), until + _PIECE
+    start = max(window.rfind(b"\n", low, at), window.rfind(b"\r", low, at), low - 1) + 1
+    ends = [e for e in (window.find(b"\n", until, high), window.find(b"\r", until, high)) if e >= 0]
+    return start, min([*ends, high, len(window)])
+
+
+def _and_whether_more(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    last = b""
+    for block in blocks:
+        if last:
+            yield last, True
+        last = block
+    yield last, False
+
+
+def _bare(text: bytes) -> bytes:
+    """Without what may stand between the characters of a literal."""
+    if b"\x1b" in text:
+        text = _COLOURS.sub(b"", text)
+    return text.translate(None, _BLANKS)
+
+
+class _Automaton:
+    """RE2's: as fast for a thousand literals as for one, and linear in the log."""
+
+    def __init__(self, literals: Sequence[bytes]) -> None:
+        options = re2.Options()
+        options.encoding = re2.Options.Encoding.LATIN1
+        options.never_capture = True
+        options.longest_match = True
+        options.max_mem = _MEMORY
+        tolerant = (
+            f"{_SKIPPED}*".join(re.escape(c) for c in one.decode("ascii")) for one in literals
+        )
+        self._anchor = re2._re2.RE2.Anchor.UNANCHORED
+        self._any = re2._re2.RE2("|".join(tolerant).encode(), options)
+        self._set = re2._re2.Set(self._anchor, options)
+        for one in literals:
+            self._set.Add(re.escape(one))
+        self._set.Compile()
+
+    def first(self, window: bytes, place: int) -> tuple[int, int]:
+        begin, end = self._any.Match(self._anchor, window, place, len(window))[0]
+        return begin, end
+
+    def all(self, text: bytes) -> tuple[int, ...]:
+        return tuple(sorted(self._set.Match(_bare(text))))
+
+
+class _Plain:
+    """The same by Python's own search, literal after literal."""
+
+    def __init__(self, literals: Sequence[bytes]) -> None:
+        self._literals = literals
+        self._window: bytes | None = None
+        self._found: list[tuple[int, int]] = []
+
+    def first(self, window: bytes, place: int) -> tuple[int, int]:
+        if window is not self._window:
+            self._window, self._found = window, self._search(window)
+        index = bisect_left(self._found, (place, 0))
+        return self._found[index] if index < len(self._found) else (-1, -1)
+
+    def all(self, text: bytes) -> tuple[int, ...]:
+        bare = _bare(text)
+        return tuple(number for number, one in enumerate(self._literals) if one in bare)
+
+    def _search(self, window: bytes) -> list[tuple[int, int]]:
+        bare = _bare(window)
+        begins = [(at, len(one)) for one in self._literals for at in _occurrences(one, bare)]
+        if not begins:
+            return []
+        kept, places, length, place = [0], [0], 0, 0
+        for gap in _GAPS.finditer(window):
+            length += gap.start() - place
+            place = gap.end()
+            kept.append(length)
+            places.append(place)
+
+        def origin(at: int) -> int:
+            index = bisect_right(kept, at) - 1
+            return places[index] + at - kept[index]
+
+        longest: dict[int, int] = {}
+        for at, size in sorted(begins):
+            longest[origin(at)] = max(origin(at + size - 1) + 1, longest.get(origin(at), 0))
+        return list(longest.items())
+
+
+def _occurrences(one: bytes, text: bytes) -> Iterator[int]:
+    at = text.find(one)
+    while at >= 0:
+        yield at
+        at = text.find(one, at + 1)

@@ -1,0 +1,114 @@
+"""Where a log comes from: a file, one packed with gzip or xz, or a pipe; read block by block."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import lzma
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from doctor.model import reason
+
+BLOCK = 1 << 20
+"""Bytes that are read at once, and searched at once."""
+_SAMPLE = 1 << 16
+
+
+class LogError(Exception):
+    """A log that cannot be read; one sentence."""
+
+
+@dataclass
+class Log:
+    """A log that is being read: `size` in bytes and `notes` are whole once `blocks` has ended."""
+
+    name: str
+    size: int = 0
+    notes: list[str] = field(default_factory=list)
+    sample: bytes = b""
+
+    def blocks(self) -> Iterator[bytes]:
+        """The log from its beginning, unpacked. A file that is being written ends where it ended
+        when this began; a packed one that is cut off, where it is cut; a pipe also at Ctrl-C.
+        Raises LogError where there is no log."""
+        with _opened(self.name) as (stream, most):
+            try:
+                for block in _unpacked(stream, most):
+                    self.sample = self.sample or block[:_SAMPLE]
+                    self.size += len(block)
+                    yield block
+            except KeyboardInterrupt:
+                if most is not None:
+                    raise
+                self.notes.append("interrupted: this is about what was read until then")
+            except (EOFError, zlib.error, lzma.LZMAError) as error:
+                self.notes.append(f"cut off or damaged after {self.size} bytes: {error}")
+            except OSError as error:
+                if not self.size:
+                    raise LogError(f"{self.name}: {reason(error)}") from None
+                self.notes.append(f"unreadable after {self.size} bytes: {reason(error)}")
+            if most is not None and os.fstat(stream.fileno()).st_size > most:
+                self.notes.append("it grew while it was read: this is about what was there at first")
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether it begins as no text does, in any encoding that servers print."""
+        data = self.sample.replace(b"\0", b"")
+        controls = len(data) - len(data.translate(None, bytes(_CONTROLS)))
+        return bool(self.sample) and (10 * controls > len(data) or not data)
+
+
+_CONTROLS = set(range(32)) - set(b"\b\t\n\f\r\x1b")
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[tuple[io.BufferedReader, int | None]]:
+    """The stream, and how many bytes of it there are where that is known."""
+    if name == "-":
+        if sys.stdin is None or sys.stdin.closed:
+            raise LogError("-: standard input is closed")
+        with contextlib.suppress(OSError):
+            if sys.stdin.isatty():
+                sys.stderr.write("vllm-doctor: paste the log, then Ctrl-D\n")
+        yield io.open(sys.stdin.fileno(), "rb", closefd=False), None
+        return
+    try:
+        kind = Path(name).stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise LogError(f"{name} is a directory: name a log in it")
+        if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
+            raise LogError(f"{name} is no file and no pipe")
+        stream = Path(name).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise LogError(f"{name}: {reason(error)}") from None
+    except ValueError as error:  # a NUL in the name
+        raise LogError(f"{name}: {error}") from None
+    with stream:
+        yield stream, os.fstat(stream.fileno()).st_size if stat.S_ISREG(kind) else None
+
+
+def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
+    """Raises EOFError, zlib.error or LZMAError where packed data is cut or damaged."""
+    first = stream.peek(6)
+    if first.startswith(b"\x1f\x8b"):
+        yield from _each(gzip.GzipFile(fileobj=stream))
+    elif first.startswith(b"\xfd7zXZ\0"):
+        yield from _each(lzma.LZMAFile(stream))
+    else:
+        left = sys.maxsize if most is None else most
+        while block := stream.read(min(BLOCK, left)):
+            yield block
+            left -= len(block)
+
+
+def _each(stream: gzip.GzipFile | lzma.LZMAFile) -> Iterator[bytes]:
+    # read1: what was unpacked before the place where it is cut is not lost with the error.
+    while block := stream.read1(BLOCK):
+        yield block

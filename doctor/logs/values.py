@@ -1,0 +1,49 @@
+"""Values that follow from those that a log gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+_RANK_NEEDS = 0.6
+"""GiB that CUDA's context and NCCL's buffers take of a GPU before vLLM measures it (estimate)."""
+
+
+def derive(id: str, values: Mapping[str, str]) -> dict[str, str]:
+    """The values of an ailment and what follows from them; what cannot be computed is left out."""
+    made = dict(values)
+    for name, (ids, compute) in _DERIVED.items():
+        if id in ids:
+            try:
+                if value := compute(values):
+                    made[name] = value
+            except (KeyError, ValueError, ZeroDivisionError, OverflowError):
+                continue
+    return made
+
+
+def _utilization_fits(values: Mapping[str, str]) -> str | None:
+    """The largest share of the GPU's memory that is free, to two places, rounded down; none where
+    so little is free that a lower share is no answer."""
+    share = (float(values["free"]) - _RANK_NEEDS) / float(values["total"])
+    return f"{math.floor(share * 100) / 100:.2f}" if share >= 0.3 else None  # noqa: PLR2004
+
+
+def _tensor_parallel_fits(values: Mapping[str, str]) -> str | None:
+    """The largest number of ranks that divides the heads and is no more than asked for, or than
+    there are GPUs."""
+    most = int(values.get("gpus") or values["tp"])
+    heads = int(values.get("heads", "0"))
+    if heads:
+        return str(next(n for n in range(min(most, heads), 0, -1) if heads % n == 0))
+    return str(1 << (most.bit_length() - 1)) if most > 0 else None
+
+
+_Compute = Callable[[Mapping[str, str]], "str | None"]
+_DERIVED: dict[str, tuple[tuple[str, ...], _Compute]] = {
+    "utilization_fits": (("gpu-memory-below-utilization",), _utilization_fits),
+    "tensor_parallel_fits": (
+        ("tp-not-dividing-heads", "tp-exceeds-visible-gpus"),
+        _tensor_parallel_fits,
+    ),
+}
