@@ -37,7 +37,7 @@ from doctor.probes.repairs import LOCK
 from doctor.probes.toolkit import HEADERS, Toolkit, Toolkits
 from doctor.probes.wheels import FlashInfer
 from doctor.profile import Profile
-from doctor.redact import SECRET_NAME, SECRETS
+from doctor.redact import SECRET_NAME, without_secrets
 from doctor.target import Target, ending_with_us
 
 REFUSED = 78
@@ -150,7 +150,9 @@ def shown(words: Sequence[str]) -> str:
         elif secret and equals:
             made.append(f"{option}=***")
         else:
-            made.append(_clean(word) if not equals else f"{option}={_clean(value)}")
+            made.append(
+                without_secrets(word) if not equals else f"{option}={without_secrets(value)}"
+            )
         # Until the next option: --api-key takes several.
         hide = (secret and not equals) or (hide and not word.startswith("-"))
     return shlex.join(made)
@@ -163,18 +165,12 @@ def difference(shell: Mapping[str, str], server: Mapping[str, str]) -> Iterator[
         if name not in server:
             yield f"unset {name}"
         elif shell.get(name) != server[name]:
-            value = "***" if _is_secret(name) else _clean(server[name])
+            value = "***" if _is_secret(name) else without_secrets(server[name])
             yield f"export {name}={shlex.quote(value)}"
 
 
 def _is_secret(name: str) -> bool:
     return bool(SECRET_NAME.search(name.replace("-", "_")))
-
-
-def _clean(value: str) -> str:
-    for pattern, new in SECRETS:
-        value = pattern.sub(new, value)
-    return value
 
 
 # What was proven.

@@ -16,7 +16,7 @@ _KEPT = re.compile(
     r"|TORCH\w*|PYTORCH_\w+|HF_HOME|HF_ENDPOINT|HF_HUB_\w+|MAX_JOBS|OMP_NUM_THREADS)"
 )
 SECRET_NAME = re.compile(r"(?i)TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL")
-SECRETS = (
+_SECRETS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
     (re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"), "sk-***"),
     (re.compile(r"(?i)\bbearer\s+[\w.~+/-]{8,}=*"), "Bearer ***"),
@@ -24,7 +24,17 @@ SECRETS = (
     (re.compile(r"\bAKIA[A-Z0-9]{12,}"), "AKIA***"),
     # To the last @ before the path: a password may hold one.
     (re.compile(r"(?<=://)[^/\s]+@"), "***@"),
+    (re.compile(r"(?i)(?<=api[-_]key['\"]: )(?:\[[^\]]*\]|'[^']*')"), "***"),
 )
+
+
+def without_secrets(text: str) -> str:
+    """The text with stars for tokens, keys and passwords that are known by their shape."""
+    for pattern, new in _SECRETS:
+        text = pattern.sub(new, text)
+    return text
+
+
 # A name ends where no further letter of a name follows.
 _END = r"(?![\w-]|\.\w)"
 # Folder names that say nothing of a person, also where a user is called so.
@@ -58,7 +68,7 @@ class _Cleaner:
             if name not in _PLAIN and len(name) > 1:
                 self._rules.append((re.compile(rf"(?<=/){re.escape(name)}{_END}"), "user"))
         self._rules.append((re.compile(rf"/home/(?!user{_END})[\w.-]*\w"), "/home/someone"))
-        self._rules += SECRETS
+        self._rules += _SECRETS
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, str):

@@ -39,7 +39,8 @@ class Signature:
     the line, freed of prefixes and colours; its named groups are the values of `message`.
     `level`: logged below it, the text tells of a fallback. `near`, `unless`: what has to be, and
     what must not be, in the lines around. `last`: it counts only where nothing but symptoms and
-    harmless lines follow. `times`: it counts from so many on. `over`: ids that it explains where both are found.
+    harmless lines follow. `times`: it counts from so many on. `over`: ids that it explains where
+    both are found.
     `printed_by`: "distribution:file" as installed, or who else prints it: "nccl", "linker", ...
     `versions`: of the distribution, in which the literal is in the file; else the installed one.
     """

@@ -47,6 +47,7 @@ class _Commands(MutableMapping[str, click.Command]):
 
 _COMMANDS = _Commands(
     diagnose="judge",
+    explain="explain",
     fix="mend",
     undo="mend",
     launch="serve",

@@ -13,6 +13,7 @@ import click
 from doctor import about
 from doctor import profile as profiles
 from doctor.cli.shared import (
+    did_you_mean,
     fail,
     fail_to_judge,
     live,
@@ -136,16 +137,20 @@ def rules(ctx: click.Context, rules_dir: str | None) -> None:
 @click.argument("id")
 @click.pass_obj
 def show(known: tuple[Rule, ...], id: str) -> None:
-    """Explain one ailment."""
-    from difflib import get_close_matches
+    """Explain one ailment, also one that only a log can name."""
+    from doctor import signatures
 
     found = {r.id: r for r in known}
-    if id not in found:
-        close = get_close_matches(id, found, 1, cutoff=0.4)
-        hint = f"; did you mean {close[0]}?" if close else "; `vllm-doctor rules` lists them"
+    if id in found:
+        one = found[id]
+        click.echo(f"{one.id}  ({one.severity.value}, {one.area})\n\n{one.explanation}")
+        return
+    in_logs = signatures.shipped().ailments
+    if id not in in_logs:
+        hint = did_you_mean(id, {*found, *in_logs}, "; `vllm-doctor rules` lists them")
         fail(f"there is no rule {id!r}{hint}", USAGE)
-    one = found[id]
-    click.echo(f"{one.id}  ({one.severity.value}, {one.area})\n\n{one.explanation}")
+    ailment = in_logs[id]
+    click.echo(f"{id}  (found in a server's log)\n\n{ailment.title}.\n\n{ailment.explanation}")
 
 
 @click.command()
@@ -189,11 +194,19 @@ def snapshot(
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["report", "fix", "snapshot"]), default="report")
+@click.argument(
+    "what", type=click.Choice(["report", "fix", "snapshot", "explain"]), default="report"
+)
 def schema(what: str) -> None:
-    """Print the JSON Schema of the report, of `fix --format json` or of the snapshot."""
+    """Print the JSON Schema of the report, of what fix or explain give, or of the snapshot."""
+    from doctor.report.explained import explained_schema
     from doctor.report.json import repair_schema, report_schema
     from doctor.report.schema import snapshot_schema
 
-    made = {"report": report_schema, "fix": repair_schema, "snapshot": snapshot_schema}
+    made = {
+        "report": report_schema,
+        "fix": repair_schema,
+        "snapshot": snapshot_schema,
+        "explain": explained_schema,
+    }
     click.echo(json.dumps(made[what](), indent=1))

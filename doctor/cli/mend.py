@@ -8,7 +8,7 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from doctor.cli.shared import (
+    did_you_mean,
     fail,
     fail_to_judge,
     live,
@@ -30,7 +31,7 @@ from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.locate import LocateError, base_python
-from doctor.model import Missing, Rule, Severity, printable
+from doctor.model import Missing, Rule, Severity, printable, reason, refusal
 from doctor.probes.interpreter import OWN, Interpreter, Where
 from doctor.profile import Profile
 from doctor.target import Live, Target
@@ -60,6 +61,13 @@ _CONSENTS = ("core", "running")
 @click.option(
     "--keep-extra-indexes", is_flag=True, help="With --mirror, keep pip's other indexes too."
 )
+@click.option(
+    "--only",
+    "only",
+    multiple=True,
+    metavar="ID[,ID...]",
+    help="Repair these ailments and no others; may be given several times.",
+)
 @click.option("--script", metavar="FILE", help="Write the plan as a shell script; - for stdout.")
 @click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -81,6 +89,7 @@ def fix(
     create: bool,
     mirrors: tuple[str, ...],
     keep_extra_indexes: bool,
+    only: tuple[str, ...],
     script: str | None,
     form: str,
     fail_on: str,
@@ -96,8 +105,14 @@ def fix(
         fail("--script writes down what --apply does; give one of them", USAGE)
     if keep_extra_indexes and not mirrors:
         fail("--keep-extra-indexes belongs to --mirror; without one, they are kept", USAGE)
+    rules = load(rules_dir)
     asked = Asked(
-        profile(profile_name, sets), profile_name, load(rules_dir), Severity(fail_on), form
+        profile(profile_name, sets),
+        profile_name,
+        rules,
+        Severity(fail_on),
+        form,
+        frozenset(_known(only, rules)),
     )
     if wanted and python is not None:
         _mend_creation(Path(python))
@@ -138,6 +153,17 @@ class Asked:
     rules: tuple[Rule, ...]
     fail_on: Severity
     form: str
+    only: frozenset[str] = frozenset()
+
+
+def _known(only: Iterable[str], rules: Iterable[Rule]) -> Iterator[str]:
+    """The ids, one by one; none that no rule has."""
+    known = {r.id for r in rules}
+    for words in only:
+        for id in filter(None, words.split(",")):
+            if id not in known:
+                fail(f"--only {id}: there is no such rule{did_you_mean(id, known)}", USAGE)
+            yield id
 
 
 class Fixing:
@@ -197,7 +223,10 @@ class Fixing:
         from doctor.repair import apply as work
 
         consents = cast("Collection[Consent]", allowed)
-        return work.prepare(report, ground, self._indexes, self._asked.fail_on, consents, tried)
+        asked = self._asked
+        return work.prepare(
+            report, ground, self._indexes, asked.fail_on, consents, tried, asked.only
+        )
 
     def apply(self, allow: tuple[str, ...], created: bool) -> tuple[Plan, Applied]:
         from doctor.repair import apply as work
@@ -240,9 +269,7 @@ class Fixing:
         except work.RepairError as error:
             fail(_with_tail(error), FAILED)
         except OSError as error:
-            fail(
-                f"{error.filename or 'the disk'}: {(error.strerror or str(error)).lower()}", FAILED
-            )
+            fail(refusal(error), FAILED)
         self.report = applied.report
         if self._asked.form == "text":
             from doctor.report.repair import result_lines
@@ -387,7 +414,7 @@ def _make_environment(path: Path, asked: Asked) -> None:
     except resolver.ToolError as error:
         fail(f"--create {path}: it {error}", FAILED)
     except OSError as error:
-        fail(f"--create {path}: {(error.strerror or str(error)).lower()}", FAILED)
+        fail(f"--create {path}: {reason(error)}", FAILED)
 
 
 def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
@@ -399,7 +426,7 @@ def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
         Path(file).write_text(text, encoding="utf-8")
         Path(file).chmod(0o755)
     except OSError as error:
-        fail(f"--script {file}: {(error.strerror or str(error)).lower()}", USAGE)
+        fail(f"--script {file}: {reason(error)}", USAGE)
     click.echo(f"wrote {file}; read it, then: sh {file}", err=True)
 
 
@@ -439,7 +466,7 @@ def undo(
     except StateError as error:
         fail(str(error), FAILED)
     except OSError as error:
-        fail(f"{error.filename or 'the disk'}: {(error.strerror or str(error)).lower()}", FAILED)
+        fail(refusal(error), FAILED)
     raise SystemExit(FINDINGS if left else 0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -28,6 +28,14 @@ def fail(message: str, code: int) -> NoReturn:
     """One sentence on stderr, and out."""
     click.echo(f"vllm-doctor: {printable(message)}", err=True)
     raise SystemExit(code)
+
+
+def did_you_mean(word: str, known: Collection[str], otherwise: str = "") -> str:
+    """A hint for a slip of the pen, to be put behind a sentence."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, 1, cutoff=0.4)
+    return f"; did you mean {close[0]}?" if close else otherwise
 
 
 _CONSENTS = (
@@ -108,6 +116,8 @@ def load(folder: str | None) -> tuple[Rule, ...]:
         with contextlib.redirect_stdout(sys.stderr):  # a rule that prints must not spoil JSON
             more = load_rules(Path(folder))
     except RuleError as error:
+        if any(Path(folder).glob("signatures/*.toml")) and not any(Path(folder).glob("*.py")):
+            return ours  # it adds to what `explain` knows
         fail(f"--rules {error}", USAGE)
     known = {r.id for r in ours}
     if twice := [r.id for r in more if r.id in known]:

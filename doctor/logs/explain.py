@@ -29,6 +29,7 @@ full of them must not cost more."""
 _COUNTED = 1000
 """After so many harmless lines of a kind, further ones are counted by their literal alone."""
 _EXCERPT = 400
+_ONLY_INSIDE = ("symptom", "harmless")
 
 Verdict = Literal["explained", "unrecognised", "nothing-found"]
 FindingRole = Literal["primary", "contributing", "symptom"]
@@ -238,7 +239,9 @@ class _Reading:
                 line = told.unknown.line if told.unknown else told.findings[0].line
                 self._earlier.append(Earlier(line, told.primary))
         if not attempt.ready:
-            fresh.found = {n: f for n, f in attempt.found.items() if f.last > last_bad and not _is_bad(f.row)}
+            fresh.found = {
+                n: f for n, f in attempt.found.items() if f.last > last_bad and not _is_bad(f.row)
+            }
         self._attempt = fresh
         self._looked_at.clear()
 
@@ -296,11 +299,10 @@ class _Reading:
             for literal in self._scanner.all(raw[: 1 << 14]):
                 for row in (self._rows[i] for i in self._rows_of[literal]):
                     inner = span[0] <= number < span[1]
-                    if row.role in ("cause", "generic", "request") or (
-                        inner and row.role in ("symptom", "harmless")
-                    ):
-                        if row.pattern is None or compiled(row.pattern)(lines[number].text) is not None:
-                            return True
+                    tells = ("cause", "generic", "request", *(_ONLY_INSIDE if inner else ()))
+                    fits = row.pattern is None or compiled(row.pattern)(lines[number].text)
+                    if row.role in tells and fits not in (None, False):
+                        return True
         return False
 
     def _drop_unless_last(self) -> None:
@@ -348,14 +350,18 @@ class _Reading:
             primary = generic[0]
         elif unknown is None:
             requests = [f for f in errors if f.row.role == "request"]
-            hints = [f for f in hard if f.row.severity is not Severity.ERROR and f.row.role == "cause"]
+            hints = [
+                f for f in hard if f.row.severity is not Severity.ERROR and f.row.role == "cause"
+            ]
             serious = [f for f in symptoms if not attempt.ready or f.row.severity is Severity.ERROR]
             if attempt.ready:
                 hints = []
             primary = next(iter([*requests, *hints, *serious]), None)
         if primary:
             unknown = None
-        verdict: Verdict = "explained" if primary else "unrecognised" if unknown else "nothing-found"
+        verdict: Verdict = (
+            "explained" if primary else "unrecognised" if unknown else "nothing-found"
+        )
         shown = hard if verdict != "nothing-found" else [f for f in hard if f.row.role != "symptom"]
         findings = _findings(primary, shown, attempt.survived.values())
         return Explanation(
@@ -414,13 +420,13 @@ def _findings(
     made += [_finding(i, rows, primary, True) for i, rows in later.items() if i not in by_id]
     order = {"primary": 0, "contributing": 1, "symptom": 2}
     return tuple(
-        sorted(made, key=lambda f: (not (primary and f.id == primary.row.id), order[f.role], f.line))
+        sorted(
+            made, key=lambda f: (not (primary and f.id == primary.row.id), order[f.role], f.line)
+        )
     )
 
 
-def _finding(
-    id: str, rows: list[Found], primary: Found | None, survived: bool
-) -> LogFinding:
+def _finding(id: str, rows: list[Found], primary: Found | None, survived: bool) -> LogFinding:
     first = rows[0]
     is_primary = primary is not None and id == primary.row.id
     symptom = all(f.row.role == "symptom" for f in rows)

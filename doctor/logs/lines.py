@@ -32,7 +32,8 @@ class Line:
 
 
 _CONTROLS = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
 _LEVEL = r"(?:TRACE|DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)"
 _PREFIX = re.compile(
@@ -43,7 +44,7 @@ _PREFIX = re.compile(
     | [A-Z][a-z]{{2}}\ [ \d]\d\ \d\d:\d\d:\d\d\ \S+\ [\w./@-]+(?:\[\d+\])?:
     | \[pod/[^\]]+\]
     | [\w.-]+-\d+\ +\|(?=\ )
-    | \((?P<process>(?:\w+\ )*?\w+(?:\ (?:TP\d+|rank=\d+))*\ pid=\d+(?:,\ ip=[\w.:]+)?|pid=\d+(?:,\ ip=[\w.:]+)?)\)
+    | \((?P<process>(?:\w+\ (?:\w+\ |rank=\d+\ )*)?pid=\d+(?:,\ ip=[\w.:]+)?)\)
     | \[(?:rank|default)\d+\]:
     | (?P<vllm>{_LEVEL})\ +\d\d-\d\d\ \d\d:\d\d:\d\d(?:\.\d+)?\ \[?(?P<place>[\w./-]+:\d+)\]
     | (?P<named>{_LEVEL})(?::(?:[\w.]+:)?(?=\s|$)|\ +(?=[\w./-]+\.py:\d+)|\ +\|)
@@ -84,7 +85,9 @@ def _clean(text: str, level: Level | None = None) -> Line:
     at = 0
     while found := _PREFIX.match(text, at):
         groups = found.groupdict()
-        name = next((groups[k] for k in ("vllm", "named", "python", "glog", "klog") if groups[k]), "")
+        name = next(
+            (groups[k] for k in ("vllm", "named", "python", "glog", "klog") if groups[k]), ""
+        )
         level = _LEVELS.get(name, level)
         place = groups["place"] or groups["source"] or place
         process = groups["process"] or process
@@ -196,7 +199,8 @@ def _goes_on(text: str) -> bool:
 
 
 _SOFT = re.compile(
-    r"(?i)fail|fall(?:ing)?[ -]?back|disabl|error|unable|could not|cannot|skip|not (?:be )?available"
+    r"(?i)fail|fall(?:ing)?[ -]?back|disabl|error|unable|could not|cannot|skip|"
+    r"not (?:be )?available"
 )
 _ENDING = re.compile(
     r"(?i)shut|clean|terminat|exit|kill|stopp|finished|abort|waiting for|leaked|broadcast block|"

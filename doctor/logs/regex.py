@@ -14,6 +14,8 @@ try:
 except ImportError:  # no wheel for this machine
     re2 = None
 
+__all__ = ["compiled", "re2"]
+
 Search = Callable[[str], "dict[str, str] | None"]
 """Looks for a pattern anywhere in a text: its named groups that took part, or None."""
 

@@ -27,10 +27,12 @@ class LogError(Exception):
 
 @dataclass
 class Log:
-    """A log that is being read: `size` in bytes and `notes` are whole once `blocks` has ended."""
+    """A log that is being read; `size` in bytes and the rest are whole once `blocks` has ended.
+    `notes`: sentences for whoever reads the result. `damaged`: not all of it could be read."""
 
     name: str
     size: int = 0
+    damaged: bool = False
     notes: list[str] = field(default_factory=list)
     sample: bytes = b""
 
@@ -49,13 +51,17 @@ class Log:
                     raise
                 self.notes.append("interrupted: this is about what was read until then")
             except (EOFError, zlib.error, lzma.LZMAError) as error:
+                self.damaged = True
                 self.notes.append(f"cut off or damaged after {self.size} bytes: {error}")
             except OSError as error:
                 if not self.size:
                     raise LogError(f"{self.name}: {reason(error)}") from None
+                self.damaged = True
                 self.notes.append(f"unreadable after {self.size} bytes: {reason(error)}")
             if most is not None and os.fstat(stream.fileno()).st_size > most:
-                self.notes.append("it grew while it was read: this is about what was there at first")
+                self.notes.append(
+                    "it grew while it was read: this is about what was there at first"
+                )
 
     @property
     def is_binary(self) -> bool:
@@ -77,7 +83,8 @@ def _opened(name: str) -> Iterator[tuple[io.BufferedReader, int | None]]:
         with contextlib.suppress(OSError):
             if sys.stdin.isatty():
                 sys.stderr.write("vllm-doctor: paste the log, then Ctrl-D\n")
-        yield io.open(sys.stdin.fileno(), "rb", closefd=False), None
+        with open(sys.stdin.fileno(), "rb", closefd=False) as stream:
+            yield stream, None
         return
     try:
         kind = Path(name).stat().st_mode
@@ -100,7 +107,7 @@ def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
     if first.startswith(b"\x1f\x8b"):
         yield from _each(gzip.GzipFile(fileobj=stream))
     elif first.startswith(b"\xfd7zXZ\0"):
-        yield from _each(lzma.LZMAFile(stream))
+        yield from _each(lzma.LZMAFile(stream))  # noqa: SIM115 - the stream is closed
     else:
         left = sys.maxsize if most is None else most
         while block := stream.read(min(BLOCK, left)):

@@ -61,17 +61,34 @@ def innermost(lines: Sequence[Line]) -> Failure:
             begin = begin if first else number
         elif text.strip() in _CHAIN:
             frames, end = [], number + 1
-        elif (said := _EXCEPTION.match(text)) and (frames or number == 0):
+        elif _EXCEPTION.match(text) and (frames or number == 0):
             if first is None:
                 where = frames[-1] if frames else line.place
                 above = frames[-2] if len(frames) > 1 else None
-                first = Failure(text.strip(), number, where, above, (begin, number + 1), number + 1)
+                first = Failure(
+                    _with_rest(text, lines[number + 1 :]),
+                    number,
+                    where,
+                    above,
+                    (begin, number + 1),
+                    number + 1,
+                )
             frames, end = [], number + 1
         elif first is not None and text.strip() and not frames and number > end + 40:
             break
     if first is None:
         return Failure(lines[0].text.strip(), 0, lines[0].place, None, (0, 1), end)
     return Failure(first.said, first.line, first.raised_in, first.called_from, first.span, end)
+
+
+def _with_rest(text: str, after: Sequence[Line]) -> str:
+    """The exception's line with the next ones of its message, which are indented."""
+    said = [text.strip()]
+    for line in after[:3]:
+        if not line.text[:1].isspace() or _FRAME.match(line.text):
+            break
+        said.append(line.text.strip())
+    return " ".join(said)
 
 
 def _told(frame: re.Match[str]) -> str:

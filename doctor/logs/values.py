@@ -26,7 +26,7 @@ def _utilization_fits(values: Mapping[str, str]) -> str | None:
     """The largest share of the GPU's memory that is free, to two places, rounded down; none where
     so little is free that a lower share is no answer."""
     share = (float(values["free"]) - _RANK_NEEDS) / float(values["total"])
-    return f"{math.floor(share * 100) / 100:.2f}" if share >= 0.3 else None  # noqa: PLR2004
+    return f"{math.floor(share * 100) / 100:.2f}" if share >= 0.3 else None
 
 
 def _tensor_parallel_fits(values: Mapping[str, str]) -> str | None:

@@ -91,12 +91,14 @@ def prepare(
     fail_on: Severity,
     allowed: Collection[Consent],
     tried: Collection[Chosen] = (),
+    only: Collection[str] = (),
 ) -> Plan:
-    """The plan for a report, resolved. What needs a consent that is not `allowed` is withheld, and
-    what hangs on it too. Raises RepairError where no index can give what is asked."""
+    """The plan for a report, or for its ailments `only`, resolved. What needs a consent that is not
+    `allowed` is withheld, and what hangs on it too. Raises RepairError where no index can give what
+    is asked."""
     withheld: dict[str, Withheld] = {}
     while True:
-        chosen, by_hand, untried = planning.choose(report, fail_on, tried, withheld)
+        chosen, by_hand, untried = planning.choose(report, fail_on, tried, withheld, only)
         actions = list(planning.actions(chosen))
         made = Plan(tuple(actions), tuple(by_hand), untried=tuple(untried), chosen=tuple(chosen))
         refused = list(_in_use(made, ground))

@@ -105,18 +105,26 @@ class Plan:
 
 
 def choose(
-    report: Report, fail_on: Severity, tried: Collection[Chosen] = (), without: Collection[str] = ()
+    report: Report,
+    fail_on: Severity,
+    tried: Collection[Chosen] = (),
+    without: Collection[str] = (),
+    only: Collection[str] = (),
 ) -> tuple[list[Chosen], list[ByHand], list[str]]:
     """(the fix of each finding, what is left to a person, findings whose fix conflicts).
 
     Of each finding that counts, the first fix that needs no person's hands. Below that, only what
-    sweeps caches or our own folder. `without`: ids whose fix may not be used.
+    sweeps caches or our own folder. `without`: ids whose fix may not be used. `only`: where there
+    are any, these count, and no other.
     """
     chosen: list[Chosen] = []
     by_hand: list[ByHand] = []
     untried: list[str] = []
     values: dict[str, object] = {}
-    for id, fixes, counts in _findings(report, fail_on):
+    for id, fixes, grave in _findings(report, fail_on):
+        if only and id not in only:
+            continue
+        counts = grave or id in only
         ours = [f for f in fixes if f.needs is not Needs.PERSON]
         if not counts:
             ours = [f for f in ours[:1] if all(isinstance(s, _OURS_OR_CACHES) for s in f.steps)]

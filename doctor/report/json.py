@@ -64,11 +64,11 @@ def _finding(finding: Finding, role: Role) -> dict[str, Any]:
         "values": {k: encode(v) for k, v in finding.message.values.items()},
         "evidence": [str(e) for e in finding.evidence],
         "role": role.value,
-        "fixes": [_fix(f) for f in finding.fixes],
+        "fixes": [fix_json(f) for f in finding.fixes],
     }
 
 
-def _fix(fix: Fix) -> dict[str, Any]:
+def fix_json(fix: Fix) -> dict[str, Any]:
     steps = [_step(s) for s in fix.steps]
     return {"title": str(fix.title), "needs": fix.needs.value, "steps": steps}
 
@@ -146,31 +146,33 @@ def repair_json(report: Report, plan: Plan, applied: Applied | None) -> dict[str
 def repair_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of `repair_json`; `results` and `run` are there after --apply."""
     schema = report_schema()
-    step = {"type": "object", "properties": {"kind": _TEXT}, "required": ["kind"]}
-    action = _object(
+    step = {"type": "object", "properties": {"kind": TEXT}, "required": ["kind"]}
+    action = object_of(
         action={"enum": ["install", "cuda-home", "environment", "set-aside"]},
-        ids=_list(_TEXT),
+        ids=list_of(TEXT),
         needs={"enum": ["safe", "ask"]},
-        steps=_list(step),
+        steps=list_of(step),
     )
     maybe_int = {"type": ["integer", "null"]}
     more = {
-        "plan": _list(action),
-        "moves": _list(_object(name=_TEXT, old=_MAYBE_TEXT, new=_MAYBE_TEXT, bytes=maybe_int)),
-        "index": _MAYBE_TEXT,
-        "passed_over": _list(_TEXT),
+        "plan": list_of(action),
+        "moves": list_of(object_of(name=TEXT, old=MAYBE_TEXT, new=MAYBE_TEXT, bytes=maybe_int)),
+        "index": MAYBE_TEXT,
+        "passed_over": list_of(TEXT),
         "download_bytes": maybe_int,
-        "withheld": _list(_object(id=_TEXT, why=_TEXT, allow={"enum": ["core", "running", None]})),
+        "withheld": list_of(
+            object_of(id=TEXT, why=TEXT, allow={"enum": ["core", "running", None]})
+        ),
     }
     outcome = {"enum": ["healed", "already-healed", "still-there", "failed"]}
-    result = _object(action=_TEXT, ids=_list(_TEXT), outcome=outcome, output_tail=_TEXT)
-    schema["properties"] |= {**more, "results": _list(result), "run": _MAYBE_TEXT}
+    result = object_of(action=TEXT, ids=list_of(TEXT), outcome=outcome, output_tail=TEXT)
+    schema["properties"] |= {**more, "results": list_of(result), "run": MAYBE_TEXT}
     schema["required"] = [*schema["required"], *more]
     schema["dependentRequired"] = {"results": ["run"], "run": ["results"]}
     return schema
 
 
-def _object(**properties: Any) -> dict[str, Any]:
+def object_of(**properties: Any) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": properties,
@@ -179,60 +181,64 @@ def _object(**properties: Any) -> dict[str, Any]:
     }
 
 
-def _list(items: dict[str, Any]) -> dict[str, Any]:
+def list_of(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
-_TEXT = {"type": "string"}
-_MAYBE_TEXT = {"type": ["string", "null"]}
-_INT = {"type": "integer"}
-_NUMBER = {"type": "number"}
-_BOOL = {"type": "boolean"}
+TEXT = {"type": "string"}
+MAYBE_TEXT = {"type": ["string", "null"]}
+INT = {"type": "integer"}
+NUMBER = {"type": "number"}
+BOOL = {"type": "boolean"}
+
+
+def fix_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `fix_json`."""
+    step = {"type": "object", "properties": {"kind": TEXT}, "required": ["kind"]}
+    return object_of(title=TEXT, needs={"enum": ["safe", "ask", "person"]}, steps=list_of(step))
 
 
 def report_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of `to_json`."""
-    step = {"type": "object", "properties": {"kind": _TEXT}, "required": ["kind"]}
-    fix = _object(title=_TEXT, needs={"enum": ["safe", "ask", "person"]}, steps=_list(step))
-    finding = _object(
-        message=_TEXT,
+    finding = object_of(
+        message=TEXT,
         values={"type": "object"},
-        evidence=_list(_TEXT),
+        evidence=list_of(TEXT),
         role={"enum": [r.value for r in Role]},
-        fixes=_list(fix),
+        fixes=list_of(fix_schema()),
     )
-    outcome = _object(
-        id=_TEXT,
-        title=_TEXT,
+    outcome = object_of(
+        id=TEXT,
+        title=TEXT,
         severity={"enum": [s.value for s in Severity]},
         verdict={"enum": [v.value for v in Verdict]},
-        why=_MAYBE_TEXT,
-        findings=_list(finding),
+        why=MAYBE_TEXT,
+        findings=list_of(finding),
     )
-    schema = _object(
+    schema = object_of(
         schema_version={"const": SCHEMA_VERSION},
-        tool=_object(name=_TEXT, version=_TEXT, rules=_INT, signatures=_INT),
-        target=_object(
-            python=_TEXT,
-            prefix=_TEXT,
-            found_by=_TEXT,
-            profile=_TEXT,
+        tool=object_of(name=TEXT, version=TEXT, rules=INT, signatures=INT),
+        target=object_of(
+            python=TEXT,
+            prefix=TEXT,
+            found_by=TEXT,
+            profile=TEXT,
             source={"enum": ["live", "tape"]},
         ),
         verdict={"enum": ["healthy", "findings", "unknown"]},
-        exit_code=_INT,
-        primary=_MAYBE_TEXT,
-        seconds=_NUMBER,
-        outcomes=_list(outcome),
-        deep=_object(
-            ran=_BOOL,
+        exit_code=INT,
+        primary=MAYBE_TEXT,
+        seconds=NUMBER,
+        outcomes=list_of(outcome),
+        deep=object_of(
+            ran=BOOL,
             ok={"type": ["boolean", "null"]},
             stage={"enum": ["compile", "link", "load", None]},
-            archs=_list(_TEXT),
-            seconds=_NUMBER,
-            output_tail=_TEXT,
-            stand_in=_BOOL,
+            archs=list_of(TEXT),
+            seconds=NUMBER,
+            output_tail=TEXT,
+            stand_in=BOOL,
         ),
-        not_checked=_list(_object(id=_TEXT, why=_TEXT)),
+        not_checked=list_of(object_of(id=TEXT, why=TEXT)),
     )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

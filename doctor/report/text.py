@@ -12,7 +12,7 @@ from doctor.model import Finding, Fix, Installer, NotChecked, Outcome, Severity,
 # (style, text) pieces of one line; style is a rich style, "" for plain.
 Line = tuple[tuple[str, str], ...]
 
-_MARKS = {
+MARKS = {
     Severity.ERROR: ("bold red", "✗"),
     Severity.WARNING: ("bold yellow", "!"),
     Severity.INFO: ("bold blue", "i"),
@@ -47,7 +47,7 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
         elif outcome.verdict is not Verdict.OK:
             word = "could not tell" if outcome.verdict is Verdict.UNKNOWN else "crashed"
             yield (("bold magenta", "? "), ("bold", outcome.rule.id), ("", f"  {word}"))
-            yield from _wrapped(str(outcome.why), "    ", style)
+            yield from wrapped(str(outcome.why), "    ", style)
             yield ()
     fine = report.proof is not None and report.proof.ok
     if (report.proof or report.proof_missing) and not (fine and style.quiet):
@@ -76,19 +76,19 @@ def _finding(
     installer: Installer,
     style: Style,
 ) -> Iterator[Line]:
-    colour, mark = _MARKS[finding.severity or outcome.rule.severity]
+    colour, mark = MARKS[finding.severity or outcome.rule.severity]
     role = "  PRIMARY: mend this first" if first else ""
     yield ((colour, f"{mark} {outcome.rule.id}"), ("bold", role))
-    yield from _wrapped(str(finding.message), "    ", style, "bold")
+    yield from wrapped(str(finding.message), "    ", style, "bold")
     for evidence in finding.evidence:
-        yield from _wrapped(f"- {evidence}", "    ", style, "dim", hang="  ")
+        yield from wrapped(f"- {evidence}", "    ", style, "dim", hang="  ")
     for fix in finding.fixes:
         earlier = shown.setdefault(fix, outcome.rule.id)
-        yield from _fix(fix, installer, None if earlier == outcome.rule.id else earlier)
+        yield from fix_lines(fix, installer, None if earlier == outcome.rule.id else earlier)
     yield ()
 
 
-def _fix(fix: Fix, installer: Installer, earlier: str | None) -> Iterator[Line]:
+def fix_lines(fix: Fix, installer: Installer, earlier: str | None) -> Iterator[Line]:
     """The commands of a repair; only its name where an earlier finding has shown them."""
     by_hand = " (by hand)" if fix.needs.value == "person" else ""
     again = f": as for {earlier}" if earlier else ""
@@ -103,7 +103,7 @@ def _fix(fix: Fix, installer: Installer, earlier: str | None) -> Iterator[Line]:
 def _deep(report: Report, style: Style) -> Iterator[Line]:
     proof = report.proof
     if proof is None:
-        yield from _wrapped(f"Test build: not run, {report.proof_missing}", "", style)
+        yield from wrapped(f"Test build: not run, {report.proof_missing}", "", style)
     elif proof.ok:
         archs = ", ".join(f"sm_{a}" for a in proof.archs)
         yield (("green", "✓ test build"), ("", f"  compiled, linked and loaded for {archs}"))
@@ -164,9 +164,10 @@ def _verdict(report: Report, style: Style) -> Iterator[Line]:
             yield (("dim", line),)
 
 
-def _wrapped(
+def wrapped(
     text: str, indent: str, style: Style, colour: str = "", hang: str = ""
 ) -> Iterator[Line]:
+    """A paragraph in lines of the style's width; words are never broken."""
     for line in textwrap.wrap(
         text,
         style.width,

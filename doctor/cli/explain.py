@@ -1,0 +1,128 @@
+"""The command that reads a server's log: explain."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import click
+
+from doctor import signatures
+from doctor.cli.shared import fail, load, print_lines, profile, target_options
+from doctor.exits import UNKNOWN, USAGE
+from doctor.locate import LocateError, locate, refuse_foreign
+from doctor.logs.confirm import Confirmed, confirm, unknown
+from doctor.logs.explain import Explanation
+from doctor.logs.explain import explain as explain_log
+from doctor.logs.source import Log, LogError
+from doctor.model import Installer, Rule
+from doctor.profile import Profile
+from doctor.shipped import rules_folder
+from doctor.target import Live
+
+
+@click.command()
+@click.argument("log", metavar="FILE|-")
+@target_options
+@click.option(
+    "--no-live", is_flag=True, help="Do not ask whether this machine still has the fault."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+def explain(
+    log: str,
+    python: str | None,
+    profile_name: str,
+    sets: tuple[str, ...],
+    allow: tuple[str, ...],
+    rules_dir: str | None,
+    no_live: bool,
+    form: str,
+) -> None:
+    """Name the root cause in a failed server's log, and what repairs it. Read-only, no network.
+
+    FILE may be packed with gzip or xz; - reads a pipe: vllm serve ... 2>&1 | vllm-doctor explain -
+
+    Exit codes: 0 nothing found, 1 the failure is recognised, 2 usage, 3 a failure that no signature
+    knows, or a log that cannot be told from.
+    """
+    asked = profile(profile_name, sets)
+    known = _catalogue(rules_dir)
+    source = Log(log)
+    try:
+        told = explain_log(source.blocks(), known.signatures)
+    except LogError as error:
+        fail(str(error), USAGE)
+    _must_tell_something(source, told)
+    rules = load(rules_dir)
+    ids = [f.id for f in told.findings]
+    installer = Installer(Path(sys.executable), own_pip=True)
+    confirmed: Mapping[str, Confirmed] = {}
+    if not no_live:
+        with contextlib.redirect_stdout(sys.stderr):
+            installer, confirmed = _ask(ids, python, allow, asked, rules, installer)
+    from doctor.report.explained import Explained, explained_json, lines
+    from doctor.report.text import Style
+
+    made = Explained(
+        source,
+        told,
+        {r.id: r for r in rules},
+        known.ailments,
+        confirmed,
+        not no_live,
+        installer,
+    )
+    if form == "json":
+        click.echo(json.dumps(explained_json(made)))
+    else:
+        width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+        print_lines(lines(made, Style(width=width)))
+    raise SystemExit(told.exit_code)
+
+
+def _catalogue(rules_dir: str | None) -> signatures.Catalogue:
+    folders = [rules_folder(), *([Path(rules_dir)] if rules_dir else [])]
+    try:
+        return signatures.load(folders)
+    except (OSError, ValueError) as error:
+        fail(f"signatures: {error}", USAGE if rules_dir else UNKNOWN)
+
+
+def _must_tell_something(log: Log, told: Explanation) -> None:
+    """Ends where nothing can be said: that is not the same as nothing wrong."""
+    if told.verdict == "explained":
+        return
+    if not log.size and not log.damaged:
+        fail(f"{log.name} is empty: there is nothing to explain", UNKNOWN)
+    if log.is_binary:
+        fail(f"{log.name} is no text: name the server's log", USAGE)
+    if log.damaged and told.verdict == "nothing-found":
+        fail(f"{log.name}: {log.notes[0]}; nothing was found in what could be read", UNKNOWN)
+
+
+def _ask(
+    ids: Collection[str],
+    python: str | None,
+    allow: tuple[str, ...],
+    asked: Profile,
+    rules: Collection[Rule],
+    otherwise: Installer,
+) -> tuple[Installer, Mapping[str, Confirmed]]:
+    """What this machine says. Without a target of its own a log is explained all the same."""
+    target = Live()
+    try:
+        where = locate(python, target.env)
+        if "foreign-owner" not in allow:
+            refuse_foreign(where)
+    except LocateError as error:
+        if python is not None:
+            fail(str(error), USAGE)
+        ruled = {r.id for r in rules}
+        return otherwise, unknown((i for i in ids if i in ruled), str(error))
+    return Installer(where.python, own_pip=True), confirm(ids, target, where, asked, rules)

@@ -1,0 +1,265 @@
+"""What a log came to, for a person and for a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from doctor.fixes import Command
+from doctor.logs.confirm import Confirmed
+from doctor.logs.explain import Explanation, LogFinding, Unknown, fill
+from doctor.logs.source import Log
+from doctor.model import Fix, Installer, Rule, Severity, Text, printable
+from doctor.redact import without_secrets
+from doctor.report.json import (
+    INT,
+    MAYBE_TEXT,
+    TEXT,
+    fix_json,
+    fix_schema,
+    list_of,
+    object_of,
+)
+from doctor.report.text import MARKS, Line, Style, fix_lines, wrapped
+from doctor.signatures import Ailment
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A log, what it came to, and what is known of the ailments in it. `confirmed`: by id, what the
+    rules of this machine say; empty where they were not asked. `live`: whether they were."""
+
+    log: Log
+    told: Explanation
+    rules: Mapping[str, Rule]
+    ailments: Mapping[str, Ailment]
+    confirmed: Mapping[str, Confirmed]
+    live: bool
+    installer: Installer
+
+    def title(self, id: str) -> str:
+        if id in self.rules:
+            return self.rules[id].title
+        ailment = self.ailments.get(id)
+        return (ailment and ailment.title) or id
+
+    def why(self, id: str) -> str | None:
+        """The explanation, its paragraphs as one line each."""
+        ailment = self.ailments.get(id)
+        text = self.rules[id].explanation if id in self.rules else ailment and ailment.explanation
+        return text.strip() if text else None
+
+    def message(self, one: LogFinding) -> str:
+        return shown(one.message or self.title(one.id))
+
+    def fixes(self, one: LogFinding) -> tuple[Fix, ...]:
+        """What can be done: what the rule says on this machine, then what the log's values say."""
+        there = self.confirmed.get(one.id, Confirmed(None))
+        ours = tuple(fix for finding in there.findings for fix in finding.fixes)
+        ailment = self.ailments.get(one.id)
+        return (*ours, *_filled(ailment, one.values)) if ailment else ours
+
+    @property
+    def command(self) -> str | None:
+        """What repairs, on this machine, all that `fix` can repair of it."""
+        ids = [f.id for f in self.told.findings if self._repairable(f.id)]
+        return f"vllm-doctor fix --apply --only {','.join(ids)}" if ids else None
+
+    def _repairable(self, id: str) -> bool:
+        there = self.confirmed.get(id)
+        return bool(there and there.still and there.repairable)
+
+
+def _filled(ailment: Ailment, values: Mapping[str, str]) -> Iterator[Fix]:
+    clean = {name: shown(value) for name, value in values.items()}
+    for remedy in ailment.fix:
+        title = fill(remedy.title, clean)
+        lines = [fill(command, clean) for command in remedy.commands]
+        if title is not None and None not in lines:
+            steps = tuple(Command(line) for line in lines if line is not None)
+            yield Fix(Text("{title}", title=title), steps, remedy.needs)
+
+
+def shown(text: str) -> str:
+    """A piece of the log that can drive no terminal and tells no secret."""
+    return printable(without_secrets(" ".join(text.split())))
+
+
+def explained_json(one: Explained) -> dict[str, Any]:
+    """The shape is `explained_schema()`."""
+    told = one.told
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": {"path": printable(one.log.name), "bytes": one.log.size, "lines": told.lines},
+        "verdict": told.verdict,
+        "primary": told.primary,
+        "findings": [_finding_json(one, f) for f in told.findings],
+        "harmless": [{"id": h.id, "line": h.line, "count": h.count} for h in told.harmless],
+        "unrecognised": told.unknown
+        and {
+            "line": told.unknown.line,
+            "exception": shown(told.unknown.said),
+            "raised_in": told.unknown.raised_in and shown(told.unknown.raised_in),
+            "called_from": told.unknown.called_from and shown(told.unknown.called_from),
+        },
+        "attempts": told.attempts,
+        "earlier": [{"line": e.line, "id": e.id} for e in told.earlier],
+        "command": one.command,
+        "notes": [printable(n) for n in one.log.notes],
+    }
+
+
+def _finding_json(one: Explained, finding: LogFinding) -> dict[str, Any]:
+    there = one.confirmed.get(finding.id)
+    return {
+        "id": finding.id,
+        "role": finding.role,
+        "severity": finding.severity.value,
+        "line": finding.line,
+        "excerpt": shown(finding.excerpt),
+        "message": one.message(finding),
+        "values": {name: shown(value) for name, value in finding.values.items()},
+        "fixes": [fix_json(fix) for fix in one.fixes(finding)],
+        "confirmed": there.still if there else None,
+    }
+
+
+def explained_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `explained_json`."""
+    finding = object_of(
+        id=TEXT,
+        role={"enum": ["primary", "contributing", "symptom"]},
+        severity={"enum": [s.value for s in Severity]},
+        line=INT,
+        excerpt=TEXT,
+        message=TEXT,
+        values={"type": "object", "additionalProperties": TEXT},
+        fixes=list_of(fix_schema()),
+        confirmed={"type": ["boolean", "null"]},
+    )
+    unknown = object_of(line=INT, exception=TEXT, raised_in=MAYBE_TEXT, called_from=MAYBE_TEXT)
+    schema = object_of(
+        schema_version={"const": SCHEMA_VERSION},
+        source=object_of(path=TEXT, bytes=INT, lines=INT),
+        verdict={"enum": ["explained", "unrecognised", "nothing-found"]},
+        primary=MAYBE_TEXT,
+        findings=list_of(finding),
+        harmless=list_of(object_of(id=TEXT, line=INT, count=INT)),
+        unrecognised={"anyOf": [unknown, {"type": "null"}]},
+        attempts=INT,
+        earlier=list_of(object_of(line=INT, id=MAYBE_TEXT)),
+        command=MAYBE_TEXT,
+        notes=list_of(TEXT),
+    )
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def lines(one: Explained, style: Style) -> Iterator[Line]:
+    """The same for a person; commands are never wrapped, so that they can be copied."""
+    for line in _lines(one, style):
+        yield tuple((colour, printable(piece)) for colour, piece in line)
+
+
+def _lines(one: Explained, style: Style) -> Iterator[Line]:
+    told = one.told
+    yield (("bold", one.log.name), ("", f": {_counted(told.lines, 'line')}{_starts(told)}"))
+    for note in one.log.notes:
+        yield from wrapped(note, "", style, "yellow")
+    yield ()
+    for finding in told.findings:
+        if finding.role == "symptom" and finding.id != told.primary:
+            continue
+        yield from _finding(one, finding, style)
+    if told.unknown:
+        yield from _unknown(told.unknown, style)
+    symptoms = [f for f in told.findings if f.role == "symptom" and f.id != told.primary]
+    for symptom in symptoms:
+        title = one.title(symptom.id)
+        yield (("dim", f"~ {symptom.id}  line {symptom.line}: only a symptom. {title}"),)
+    if symptoms:
+        yield ()
+    for earlier in told.earlier:
+        what = earlier.id or "a failure that no signature knows"
+        yield (("dim", f"- an earlier start failed, line {earlier.line}: {what}"),)
+    yield from _closing(one, style)
+
+
+def _starts(told: Explanation) -> str:
+    return f"; {told.attempts} starts, and the last one counts" if told.attempts > 1 else ""
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
+    colour, mark = MARKS[finding.severity]
+    first = finding.id == one.told.primary
+    role = "  PRIMARY: mend this first" if finding.role == "primary" else ""
+    if finding.role == "symptom":
+        role = "  a symptom: its cause is not in this log"
+    yield ((colour, f"{mark} {finding.id}"), ("bold", role))
+    yield from wrapped(one.message(finding), "    ", style, "bold")
+    yield from wrapped(f"line {finding.line}: {shown(finding.excerpt)}", "    ", style, "dim", "  ")
+    if first and (why := one.why(finding.id)):
+        for paragraph in why.split("\n\n"):
+            yield from wrapped(paragraph, "    ", style)
+    for fix in one.fixes(finding):
+        yield from fix_lines(fix, one.installer, None)
+    yield from _there(one, finding, style)
+    yield ()
+
+
+def _there(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
+    """What this machine says to it; where it was not asked, how to ask it."""
+    there = one.confirmed.get(finding.id)
+    if there is None:
+        if finding.id in one.rules and not one.live:
+            command = f"vllm-doctor fix --apply --only {finding.id}"
+            yield (("dim", "    where it failed, this repairs it: "), ("cyan", command))
+    elif there.still:
+        yield (("bold", "    this machine still has it"),)
+        for found in there.findings:
+            yield from wrapped(f"- {found.message}", "    ", style, "dim", "  ")
+        if there.repairable:
+            yield (("cyan", f"      vllm-doctor fix --apply --only {finding.id}"),)
+    elif there.still is False:
+        yield (("green", "    this machine no longer has it"),)
+    else:
+        yield from wrapped(
+            f"whether this machine still has it cannot be told: {there.why}", "    ", style
+        )
+
+
+def _unknown(unknown: Unknown, style: Style) -> Iterator[Line]:
+    yield (("bold magenta", "? unrecognised failure"), ("bold", "  no signature knows it"))
+    yield from wrapped(f"line {unknown.line}: {shown(unknown.said)}", "    ", style, "bold", "  ")
+    if unknown.raised_in:
+        yield (("", f"    raised in   {shown(unknown.raised_in)}"),)
+    if unknown.called_from:
+        yield (("", f"    called from {shown(unknown.called_from)}"),)
+    yield ()
+
+
+def _closing(one: Explained, style: Style) -> Iterator[Line]:
+    told = one.told
+    harmless = sum(h.count for h in told.harmless)
+    rest = f" ({_counted(harmless, 'harmless line')})" if harmless else ""
+    if told.verdict == "nothing-found":
+        ready = (
+            "the server got ready" if told.ready else "nothing in it says that the server failed"
+        )
+        yield (("bold green", "Nothing found"), ("", f": {ready}{rest}"))
+    elif told.verdict == "unrecognised":
+        text = (
+            f"It failed, and why is not known to this doctor{rest}. `vllm-doctor diagnose --deep` "
+            "judges the environment; the quoted line is what to search for."
+        )
+        yield from wrapped(text, "", style)
+    elif one.command:
+        yield (("bold", "To repair it: "), ("cyan", one.command))
+    else:
+        yield (("dim", f"More about it: vllm-doctor rules show {told.primary}{rest}"),)

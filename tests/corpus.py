@@ -1,0 +1,81 @@
+"""The corpus of server logs: which there are, and what is expected of each.
+
+`fixtures/logs/<id>/<name>.log`: the folder is the ailment that has to be the primary one; in
+`healthy` lie logs that must give nothing, in `unrecognised` failures that no signature knows. A
+`<name>.toml` beside a log may say more. Logs called `real-…` are of real runs (tests/real_stack).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from doctor import toml
+from doctor.codec import decode
+from doctor.logs.explain import Explanation, explain
+from doctor.signatures import Signature, shipped
+
+FOLDER = Path(__file__).parent.parent / "fixtures" / "logs"
+HEALTHY = "healthy"
+UNRECOGNISED = "unrecognised"
+
+
+@dataclass(frozen=True)
+class More:
+    """`values`: what has to be taken out of the log. `says`: texts that the message or a command
+    has to contain. `contributing`: ids that have to be found beside the primary one."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    says: tuple[str, ...] = ()
+    contributing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One log of the corpus."""
+
+    path: Path
+
+    @property
+    def folder(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder}/{self.path.stem}"
+
+    @property
+    def data(self) -> bytes:
+        return self.path.read_bytes()
+
+    @property
+    def primary(self) -> str | None:
+        return None if self.folder in (HEALTHY, UNRECOGNISED) else self.folder
+
+    @property
+    def verdict(self) -> str:
+        named = {HEALTHY: "nothing-found", UNRECOGNISED: "unrecognised"}
+        return named.get(self.folder, "explained")
+
+    @property
+    def more(self) -> More:
+        path = self.path.with_suffix(".toml")
+        made: More = decode(More, toml.load(path), path.name) if path.exists() else More()
+        return made
+
+    @property
+    def is_real(self) -> bool:
+        return self.path.name.startswith("real-")
+
+
+def logs() -> list[Logged]:
+    """All of them, by name."""
+    return [Logged(path) for path in sorted(FOLDER.glob("*/*.log"))]
+
+
+def explained(
+    data: bytes, rows: tuple[Signature, ...] | None = None, block: int = 1 << 20
+) -> Explanation:
+    """What the log comes to, read in blocks of so many bytes."""
+    blocks = (data[i : i + block] for i in range(0, len(data), block))
+    return explain(blocks, shipped().signatures if rows is None else rows)
