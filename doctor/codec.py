@@ -114,20 +114,27 @@ def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     raise CodecError(path, f"{value!r} fits none of {', '.join(map(_name, rest))}")
 
 
+@functools.cache
+def _fields(cls: type) -> tuple[dict[str, Any], frozenset[str]]:
+    """(the type of each field, the fields that have no default)."""
+    hints = _hints(cls)
+    fields = dataclasses.fields(cls)
+    needed = (f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING)
+    return {f.name: hints[f.name] for f in fields}, frozenset(needed)
+
+
 def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise CodecError(path, f"expected a table, got {value!r}")
-    hints = _hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    fields, needed = _fields(kind)
     prefix = f"{path}." if path else ""
     if unknown := [k for k in value if k not in fields]:
         raise CodecError(
             f"{prefix}{unknown[0]}", f"no such key; there are {', '.join(sorted(fields))}"
         )
-    made = {k: decode(hints[k], v, f"{prefix}{k}") for k, v in value.items()}
-    for name, f in fields.items():
-        no_default = f.default is f.default_factory is dataclasses.MISSING
-        if name not in made and no_default:
+    made = {k: decode(fields[k], v, f"{prefix}{k}") for k, v in value.items()}
+    for name in fields:
+        if name in needed and name not in made:
             raise CodecError(f"{prefix}{name}", "is missing")
     try:
         return kind(**made)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
 from doctor import toml
 from doctor.codec import CodecError, decode
 from doctor.logs.regex import compiled
@@ -60,24 +58,27 @@ class Signature:
     message: str | None = None
     versions: str | None = None
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for what could not be found, or not in linear time."""
+    def check(self) -> None:
+        """Raises ValueError for what could not be found, or not in linear time. Of what comes with
+        the doctor, a test does that."""
         core = squeezed(self.literal)
         if len(core) < 6 or re.search(r'[^!-~]|["<>&\\]', core):
             raise ValueError(
-                f'literal: {self.literal!r} has to be 6 or more ASCII characters, without "<>&\\ '
-                "which JSON escapes"
+                f"{self.id}: literal: {self.literal!r} has to be 6 or more ASCII characters, "
+                'without "<>&\\ which JSON escapes'
             )
         for name in ("pattern", "near", "unless"):
             if value := getattr(self, name):
                 try:
                     compiled(value)
                 except ValueError as error:
-                    raise ValueError(f"{name}: {value!r}: {error}") from None
+                    raise ValueError(f"{self.id}: {name}: {value!r}: {error}") from None
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
         try:
             SpecifierSet(self.versions or "")
         except InvalidSpecifier as error:
-            raise ValueError(f"versions: {error}") from None
+            raise ValueError(f"{self.id}: versions: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,10 @@ class Catalogue:
     signatures: tuple[Signature, ...]
     ailments: dict[str, Ailment]
 
+    def explains(self, id: str) -> bool:
+        """Whether no rule does."""
+        return id in self.ailments and self.ailments[id].title is not None
+
 
 def squeezed(literal: str) -> str:
     """A literal without its white space, as it is searched for."""
@@ -125,12 +130,23 @@ def load(folders: Iterable[Path]) -> Catalogue:
                 raise ValueError(f"{path}: {error}") from None
             if unknown := set(data) - {"signature", "ailment"}:
                 raise CodecError(str(path), f"no such table: {min(unknown)}")
-            rows += decode(tuple[Signature, ...], data.get("signature", []), f"{path}: signature")
+            more = decode(tuple[Signature, ...], data.get("signature", []), f"{path}: signature")
+            if folder != rules_folder():
+                _check(more, path)
+            rows += more
             for one in decode(tuple[Ailment, ...], data.get("ailment", []), f"{path}: ailment"):
                 if one.id in ailments:
                     raise CodecError(str(path), f"there is an ailment {one.id!r} already")
                 ailments[one.id] = one
     return Catalogue(tuple(rows), ailments)
+
+
+def _check(rows: Iterable[Signature], path: Path) -> None:
+    for one in rows:
+        try:
+            one.check()
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 @functools.cache

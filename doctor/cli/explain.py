@@ -59,8 +59,10 @@ def explain(
     except LogError as error:
         fail(str(error), USAGE)
     _must_tell_something(source, told)
-    rules = load(rules_dir)
     ids = [f.id for f in told.findings]
+    # Of most ailments that only a log can name there is no rule to load.
+    carried = all(known.explains(id) for id in ids) and rules_dir is None
+    rules = () if carried else load(rules_dir)
     installer = Installer(Path(sys.executable), own_pip=True)
     confirmed: Mapping[str, Confirmed] = {}
     if not no_live:

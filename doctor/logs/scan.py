@@ -20,6 +20,8 @@ AHEAD = 32 << 10
 """Bytes after a hit that can be looked at already, where the log does not end."""
 _PIECE = 4 << 10
 """Bytes on either side of a place; a line counts as no longer than that."""
+_BEGINNING = 16
+"""Characters of a literal by which its line is found."""
 _MEMORY = 64 << 20
 """Bytes that the automaton may take; all the literals of a log take a few MiB of it."""
 
@@ -52,22 +54,38 @@ class Hit:
 
 class _Engine(Protocol):
     def first(self, window: bytes, place: int) -> tuple[int, int]:
-        """Begin and end of the first literal that begins at `place` or after; (-1, -1): none."""
+        """Begin and end of the first text that begins at `place` or after; (-1, -1): none."""
 
-    def all(self, text: bytes) -> tuple[int, ...]:
-        """The numbers of the literals in a short text."""
+    def all(self, text: bytes) -> Iterable[int]:
+        """The numbers of the texts in a short one."""
 
 
 class Scanner:
-    """Searches for literals (without white space), all at once. `lines` and `tail`, the end of the
-    log, are whole once `hits` has ended."""
+    """Searches for literals (without white space), all at once. `lines`, `tail`, the end of the
+    log, and `base`, where that begins in it, are whole once `hits` has ended."""
 
     def __init__(self, literals: Sequence[bytes]) -> None:
-        self._engine: _Engine = _Automaton(literals) if re2 else _Plain(literals)
-        self.all = self._engine.all
+        engine: type[_Automaton] | type[_Plain] = _Automaton if re2 else _Plain
+        # The beginnings are searched for, because an automaton of them is made much faster.
+        beginnings = list(dict.fromkeys(one[:_BEGINNING] for one in literals))
+        self._engine: _Engine = engine(beginnings, [*literals, *beginnings])
+        self._literals = len(literals)
+        numbers = {one: len(literals) + i for i, one in enumerate(beginnings)}
+        self._beginning = [numbers[one[:_BEGINNING]] for one in literals]
         self.lines = 0
         self.tail = b""
         self.base = 0
+
+    def all(self, text: bytes) -> tuple[int, ...]:
+        """The numbers of the literals in a short text."""
+        return self._all(text)[0]
+
+    def _all(self, text: bytes) -> tuple[tuple[int, ...], bool]:
+        """The same, and whether one begins there that does not end there."""
+        found = self._engine.all(text)
+        whole = tuple(sorted(i for i in found if i < self._literals))
+        begun = {i for i in found if i >= self._literals}
+        return whole, not begun.issubset(self._beginning[i] for i in whole)
 
     def hits(self, blocks: Iterable[bytes]) -> Iterator[Hit]:
         """The hits in the order of the log, each as soon as what follows it is known."""
@@ -75,12 +93,25 @@ class Scanner:
         for block, more in _and_whether_more(blocks):
             window += block
             limit = len(window) - AHEAD if more else len(window)
-            for at, start, end in self._places(window, done, limit):
-                line += window.count(b"\n", counted, at)
-                counted = at
-                found = self.all(window[max(start, done) : end])
-                yield Hit(found, line, window, start, end, at, self.base)
-                done = end
+            at, until = self._engine.first(window, done)
+            while 0 <= at < limit:
+                start, end = piece(window, at, until)
+                further, until = self._engine.first(window, until)
+                while 0 <= further < end:
+                    if until > end:  # it is broken, and goes on in the next line
+                        end = piece(window, until, until)[1]
+                    further, until = self._engine.first(window, until)
+                start = max(start, done)
+                found, begun = self._all(window[start:end])
+                if begun and (broken := self._broken(window, start, end)):
+                    end, found = piece(window, end + 1, end + 1)[1], broken
+                    if further >= 0:
+                        further, until = self._engine.first(window, end)
+                if found:
+                    line += window.count(b"\n", counted, at)
+                    counted = at
+                    yield Hit(found, line, window, start, end, at, self.base)
+                done, at = end, further
             done = max(done, limit)
             cut = max(0, done - BEHIND) if more else 0
             if counted < cut:
@@ -93,14 +124,12 @@ class Scanner:
         if not window or window.endswith(b"\n"):
             self.lines -= 1
 
-    def _places(self, window: bytes, place: int, limit: int) -> Iterator[tuple[int, int, int]]:
-        while place < limit:
-            at, until = self._engine.first(window, place)
-            if at < 0 or at >= limit:
-                return
-            start, end = piece(window, at, until)
-            yield at, start, end
-            place = end
+    def _broken(self, window: bytes, start: int, end: int) -> tuple[int, ...]:
+        """The literals of a line where one of them ends in the next line; none where none does."""
+        following = window[end : piece(window, end + 1, end + 1)[1]]
+        both = set(self.all(window[start:end] + following))
+        own, after = set(self.all(window[start:end])), set(self.all(following))
+        return tuple(sorted(both - after | own)) if both - own - after else ()
 
 
 def piece(window: bytes, at: int, until: int) -> tuple[int, int]:
@@ -130,19 +159,19 @@ def _bare(text: bytes) -> bytes:
 class _Automaton:
     """RE2's: as fast for a thousand literals as for one, and linear in the log."""
 
-    def __init__(self, literals: Sequence[bytes]) -> None:
+    def __init__(self, searched: Sequence[bytes], listed: Sequence[bytes]) -> None:
         options = re2.Options()
         options.encoding = re2.Options.Encoding.LATIN1
         options.never_capture = True
         options.longest_match = True
         options.max_mem = _MEMORY
         tolerant = (
-            f"{_SKIPPED}*".join(re.escape(c) for c in one.decode("ascii")) for one in literals
+            f"{_SKIPPED}*".join(re.escape(c) for c in one.decode("ascii")) for one in searched
         )
         self._anchor = re2._re2.RE2.Anchor.UNANCHORED
         self._any = re2._re2.RE2("|".join(tolerant).encode(), options)
         self._set = re2._re2.Set(self._anchor, options)
-        for one in literals:
+        for one in listed:
             self._set.Add(re.escape(one))
         self._set.Compile()
 
@@ -150,15 +179,17 @@ class _Automaton:
         begin, end = self._any.Match(self._anchor, window, place, len(window))[0]
         return begin, end
 
-    def all(self, text: bytes) -> tuple[int, ...]:
-        return tuple(sorted(self._set.Match(_bare(text))))
+    def all(self, text: bytes) -> Iterable[int]:
+        found: list[int] = self._set.Match(_bare(text))
+        return found
 
 
 class _Plain:
     """The same by Python's own search, literal after literal."""
 
-    def __init__(self, literals: Sequence[bytes]) -> None:
-        self._literals = literals
+    def __init__(self, searched: Sequence[bytes], listed: Sequence[bytes]) -> None:
+        self._searched = searched
+        self._listed = listed
         self._window: bytes | None = None
         self._found: list[tuple[int, int]] = []
 
@@ -168,13 +199,13 @@ class _Plain:
         index = bisect_left(self._found, (place, 0))
         return self._found[index] if index < len(self._found) else (-1, -1)
 
-    def all(self, text: bytes) -> tuple[int, ...]:
+    def all(self, text: bytes) -> Iterable[int]:
         bare = _bare(text)
-        return tuple(number for number, one in enumerate(self._literals) if one in bare)
+        return [number for number, one in enumerate(self._listed) if one in bare]
 
     def _search(self, window: bytes) -> list[tuple[int, int]]:
         bare = _bare(window)
-        begins = [(at, len(one)) for one in self._literals for at in _occurrences(one, bare)]
+        begins = [(at, len(one)) for one in self._searched for at in _occurrences(one, bare)]
         if not begins:
             return []
         kept, places, length, place = [0], [0], 0, 0
