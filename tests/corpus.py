@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from doctor import toml
 from doctor.codec import decode
-from doctor.logs.explain import Explanation, explain
-from doctor.signatures import Signature, shipped
+from doctor.logs.explain import Explanation, Index, explain
+from doctor.signatures import shipped
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "logs"
 HEALTHY = "healthy"
@@ -73,9 +74,12 @@ def logs() -> list[Logged]:
     return [Logged(path) for path in sorted(FOLDER.glob("*/*.log"))]
 
 
-def explained(
-    data: bytes, rows: tuple[Signature, ...] | None = None, block: int = 1 << 20
-) -> Explanation:
+@functools.cache
+def index() -> Index:
+    """The signatures that come with the doctor."""
+    return Index(shipped().signatures)
+
+
+def explained(data: bytes, block: int = 1 << 20) -> Explanation:
     """What the log comes to, read in blocks of so many bytes."""
-    blocks = (data[i : i + block] for i in range(0, len(data), block))
-    return explain(blocks, shipped().signatures if rows is None else rows)
+    return explain((data[i : i + block] for i in range(0, len(data), block)), index())

@@ -16,7 +16,7 @@ from doctor.cli.shared import fail, load, print_lines, profile, target_options
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError, locate, refuse_foreign
 from doctor.logs.confirm import Confirmed, confirm, unknown
-from doctor.logs.explain import Explanation
+from doctor.logs.explain import Explanation, Index
 from doctor.logs.explain import explain as explain_log
 from doctor.logs.source import Log, LogError
 from doctor.model import Installer, Rule
@@ -55,7 +55,7 @@ def explain(
     known = _catalogue(rules_dir)
     source = Log(log)
     try:
-        told = explain_log(source.blocks(), known.signatures)
+        told = explain_log(source.blocks(), Index(known.signatures))
     except LogError as error:
         fail(str(error), USAGE)
     _must_tell_something(source, told)

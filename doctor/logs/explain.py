@@ -10,26 +10,37 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
-from doctor.logs.lines import Line, Surroundings, clean, owner, split, went_on
+from doctor.logs.lines import (
+    Line,
+    Surroundings,
+    clean,
+    owner,
+    split,
+    tells_of_work,
+)
 from doctor.logs.regex import compiled
-from doctor.logs.scan import AHEAD, Hit, Scanner
-from doctor.logs.traceback import innermost
+from doctor.logs.scan import Hit, Scanner
+from doctor.logs.traceback import Block
 from doctor.logs.values import derive
 from doctor.model import Severity
 from doctor.signatures import LEVELS, Level, Signature, squeezed
 
-_LOOKED_AT = 300
-"""How often a row's surroundings, or the exceptions of an attempt, are looked at; a log that is
-full of them must not cost more."""
+_LOOKED_AT = 10_000
+"""How often the surroundings of a line are looked at: a log that is full of what could be something
+must not cost more."""
+_FAILURES = 300
+"""So many failures of an attempt are looked at as they come; of more, the last ones."""
+_KEPT = 50
 _COUNTED = 1000
 """After so many harmless lines of a kind, further ones are counted by their literal alone."""
 _EXCERPT = 400
-_ONLY_INSIDE = ("symptom", "harmless")
+_LINE_MOST = 16 << 10
+"""Bytes of a line of a failure that are looked at."""
 
 Verdict = Literal["explained", "unrecognised", "nothing-found"]
 FindingRole = Literal["primary", "contributing", "symptom"]
@@ -68,6 +79,10 @@ class Unknown:
     raised_in: str | None
     called_from: str | None
     offset: int
+    """Where all of it begins in the log, in bytes."""
+    end: int
+    bottom: tuple[int, int]
+    """Where its innermost exception begins and ends."""
     went_on: bool
 
 
@@ -119,9 +134,32 @@ class Explanation:
         return EXITS[self.verdict]
 
 
-def explain(blocks: Iterable[bytes], rows: Iterable[Signature]) -> Explanation:
+class Index:
+    """Signatures made ready to be searched for, in one log after the other."""
+
+    def __init__(self, rows: Iterable[Signature]) -> None:
+        self.rows = tuple(rows)
+        literals = [squeezed(row.literal).encode() for row in self.rows]
+        numbers = {one: i for i, one in enumerate(dict.fromkeys(literals))}
+        self._rows_of: list[list[int]] = [[] for _ in numbers]
+        for row, literal in enumerate(literals):
+            self._rows_of[numbers[literal]].append(row)
+        self.scanner = Scanner(list(numbers))
+
+    def rows_of(self, literals: Iterable[int]) -> Iterator[tuple[int, Signature]]:
+        """The rows that have these literals, and their numbers."""
+        for literal in literals:
+            for number in self._rows_of[literal]:
+                yield number, self.rows[number]
+
+    def in_line(self, raw: bytes) -> Iterator[Signature]:
+        """The rows whose literal is in a physical line."""
+        yield from (row for _, row in self.rows_of(self.scanner.all(raw[:_LINE_MOST])))
+
+
+def explain(blocks: Iterable[bytes], index: Index) -> Explanation:
     """Reads the log to its end, in memory of a fixed size and time linear in it."""
-    return _Reading(tuple(rows)).read(blocks)
+    return _Reading(index).read(blocks)
 
 
 @dataclass
@@ -132,7 +170,7 @@ class _Attempt:
     found: dict[int, Found] = field(default_factory=dict)
     survived: dict[int, Found] = field(default_factory=dict)
     unknown: list[Unknown] = field(default_factory=list)
-    looked_at: int = 0
+    failures: int = 0
     ready: bool = False
 
     @property
@@ -149,38 +187,32 @@ def _is_bad(row: Signature) -> bool:
 class _Reading:
     """The state while a log is read."""
 
-    def __init__(self, rows: tuple[Signature, ...]) -> None:
-        self._rows = rows
-        literals = list(dict.fromkeys(squeezed(r.literal).encode() for r in rows))
-        numbers = {one: i for i, one in enumerate(literals)}
-        self._rows_of: list[list[int]] = [[] for _ in literals]
-        for i, row in enumerate(rows):
-            self._rows_of[numbers[squeezed(row.literal).encode()]].append(i)
-        self._scanner = Scanner(literals)
+    def __init__(self, index: Index) -> None:
+        self._index = index
         self._attempt = _Attempt()
         self._attempts = 0
         self._earlier: deque[Earlier] = deque(maxlen=20)
         self._harmless: dict[str, Found] = {}
-        self._looked_at: dict[int, int] = {}
-        self._recent: deque[tuple[int, int, bytes]] = deque(maxlen=4)
+        self._looked_at = 0
+        self._recent: deque[Block] = deque(maxlen=4)
         self._failure_until = -1
 
     def read(self, blocks: Iterable[bytes]) -> Explanation:
-        for hit in self._scanner.hits(blocks):
+        for hit in self._index.scanner.hits(blocks):
             around = _Late(hit)
-            for literal in hit.literals:
-                for number in self._rows_of[literal]:
-                    self._take(number, hit, around)
-        for line, offset, data in self._recent:
-            self._look_at_failure(line, offset, data)
+            rows = list(self._index.rows_of(hit.literals))
+            for _, row in rows:
+                if row.role == "failure":
+                    self._failure(row, hit, around)
+            for number, row in rows:
+                if row.role != "failure":
+                    self._take(number, row, hit, around)
+        for block in self._recent:
+            self._look_at_failure(block)
         self._drop_unless_last()
         return self._conclude()
 
-    def _take(self, number: int, hit: Hit, around: _Late) -> None:
-        row = self._rows[number]
-        if row.role == "failure":
-            self._failure(row, hit, around)
-            return
+    def _take(self, number: int, row: Signature, hit: Hit, around: _Late) -> None:
         known = self._attempt.found.get(number)
         if row.role == "harmless":
             known = self._harmless.get(row.id)
@@ -190,10 +222,12 @@ class _Reading:
         elif known and not known.soft:
             known.count += 1
             known.last = hit.offset
+            self._knows(row, hit.offset)
             return
-        found = self._fit(number, row, hit, around)
+        found = self._fit(row, hit, around)
         if found is None:
             return
+        self._knows(row, hit.offset)
         if row.role == "harmless" or found.soft:
             earlier = self._harmless.setdefault(row.id, found)
             if earlier is not found:
@@ -207,24 +241,53 @@ class _Reading:
                 found.count += known.count
             self._attempt.found[number] = found
 
-    def _fit(self, number: int, row: Signature, hit: Hit, around: _Late) -> Found | None:
+    def _fit(self, row: Signature, hit: Hit, around: _Late) -> Found | None:
         """What the row makes of the line; None where its pattern or the surroundings say no."""
+        lines = around.lines
+        far = self._may_look()
         match: Mapping[str, str] | None = {}
-        for line in around.lines.own:
+        for line in lines.own if far else (lines.alone,):
             match = compiled(row.pattern)(line.text) if row.pattern else {}
             if match is not None:
                 break
         else:
             return None
-        if row.near or row.unless:
-            looked = self._looked_at[number] = self._looked_at.get(number, 0) + 1
-            if looked > _LOOKED_AT or not _surrounded(row, around.lines):
-                return None
         found = Found(row, hit.line, hit.offset, line.text, match or {}, last=hit.offset)
-        if row.role in ("cause", "generic", "request"):
-            found.went_on = went_on(around.lines.after, line.process)
-            found.soft = _below(row.level, _level(line, around.lines, found.went_on))
+        if row.role in ("harmless", "start", "ready"):
+            return found
+        if lines.is_code or ((row.near or row.unless) and not (far and _surrounded(row, lines))):
+            return None
+        if row.role != "symptom":
+            found.went_on = far and self._went_on(lines.after, line.process)
+            found.soft = _below(row.level, _level(line, lines, found.went_on))
         return found
+
+    def _may_look(self) -> bool:
+        self._looked_at += 1
+        return self._looked_at <= _LOOKED_AT
+
+    def _went_on(self, after: Iterable[Line], process: str | None) -> bool:
+        """Whether the process told of further work in these lines; where it is not known which one
+        it was, it takes more to say so."""
+        wanted = 4 if process is None else 2
+        for line in after:
+            if (process is None or line.process == process) and tells_of_work(line):
+                rows = self._index.in_line(line.text.encode(errors="replace"))
+                wanted -= not any(row.role == "harmless" for row in rows)
+                if not wanted:
+                    return True
+        return False
+
+    def _knows(self, row: Signature, offset: int) -> None:
+        """Strikes out the failures that this line explains: a cause anywhere in one; a wrapper or a
+        harmless line only at the bottom, for above it they say nothing of what they wrap."""
+        if self._attempt.unknown:
+            whole = row.role in ("cause", "generic", "request")
+            self._attempt.unknown = [
+                u
+                for u in self._attempt.unknown
+                if not _within(offset, (u.offset, u.end) if whole else u.bottom)
+            ]
 
     def _begin(self, hit: Hit) -> None:
         """A server begins to start. What was told since the last failure, or when there was none,
@@ -243,12 +306,11 @@ class _Reading:
                 n: f for n, f in attempt.found.items() if f.last > last_bad and not _is_bad(f.row)
             }
         self._attempt = fresh
-        self._looked_at.clear()
 
     def _serves(self) -> None:
         attempt = self._attempt
         attempt.ready = True
-        attempt.survived.update(attempt.found)
+        attempt.survived.update((n, f) for n, f in attempt.found.items() if _is_bad(f.row))
         attempt.found = {}
         attempt.unknown = []
         self._recent.clear()
@@ -257,68 +319,49 @@ class _Reading:
         """Notes that something failed, for the case that no row knows it."""
         if hit.offset < self._failure_until:
             return
-        line = around.lines.own[0]
-        if row.pattern and compiled(row.pattern)(line.text) is None:
+        candidates = around.lines.own if self._may_look() else (around.lines.alone,)
+        if not any(_matches(row, line.text) for line in candidates):
             return
-        data = hit.window[hit.start : hit.start + AHEAD]
-        self._attempt.looked_at += 1
-        if self._attempt.looked_at > _LOOKED_AT:
-            self._recent.append((hit.line, hit.base + hit.start, data))
-            return
-        level = _level(line, around.lines, went_on(around.lines.after, line.process))
-        if _below("error", level):
-            return
-        self._look_at_failure(hit.line, hit.base + hit.start, data)
+        self._attempt.failures += 1
+        if self._attempt.failures > _FAILURES:
+            self._recent.append(Block.at(hit))
+        elif not around.lines.is_code:
+            self._look_at_failure(Block.at(hit), around.lines.before)
 
-    def _look_at_failure(self, line: int, offset: int, data: bytes) -> None:
-        physical = split(data)
-        lines = [clean(raw) for raw in physical]
-        failure = innermost(lines)
-        length = sum(len(raw) + 1 for raw in physical[: failure.length])
-        self._failure_until = offset + length
-        if self._is_known(physical[: failure.length], lines, failure.span):
+    def _look_at_failure(self, block: Block, before: Sequence[Line] = ()) -> None:
+        failure, lines = block.failure, block.lines
+        after = self._went_on(lines[failure.length :], lines[0].process)
+        self._failure_until = block.place(failure.length)
+        if _below("error", lines[0].level or (owner(before) if after else None)):
             return
-        after = went_on(lines[failure.length :], lines[0].process)
         noted = Unknown(
-            line + failure.line,
+            block.line(failure.line),
             failure.said[:_EXCERPT],
             failure.raised_in,
             failure.called_from,
-            offset,
+            block.place(0),
+            self._failure_until,
+            (block.place(failure.bottom[0]), block.place(failure.bottom[1])),
             after,
         )
-        kept = [u for u in self._attempt.unknown if not u.went_on]
-        if not after and len(kept) < 50:
-            kept.append(noted)
-        self._attempt.unknown = kept
-
-    def _is_known(self, physical: list[bytes], lines: list[Line], span: tuple[int, int]) -> bool:
-        """Whether a row knows the failure: a cause anywhere in it; a wrapper or a harmless line
-        only at the bottom, for above it they say nothing about what they wrap."""
-        for number, raw in enumerate(physical):
-            for literal in self._scanner.all(raw[: 1 << 14]):
-                for row in (self._rows[i] for i in self._rows_of[literal]):
-                    inner = span[0] <= number < span[1]
-                    tells = ("cause", "generic", "request", *(_ONLY_INSIDE if inner else ()))
-                    fits = row.pattern is None or compiled(row.pattern)(lines[number].text)
-                    if row.role in tells and fits not in (None, False):
-                        return True
-        return False
+        if len(self._attempt.unknown) < _KEPT:
+            self._attempt.unknown.append(noted)
 
     def _drop_unless_last(self) -> None:
         """Hangs: they count only where the log ends with them."""
-        found, base = self._attempt.found, self._scanner.base
+        found, scanner = self._attempt.found, self._index.scanner
         for number, one in list(found.items()):
             if not one.row.last:
                 continue
-            rest = self._scanner.tail[max(0, one.last - base) :] if one.last >= base else None
-            if rest is None or any(self._tells_of_work(raw) for raw in split(rest)[1:]):
+            near = one.last >= scanner.base
+            rest = split(scanner.tail[one.last - scanner.base :]) if near else []
+            if not near or any(self._tells_of_work(raw) for raw in rest[1:]):
                 del found[number]
 
     def _tells_of_work(self, raw: bytes) -> bool:
-        if not went_on([clean(raw)], None):
+        if not tells_of_work(clean(raw)):
             return False
-        rows = (self._rows[i] for literal in self._scanner.all(raw) for i in self._rows_of[literal])
+        rows = self._index.in_line(raw)
         return not any(r.last or r.role in ("symptom", "harmless") for r in rows)
 
     def _conclude(self) -> Explanation:
@@ -329,19 +372,23 @@ class _Reading:
             harmless=tuple(sorted(harmless, key=lambda h: h.line)),
             earlier=tuple(self._earlier),
             attempts=max(1, self._attempts),
-            lines=self._scanner.lines,
+            lines=self._index.scanner.lines,
         )
 
     def _judge(self, attempt: _Attempt) -> Explanation:
         hard = [f for f in attempt.found.values() if not f.soft and f.count >= f.row.times]
         hard.sort(key=lambda f: f.offset)
+        failures = [u for u in attempt.unknown if not u.went_on]
+        if failures or any(f.row.role in ("cause", "generic") and _is_bad(f.row) for f in hard):
+            hard = [f for f in hard if not f.row.last]  # it does not hang, it fails
         covered = {i for f in hard for i in f.row.over}
-        errors = [f for f in hard if f.row.severity is Severity.ERROR and f.row.id not in covered]
-        causes = [f for f in errors if f.row.role == "cause"]
-        generic = [f for f in errors if f.row.role == "generic"]
-        symptoms = [f for f in hard if f.row.role == "symptom"]
-        failed = any(f.row.severity is Severity.ERROR for f in symptoms)
-        unknown = next((u for u in attempt.unknown if failed or not u.went_on), None)
+        told = [f for f in hard if f.row.id not in covered]
+        causes = [f for f in told if f.row.role == "cause" and _is_bad(f.row)]
+        generic = [f for f in told if f.row.role == "generic"]
+        symptoms = [f for f in told if f.row.role == "symptom"]
+        if any(_is_bad(f.row) for f in symptoms):
+            failures = attempt.unknown
+        unknown = failures[0] if failures else None
         stopped = [f for f in causes if not f.went_on]
         primary: Found | None = None
         if causes and (stopped or unknown is None):
@@ -349,21 +396,17 @@ class _Reading:
         elif generic and (unknown is None or generic[0].offset < unknown.offset):
             primary = generic[0]
         elif unknown is None:
-            requests = [f for f in errors if f.row.role == "request"]
-            hints = [
-                f for f in hard if f.row.severity is not Severity.ERROR and f.row.role == "cause"
-            ]
-            serious = [f for f in symptoms if not attempt.ready or f.row.severity is Severity.ERROR]
-            if attempt.ready:
-                hints = []
-            primary = next(iter([*requests, *hints, *serious]), None)
+            requests = [f for f in told if f.row.role == "request"]
+            hints = [f for f in told if f.row.role == "cause" and not _is_bad(f.row)]
+            serious = [f for f in symptoms if not attempt.ready or _is_bad(f.row)]
+            primary = next(iter([*requests, *([] if attempt.ready else hints), *serious]), None)
         if primary:
             unknown = None
         verdict: Verdict = (
             "explained" if primary else "unrecognised" if unknown else "nothing-found"
         )
         shown = hard if verdict != "nothing-found" else [f for f in hard if f.row.role != "symptom"]
-        findings = _findings(primary, shown, attempt.survived.values())
+        findings = _findings(primary, shown, covered, attempt.survived.values())
         return Explanation(
             verdict,
             primary.row.id if primary else None,
@@ -391,6 +434,14 @@ class _Late:
         return self._lines
 
 
+def _within(offset: int, span: tuple[int, int]) -> bool:
+    return span[0] <= offset < span[1]
+
+
+def _matches(row: Signature, text: str) -> bool:
+    return row.pattern is None or compiled(row.pattern)(text) is not None
+
+
 def _surrounded(row: Signature, lines: Surroundings) -> bool:
     text = lines.text()
     if row.near and compiled(row.near)(text) is None:
@@ -409,15 +460,18 @@ def _below(least: Level, level: Level | None) -> bool:
 
 
 def _findings(
-    primary: Found | None, hard: Iterable[Found], survived: Iterable[Found]
+    primary: Found | None,
+    hard: Iterable[Found],
+    covered: Collection[str],
+    survived: Iterable[Found],
 ) -> tuple[LogFinding, ...]:
     """One finding per ailment: the primary one, what contributed, the symptoms."""
     by_id: dict[str, list[Found]] = {}
     for one in hard:
         by_id.setdefault(one.row.id, []).append(one)
     later = {f.row.id: [f] for f in survived if not f.soft and f.row.role in ("cause", "generic")}
-    made = [_finding(i, rows, primary, False) for i, rows in by_id.items()]
-    made += [_finding(i, rows, primary, True) for i, rows in later.items() if i not in by_id]
+    made = [_finding(i, rows, primary, i in covered, False) for i, rows in by_id.items()]
+    made += [_finding(i, rows, primary, False, True) for i, rows in later.items() if i not in by_id]
     order = {"primary": 0, "contributing": 1, "symptom": 2}
     return tuple(
         sorted(
@@ -426,10 +480,12 @@ def _findings(
     )
 
 
-def _finding(id: str, rows: list[Found], primary: Found | None, survived: bool) -> LogFinding:
+def _finding(
+    id: str, rows: list[Found], primary: Found | None, covered: bool, survived: bool
+) -> LogFinding:
     first = rows[0]
     is_primary = primary is not None and id == primary.row.id
-    symptom = all(f.row.role == "symptom" for f in rows)
+    symptom = covered or all(f.row.role == "symptom" for f in rows)
     role: FindingRole = "symptom" if symptom else "primary" if is_primary else "contributing"
     values: dict[str, str] = {}
     for one in rows:

@@ -3,6 +3,7 @@ them, with what the prefixes say: the level, the place in the source, the proces
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
@@ -13,9 +14,11 @@ from doctor.codec import parse_json
 from doctor.logs.scan import Hit
 from doctor.signatures import Level
 
-_AROUND = 24 << 10
+_AROUND = 16 << 10
 """Bytes before and after a hit within which its surroundings are looked for."""
 _NEIGHBOURS = 30
+_WORDS = 4
+"""Lines that a message broken between its words goes on for."""
 _JOINED_MOST = 24
 """Physical lines that a terminal can have made of one."""
 
@@ -73,10 +76,16 @@ def decoded(raw: bytes) -> str:
 def clean(raw: bytes) -> Line:
     """One printed line. Of a line of JSON, its message; where that has several lines, they stay
     in `text`."""
-    text = decoded(raw)
+    return enveloped(decoded(raw))
+
+
+def enveloped(text: str) -> Line:
+    """The same of a line that is free of control characters."""
     if text.lstrip().startswith("{") and (inside := _enveloped(text)):
         text, level = inside
-        return _clean("\n".join(_clean(one).text for one in text.split("\n")), level)
+        first, *more = (_clean(one, level) for one in text.split("\n"))
+        whole = "\n".join(line.text for line in (first, *more))
+        return dataclasses.replace(first, text=whole)
     return _clean(text)
 
 
@@ -122,82 +131,128 @@ def _unescaped(text: str) -> str:
     return re.sub(r"[^\S\n]*\r?\n", "\n", _CONTROLS.sub("", text))
 
 
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
 def split(data: bytes) -> list[bytes]:
-    """Physical lines; a progress bar's are as well."""
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    """Physical lines; those of a progress bar are some as well."""
+    return _LINE_END.split(data)
+
+
+def placed(data: bytes) -> list[int]:
+    """Where each physical line begins."""
+    return [0, *(found.end() for found in _LINE_END.finditer(data))]
+
+
+def unwrapped(lines: Sequence[str]) -> list[tuple[int, str]]:
+    """Lines as they were before a terminal broke them, with the number of the first piece of each.
+    Where no three lines are as long as the longest one, none was broken."""
+    width = max(map(len, lines), default=0)
+    full = [len(one) == width for one in lines]
+    made: list[tuple[int, str]] = []
+    for number, text in enumerate(lines):
+        broken = number and full[number - 1] and sum(full) > 2 and _goes_on(text)
+        if broken and not text.startswith("    "):
+            first, before = made[-1]
+            made[-1] = (first, before + text)
+        else:
+            made.append((number, text))
+    return made
 
 
 class Surroundings:
-    """The lines around a hit, cleaned when asked for."""
+    """The lines around a hit, as they were before a terminal broke them; made when asked for."""
 
     def __init__(self, hit: Hit) -> None:
-        low = max(0, hit.start - _AROUND)
-        self._before = split(hit.window[low : hit.start])[:-1]
-        self._own = split(hit.window[hit.start : hit.end])
-        self._after = split(hit.window[hit.end : hit.end + _AROUND])[1:]
+        self._hit = hit
 
     @functools.cached_property
-    def before(self) -> list[Line]:
-        return [clean(raw) for raw in self._before]
+    def _parts(self) -> tuple[list[bytes], list[bytes], list[bytes]]:
+        hit = self._hit
+        before = split(hit.window[max(0, hit.start - _AROUND) : hit.start])[:-1]
+        own = split(hit.window[hit.start : hit.end])
+        return before, own, split(hit.window[hit.end : hit.end + _AROUND])[1:]
 
     @functools.cached_property
-    def after(self) -> list[Line]:
-        return [clean(raw) for raw in self._after]
+    def _texts(self) -> list[str]:
+        before, own, after = self._parts
+        return decoded(b"\n".join([*before, *own, *after])).split("\n")
+
+    @functools.cached_property
+    def _whole(self) -> tuple[list[str], int]:
+        """The lines, and which of them is the hit's."""
+        whole = unwrapped(self._texts)
+        at = len(self._parts[0])
+        index = max(i for i, (number, _) in enumerate(whole) if number <= at)
+        return [text for _, text in whole], index
+
+    @functools.cached_property
+    def alone(self) -> Line:
+        """The line as it is printed."""
+        return clean(self._hit.window[self._hit.start : self._hit.end])
 
     @functools.cached_property
     def own(self) -> tuple[Line, ...]:
-        """The line as it is, and with what a terminal broke off it; the likelier one first."""
-        alone = clean(b"\n".join(self._own))
-        joined, sure = self._joined()
-        if joined == alone.text:
-            return (alone,)
-        whole = _clean(joined)
-        if len(self._own) > 1:
-            return (whole,)
-        return (whole, alone) if sure else (alone, whole)
+        """What the line can be, the likelier first: all that a terminal broke, it alone, or with
+        the lines that seem to be a part of it."""
+        lines, index = self._whole
+        made = [enveloped(lines[index]), self.alone, enveloped(self._joined())]
+        return tuple(dict.fromkeys(made))
+
+    @functools.cached_property
+    def before(self) -> list[Line]:
+        lines, index = self._whole
+        return [enveloped(one) for one in lines[:index]]
+
+    @functools.cached_property
+    def after(self) -> list[Line]:
+        lines, index = self._whole
+        return [enveloped(one) for one in lines[index + 1 :]]
 
     def text(self, before: int = 60, after: int = 20) -> str:
         """The cleaned lines around, this one included."""
         lines = [*self.before[-before:], *self.own[:1], *self.after[:after]]
         return "\n".join(line.text for line in lines)
 
-    def _joined(self) -> tuple[str, bool]:
-        """The line with what was broken off before and after it, and whether that is sure.
+    @property
+    def is_code(self) -> bool:
+        """Whether it is a line of source in a traceback: that says what could be printed."""
+        if not self.alone.text.startswith("    "):
+            return False
+        return any(FRAME.match(line.text) for line in self.before[-3:])
 
-        A terminal breaks at its width: a line that is as long as the longest one around goes on in
-        the next one, unless that has a prefix of its own.
-        """
-        before = [_bare(raw) for raw in self._before[-_NEIGHBOURS:]]
-        own = [_bare(raw) for raw in self._own]
-        after = [_bare(raw) for raw in self._after[:_NEIGHBOURS]]
-        lines = [*before, *own, *after]
+    def _joined(self) -> str:
+        """The line with what may have been broken off it where no width is to be seen: up to the
+        longest line around, or, where a literal goes over a line's end, between any words."""
+        at, own = len(self._parts[0]), len(self._parts[1])
+        low = max(0, at - _NEIGHBOURS)
+        lines = [_bare(one) for one in self._texts[low : at + own + _NEIGHBOURS]]
         width = max(map(len, lines))
         full = [len(one) >= max(width - 2, _NEIGHBOURS) for one in lines]
-        first, last = len(before), len(before) + len(own) - 1
+        first, last = at - low, at - low + own - 1
         while first and full[first - 1] and last - first < _JOINED_MOST and _goes_on(lines[first]):
             first -= 1
-        # Broken between words, lines are of any length.
-        more = 4 if len(own) > 1 and not full[last] else 0
+        more = _WORDS if own > 1 and not full[last] else 0
         while last + 1 < len(lines) and last - first < _JOINED_MOST and _goes_on(lines[last + 1]):
             if not full[last]:
                 if not more:
                     break
                 more -= 1
             last += 1
-        parts = lines[first : last + 1]
-        gaps = ["" if f else " " for f in full[first : last + 1]]
-        joined = "".join(p + g for p, g in zip(parts, gaps, strict=True)).rstrip()
-        return joined, sum(full) > 1
+        pieces = zip(lines[first : last + 1], full[first : last + 1], strict=True)
+        return "".join(one + ("" if is_full else " ") for one, is_full in pieces).rstrip()
 
 
-def _bare(raw: bytes) -> str:
-    return decoded(raw).strip("│┃").rstrip()
+def _bare(text: str) -> str:
+    return text.strip("│┃").rstrip()
 
 
 def _goes_on(text: str) -> bool:
     return bool(text.strip()) and not _PREFIX.match(text) and not text.startswith("Traceback (")
 
 
+FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
+"""A frame of a Python traceback."""
 _SOFT = re.compile(
     r"(?i)fail|fall(?:ing)?[ -]?back|disabl|error|unable|could not|cannot|skip|"
     r"not (?:be )?available"
@@ -208,14 +263,12 @@ _ENDING = re.compile(
 )
 
 
-def went_on(after: Sequence[Line], process: str | None) -> bool:
-    """Whether the process (any, where it is not known) tells of further work in these lines."""
-    return any(
+def tells_of_work(line: Line) -> bool:
+    """Whether whoever printed it goes about its business."""
+    return (
         line.level in ("debug", "info")
-        and (process is None or line.process == process)
-        and line.text.strip()
+        and bool(line.text.strip())
         and not _ENDING.search(line.text)
-        for line in after
     )
 
 

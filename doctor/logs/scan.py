@@ -89,7 +89,7 @@ class Scanner:
 
     def hits(self, blocks: Iterable[bytes]) -> Iterator[Hit]:
         """The hits in the order of the log, each as soon as what follows it is known."""
-        window, done, counted, line = b"", 0, 0, 1
+        window, done, counted, line, self.base = b"", 0, 0, 1, 0
         for block, more in _and_whether_more(blocks):
             window += block
             limit = len(window) - AHEAD if more else len(window)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -108,6 +109,11 @@ def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
         yield from _each(gzip.GzipFile(fileobj=stream))
     elif first.startswith(b"\xfd7zXZ\0"):
         yield from _each(lzma.LZMAFile(stream))  # noqa: SIM115 - the stream is closed
+    elif first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        # What PowerShell makes of `>`.
+        text = codecs.getincrementaldecoder("utf-16")("replace")
+        while block := stream.read(BLOCK):
+            yield text.decode(block).encode()
     else:
         left = sys.maxsize if most is None else most
         while block := stream.read(min(BLOCK, left)):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from doctor.logs.lines import Line
+from doctor.logs.lines import FRAME, Line, decoded, enveloped, placed, split, unwrapped
+from doctor.logs.scan import AHEAD, Hit
 
 _HEADER = "Traceback (most recent call last)"
-_FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 _BOXED_FRAME = re.compile(r"\s*(?P<file>/\S+\.py):(?P<line>\d+) in (?P<function>\S+)$")
 _EXCEPTION = re.compile(
     r"(?P<kind>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning|Failure|Failed|Timeout|"
@@ -22,70 +24,140 @@ _CHAIN = (
 )
 
 
+_BEFORE = 4 << 10
+"""Bytes before the line within which its beginning lies, where a terminal broke it."""
+_MESSAGE_MOST = 30
+"""Lines of one exception's message."""
+_APART = 60
+"""Lines of others between two lines of one traceback."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """What was found of a failure. `line`: that of `said`, counted from the first one given.
     `raised_in` and `called_from`: "file:line in function", the innermost frame and the one above.
-    `span`: the lines of the innermost exception, from its first frame; `length`: of all of it."""
+    `bottom`: the lines of the innermost exception, its frames and its message. `length`: of all."""
 
     said: str
     line: int
     raised_in: str | None
     called_from: str | None
-    span: tuple[int, int]
+    bottom: tuple[int, int]
     length: int
+
+
+class Block:
+    """The lines from a failure on, as they were before a terminal broke them."""
+
+    def __init__(self, line: int, offset: int, above: int, data: bytes) -> None:
+        """`data` begins at the byte `offset` of the log, `above` lines over the number `line`."""
+        self._first = line - above
+        self._offset = offset
+        self._data = data
+        self._above = above
+
+    @classmethod
+    def at(cls, hit: Hit) -> Block:
+        low = max(0, hit.start - _BEFORE)
+        above = len(split(hit.window[low : hit.start])) - 1
+        return cls(hit.line, hit.base + low, above, hit.window[low : hit.start + AHEAD])
+
+    @functools.cached_property
+    def _whole(self) -> list[tuple[int, str]]:
+        whole = unwrapped([decoded(raw) for raw in split(self._data)])
+        begin = max(i for i, (number, _) in enumerate(whole) if number <= self._above)
+        return whole[begin:]
+
+    @functools.cached_property
+    def _places(self) -> list[int]:
+        return placed(self._data)
+
+    @functools.cached_property
+    def lines(self) -> list[Line]:
+        return [enveloped(text) for _, text in self._whole]
+
+    @functools.cached_property
+    def failure(self) -> Failure:
+        return innermost(self.lines)
+
+    def line(self, number: int) -> int:
+        """The number in the log of one of the lines."""
+        return self._first + self._whole[number][0]
+
+    def place(self, number: int) -> int:
+        """Where one of the lines begins in the log, in bytes."""
+        if number == len(self._whole):
+            return self._offset + len(self._data)
+        return self._offset + self._places[self._whole[number][0]]
 
 
 def innermost(lines: Sequence[Line]) -> Failure:
     """Of the lines from a failure on, the exception at the bottom of it: of a chain the first,
     which caused the others. Where there is no exception, the first line is what failed."""
-    process, level = lines[0].process, lines[0].level
-    frames: list[str] = []
-    first: Failure | None = None
-    begin, end = 0, 1
+    read = _Reading(lines)
     for number, line in enumerate(lines):
-        if process is not None and line.process != process:
-            continue  # another rank's, in between
-        if level is not None and line.level not in (level, None):
-            break  # another record
-        if level is None and line.level is not None:
+        if number > read.end + _APART:
             break
+        # Those of another rank, or of another record, stand in between.
+        if (line.process, line.level) == (lines[0].process, lines[0].level):
+            if read.is_over(number, line.text):
+                break
+            read.take(number, line)
+    if read.first is None:
+        return Failure(lines[0].text.strip(), 0, lines[0].place, None, (0, 1), read.end)
+    return dataclasses.replace(read.first, length=read.end)
+
+
+class _Reading:
+    """A chain of tracebacks, as far as it was read. `end`: behind its last line."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self._lines = lines
+        self._frames: list[str] = []
+        self._begin = 0
+        self._message = 0
+        self._chained = False
+        self.first: Failure | None = None
+        self.end = 1
+
+    def is_over(self, number: int, text: str) -> bool:
+        """Whether another traceback begins here, which is not of this chain."""
+        unchained = self.first is not None and not self._chained
+        return _HEADER in text and number > 0 and (bool(self._frames) or unchained)
+
+    def take(self, number: int, line: Line) -> None:
         text = line.text
-        if frame := _FRAME.match(text) or _BOXED_FRAME.match(text):
-            frames.append(_told(frame))
-            end = number + 1
-        elif _HEADER in text:
-            if frames and first is None:
-                break  # a second traceback, of somebody else
-            frames, end = [], number + 1
-            begin = begin if first else number
-        elif text.strip() in _CHAIN:
-            frames, end = [], number + 1
-        elif _EXCEPTION.match(text) and (frames or number == 0):
-            if first is None:
-                where = frames[-1] if frames else line.place
-                above = frames[-2] if len(frames) > 1 else None
-                first = Failure(
-                    _with_rest(text, lines[number + 1 :]),
-                    number,
-                    where,
-                    above,
-                    (begin, number + 1),
-                    number + 1,
-                )
-            frames, end = [], number + 1
-        elif first is not None and text.strip() and not frames and number > end + 40:
-            break
-    if first is None:
-        return Failure(lines[0].text.strip(), 0, lines[0].place, None, (0, 1), end)
-    return Failure(first.said, first.line, first.raised_in, first.called_from, first.span, end)
+        if _HEADER in text or text.strip() in _CHAIN:
+            self._chained = _HEADER not in text
+            self._begin = self._begin if self.first else number
+            self._frames, self._message = [], 0
+        elif frame := FRAME.match(text) or _BOXED_FRAME.match(text):
+            self._frames.append(_told(frame))
+        elif _EXCEPTION.match(text) and (self._frames or not number):
+            self._raise(number, line)
+        elif self._message and text.strip():
+            self._message -= 1
+            if self.first and not self._chained:
+                self.first = dataclasses.replace(self.first, bottom=(self._begin, number + 1))
+        elif not self._frames:
+            self._message = 0
+            return
+        self.end = number + 1
+
+    def _raise(self, number: int, line: Line) -> None:
+        if self.first is None:
+            where = self._frames[-1] if self._frames else line.place
+            above = self._frames[-2] if len(self._frames) > 1 else None
+            said = _with_rest(line.text, self._lines[number + 1 :])
+            self.first = Failure(said, number, where, above, (self._begin, number + 1), number + 1)
+        self._frames, self._message = [], _MESSAGE_MOST
 
 
 def _with_rest(text: str, after: Sequence[Line]) -> str:
     """The exception's line with the next ones of its message, which are indented."""
     said = [text.strip()]
     for line in after[:3]:
-        if not line.text[:1].isspace() or _FRAME.match(line.text):
+        if not line.text[:1].isspace() or FRAME.match(line.text):
             break
         said.append(line.text.strip())
     return " ".join(said)
