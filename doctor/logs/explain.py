@@ -18,10 +18,11 @@ from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.logs.lines import (
     Line,
     Surroundings,
-    clean,
+    enveloped,
     owner,
     split,
     tells_of_work,
+    unwrapped,
 )
 from doctor.logs.regex import compiled
 from doctor.logs.scan import Hit, Scanner
@@ -30,9 +31,11 @@ from doctor.logs.values import derive
 from doctor.model import Severity
 from doctor.signatures import LEVELS, Level, Signature, squeezed
 
-_LOOKED_AT = 10_000
+_LOOKED_AT = 3000
 """How often the surroundings of a line are looked at: a log that is full of what could be something
 must not cost more."""
+_BANNER = 12
+"""Lines that a start prints before the one that is known as a start."""
 _FAILURES = 300
 """So many failures of an attempt are looked at as they come; of more, the last ones."""
 _KEPT = 50
@@ -67,6 +70,11 @@ class Found:
     last: int = 0
     soft: bool = False
     went_on: bool = False
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it tells of what stops a server."""
+        return _is_bad(self.row) and not self.went_on
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,7 @@ class _Attempt:
     @property
     def last_bad(self) -> int:
         """Where it last told of what stops a server; -1: nowhere."""
-        bad = [f.last for f in self.found.values() if not f.soft and _is_bad(f.row)]
+        bad = [f.last for f in self.found.values() if not f.soft and f.is_bad]
         return max([*bad, *(u.offset for u in self.unknown if not u.went_on)], default=-1)
 
 
@@ -194,7 +202,7 @@ class _Reading:
         self._earlier: deque[Earlier] = deque(maxlen=20)
         self._harmless: dict[str, Found] = {}
         self._looked_at = 0
-        self._recent: deque[Block] = deque(maxlen=4)
+        self._recent: deque[Hit] = deque(maxlen=4)
         self._failure_until = -1
 
     def read(self, blocks: Iterable[bytes]) -> Explanation:
@@ -207,8 +215,8 @@ class _Reading:
             for number, row in rows:
                 if row.role != "failure":
                     self._take(number, row, hit, around)
-        for block in self._recent:
-            self._look_at_failure(block)
+        for hit in self._recent:
+            self._look_at_failure(Block.at(hit))
         self._drop_unless_last()
         return self._conclude()
 
@@ -252,7 +260,8 @@ class _Reading:
                 break
         else:
             return None
-        found = Found(row, hit.line, hit.offset, line.text, match or {}, last=hit.offset)
+        values = {name: value.strip() for name, value in (match or {}).items()}
+        found = Found(row, hit.line, hit.offset, line.text, values, last=hit.offset)
         if row.role in ("harmless", "start", "ready"):
             return found
         if lines.is_code or ((row.near or row.unless) and not (far and _surrounded(row, lines))):
@@ -268,15 +277,18 @@ class _Reading:
 
     def _went_on(self, after: Iterable[Line], process: str | None) -> bool:
         """Whether the process told of further work in these lines; where it is not known which one
-        it was, it takes more to say so."""
-        wanted = 4 if process is None else 2
-        for line in after:
-            if (process is None or line.process == process) and tells_of_work(line):
-                rows = self._index.in_line(line.text.encode(errors="replace"))
-                wanted -= not any(row.role == "harmless" for row in rows)
-                if not wanted:
-                    return True
-        return False
+        it was, it takes more to say so. What a new start tells of is not its work."""
+        work: list[int] = []
+        for number, line in enumerate(after):
+            if not tells_of_work(line):
+                continue
+            roles = {row.role for row in self._index.in_line(line.text.encode(errors="replace"))}
+            if "start" in roles:
+                work = [one for one in work if one < number - _BANNER]
+                break
+            if "harmless" not in roles and process in (None, line.process):
+                work.append(number)
+        return len(work) >= (4 if process is None else 2)
 
     def _knows(self, row: Signature, offset: int) -> None:
         """Strikes out the failures that this line explains: a cause anywhere in one; a wrapper or a
@@ -303,7 +315,7 @@ class _Reading:
                 self._earlier.append(Earlier(line, told.primary))
         if not attempt.ready:
             fresh.found = {
-                n: f for n, f in attempt.found.items() if f.last > last_bad and not _is_bad(f.row)
+                n: f for n, f in attempt.found.items() if f.last > last_bad and not f.is_bad
             }
         self._attempt = fresh
 
@@ -324,7 +336,7 @@ class _Reading:
             return
         self._attempt.failures += 1
         if self._attempt.failures > _FAILURES:
-            self._recent.append(Block.at(hit))
+            self._recent.append(hit)
         elif not around.lines.is_code:
             self._look_at_failure(Block.at(hit), around.lines.before)
 
@@ -333,6 +345,8 @@ class _Reading:
         after = self._went_on(lines[failure.length :], lines[0].process)
         self._failure_until = block.place(failure.length)
         if _below("error", lines[0].level or (owner(before) if after else None)):
+            return
+        if before and self._is_told(before[-1].text):
             return
         noted = Unknown(
             block.line(failure.line),
@@ -347,6 +361,13 @@ class _Reading:
         if len(self._attempt.unknown) < _KEPT:
             self._attempt.unknown.append(noted)
 
+    def _is_told(self, header: str) -> bool:
+        """Whether the line above a traceback says what it is about, and a row knows that."""
+        return any(
+            row.role in ("cause", "request") and _matches(row, header)
+            for row in self._index.in_line(header.encode(errors="replace"))
+        )
+
     def _drop_unless_last(self) -> None:
         """Hangs: they count only where the log ends with them."""
         found, scanner = self._attempt.found, self._index.scanner
@@ -354,14 +375,14 @@ class _Reading:
             if not one.row.last:
                 continue
             near = one.last >= scanner.base
-            rest = split(scanner.tail[one.last - scanner.base :]) if near else []
-            if not near or any(self._tells_of_work(raw) for raw in rest[1:]):
+            rest = unwrapped(split(scanner.tail[one.last - scanner.base :])) if near else []
+            if not near or any(self._tells_of_work(text) for _, text in rest[1:]):
                 del found[number]
 
-    def _tells_of_work(self, raw: bytes) -> bool:
-        if not tells_of_work(clean(raw)):
+    def _tells_of_work(self, text: str) -> bool:
+        if not tells_of_work(enveloped(text)):
             return False
-        rows = self._index.in_line(raw)
+        rows = self._index.in_line(text.encode())
         return not any(r.last or r.role in ("symptom", "harmless") for r in rows)
 
     def _conclude(self) -> Explanation:
@@ -379,9 +400,12 @@ class _Reading:
         hard = [f for f in attempt.found.values() if not f.soft and f.count >= f.row.times]
         hard.sort(key=lambda f: f.offset)
         failures = [u for u in attempt.unknown if not u.went_on]
-        if failures or any(f.row.role in ("cause", "generic") and _is_bad(f.row) for f in hard):
+        stops = [f for f in hard if f.row.role in ("cause", "generic") and not f.row.last]
+        if failures or any(_is_bad(f.row) for f in stops):
             hard = [f for f in hard if not f.row.last]  # it does not hang, it fails
-        covered = {i for f in hard for i in f.row.over}
+        covered: set[str] = set()
+        for one in hard:  # of two that explain each other, the first one does
+            covered |= set(one.row.over) if one.row.id not in covered else set()
         told = [f for f in hard if f.row.id not in covered]
         causes = [f for f in told if f.row.role == "cause" and _is_bad(f.row)]
         generic = [f for f in told if f.row.role == "generic"]

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ from doctor.signatures import Level
 
 _AROUND = 16 << 10
 """Bytes before and after a hit within which its surroundings are looked for."""
+_FULL, _NEAR, _NARROW = 3, 10, 40
+"""A terminal broke a log where so many lines are of the same length, none of so many lines around
+each is longer, and they are at least so long."""
+_LINES = 120
+"""Lines on either side of a hit that are looked at."""
 _NEIGHBOURS = 30
 _WORDS = 4
 """Lines that a message broken between its words goes on for."""
@@ -38,6 +44,7 @@ _CONTROLS = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
+_CONTROL_BYTES = bytes([*range(9), *range(11, 32), 127])
 _LEVEL = r"(?:TRACE|DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)"
 _PREFIX = re.compile(
     rf"""\s*(?:
@@ -69,7 +76,9 @@ _LEVEL_KEYS = ("level", "levelname", "severity", "lvl")
 
 
 def decoded(raw: bytes) -> str:
-    """Text without colours, cursor movements and other control characters."""
+    """Text without colours, cursor movements and other control characters but line ends."""
+    if b"\x1b" not in raw:
+        return raw.translate(None, _CONTROL_BYTES).decode("utf-8", "replace")
     return _CONTROLS.sub("", raw.replace(b"\0", b"").decode("utf-8", "replace"))
 
 
@@ -144,20 +153,38 @@ def placed(data: bytes) -> list[int]:
     return [0, *(found.end() for found in _LINE_END.finditer(data))]
 
 
-def unwrapped(lines: Sequence[str]) -> list[tuple[int, str]]:
-    """Lines as they were before a terminal broke them, with the number of the first piece of each.
-    Where no three lines are as long as the longest one, none was broken."""
-    width = max(map(len, lines), default=0)
-    full = [len(one) == width for one in lines]
+def unwrapped(physical: Sequence[bytes]) -> list[tuple[int, str]]:
+    """Physical lines as they were before a terminal broke them, with the number of the first piece
+    of each. They were where three or more are of the same length and none around is longer."""
+    data = b"\n".join(physical)
+    lines = decoded(data).split("\n")
+    full = _full(lines)
+    if b"\x1b" in data:  # it may have been broken by what counts a colour as characters
+        full = max(full, _full(data.decode("utf-8", "replace").split("\n")), key=sum)
+    if not any(full):
+        return list(enumerate(lines))
     made: list[tuple[int, str]] = []
     for number, text in enumerate(lines):
-        broken = number and full[number - 1] and sum(full) > 2 and _goes_on(text)
-        if broken and not text.startswith("    "):
+        if number and full[number - 1] and _goes_on(text) and not text.startswith("    "):
             first, before = made[-1]
             made[-1] = (first, before + text)
         else:
             made.append((number, text))
     return made
+
+
+def _full(lines: Sequence[str]) -> list[bool]:
+    """Which lines fill the terminal's width, as far as that is to be seen."""
+    lengths = [len(one) for one in lines]
+    widths = {n for n, many in Counter(lengths).items() if n >= _NARROW and many >= _FULL}
+    if not widths:
+        return [False] * len(lengths)
+    full = [
+        n in widths and n >= max(lengths[max(0, i - _NEAR) : i + _NEAR + 1])
+        for i, n in enumerate(lengths)
+    ]
+    sure = Counter(n for n, is_full in zip(lengths, full, strict=True) if is_full)
+    return [f and sure[n] >= _FULL for n, f in zip(lengths, full, strict=True)]
 
 
 class Surroundings:
@@ -171,7 +198,8 @@ class Surroundings:
         hit = self._hit
         before = split(hit.window[max(0, hit.start - _AROUND) : hit.start])[:-1]
         own = split(hit.window[hit.start : hit.end])
-        return before, own, split(hit.window[hit.end : hit.end + _AROUND])[1:]
+        after = split(hit.window[hit.end : hit.end + _AROUND])[1:]
+        return before[-_LINES:], own, after[:_LINES]
 
     @functools.cached_property
     def _texts(self) -> list[str]:
@@ -179,12 +207,14 @@ class Surroundings:
         return decoded(b"\n".join([*before, *own, *after])).split("\n")
 
     @functools.cached_property
-    def _whole(self) -> tuple[list[str], int]:
-        """The lines, and which of them is the hit's."""
-        whole = unwrapped(self._texts)
+    def _whole(self) -> tuple[list[str], int, str]:
+        """The lines, which of them is the hit's, and what of it begins at the hit."""
+        before, own, after = self._parts
+        whole = unwrapped([*before, *own, *after])
         at = len(self._parts[0])
         index = max(i for i, (number, _) in enumerate(whole) if number <= at)
-        return [text for _, text in whole], index
+        first, text = whole[index]
+        return [one for _, one in whole], index, text[sum(map(len, self._texts[first:at])) :]
 
     @functools.cached_property
     def alone(self) -> Line:
@@ -193,20 +223,20 @@ class Surroundings:
 
     @functools.cached_property
     def own(self) -> tuple[Line, ...]:
-        """What the line can be, the likelier first: all that a terminal broke, it alone, or with
-        the lines that seem to be a part of it."""
-        lines, index = self._whole
-        made = [enveloped(lines[index]), self.alone, enveloped(self._joined())]
-        return tuple(dict.fromkeys(made))
+        """What the line can be, the likelier first: all that a terminal broke, what begins in it,
+        it alone, or with the lines that seem to be a part of it."""
+        lines, index, rest = self._whole
+        made = [enveloped(one) for one in (lines[index], rest, self._joined())]
+        return tuple(dict.fromkeys([*made[:2], self.alone, *made[2:]]))
 
     @functools.cached_property
     def before(self) -> list[Line]:
-        lines, index = self._whole
+        lines, index, _ = self._whole
         return [enveloped(one) for one in lines[:index]]
 
     @functools.cached_property
     def after(self) -> list[Line]:
-        lines, index = self._whole
+        lines, index, _ = self._whole
         return [enveloped(one) for one in lines[index + 1 :]]
 
     def text(self, before: int = 60, after: int = 20) -> str:
@@ -217,9 +247,11 @@ class Surroundings:
     @property
     def is_code(self) -> bool:
         """Whether it is a line of source in a traceback: that says what could be printed."""
-        if not self.alone.text.startswith("    "):
+        indent = _indent(self.alone.text)
+        if indent < 4:
             return False
-        return any(FRAME.match(line.text) for line in self.before[-3:])
+        frames = [_indent(line.text) for line in self.before[-3:] if FRAME.match(line.text)]
+        return bool(frames) and indent > frames[-1]
 
     def _joined(self) -> str:
         """The line with what may have been broken off it where no width is to be seen: up to the
@@ -243,12 +275,16 @@ class Surroundings:
         return "".join(one + ("" if is_full else " ") for one, is_full in pieces).rstrip()
 
 
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
 def _bare(text: str) -> str:
     return text.strip("│┃").rstrip()
 
 
 def _goes_on(text: str) -> bool:
-    return bool(text.strip()) and not _PREFIX.match(text) and not text.startswith("Traceback (")
+    return bool(text.strip()) and not _PREFIX.match(text)
 
 
 FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')

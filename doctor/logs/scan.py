@@ -89,47 +89,59 @@ class Scanner:
 
     def hits(self, blocks: Iterable[bytes]) -> Iterator[Hit]:
         """The hits in the order of the log, each as soon as what follows it is known."""
-        window, done, counted, line, self.base = b"", 0, 0, 1, 0
+        window, done, told, counted, line, self.base = b"", 0, 0, 0, 1, 0
         for block, more in _and_whether_more(blocks):
             window += block
             limit = len(window) - AHEAD if more else len(window)
-            at, until = self._engine.first(window, done)
-            while 0 <= at < limit:
-                start, end = piece(window, at, until)
-                further, until = self._engine.first(window, until)
-                while 0 <= further < end:
-                    if until > end:  # it is broken, and goes on in the next line
-                        end = piece(window, until, until)[1]
-                    further, until = self._engine.first(window, until)
-                start = max(start, done)
-                found, begun = self._all(window[start:end])
-                if begun and (broken := self._broken(window, start, end)):
-                    end, found = piece(window, end + 1, end + 1)[1], broken
-                    if further >= 0:
-                        further, until = self._engine.first(window, end)
-                if found:
-                    line += window.count(b"\n", counted, at)
-                    counted = at
-                    yield Hit(found, line, window, start, end, at, self.base)
-                done, at = end, further
-            done = max(done, limit)
+            for found, start, end, at in self._found(window, done, told, limit):
+                line += window.count(b"\n", counted, at)
+                counted, told = at, end
+                yield Hit(found, line, window, start, end, at, self.base)
+            done = max(told, limit)
             cut = max(0, done - BEHIND) if more else 0
             if counted < cut:
                 line += window.count(b"\n", counted, cut)
                 counted = cut
-            window, done, counted = window[cut:], done - cut, counted - cut
-            self.base += cut
+            window, self.base = window[cut:], self.base + cut
+            done, told, counted = done - cut, max(0, told - cut), counted - cut
         self.tail = window
         self.lines = line + window.count(b"\n", counted)
         if not window or window.endswith(b"\n"):
             self.lines -= 1
 
-    def _broken(self, window: bytes, start: int, end: int) -> tuple[int, ...]:
-        """The literals of a line where one of them ends in the next line; none where none does."""
-        following = window[end : piece(window, end + 1, end + 1)[1]]
-        both = set(self.all(window[start:end] + following))
-        own, after = set(self.all(window[start:end])), set(self.all(following))
-        return tuple(sorted(both - after | own)) if both - own - after else ()
+    def _found(
+        self, window: bytes, place: int, told: int, limit: int
+    ) -> Iterator[tuple[tuple[int, ...], int, int, int]]:
+        """(literals, begin, end, place of the first one) of each line that begins behind `told`
+        and has one that begins between `place` and `limit`."""
+        at, until = self._engine.first(window, place)
+        while 0 <= at < limit:
+            start, end = piece(window, at, until)
+            further, until = self._engine.first(window, until)
+            while 0 <= further < end:
+                if until > end:  # it is broken, and goes on in the next line
+                    end = piece(window, until, until)[1]
+                further, until = self._engine.first(window, until)
+            start = max(start, told)
+            found, begun = self._all(window[start:end])
+            after = piece(window, end + 1, end + 1)[1] if end < len(window) else end
+            # A terminal breaks a line where no other one is longer.
+            if begun or end - start >= after - end - 1:
+                broken = self._broken(found, window[start:end], window[end:after])
+                if broken:
+                    end, found = after, broken
+                    if further >= 0:
+                        further, until = self._engine.first(window, end)
+            if found:
+                yield found, start, end, at
+            at, told = further, end
+
+    def _broken(self, found: tuple[int, ...], line: bytes, after: bytes) -> tuple[int, ...]:
+        """The literals of a line and the one after, where one ends only there; else none."""
+        both = self.all(line + after)
+        if len(both) == len(found) or set(both) <= {*found, *self.all(after)}:
+            return ()
+        return both
 
 
 def piece(window: bytes, at: int, until: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from doctor.logs.lines import FRAME, Line, decoded, enveloped, placed, split, unwrapped
+from doctor.logs.lines import FRAME, Line, enveloped, placed, split, unwrapped
 from doctor.logs.scan import AHEAD, Hit
 
 _HEADER = "Traceback (most recent call last)"
@@ -64,7 +64,7 @@ class Block:
 
     @functools.cached_property
     def _whole(self) -> list[tuple[int, str]]:
-        whole = unwrapped([decoded(raw) for raw in split(self._data)])
+        whole = unwrapped(split(self._data))
         begin = max(i for i, (number, _) in enumerate(whole) if number <= self._above)
         return whole[begin:]
 
@@ -148,18 +148,19 @@ class _Reading:
         if self.first is None:
             where = self._frames[-1] if self._frames else line.place
             above = self._frames[-2] if len(self._frames) > 1 else None
-            said = _with_rest(line.text, self._lines[number + 1 :])
+            said = _with_rest(line, self._lines[number + 1 :])
             self.first = Failure(said, number, where, above, (self._begin, number + 1), number + 1)
         self._frames, self._message = [], _MESSAGE_MOST
 
 
-def _with_rest(text: str, after: Sequence[Line]) -> str:
+def _with_rest(line: Line, after: Sequence[Line]) -> str:
     """The exception's line with the next ones of its message, which are indented."""
-    said = [text.strip()]
-    for line in after[:3]:
-        if not line.text[:1].isspace() or FRAME.match(line.text):
+    said = [line.text.strip()]
+    for one in after[:3]:
+        same = (one.process, one.level) == (line.process, line.level)
+        if not same or not one.text[:1].isspace() or FRAME.match(one.text):
             break
-        said.append(line.text.strip())
+        said.append(one.text.strip())
     return " ".join(said)
 
 

@@ -3,8 +3,8 @@
 `python -m tests.real_stack.failing [ID ...]` makes the logs below fixtures/logs again, all or those
 of the named ids. A log is what `vllm serve ... > server.log 2>&1` leaves.
 
-A case is written with the names that its log shall show (/opt/vllm-env, /models/tiny-glm, ...). They
-are put in place of this machine's before it runs, and back into what it printed.
+A case is written with the names that its log shall show, such as /opt/vllm-env. This machine's are
+put in their place before it runs, and they are put back into what it printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.real_stack import isolate, lab
 from tests.real_stack.place import BUILD_SAMPLING
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "logs"
-MOST = 60_000  # bytes of a log; of a longer one the end is kept, where the failure is
+MOST = 60_000  # bytes of a log
 LATEST = 560  # seconds; the slowest case compiles for three minutes on two cores
 
 MakeEnvironment = Callable[[], lab.Environment]
@@ -38,10 +38,7 @@ HALF: MakeEnvironment = functools.partial(lab.environment, lab.HALF)
 COHERENT: MakeEnvironment = functools.partial(lab.environment, lab.COHERENT)
 NEWER_CRT: MakeEnvironment = functools.partial(
     lab.environment,
-    lab.Recipe(
-        "newer-crt",
-        (lab.COHERENT.requirements[:-1] + ("nvidia-cuda-crt==13.5.37",)),
-    ),
+    lab.Recipe("newer-crt", (*lab.COHERENT.requirements[:-1], "nvidia-cuda-crt==13.5.37")),
 )
 
 ON_CPU = {"VLLM_MLA_DISABLE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
@@ -70,8 +67,12 @@ for path, body in (("/v1/chat/completions", chat), ("/v1/completions", text), ("
 """
 """Waits until the server with this pid answers, then asks it thrice for this model."""
 
+OWN_PIDS = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""In a pid namespace no process of a server outlives its case."""
+
 SETUP = r"""
 exec >"$1" 2>&1
+mount -t tmpfs none /dev/shm  # a server that is killed leaves its segments there
 cover() {  # cover DIR: what is changed in it from here on, only this case sees
     mkdir -p "/tmp/work/covers$1/upper" "/tmp/work/covers$1/work"
     mount -t overlay none "$1" \
@@ -120,17 +121,12 @@ def run(case: Case, scratch: Path) -> bytes:
     with _groups(case.limits) as groups:
         _write_scripts(case, work, names, groups)
         variables = {"HOME": "/home/user", "PATH": case.path, **case.variables}
-        # In a pid namespace of its own, so that no process of the server outlives the case.
         isolate.run(
-            [
-                *"unshare --pid --fork --kill-child --mount-proc bash".split(),
-                work / "setup.sh",
-                log,
-            ],
+            [*OWN_PIDS, "bash", work / "setup.sh", log],
             {name: names.into(value) for name, value in variables.items()},
             cwd=work / "home",
         )
-    return _last(names.back(log.read_bytes()))
+    return _short(names.back(log.read_bytes()))
 
 
 def _write_scripts(case: Case, work: Path, names: Names, groups: list[Path]) -> None:
@@ -178,7 +174,7 @@ class Names:
         return {
             "/opt/vllm-env": str(self.target.prefix),
             "/opt/driver": str(self.driver),
-            "/models": f"{self.work}/models",
+            "/models/": f"{self.work}/models/",
             "/home/user": f"{self.work}/home",
             "/tmp/work": str(self.work),
         }
@@ -220,9 +216,14 @@ def _free_port() -> int:
     return port
 
 
-def _last(log: bytes) -> bytes:
-    """The end of a log, from the start of a line."""
-    return log if len(log) <= MOST else log[-MOST:].partition(b"\n")[2]
+def _short(log: bytes) -> bytes:
+    """A log without its middle, where it is too long for the repository."""
+    if len(log) <= MOST:
+        return log
+    head = log[: MOST // 2].rpartition(b"\n")[0]
+    tail = log[-MOST // 2 :].partition(b"\n")[2]
+    left_out = log.count(b"\n") - head.count(b"\n") - tail.count(b"\n")
+    return b"%s\n[... %d lines left out ...]\n%s" % (head, left_out, tail)
 
 
 SERVE = "vllm serve /models/tiny-glm --port 8000 --enforce-eager --max-model-len 512"
@@ -359,9 +360,11 @@ CASES: tuple[Case, ...] = (
     Case("uid-without-passwd-entry", CPU_NAME, f"{AS_4711} {SERVE}"),
     Case("tp-not-dividing-heads", CPU_NAME, f"{SERVE} --tensor-parallel-size 3"),
     Case("fd-limit", CPU_NAME, SERVE, breaks="ulimit -n 48"),
-    Case("process-or-thread-limit", CPU_NAME, SERVE, limits={"pids": "24"}),
+    Case("process-or-thread-limit", f"{CPU_NAME}-inspection", SERVE, limits={"pids": "6"}),
+    Case("process-or-thread-limit", f"{CPU_NAME}-new-thread", SERVE, limits={"pids": "13"}),
+    Case("process-or-thread-limit", f"{CPU_NAME}-gloo", SERVE, limits={"pids": "24"}),
     Case("host-oom-killed", f"{CPU_NAME}-server", SERVE, limits={"memory": "500M"}),
-    Case("host-oom-killed", f"{CPU_NAME}-worker", SERVE, limits={"memory": "1500M"}),
+    Case("host-oom-killed", f"{CPU_NAME}-worker", SERVE, limits={"memory": "2400M"}),
     Case(
         "torchvision-mismatch",
         CPU_NAME,
