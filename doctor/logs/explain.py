@@ -31,9 +31,11 @@ from doctor.logs.values import derive
 from doctor.model import Severity
 from doctor.signatures import LEVELS, Level, Signature, squeezed
 
-_LOOKED_AT = 3000
-"""How often the surroundings of a line are looked at: a log that is full of what could be something
-must not cost more."""
+_LOOKS, _LOOK_EVERY = 50, 1 << 20
+"""How often in an attempt a row may have the surroundings of a line looked at, and after that once
+in how many bytes: a log that is full of what could be something must not take more time."""
+_PLAIN = ("harmless", "start", "ready", "failure")
+"""Roles of rows that give no values and are taken as they are."""
 _BANNER = 12
 """Lines that a start prints before the one that is known as a start."""
 _FAILURES = 300
@@ -201,7 +203,7 @@ class _Reading:
         self._attempts = 0
         self._earlier: deque[Earlier] = deque(maxlen=20)
         self._harmless: dict[str, Found] = {}
-        self._looked_at = 0
+        self._looks: dict[int, tuple[int, int]] = {}
         self._recent: deque[Hit] = deque(maxlen=4)
         self._failure_until = -1
 
@@ -227,12 +229,12 @@ class _Reading:
             if known and known.count >= _COUNTED:
                 known.count += 1
                 return
-        elif known and not known.soft:
+        elif known and (not known.soft or _below(row.level, around.lines.alone.level)):
             known.count += 1
             known.last = hit.offset
             self._knows(row, hit.offset)
             return
-        found = self._fit(row, hit, around)
+        found = self._fit(number, row, hit, around)
         if found is None:
             return
         self._knows(row, hit.offset)
@@ -249,20 +251,15 @@ class _Reading:
                 found.count += known.count
             self._attempt.found[number] = found
 
-    def _fit(self, row: Signature, hit: Hit, around: _Late) -> Found | None:
+    def _fit(self, number: int, row: Signature, hit: Hit, around: _Late) -> Found | None:
         """What the row makes of the line; None where its pattern or the surroundings say no."""
         lines = around.lines
-        far = self._may_look()
-        match: Mapping[str, str] | None = {}
-        for line in lines.own if far else (lines.alone,):
-            match = compiled(row.pattern)(line.text) if row.pattern else {}
-            if match is not None:
-                break
-        else:
+        looked = self._matching(number, row, hit, lines)
+        if looked is None:
             return None
-        values = {name: value.strip() for name, value in (match or {}).items()}
+        line, values, far = looked
         found = Found(row, hit.line, hit.offset, line.text, values, last=hit.offset)
-        if row.role in ("harmless", "start", "ready"):
+        if row.role in _PLAIN:
             return found
         if lines.is_code or ((row.near or row.unless) and not (far and _surrounded(row, lines))):
             return None
@@ -271,9 +268,28 @@ class _Reading:
             found.soft = _below(row.level, _level(line, lines, found.went_on))
         return found
 
-    def _may_look(self) -> bool:
-        self._looked_at += 1
-        return self._looked_at <= _LOOKED_AT
+    def _matching(
+        self, number: int, row: Signature, hit: Hit, lines: Surroundings
+    ) -> tuple[Line, Mapping[str, str], bool] | None:
+        """(the line that fits the pattern, the values, whether it was looked at from all sides)."""
+        if row.role in _PLAIN:
+            values = _values(row, lines.alone)
+            if values is not None:
+                return lines.alone, values, False
+        far = self._may_look(number, hit.offset)
+        for line in lines.own if far else (lines.alone,):
+            values = _values(row, line)
+            if values is not None:
+                return line, values, far
+        return None
+
+    def _may_look(self, number: int, offset: int) -> bool:
+        """Whether a row may have the surroundings of one more line looked at, which takes time."""
+        many, last = self._looks.get(number, (0, -_LOOK_EVERY))
+        if many >= _LOOKS and offset - last < _LOOK_EVERY:
+            return False
+        self._looks[number] = many + 1, offset
+        return True
 
     def _went_on(self, after: Iterable[Line], process: str | None) -> bool:
         """Whether the process told of further work in these lines; where it is not known which one
@@ -318,6 +334,7 @@ class _Reading:
                 n: f for n, f in attempt.found.items() if f.last > last_bad and not f.is_bad
             }
         self._attempt = fresh
+        self._looks.clear()
 
     def _serves(self) -> None:
         attempt = self._attempt
@@ -326,13 +343,13 @@ class _Reading:
         attempt.found = {}
         attempt.unknown = []
         self._recent.clear()
+        self._looks.clear()
 
     def _failure(self, row: Signature, hit: Hit, around: _Late) -> None:
         """Notes that something failed, for the case that no row knows it."""
         if hit.offset < self._failure_until:
             return
-        candidates = around.lines.own if self._may_look() else (around.lines.alone,)
-        if not any(_matches(row, line.text) for line in candidates):
+        if self._matching(-1, row, hit, around.lines) is None:
             return
         self._attempt.failures += 1
         if self._attempt.failures > _FAILURES:
@@ -364,7 +381,7 @@ class _Reading:
     def _is_told(self, header: str) -> bool:
         """Whether the line above a traceback says what it is about, and a row knows that."""
         return any(
-            row.role in ("cause", "request") and _matches(row, header)
+            row.role in ("cause", "request") and _values(row, Line(header)) is not None
             for row in self._index.in_line(header.encode(errors="replace"))
         )
 
@@ -462,8 +479,12 @@ def _within(offset: int, span: tuple[int, int]) -> bool:
     return span[0] <= offset < span[1]
 
 
-def _matches(row: Signature, text: str) -> bool:
-    return row.pattern is None or compiled(row.pattern)(text) is not None
+def _values(row: Signature, line: Line) -> dict[str, str] | None:
+    """What the row takes out of the line; None where its pattern does not fit."""
+    if row.pattern is None:
+        return {}
+    found = compiled(row.pattern)(line.text)
+    return None if found is None else {name: value.strip() for name, value in found.items()}
 
 
 def _surrounded(row: Signature, lines: Surroundings) -> bool:

@@ -55,7 +55,7 @@ _PREFIX = re.compile(
     | \[pod/[^\]]+\]
     | [\w.-]+-\d+\ +\|(?=\ )
     | \((?P<process>(?:\w+\ (?:\w+\ |rank=\d+\ )*)?pid=\d+(?:,\ ip=[\w.:]+)?)\)
-    | \[(?:rank|default)\d+\]:
+    | \[(?P<rank>(?:rank|default)\d+)\]:
     | (?P<vllm>{_LEVEL})\ +\d\d-\d\d\ \d\d:\d\d:\d\d(?:\.\d+)?\ \[?(?P<place>[\w./-]+:\d+)\]
     | (?P<named>{_LEVEL})(?::(?:[\w.]+:)?(?=\s|$)|\ +(?=[\w./-]+\.py:\d+)|\ +\|)
     | -\ [\w.]+\ -\ (?P<python>{_LEVEL})\ -
@@ -108,7 +108,7 @@ def _clean(text: str, level: Level | None = None) -> Line:
         )
         level = _LEVELS.get(name, level)
         place = groups["place"] or groups["source"] or place
-        process = groups["process"] or process
+        process = groups["process"] or groups["rank"] or process
         at = found.end()
     return Line(text[at:].rstrip().rstrip("│┃").rstrip(), level, place, process)
 

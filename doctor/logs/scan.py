@@ -125,8 +125,9 @@ class Scanner:
             start = max(start, told)
             found, begun = self._all(window[start:end])
             after = piece(window, end + 1, end + 1)[1] if end < len(window) else end
+            before = window.rfind(b"\n", max(0, start - _PIECE), max(0, start - 1)) + 1
             # A terminal breaks a line where no other one is longer.
-            if begun or end - start >= after - end - 1:
+            if begun or end - start >= max(after - end, start - before) - 1:
                 broken = self._broken(found, window[start:end], window[end:after])
                 if broken:
                     end, found = after, broken

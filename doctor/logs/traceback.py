@@ -14,9 +14,9 @@ from doctor.logs.scan import AHEAD, Hit
 _HEADER = "Traceback (most recent call last)"
 _BOXED_FRAME = re.compile(r"\s*(?P<file>/\S+\.py):(?P<line>\d+) in (?P<function>\S+)$")
 _EXCEPTION = re.compile(
-    r"(?P<kind>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning|Failure|Failed|Timeout|"
-    r"Iteration|NotFound|Mismatch|Disconnect\w*|Abort\w*|Overflow|Exceeded|Unavailable|Denied|Dead)|"
-    r"(?:[a-z_]\w*\.)+[A-Z]\w*)(?:: (?P<said>.*))?$"
+    r"(?:(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Exit|Interrupt|Warning|Failure|Failed|"
+    r"Timeout|Iteration|NotFound|Mismatch|Overflow|Exceeded|Unavailable|Denied|Dead)|"
+    r"(?:[a-z_]\w*\.)+[A-Z]\w*)(?::\s.*)?$"
 )
 _CHAIN = (
     "The above exception was the direct cause of the following exception:",
@@ -117,6 +117,7 @@ class _Reading:
         self._begin = 0
         self._message = 0
         self._chained = False
+        self._open = False
         self.first: Failure | None = None
         self.end = 1
 
@@ -128,12 +129,13 @@ class _Reading:
     def take(self, number: int, line: Line) -> None:
         text = line.text
         if _HEADER in text or text.strip() in _CHAIN:
-            self._chained = _HEADER not in text
+            self._open = _HEADER in text
+            self._chained = not self._open
             self._begin = self._begin if self.first else number
             self._frames, self._message = [], 0
         elif frame := FRAME.match(text) or _BOXED_FRAME.match(text):
             self._frames.append(_told(frame))
-        elif _EXCEPTION.match(text) and (self._frames or not number):
+        elif _EXCEPTION.match(text) and (self._frames or self._open or not number):
             self._raise(number, line)
         elif self._message and text.strip():
             self._message -= 1
@@ -150,7 +152,7 @@ class _Reading:
             above = self._frames[-2] if len(self._frames) > 1 else None
             said = _with_rest(line, self._lines[number + 1 :])
             self.first = Failure(said, number, where, above, (self._begin, number + 1), number + 1)
-        self._frames, self._message = [], _MESSAGE_MOST
+        self._frames, self._open, self._message = [], False, _MESSAGE_MOST
 
 
 def _with_rest(line: Line, after: Sequence[Line]) -> str:
