@@ -1,4 +1,4 @@
-"""Every log of the corpus, judged: the right cause, its values, and nothing where nothing is wrong."""
+"""Every log of the corpus, judged: its cause, its values, and nothing where nothing is wrong."""
 
 from __future__ import annotations
 

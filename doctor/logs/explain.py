@@ -8,6 +8,7 @@ failure is told that no signature knows, that is said instead of a guess.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -38,10 +39,13 @@ _PLAIN = ("harmless", "start", "ready", "failure")
 """Roles of rows that give no values and are taken as they are."""
 _BANNER = 12
 """Lines that a start prints before the one that is known as a start."""
-_FAILURES = 300
+_FOLLOWING = 100
+"""Lines after a failure within which a process that works on says so."""
+_FAILURES = 50
 """So many failures of an attempt are looked at as they come; of more, the last ones."""
+_LAST = 16
 _KEPT = 50
-_COUNTED = 1000
+_COUNTED = 200
 """After so many harmless lines of a kind, further ones are counted by their literal alone."""
 _EXCERPT = 400
 _LINE_MOST = 16 << 10
@@ -155,12 +159,14 @@ class Index:
         for row, literal in enumerate(literals):
             self._rows_of[numbers[literal]].append(row)
         self.scanner = Scanner(list(numbers))
+        self.rows_of = functools.lru_cache(1 << 12)(self._rows)
 
-    def rows_of(self, literals: Iterable[int]) -> Iterator[tuple[int, Signature]]:
-        """The rows that have these literals, and their numbers."""
-        for literal in literals:
-            for number in self._rows_of[literal]:
-                yield number, self.rows[number]
+    def _rows(self, literals: tuple[int, ...]) -> tuple[tuple[int, Signature], ...]:
+        """The rows that have these literals, and their numbers; those of failures first, so that
+        the others can explain them."""
+        numbers = [number for literal in literals for number in self._rows_of[literal]]
+        numbers.sort(key=lambda number: self.rows[number].role != "failure")
+        return tuple((number, self.rows[number]) for number in numbers)
 
     def in_line(self, raw: bytes) -> Iterator[Signature]:
         """The rows whose literal is in a physical line."""
@@ -204,32 +210,30 @@ class _Reading:
         self._earlier: deque[Earlier] = deque(maxlen=20)
         self._harmless: dict[str, Found] = {}
         self._looks: dict[int, tuple[int, int]] = {}
-        self._recent: deque[Hit] = deque(maxlen=4)
+        self._recent: deque[Hit] = deque(maxlen=_LAST)
         self._failure_until = -1
 
     def read(self, blocks: Iterable[bytes]) -> Explanation:
         for hit in self._index.scanner.hits(blocks):
-            around = _Late(hit)
-            rows = list(self._index.rows_of(hit.literals))
-            for _, row in rows:
+            around = Surroundings(hit)
+            for number, row in self._index.rows_of(hit.literals):
                 if row.role == "failure":
                     self._failure(row, hit, around)
-            for number, row in rows:
-                if row.role != "failure":
+                else:
                     self._take(number, row, hit, around)
         for hit in self._recent:
             self._look_at_failure(Block.at(hit))
         self._drop_unless_last()
         return self._conclude()
 
-    def _take(self, number: int, row: Signature, hit: Hit, around: _Late) -> None:
+    def _take(self, number: int, row: Signature, hit: Hit, around: Surroundings) -> None:
         known = self._attempt.found.get(number)
         if row.role == "harmless":
             known = self._harmless.get(row.id)
             if known and known.count >= _COUNTED:
                 known.count += 1
                 return
-        elif known and (not known.soft or _below(row.level, around.lines.alone.level)):
+        elif known and (not known.soft or _below(row.level, around.alone.level)):
             known.count += 1
             known.last = hit.offset
             self._knows(row, hit.offset)
@@ -251,9 +255,9 @@ class _Reading:
                 found.count += known.count
             self._attempt.found[number] = found
 
-    def _fit(self, number: int, row: Signature, hit: Hit, around: _Late) -> Found | None:
+    def _fit(self, number: int, row: Signature, hit: Hit, around: Surroundings) -> Found | None:
         """What the row makes of the line; None where its pattern or the surroundings say no."""
-        lines = around.lines
+        lines = around
         looked = self._matching(number, row, hit, lines)
         if looked is None:
             return None
@@ -294,8 +298,11 @@ class _Reading:
     def _went_on(self, after: Iterable[Line], process: str | None) -> bool:
         """Whether the process told of further work in these lines; where it is not known which one
         it was, it takes more to say so. What a new start tells of is not its work."""
+        needed = 4 if process is None else 2
         work: list[int] = []
         for number, line in enumerate(after):
+            if len(work) >= needed and number > work[needed - 1] + _BANNER:
+                break
             if not tells_of_work(line):
                 continue
             roles = {row.role for row in self._index.in_line(line.text.encode(errors="replace"))}
@@ -304,7 +311,7 @@ class _Reading:
                 break
             if "harmless" not in roles and process in (None, line.process):
                 work.append(number)
-        return len(work) >= (4 if process is None else 2)
+        return len(work) >= needed
 
     def _knows(self, row: Signature, offset: int) -> None:
         """Strikes out the failures that this line explains: a cause anywhere in one; a wrapper or a
@@ -345,21 +352,22 @@ class _Reading:
         self._recent.clear()
         self._looks.clear()
 
-    def _failure(self, row: Signature, hit: Hit, around: _Late) -> None:
+    def _failure(self, row: Signature, hit: Hit, around: Surroundings) -> None:
         """Notes that something failed, for the case that no row knows it."""
         if hit.offset < self._failure_until:
             return
-        if self._matching(-1, row, hit, around.lines) is None:
+        if self._matching(-1, row, hit, around) is None:
             return
         self._attempt.failures += 1
         if self._attempt.failures > _FAILURES:
             self._recent.append(hit)
-        elif not around.lines.is_code:
-            self._look_at_failure(Block.at(hit), around.lines.before)
+        elif not around.is_code:
+            self._look_at_failure(Block.at(hit), around.before)
 
     def _look_at_failure(self, block: Block, before: Sequence[Line] = ()) -> None:
         failure, lines = block.failure, block.lines
-        after = self._went_on(lines[failure.length :], lines[0].process)
+        following = lines[failure.length : failure.length + _FOLLOWING]
+        after = self._went_on(following, lines[0].process)
         self._failure_until = block.place(failure.length)
         if _below("error", lines[0].level or (owner(before) if after else None)):
             return
@@ -459,20 +467,6 @@ class _Reading:
             attempt.ready,
             0,
         )
-
-
-class _Late:
-    """The surroundings of a hit, made when a row asks for them."""
-
-    def __init__(self, hit: Hit) -> None:
-        self._hit = hit
-        self._lines: Surroundings | None = None
-
-    @property
-    def lines(self) -> Surroundings:
-        if self._lines is None:
-            self._lines = Surroundings(self._hit)
-        return self._lines
 
 
 def _within(offset: int, span: tuple[int, int]) -> bool:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from doctor.logs.regex import re2
 
@@ -32,8 +31,7 @@ _GAPS = re.compile(_SKIPPED.encode() + b"+")
 _BLANKS = bytes([*b" \t\n\r\f\v\0", *range(0x80, 0x100)])
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """A line, or a piece of a long one, that holds literals; two or more where one of them was
     broken. `literals`: their numbers. `line`: its number, from 1. It is `window[start:end]`; the
     first literal begins at `window[at]`. `base`: where the window begins in the log, in bytes.
@@ -82,10 +80,11 @@ class Scanner:
 
     def _all(self, text: bytes) -> tuple[tuple[int, ...], bool]:
         """The same, and whether one begins there that does not end there."""
-        found = self._engine.all(text)
-        whole = tuple(sorted(i for i in found if i < self._literals))
-        begun = {i for i in found if i >= self._literals}
-        return whole, not begun.issubset(self._beginning[i] for i in whole)
+        found = sorted(self._engine.all(text))
+        first = bisect_left(found, self._literals)
+        whole = tuple(found[:first])
+        begun = len(found) - first
+        return whole, begun > 0 and begun > len({self._beginning[i] for i in whole})
 
     def hits(self, blocks: Iterable[bytes]) -> Iterator[Hit]:
         """The hits in the order of the log, each as soon as what follows it is known."""
@@ -148,9 +147,12 @@ class Scanner:
 def piece(window: bytes, at: int, until: int) -> tuple[int, int]:
     """Where the line around `window[at:until]` begins and ends, without its line ends."""
     low, high = max(0, at - _PIECE), until + _PIECE
-    start = max(window.rfind(b"\n", low, at), window.rfind(b"\r", low, at), low - 1) + 1
-    ends = [e for e in (window.find(b"\n", until, high), window.find(b"\r", until, high)) if e >= 0]
-    return start, min([*ends, high, len(window)])
+    start = window.rfind(b"\n", low, at)
+    start = max(window.rfind(b"\r", max(low, start), at), start, low - 1) + 1
+    end = window.find(b"\n", until, high)
+    end = min(high, len(window)) if end < 0 else end
+    inside = window.find(b"\r", until, end)
+    return start, end if inside < 0 else inside
 
 
 def _and_whether_more(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:

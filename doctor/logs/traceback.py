@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from doctor.logs.lines import FRAME, Line, enveloped, placed, split, unwrapped
 from doctor.logs.scan import AHEAD, Hit
@@ -73,8 +74,8 @@ class Block:
         return placed(self._data)
 
     @functools.cached_property
-    def lines(self) -> list[Line]:
-        return [enveloped(text) for _, text in self._whole]
+    def lines(self) -> Sequence[Line]:
+        return _Lines([text for _, text in self._whole])
 
     @functools.cached_property
     def failure(self) -> Failure:
@@ -89,6 +90,28 @@ class Block:
         if number == len(self._whole):
             return self._offset + len(self._data)
         return self._offset + self._places[self._whole[number][0]]
+
+
+class _Lines(Sequence[Line]):
+    """Lines that are cleaned when they are looked at: most failures end long before the block."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = texts
+        self._cleaned: dict[int, Line] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, at: int) -> Line: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Line]: ...
+    def __getitem__(self, at: int | slice) -> Line | list[Line]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self._texts)))]
+        if at not in self._cleaned:
+            self._cleaned[at] = enveloped(self._texts[at])
+        return self._cleaned[at]
 
 
 def innermost(lines: Sequence[Line]) -> Failure:
@@ -150,7 +173,7 @@ class _Reading:
         if self.first is None:
             where = self._frames[-1] if self._frames else line.place
             above = self._frames[-2] if len(self._frames) > 1 else None
-            said = _with_rest(line, self._lines[number + 1 :])
+            said = _with_rest(line, self._lines[number + 1 : number + 4])
             self.first = Failure(said, number, where, above, (self._begin, number + 1), number + 1)
         self._frames, self._open, self._message = [], False, _MESSAGE_MOST
 
@@ -158,7 +181,7 @@ class _Reading:
 def _with_rest(line: Line, after: Sequence[Line]) -> str:
     """The exception's line with the next ones of its message, which are indented."""
     said = [line.text.strip()]
-    for one in after[:3]:
+    for one in after:
         same = (one.process, one.level) == (line.process, line.level)
         if not same or not one.text[:1].isspace() or FRAME.match(one.text):
             break
