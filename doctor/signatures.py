@@ -39,7 +39,7 @@ class Signature:
     what must not be, in the lines around. `last`: it counts only where nothing but symptoms and
     harmless lines follow. `times`: it counts from so many on. `over`: ids that it explains where
     both are found.
-    `printed_by`: "distribution:file" as installed, or who else prints it: "nccl", "linker", ...
+    `printed_by`: "distribution:file" (or files, by *), or who else prints it: "nccl", "linker", ...
     `versions`: of the distribution, in which the literal is in the file; else the installed one.
     """
 

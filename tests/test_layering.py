@@ -112,6 +112,7 @@ OPEN_FILES = {
     "cli/judge.py": "a snapshot, and where it writes one",
     "toml.py": "profiles, tables and signatures",
     "cli/mend.py": "the script it writes",
+    "logs/source.py": "the log that is explained",
     "launch.py": "the lock of a repair, the proofs of earlier starts",
     "repair/pip.py": "what pip is asked, and its answer",
     "repair/resolver.py": "uv's and pip's answers",

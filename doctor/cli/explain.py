@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +16,6 @@ from doctor import signatures
 from doctor.cli.shared import fail, load, print_lines, profile, target_options
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError, locate, refuse_foreign
-from doctor.logs.confirm import Confirmed, confirm, unknown
 from doctor.logs.explain import Explanation, Index
 from doctor.logs.explain import explain as explain_log
 from doctor.logs.source import Log, LogError
@@ -23,6 +23,9 @@ from doctor.model import Installer, Rule
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
 from doctor.target import Live
+
+if TYPE_CHECKING:
+    from doctor.logs.confirm import Confirmed
 
 
 @click.command()
@@ -117,6 +120,8 @@ def _ask(
     otherwise: Installer,
 ) -> tuple[Installer, Mapping[str, Confirmed]]:
     """What this machine says. Without a target of its own a log is explained all the same."""
+    from doctor.logs.confirm import confirm, unknown
+
     target = Live()
     try:
         where = locate(python, target.env)

@@ -116,9 +116,14 @@ def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
             yield text.decode(block).encode()
     else:
         left = sys.maxsize if most is None else most
-        while block := stream.read(min(BLOCK, left)):
-            yield block
-            left -= len(block)
+        wanted = BLOCK
+        # A short block is the end; to ask a terminal again would take a second Ctrl-D.
+        while left and wanted == BLOCK:
+            block = stream.read(min(BLOCK, left))
+            wanted = len(block)
+            left -= wanted
+            if block:
+                yield block
 
 
 def _each(stream: gzip.GzipFile | lzma.LZMAFile) -> Iterator[bytes]:

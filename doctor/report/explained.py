@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doctor.fixes import Command
-from doctor.logs.confirm import Confirmed
 from doctor.logs.explain import Explanation, LogFinding, Unknown, fill
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
@@ -23,6 +22,9 @@ from doctor.report.json import (
 )
 from doctor.report.text import MARKS, Line, Style, fix_lines, wrapped
 from doctor.signatures import Ailment
+
+if TYPE_CHECKING:
+    from doctor.logs.confirm import Confirmed
 
 SCHEMA_VERSION = 1
 
@@ -56,9 +58,15 @@ class Explained:
         return shown(one.message or self.title(one.id))
 
     def fixes(self, one: LogFinding) -> tuple[Fix, ...]:
-        """What can be done: what the rule says on this machine, then what the log's values say."""
-        there = self.confirmed.get(one.id, Confirmed(None))
-        ours = tuple(fix for finding in there.findings for fix in finding.fixes)
+        """What can be done: what the rule says on this machine, or how to ask it where it failed;
+        then what the log's values say."""
+        there = self.confirmed.get(one.id)
+        ours = tuple(f for finding in (there.findings if there else ()) for f in finding.fixes)
+        if one.id in self.rules and not self.live:
+            command = Command(f"vllm-doctor fix --apply --only {one.id}")
+            ours = (
+                Fix(Text("let the doctor repair it, on the machine where it failed"), (command,)),
+            )
         ailment = self.ailments.get(one.id)
         return (*ours, *_filled(ailment, one.values)) if ailment else ours
 
@@ -214,13 +222,11 @@ def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line
 
 
 def _there(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
-    """What this machine says to it; where it was not asked, how to ask it."""
+    """What this machine says to it, where it was asked."""
     there = one.confirmed.get(finding.id)
     if there is None:
-        if finding.id in one.rules and not one.live:
-            command = f"vllm-doctor fix --apply --only {finding.id}"
-            yield (("dim", "    where it failed, this repairs it: "), ("cyan", command))
-    elif there.still:
+        return
+    if there.still:
         yield (("bold", "    this machine still has it"),)
         for found in there.findings:
             yield from wrapped(f"- {found.message}", "    ", style, "dim", "  ")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from doctor import about
 from doctor.codec import encode
-from doctor.diagnose import Report
 from doctor.model import Finding, Fix, Outcome, Role, Severity, Step, Verdict, printable
 
 if TYPE_CHECKING:
+    from doctor.diagnose import Report
     from doctor.repair.apply import Applied
     from doctor.repair.plan import Plan
 

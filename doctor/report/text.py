@@ -5,9 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from doctor.diagnose import Report
 from doctor.model import Finding, Fix, Installer, NotChecked, Outcome, Severity, Verdict, printable
+
+if TYPE_CHECKING:
+    from doctor.diagnose import Report
 
 # (style, text) pieces of one line; style is a rich style, "" for plain.
 Line = tuple[tuple[str, str], ...]
