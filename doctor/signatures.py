@@ -58,6 +58,13 @@ class Signature:
     message: str | None = None
     versions: str | None = None
 
+    def values(self, text: str) -> dict[str, str] | None:
+        """What the row takes out of a cleaned line; None where its pattern does not fit."""
+        if self.pattern is None:
+            return {}
+        found = compiled(self.pattern)(text)
+        return None if found is None else {name: value.strip() for name, value in found.items()}
+
     def check(self) -> None:
         """Raises ValueError for what could not be found, or not in linear time. Of what comes with
         the doctor, a test does that."""
@@ -175,7 +182,7 @@ def ids_of(output: str) -> tuple[tuple[str, ...], str]:
 
 def _fits(one: Signature, line: str, around: str) -> bool:
     return (
-        (one.pattern is None or compiled(one.pattern)(line) is not None)
+        one.values(line) is not None
         and (one.near is None or compiled(one.near)(around) is not None)
         and (one.unless is None or compiled(one.unless)(around) is None)
     )

@@ -277,12 +277,12 @@ class _Reading:
     ) -> tuple[Line, Mapping[str, str], bool] | None:
         """(the line that fits the pattern, the values, whether it was looked at from all sides)."""
         if row.role in _PLAIN:
-            values = _values(row, lines.alone)
+            values = row.values(lines.alone.text)
             if values is not None:
                 return lines.alone, values, False
         far = self._may_look(number, hit.offset)
         for line in lines.own if far else (lines.alone,):
-            values = _values(row, line)
+            values = row.values(line.text)
             if values is not None:
                 return line, values, far
         return None
@@ -389,7 +389,7 @@ class _Reading:
     def _is_told(self, header: str) -> bool:
         """Whether the line above a traceback says what it is about, and a row knows that."""
         return any(
-            row.role in ("cause", "request") and _values(row, Line(header)) is not None
+            row.role in ("cause", "request") and row.values(header) is not None
             for row in self._index.in_line(header.encode(errors="replace"))
         )
 
@@ -471,14 +471,6 @@ class _Reading:
 
 def _within(offset: int, span: tuple[int, int]) -> bool:
     return span[0] <= offset < span[1]
-
-
-def _values(row: Signature, line: Line) -> dict[str, str] | None:
-    """What the row takes out of the line; None where its pattern does not fit."""
-    if row.pattern is None:
-        return {}
-    found = compiled(row.pattern)(line.text)
-    return None if found is None else {name: value.strip() for name, value in found.items()}
 
 
 def _surrounded(row: Signature, lines: Surroundings) -> bool:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
 
-from doctor.signatures import Signature, shipped
+from doctor.signatures import shipped
 from tests.corpus import explained
 from tests.real_stack import failing, isolate, lab
+from tests.real_stack.texts import is_there
 
 pytestmark = pytest.mark.real_stack
 
-OF_DISTRIBUTIONS = [row for row in shipped().signatures if ":" in row.printed_by]
 QUICK = [
     case
     for case in failing.CASES
@@ -46,48 +44,13 @@ def installed() -> list[lab.Environment]:
         pytest.fail(str(error))
 
 
-def version(environment: lab.Environment, distribution: str) -> str | None:
-    """That of a distribution in an environment; None where it is not installed there."""
-    for folder in environment.site_packages.glob("*.dist-info"):
-        name, _, number = folder.name.removesuffix(".dist-info").partition("-")
-        if canonicalize_name(name) == canonicalize_name(distribution):
-            return number
-    return None
-
-
 def test_every_text_of_a_distribution_is_in_its_file_or_says_in_which_versions(
     installed: list[lab.Environment],
 ) -> None:
-    rotten = []
-    for row in OF_DISTRIBUTIONS:
-        distribution, _, file = row.printed_by.partition(":")
-        numbers = {one: version(one, distribution) for one in installed}
-        meant = [
-            one
-            for one, number in numbers.items()
-            if number and SpecifierSet(row.versions or "").contains(number, True)
-        ]
-        # Not in every build of a version: that for the CPU lacks half of the kernels.
-        if meant and not any(holds(one.site_packages, file, row) for one in meant):
-            rotten.append(f"{row.id}: {row.literal!r} is not in {distribution}'s {file}")
+    found = {row: is_there(row, installed) for row in shipped().signatures}
+    rotten = [(r.id, r.literal, r.printed_by) for r, there in found.items() if there is False]
     assert rotten == []
-
-
-def holds(folder: Path, file: str, row: Signature) -> bool:
-    """`file` may hold a * where the name tells the Python it is for."""
-    return any(row.literal.encode() in path.read_bytes() for path in folder.glob(file))
-
-
-def test_most_texts_are_looked_up_in_a_distribution_that_is_installed(
-    installed: list[lab.Environment],
-) -> None:
-    looked_up = [
-        row
-        for row in OF_DISTRIBUTIONS
-        for number in [version(one, row.printed_by.partition(":")[0]) for one in installed]
-        if number and SpecifierSet(row.versions or "").contains(number, True)
-    ]
-    assert len({row.literal for row in looked_up}) > 150
+    assert len({row.literal for row, there in found.items() if there}) > 150
 
 
 @pytest.fixture(scope="module")
