@@ -25,6 +25,7 @@ from doctor.logs.lines import (
     tells_of_work,
     unwrapped,
 )
+from doctor.logs.prefix import without_unknown_prefix
 from doctor.logs.regex import compiled
 from doctor.logs.scan import Hit, Scanner
 from doctor.logs.traceback import Block
@@ -214,7 +215,7 @@ class _Reading:
         self._failure_until = -1
 
     def read(self, blocks: Iterable[bytes]) -> Explanation:
-        for hit in self._index.scanner.hits(blocks):
+        for hit in self._index.scanner.hits(without_unknown_prefix(blocks)):
             around = Surroundings(hit)
             for number, row in self._index.rows_of(hit.literals):
                 if row.role == "failure":

@@ -54,7 +54,7 @@ _PREFIX = re.compile(
     | [A-Z][a-z]{{2}}\ [ \d]\d\ \d\d:\d\d:\d\d\ \S+\ [\w./@-]+(?:\[\d+\])?:
     | \[pod/[^\]]+\]
     | [\w.-]+-\d+\ +\|(?=\ )
-    | \((?P<process>(?:\w+\ (?:\w+\ |rank=\d+\ )*)?pid=\d+(?:,\ ip=[\w.:]+)?)\)
+    | \((?P<process>(?:[\w:.-]+\ (?:\w+\ |rank=\d+\ )*)?pid=\d+(?:,\ ip=[\w.:]+)?)\)
     | \[(?P<rank>(?:rank|default)\d+)\]:
     | (?P<vllm>{_LEVEL})\ +\d\d-\d\d\ \d\d:\d\d:\d\d(?:\.\d+)?\ \[?(?P<place>[\w./-]+:\d+)\]
     | (?P<named>{_LEVEL})(?::(?:[\w.]+:)?(?=\s|$)|\ +(?=[\w./-]+\.py:\d+)|\ +\|)
@@ -71,7 +71,8 @@ _LEVELS: dict[str, Level] = {
     **dict.fromkeys(("WARN", "WARNING", "W"), "warning"),
     **dict.fromkeys(("ERROR", "CRITICAL", "FATAL", "E", "F"), "error"),
 }
-_MESSAGE_KEYS = ("log", "message", "msg", "MESSAGE", "textPayload", "text", "event")
+_MESSAGE_KEYS = ("log", "message", "msg", "MESSAGE", "textPayload", "text", "event", "line")
+_TRACEBACK_KEYS = ("exc_info", "exception", "exc_text", "stack_trace", "traceback")
 _LEVEL_KEYS = ("level", "levelname", "severity", "lvl")
 
 
@@ -106,11 +107,21 @@ def _clean(text: str, level: Level | None = None) -> Line:
         name = next(
             (groups[k] for k in ("vllm", "named", "python", "glog", "klog") if groups[k]), ""
         )
-        level = _LEVELS.get(name, level)
+        # What a logger around the server calls information may be the server's last words.
+        if not (groups["python"] and _LEVELS.get(name) in ("debug", "info")):
+            level = _LEVELS.get(name, level)
         place = groups["place"] or groups["source"] or place
         process = groups["process"] or groups["rank"] or process
         at = found.end()
     return Line(text[at:].rstrip().rstrip("│┃").rstrip(), level, place, process)
+
+
+def unprefixed(text: str) -> str:
+    """The text behind all prefixes that are known."""
+    at = 0
+    while found := _PREFIX.match(text, at):
+        at = found.end()
+    return text[at:]
 
 
 def _enveloped(text: str) -> tuple[str, Level | None] | None:
@@ -128,7 +139,8 @@ def _enveloped(text: str) -> tuple[str, Level | None] | None:
     if message is None:
         return None
     name = next((str(data[k]).upper() for k in _LEVEL_KEYS if data.get(k)), "")
-    return _CONTROLS.sub("", message).rstrip("\n"), _LEVELS.get(name)
+    said = [message, *(data[k] for k in _TRACEBACK_KEYS if isinstance(data.get(k), str))]
+    return _CONTROLS.sub("", "\n".join(said)).rstrip("\n"), _LEVELS.get(name)
 
 
 def _unescaped(text: str) -> str:
