@@ -23,6 +23,7 @@ Role = Literal[
     "harmless",
     "start",  # a server begins to start: what comes before belongs to an earlier attempt
     "ready",  # it serves: what comes before did not stop it
+    "stop",  # it is told to end: what breaks after that is no failure
     "failure",  # something failed that no row may know
 ]
 Level = Literal["debug", "info", "warning", "error"]

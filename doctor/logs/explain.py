@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from doctor.signatures import LEVELS, Level, Signature, squeezed
 _LOOKS, _LOOK_EVERY = 50, 1 << 20
 """How often in an attempt a row may have the surroundings of a line looked at, and after that once
 in how many bytes: a log that is full of what could be something must not take more time."""
-_PLAIN = ("harmless", "start", "ready", "failure")
+_PLAIN = ("harmless", "start", "ready", "stop", "failure")
 """Roles of rows that give no values and are taken as they are."""
 _BANNER = 12
 """Lines that a start prints before the one that is known as a start."""
@@ -66,6 +67,7 @@ class Found:
     """Where a row was found in an attempt, first and last (bytes into the log), and how often.
 
     `soft`: only at a level at which it is no failure. `went_on`: the process worked on after it.
+    `served`: it answered requests after it.
     """
 
     row: Signature
@@ -77,6 +79,7 @@ class Found:
     last: int = 0
     soft: bool = False
     went_on: bool = False
+    served: bool = False
 
     @property
     def is_bad(self) -> bool:
@@ -98,6 +101,7 @@ class Unknown:
     end: int
     bottom: tuple[int, int]
     """Where its innermost exception begins and ends."""
+    process: str | None
     went_on: bool
 
 
@@ -189,6 +193,8 @@ class _Attempt:
     unknown: list[Unknown] = field(default_factory=list)
     failures: int = 0
     ready: bool = False
+    stopped: float = math.inf
+    """From which byte on it was told to end."""
 
     @property
     def last_bad(self) -> int:
@@ -237,12 +243,12 @@ class _Reading:
         elif known and (not known.soft or _below(row.level, around.alone.level)):
             known.count += 1
             known.last = hit.offset
-            self._knows(row, hit.offset)
+            self._knows(row, hit, around)
             return
         found = self._fit(number, row, hit, around)
         if found is None:
             return
-        self._knows(row, hit.offset)
+        self._knows(row, hit, around)
         if row.role == "harmless" or found.soft:
             earlier = self._harmless.setdefault(row.id, found)
             if earlier is not found:
@@ -251,6 +257,9 @@ class _Reading:
             self._begin(hit)
         elif row.role == "ready":
             self._serves()
+        elif row.role == "stop":
+            if self._attempt.last_bad < 0:
+                self._attempt.stopped = min(self._attempt.stopped, hit.offset)
         elif row.role != "harmless":
             if known:
                 found.count += known.count
@@ -269,7 +278,8 @@ class _Reading:
         if lines.is_code or ((row.near or row.unless) and not (far and _surrounded(row, lines))):
             return None
         if row.role != "symptom":
-            found.went_on = far and self._went_on(lines.after, line.process)
+            if far:
+                found.went_on, found.served = self._aftermath(lines.after, line.process)
             found.soft = _below(row.level, _level(line, lines, found.went_on))
         return found
 
@@ -296,13 +306,15 @@ class _Reading:
         self._looks[number] = many + 1, offset
         return True
 
-    def _went_on(self, after: Iterable[Line], process: str | None) -> bool:
-        """Whether the process told of further work in these lines; where it is not known which one
-        it was, it takes more to say so. What a new start tells of is not its work."""
+    def _aftermath(self, after: Iterable[Line], process: str | None) -> tuple[bool, bool]:
+        """Whether the process told of further work in these lines, and whether it answered
+        requests. Where it is not known which one it was, it takes more to say so; and what a new
+        start tells of is not its work."""
         needed = 4 if process is None else 2
         work: list[int] = []
+        served = False
         for number, line in enumerate(after):
-            if len(work) >= needed and number > work[needed - 1] + _BANNER:
+            if served and len(work) >= needed and number > work[needed - 1] + _BANNER:
                 break
             if not tells_of_work(line):
                 continue
@@ -310,20 +322,25 @@ class _Reading:
             if "start" in roles:
                 work = [one for one in work if one < number - _BANNER]
                 break
+            served = served or bool(_SERVED.search(line.text))
             if "harmless" not in roles and process in (None, line.process):
                 work.append(number)
-        return len(work) >= needed
+        return len(work) >= needed, served and bool(work)
 
-    def _knows(self, row: Signature, offset: int) -> None:
+    def _knows(self, row: Signature, hit: Hit, around: Surroundings) -> None:
         """Strikes out the failures that this line explains: a cause anywhere in one; a wrapper or a
-        harmless line only at the bottom, for above it they say nothing of what they wrap."""
-        if self._attempt.unknown:
-            whole = row.role in ("cause", "generic", "request")
-            self._attempt.unknown = [
-                u
-                for u in self._attempt.unknown
-                if not _within(offset, (u.offset, u.end) if whole else u.bottom)
-            ]
+        harmless line only at the bottom, for above it they say nothing of what they wrap, and only
+        of the same process."""
+        if not self._attempt.unknown:
+            return
+        whole = row.role in ("cause", "generic", "request")
+        process = around.alone.process
+        self._attempt.unknown = [
+            u
+            for u in self._attempt.unknown
+            if not _within(hit.offset, (u.offset, u.end) if whole else u.bottom)
+            or not (whole or process == u.process)
+        ]
 
     def _begin(self, hit: Hit) -> None:
         """A server begins to start. What was told since the last failure, or when there was none,
@@ -368,7 +385,7 @@ class _Reading:
     def _look_at_failure(self, block: Block, before: Sequence[Line] = ()) -> None:
         failure, lines = block.failure, block.lines
         following = lines[failure.length : failure.length + _FOLLOWING]
-        after = self._went_on(following, lines[0].process)
+        after, _ = self._aftermath(following, lines[0].process)
         self._failure_until = block.place(failure.length)
         if _below("error", lines[0].level or (owner(before) if after else None)):
             return
@@ -382,10 +399,22 @@ class _Reading:
             block.place(0),
             self._failure_until,
             (block.place(failure.bottom[0]), block.place(failure.bottom[1])),
+            lines[0].process,
             after,
         )
         if len(self._attempt.unknown) < _KEPT:
             self._attempt.unknown.append(noted)
+
+    def _named(self, unknown: Unknown) -> Found | None:
+        """A row that fits what was put together of a failure, where it fits no line of it."""
+        for _, row in self._index.rows_of(self._index.scanner.all(unknown.said.encode())):
+            if row.role in ("cause", "generic", "request") and not (row.near or row.unless):
+                values = row.values(unknown.said)
+                if values is not None:
+                    at = unknown.offset
+                    found = Found(row, unknown.line, at, unknown.said, values, last=at)
+                    return dataclasses.replace(found, went_on=unknown.went_on)
+        return None
 
     def _is_told(self, header: str) -> bool:
         """Whether the line above a traceback says what it is about, and a row knows that."""
@@ -424,8 +453,16 @@ class _Reading:
 
     def _judge(self, attempt: _Attempt) -> Explanation:
         hard = [f for f in attempt.found.values() if not f.soft and f.count >= f.row.times]
-        hard.sort(key=lambda f: f.offset)
-        failures = [u for u in attempt.unknown if not u.went_on]
+        hard = [f for f in hard if f.row.role != "symptom" or f.offset < attempt.stopped]
+        survived = [f for f in hard if f.served and f.row.role in ("cause", "generic")]
+        unknowns = []
+        for failure in attempt.unknown:
+            if named := self._named(failure):
+                hard.append(named)
+            elif failure.offset < attempt.stopped:
+                unknowns.append(failure)
+        hard = sorted((f for f in hard if f not in survived), key=lambda f: f.offset)
+        failures = [u for u in unknowns if not u.went_on]
         stops = [f for f in hard if f.row.role in ("cause", "generic") and not f.row.last]
         if failures or any(_is_bad(f.row) for f in stops):
             hard = [f for f in hard if not f.row.last]  # it does not hang, it fails
@@ -437,7 +474,7 @@ class _Reading:
         generic = [f for f in told if f.row.role == "generic"]
         symptoms = [f for f in told if f.row.role == "symptom"]
         if any(_is_bad(f.row) for f in symptoms):
-            failures = attempt.unknown
+            failures = unknowns
         unknown = failures[0] if failures else None
         stopped = [f for f in causes if not f.went_on]
         primary: Found | None = None
@@ -456,7 +493,7 @@ class _Reading:
             "explained" if primary else "unrecognised" if unknown else "nothing-found"
         )
         shown = hard if verdict != "nothing-found" else [f for f in hard if f.row.role != "symptom"]
-        findings = _findings(primary, shown, covered, attempt.survived.values())
+        findings = _findings(primary, shown, covered, [*attempt.survived.values(), *survived])
         return Explanation(
             verdict,
             primary.row.id if primary else None,
@@ -537,6 +574,7 @@ def _finding(
     )
 
 
+_SERVED = re.compile(r'"POST \S+ HTTP/1\.[01]" 2\d\d')
 _NAME = re.compile(r"\{(\w+)\}")
 
 

@@ -169,7 +169,7 @@ def unwrapped(physical: Sequence[bytes]) -> list[tuple[int, str]]:
     """Physical lines as they were before a terminal broke them, with the number of the first piece
     of each. They were where three or more are of the same length and none around is longer."""
     data = b"\n".join(physical)
-    lines = decoded(data).split("\n")
+    lines = [_bare(one) for one in decoded(data).split("\n")]
     full = _full(lines)
     if b"\x1b" in data:  # it may have been broken by what counts a colour as characters
         full = max(full, _full(data.decode("utf-8", "replace").split("\n")), key=sum)

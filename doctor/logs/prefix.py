@@ -52,7 +52,9 @@ def learned(data: bytes) -> str | None:
         behind = [re.sub(f"^{pattern}", "", rest) for rest in rests]
         if sum(_is_a_server_s(line) for line in behind) > 1:
             pattern += r"\s" * min(len(x) - len(x.lstrip()) for x in behind if x.strip())
-            bare = sum(line.strip() == rest for line, rest in zip(lines, rests, strict=True))
+            bare = sum(
+                line.strip() == rest.strip() for line, rest in zip(lines, rests, strict=True)
+            )
             return pattern if bare > len(lines) / 2 else rf"\S+(?: \S+){{0,4}}?{pattern}"
         common = re.sub(r"\S*.$", "", common.rstrip()) if " " in common.strip() else ""
     return None

@@ -118,11 +118,14 @@ def innermost(lines: Sequence[Line]) -> Failure:
     """Of the lines from a failure on, the exception at the bottom of it: of a chain the first,
     which caused the others. Where there is no exception, the first line is what failed."""
     read = _Reading(lines)
+    level = lines[0].level
+    if _HEADER in lines[0].text and len(lines) > 1 and lines[1].level is None:
+        level = None  # uvicorn puts its own before the header alone
     for number, line in enumerate(lines):
         if number > read.end + _APART:
             break
         # Those of another rank, or of another record, stand in between.
-        if (line.process, line.level) == (lines[0].process, lines[0].level):
+        if line.process == lines[0].process and (line.level == level or not number):
             if read.is_over(number, line.text):
                 break
             read.take(number, line)

@@ -30,13 +30,12 @@ def _utilization_fits(values: Mapping[str, str]) -> str | None:
 
 
 def _tensor_parallel_fits(values: Mapping[str, str]) -> str | None:
-    """The largest number of ranks that divides the heads and is no more than asked for, or than
-    there are GPUs."""
+    """The largest power of two, which divides most that a model has to divide, that divides the
+    heads and is no more than asked for, or than there are GPUs."""
     most = int(values.get("gpus") or values["tp"])
     heads = int(values.get("heads", "0"))
-    if heads:
-        return str(next(n for n in range(min(most, heads), 0, -1) if heads % n == 0))
-    return str(1 << (most.bit_length() - 1)) if most > 0 else None
+    fitting = (1 << n for n in range(most.bit_length()) if heads % (1 << n) == 0)
+    return str(max(fitting)) if most > 0 else None
 
 
 _Compute = Callable[[Mapping[str, str]], "str | None"]
