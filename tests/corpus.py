@@ -13,7 +13,8 @@ from pathlib import Path
 
 from doctor import toml
 from doctor.codec import decode
-from doctor.logs.explain import Explanation, Index, explain
+from doctor.logs.explain import Explanation, explain
+from doctor.logs.index import Index
 from doctor.signatures import shipped
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "logs"

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from doctor.logs.explain import fill
+from doctor.logs.judge import fill
 from doctor.signatures import shipped
 from tests.corpus import HEALTHY, UNRECOGNISED, Logged, explained, logs
 

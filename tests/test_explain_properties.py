@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doctor.logs import regex, scan
-from doctor.logs.explain import Explanation, Index, explain
+from doctor.logs.explain import Explanation, explain
+from doctor.logs.index import Index
 from doctor.signatures import shipped
 from tests.corpus import HEALTHY, Logged, explained, logs
 

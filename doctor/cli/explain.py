@@ -16,8 +16,9 @@ from doctor import signatures
 from doctor.cli.shared import fail, load, print_lines, profile, target_options
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError, locate, refuse_foreign
-from doctor.logs.explain import Explanation, Index
+from doctor.logs.explain import Explanation
 from doctor.logs.explain import explain as explain_log
+from doctor.logs.index import Index
 from doctor.logs.source import Log, LogError
 from doctor.model import Installer, Rule
 from doctor.profile import Profile

@@ -7,16 +7,15 @@ failure is told that no signature knows, that is said instead of a guess.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import math
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
+from doctor.logs.found import Attempt, Found, Unknown, is_bad
+from doctor.logs.index import Index
+from doctor.logs.judge import LogFinding, Verdict, judge
 from doctor.logs.lines import (
     Line,
     Surroundings,
@@ -28,11 +27,9 @@ from doctor.logs.lines import (
 )
 from doctor.logs.prefix import without_unknown_prefix
 from doctor.logs.regex import compiled
-from doctor.logs.scan import Hit, Scanner
+from doctor.logs.scan import Hit
 from doctor.logs.traceback import Block
-from doctor.logs.values import derive
-from doctor.model import Severity
-from doctor.signatures import LEVELS, Level, Signature, squeezed
+from doctor.signatures import LEVELS, Level, Signature
 
 _LOOKS, _LOOK_EVERY = 50, 1 << 20
 """How often in an attempt a row may have the surroundings of a line looked at, and after that once
@@ -49,74 +46,14 @@ _LAST = 16
 _KEPT = 50
 _COUNTED = 200
 """After so many harmless lines of a kind, further ones are counted by their literal alone."""
-_EXCERPT = 400
-_LINE_MOST = 16 << 10
-"""Bytes of a line of a failure that are looked at."""
+_SAID = 400
+_SERVED = re.compile(r'"POST \S+ HTTP/1\.[01]" 2\d\d')
 
-Verdict = Literal["explained", "unrecognised", "nothing-found"]
-FindingRole = Literal["primary", "contributing", "symptom"]
 EXITS: Mapping[Verdict, int] = {
     "explained": FINDINGS,
     "unrecognised": UNKNOWN,
     "nothing-found": HEALTHY,
 }
-
-
-@dataclass
-class Found:
-    """Where a row was found in an attempt, first and last (bytes into the log), and how often.
-
-    `soft`: only at a level at which it is no failure. `went_on`: the process worked on after it.
-    `served`: it answered requests after it.
-    """
-
-    row: Signature
-    line: int
-    offset: int
-    excerpt: str = ""
-    values: Mapping[str, str] = field(default_factory=dict)
-    count: int = 1
-    last: int = 0
-    soft: bool = False
-    went_on: bool = False
-    served: bool = False
-
-    @property
-    def is_bad(self) -> bool:
-        """Whether it tells of what stops a server."""
-        return _is_bad(self.row) and not self.went_on
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """A failure that no signature knows. `line`: of `said`. `raised_in`, `called_from`: the frame
-    at the bottom of it and the one above, where it has any."""
-
-    line: int
-    said: str
-    raised_in: str | None
-    called_from: str | None
-    offset: int
-    """Where all of it begins in the log, in bytes."""
-    end: int
-    bottom: tuple[int, int]
-    """Where its innermost exception begins and ends."""
-    process: str | None
-    went_on: bool
-
-
-@dataclass(frozen=True)
-class LogFinding:
-    """What one ailment came to in the log; `values` out of all its lines."""
-
-    id: str
-    role: FindingRole
-    severity: Severity
-    line: int
-    excerpt: str
-    message: str | None
-    values: Mapping[str, str]
-    count: int
 
 
 @dataclass(frozen=True)
@@ -153,58 +90,9 @@ class Explanation:
         return EXITS[self.verdict]
 
 
-class Index:
-    """Signatures made ready to be searched for, in one log after the other."""
-
-    def __init__(self, rows: Iterable[Signature]) -> None:
-        self.rows = tuple(rows)
-        literals = [squeezed(row.literal).encode() for row in self.rows]
-        numbers = {one: i for i, one in enumerate(dict.fromkeys(literals))}
-        self._rows_of: list[list[int]] = [[] for _ in numbers]
-        for row, literal in enumerate(literals):
-            self._rows_of[numbers[literal]].append(row)
-        self.scanner = Scanner(list(numbers))
-        self.rows_of = functools.lru_cache(1 << 12)(self._rows)
-
-    def _rows(self, literals: tuple[int, ...]) -> tuple[tuple[int, Signature], ...]:
-        """The rows that have these literals, and their numbers; those of failures first, so that
-        the others can explain them."""
-        numbers = [number for literal in literals for number in self._rows_of[literal]]
-        numbers.sort(key=lambda number: self.rows[number].role != "failure")
-        return tuple((number, self.rows[number]) for number in numbers)
-
-    def in_line(self, raw: bytes) -> Iterator[Signature]:
-        """The rows whose literal is in a physical line."""
-        yield from (row for _, row in self.rows_of(self.scanner.all(raw[:_LINE_MOST])))
-
-
 def explain(blocks: Iterable[bytes], index: Index) -> Explanation:
     """Reads the log to its end, in memory of a fixed size and time linear in it."""
     return _Reading(index).read(blocks)
-
-
-@dataclass
-class _Attempt:
-    """One start of a server, as far as it was read."""
-
-    line: int = 1
-    found: dict[int, Found] = field(default_factory=dict)
-    survived: dict[int, Found] = field(default_factory=dict)
-    unknown: list[Unknown] = field(default_factory=list)
-    failures: int = 0
-    ready: bool = False
-    stopped: float = math.inf
-    """From which byte on it was told to end."""
-
-    @property
-    def last_bad(self) -> int:
-        """Where it last told of what stops a server; -1: nowhere."""
-        bad = [f.last for f in self.found.values() if not f.soft and f.is_bad]
-        return max([*bad, *(u.offset for u in self.unknown if not u.went_on)], default=-1)
-
-
-def _is_bad(row: Signature) -> bool:
-    return row.severity is Severity.ERROR and row.role in ("cause", "generic", "symptom")
 
 
 class _Reading:
@@ -212,7 +100,7 @@ class _Reading:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._attempt = _Attempt()
+        self._attempt = Attempt()
         self._attempts = 0
         self._earlier: deque[Earlier] = deque(maxlen=20)
         self._harmless: dict[str, Found] = {}
@@ -348,9 +236,9 @@ class _Reading:
         attempt, last_bad = self._attempt, self._attempt.last_bad
         if last_bad >= 0 or attempt.ready or not self._attempts:  # else its banner's second line
             self._attempts += 1
-        fresh = _Attempt(hit.line)
+        fresh = Attempt(hit.line)
         if last_bad >= 0:
-            told = self._judge(attempt)
+            told = judge(attempt, self._index)
             if told.verdict != "nothing-found":
                 line = told.unknown.line if told.unknown else told.findings[0].line
                 self._earlier.append(Earlier(line, told.primary))
@@ -364,7 +252,7 @@ class _Reading:
     def _serves(self) -> None:
         attempt = self._attempt
         attempt.ready = True
-        attempt.survived.update((n, f) for n, f in attempt.found.items() if _is_bad(f.row))
+        attempt.survived.update((n, f) for n, f in attempt.found.items() if is_bad(f.row))
         attempt.found = {}
         attempt.unknown = []
         self._recent.clear()
@@ -393,7 +281,7 @@ class _Reading:
             return
         noted = Unknown(
             block.line(failure.line),
-            failure.said[:_EXCERPT],
+            failure.said[:_SAID],
             failure.raised_in,
             failure.called_from,
             block.place(0),
@@ -404,17 +292,6 @@ class _Reading:
         )
         if len(self._attempt.unknown) < _KEPT:
             self._attempt.unknown.append(noted)
-
-    def _named(self, unknown: Unknown) -> Found | None:
-        """A row that fits what was put together of a failure, where it fits no line of it."""
-        for _, row in self._index.rows_of(self._index.scanner.all(unknown.said.encode())):
-            if row.role in ("cause", "generic", "request") and not (row.near or row.unless):
-                values = row.values(unknown.said)
-                if values is not None:
-                    at = unknown.offset
-                    found = Found(row, unknown.line, at, unknown.said, values, last=at)
-                    return dataclasses.replace(found, went_on=unknown.went_on)
-        return None
 
     def _is_told(self, header: str) -> bool:
         """Whether the line above a traceback says what it is about, and a row knows that."""
@@ -441,69 +318,18 @@ class _Reading:
         return not any(r.last or r.role in ("symptom", "harmless") for r in rows)
 
     def _conclude(self) -> Explanation:
-        told = self._judge(self._attempt)
+        told = judge(self._attempt, self._index)
         harmless = (Harmless(i, f.line, f.count) for i, f in self._harmless.items())
-        return dataclasses.replace(
-            told,
-            harmless=tuple(sorted(harmless, key=lambda h: h.line)),
-            earlier=tuple(self._earlier),
-            attempts=max(1, self._attempts),
-            lines=self._index.scanner.lines,
-        )
-
-    def _judge(self, attempt: _Attempt) -> Explanation:
-        hard = [f for f in attempt.found.values() if not f.soft and f.count >= f.row.times]
-        hard = [f for f in hard if f.row.role != "symptom" or f.offset < attempt.stopped]
-        survived = [f for f in hard if f.served and f.row.role in ("cause", "generic")]
-        unknowns = []
-        for failure in attempt.unknown:
-            if named := self._named(failure):
-                hard.append(named)
-            elif failure.offset < attempt.stopped:
-                unknowns.append(failure)
-        hard = sorted((f for f in hard if f not in survived), key=lambda f: f.offset)
-        failures = [u for u in unknowns if not u.went_on]
-        stops = [f for f in hard if f.row.role in ("cause", "generic") and not f.row.last]
-        if failures or any(_is_bad(f.row) for f in stops):
-            hard = [f for f in hard if not f.row.last]  # it does not hang, it fails
-        covered: set[str] = set()
-        for one in hard:  # of two that explain each other, the first one does
-            covered |= set(one.row.over) if one.row.id not in covered else set()
-        told = [f for f in hard if f.row.id not in covered]
-        causes = [f for f in told if f.row.role == "cause" and _is_bad(f.row)]
-        generic = [f for f in told if f.row.role == "generic"]
-        symptoms = [f for f in told if f.row.role == "symptom"]
-        if any(_is_bad(f.row) for f in symptoms):
-            failures = unknowns
-        unknown = failures[0] if failures else None
-        stopped = [f for f in causes if not f.went_on]
-        primary: Found | None = None
-        if causes and (stopped or unknown is None):
-            primary = (stopped or causes)[0]
-        elif generic and (unknown is None or generic[0].offset < unknown.offset):
-            primary = generic[0]
-        elif unknown is None:
-            requests = [f for f in told if f.row.role == "request"]
-            hints = [f for f in told if f.row.role == "cause" and not _is_bad(f.row)]
-            serious = [f for f in symptoms if not attempt.ready or _is_bad(f.row)]
-            primary = next(iter([*requests, *([] if attempt.ready else hints), *serious]), None)
-        if primary:
-            unknown = None
-        verdict: Verdict = (
-            "explained" if primary else "unrecognised" if unknown else "nothing-found"
-        )
-        shown = hard if verdict != "nothing-found" else [f for f in hard if f.row.role != "symptom"]
-        findings = _findings(primary, shown, covered, [*attempt.survived.values(), *survived])
         return Explanation(
-            verdict,
-            primary.row.id if primary else None,
-            findings,
-            unknown,
-            (),
-            (),
-            1,
-            attempt.ready,
-            0,
+            told.verdict,
+            told.primary,
+            told.findings,
+            told.unknown,
+            tuple(sorted(harmless, key=lambda h: h.line)),
+            tuple(self._earlier),
+            max(1, self._attempts),
+            self._attempt.ready,
+            self._index.scanner.lines,
         )
 
 
@@ -526,64 +352,3 @@ def _level(line: Line, lines: Surroundings, after: bool) -> Level | None:
 
 def _below(least: Level, level: Level | None) -> bool:
     return level is not None and LEVELS.index(level) < LEVELS.index(least)
-
-
-def _findings(
-    primary: Found | None,
-    hard: Iterable[Found],
-    covered: Collection[str],
-    survived: Iterable[Found],
-) -> tuple[LogFinding, ...]:
-    """One finding per ailment: the primary one, what contributed, the symptoms."""
-    by_id: dict[str, list[Found]] = {}
-    for one in hard:
-        by_id.setdefault(one.row.id, []).append(one)
-    later = {f.row.id: [f] for f in survived if not f.soft and f.row.role in ("cause", "generic")}
-    made = [_finding(i, rows, primary, i in covered, False) for i, rows in by_id.items()]
-    made += [_finding(i, rows, primary, False, True) for i, rows in later.items() if i not in by_id]
-    order = {"primary": 0, "contributing": 1, "symptom": 2}
-    return tuple(
-        sorted(
-            made, key=lambda f: (not (primary and f.id == primary.row.id), order[f.role], f.line)
-        )
-    )
-
-
-def _finding(
-    id: str, rows: list[Found], primary: Found | None, covered: bool, survived: bool
-) -> LogFinding:
-    first = rows[0]
-    is_primary = primary is not None and id == primary.row.id
-    symptom = covered or all(f.row.role == "symptom" for f in rows)
-    role: FindingRole = "symptom" if symptom else "primary" if is_primary else "contributing"
-    values: dict[str, str] = {}
-    for one in rows:
-        values = {**one.values, **values}
-    values = derive(id, values)
-    told = next((f for f in rows if f.row.message and _has(f.row.message, values)), None)
-    best = told or max(rows, key=lambda f: len(f.values))
-    return LogFinding(
-        id,
-        role,
-        Severity.WARNING if survived else first.row.severity,
-        best.line,
-        best.excerpt[:_EXCERPT],
-        fill(told.row.message, values) if told and told.row.message else None,
-        values,
-        sum(f.count for f in rows),
-    )
-
-
-_SERVED = re.compile(r'"POST \S+ HTTP/1\.[01]" 2\d\d')
-_NAME = re.compile(r"\{(\w+)\}")
-
-
-def _has(template: str, values: Mapping[str, str]) -> bool:
-    return set(_NAME.findall(template)) <= set(values)
-
-
-def fill(template: str, values: Mapping[str, str]) -> str | None:
-    """The template with its values; None where the log did not give one of them."""
-    if not _has(template, values):
-        return None
-    return _NAME.sub(lambda found: values[found.group(1)], template)

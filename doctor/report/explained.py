@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from doctor.fixes import Command
-from doctor.logs.explain import Explanation, LogFinding, Unknown, fill
+from doctor.logs.explain import Explanation
+from doctor.logs.found import Unknown
+from doctor.logs.judge import LogFinding, fill
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
 from doctor.redact import without_secrets
@@ -63,10 +65,10 @@ class Explained:
         there = self.confirmed.get(one.id)
         ours = tuple(f for finding in (there.findings if there else ()) for f in finding.fixes)
         if one.id in self.rules and not self.live:
-            command = Command(f"vllm-doctor fix --apply --only {one.id}")
-            ours = (
-                Fix(Text("let the doctor repair it, on the machine where it failed"), (command,)),
-            )
+            only = f"vllm-doctor fix --only {one.id}"
+            steps = (Command(only), Command(f"{only} --apply"))
+            title = Text("where it failed: see what the doctor would do, and have it done")
+            ours = (Fix(title, steps),)
         ailment = self.ailments.get(one.id)
         return (*ours, *_filled(ailment, one.values)) if ailment else ours
 
@@ -204,19 +206,24 @@ def _counted(number: int, what: str) -> str:
 
 
 def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
+    """The one to mend first with all that is known; of another one, what it is and where."""
     colour, mark = MARKS[finding.severity]
     first = finding.id == one.told.primary
-    role = "  PRIMARY: mend this first" if finding.role == "primary" else ""
-    if finding.role == "symptom":
-        role = "  a symptom: its cause is not in this log"
-    yield ((colour, f"{mark} {finding.id}"), ("bold", role))
-    yield from wrapped(one.message(finding), "    ", style, "bold")
+    role = {
+        "primary": "  PRIMARY: mend this first",
+        "contributing": "  also found",
+        "symptom": "  a symptom: its cause is not in this log",
+    }[finding.role]
+    yield ((colour, f"{mark if first else '+'} {finding.id}"), ("bold", role))
+    message = one.message(finding)
+    yield from wrapped(message, "    ", style, "bold")
     yield from wrapped(f"line {finding.line}: {shown(finding.excerpt)}", "    ", style, "dim", "  ")
-    if first and (why := one.why(finding.id)):
-        for paragraph in why.split("\n\n"):
-            yield from wrapped(paragraph, "    ", style)
-    for fix in one.fixes(finding):
-        yield from fix_lines(fix, one.installer, None)
+    if first:
+        for paragraph in (one.why(finding.id) or "").split("\n\n"):
+            if paragraph.rstrip(".") != message:
+                yield from wrapped(paragraph, "    ", style)
+        for fix in one.fixes(finding):
+            yield from fix_lines(fix, one.installer, None)
     yield from _there(one, finding, style)
     yield ()
 
@@ -252,20 +259,23 @@ def _unknown(unknown: Unknown, style: Style) -> Iterator[Line]:
 
 def _closing(one: Explained, style: Style) -> Iterator[Line]:
     told = one.told
-    harmless = sum(h.count for h in told.harmless)
-    rest = f" ({_counted(harmless, 'harmless line')})" if harmless else ""
+    if harmless := sum(h.count for h in told.harmless):
+        yield (("dim", f"{_counted(harmless, 'line')} known to be harmless left out"),)
     if told.verdict == "nothing-found":
-        ready = (
-            "the server got ready" if told.ready else "nothing in it says that the server failed"
-        )
-        yield (("bold green", "Nothing found"), ("", f": {ready}{rest}"))
+        if told.ready:
+            yield (("bold green", "Nothing found"), ("", ": the server got ready"))
+        else:
+            text = (
+                "Nothing found: no failure is in this log, and the server did not get ready in it"
+            )
+            yield from wrapped(text, "", style)
     elif told.verdict == "unrecognised":
         text = (
-            f"It failed, and why is not known to this doctor{rest}. `vllm-doctor diagnose --deep` "
-            "judges the environment; the quoted line is what to search for."
+            "It failed, and why is not known to this doctor. `vllm-doctor diagnose --deep` judges "
+            "the environment; the quoted line is what to search for."
         )
         yield from wrapped(text, "", style)
     elif one.command:
         yield (("bold", "To repair it: "), ("cyan", one.command))
     else:
-        yield (("dim", f"More about it: vllm-doctor rules show {told.primary}{rest}"),)
+        yield (("dim", f"More about it: vllm-doctor rules show {told.primary}"),)

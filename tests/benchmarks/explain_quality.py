@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from doctor.logs.explain import Index, explain
+from doctor.logs.explain import explain
+from doctor.logs.index import Index
 from doctor.logs.lines import Surroundings
 from doctor.signatures import shipped
 from tests.corpus import Logged, explained, index, logs
