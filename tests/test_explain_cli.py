@@ -70,7 +70,7 @@ def test_a_finding_says_where_what_how_much_and_what_to_do() -> None:
     assert finding["excerpt"][:80] in line
     assert finding["values"]["estimate"] == "262144"
     commands = [step["line"] for fix in finding["fixes"] for step in fix["steps"]]
-    assert "--max-model-len 262144" in commands
+    assert "vllm serve ... --max-model-len 262144" in commands
     assert finding["confirmed"] is None
     assert {one["role"] for one in rest} <= {"contributing", "symptom"}
 
