@@ -147,10 +147,16 @@ SURROUNDED: dict[str, Callable[[bytes, random.Random], bytes]] = {
 }
 
 
+LEARNED = ("in_stern", "in_srun", "of_grep", "in_syslog")
+"""Prefixes that are not known, and can be learned where there are enough lines."""
+
+
 def differing(change: Callable[[bytes, random.Random], bytes]) -> dict[str, object]:
     """The logs whose verdict the change changes: what it was, and what it became."""
     made: dict[str, object] = {}
     for one in FEW:
+        if change.__name__ in LEARNED and len(one.data.splitlines()) < 8:
+            continue
         before, after = of(one), explained(change(one.data, seed_of(one)))
         if verdict(before) != verdict(after):
             made[one.name] = (verdict(before), verdict(after))

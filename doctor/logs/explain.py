@@ -222,12 +222,13 @@ class _Reading:
         if not self._attempt.unknown:
             return
         whole = row.role in ("cause", "generic", "request")
-        process = around.alone.process
+        # Of what a terminal broke off, the first piece has it.
+        processes = (around.alone.process, around.own[0].process)
         self._attempt.unknown = [
             u
             for u in self._attempt.unknown
             if not _within(hit.offset, (u.offset, u.end) if whole else u.bottom)
-            or not (whole or process == u.process)
+            or not (whole or u.process in processes)
         ]
 
     def _begin(self, hit: Hit) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from doctor.logs.found import Attempt, Found, Unknown, is_bad
 from doctor.logs.index import Index
+from doctor.logs.traceback import HEADER
 from doctor.logs.values import derive
 from doctor.model import Severity
 
@@ -54,7 +55,7 @@ def judge(attempt: Attempt, index: Index) -> Judged:
     for failure in attempt.unknown:
         if named := _named(index, failure):
             hard.append(named)
-        elif failure.offset < attempt.stopped:
+        elif failure.offset < attempt.stopped and not (hard and HEADER in failure.said):
             unknowns.append(failure)
     hard = sorted((f for f in hard if f not in survived), key=lambda f: f.offset)
     failures = [u for u in unknowns if not u.went_on]

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from doctor.logs.lines import FRAME, decoded, split, unprefixed
+from doctor.logs.lines import FRAME, decoded, enveloped, split, unprefixed
 
 _LINES = 400
 """Lines that a prefix is learned from."""
@@ -39,24 +39,22 @@ def learned(data: bytes) -> str | None:
     """A pattern of what nearly all lines begin with, or have behind a timestamp, where that is
     neither a prefix that is known nor a part of what the server says."""
     lines = [decoded(raw) for raw in split(data)[:_LINES]]
-    lines = [line for line in lines if line.strip()]
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("{")]
     if len(lines) < _FEWEST:
         return None
     rests = [unprefixed(line) for line in lines]
     shapes = [_shape(rest) for rest in rests]
     common = _common(shapes)
-    while common and not _BOUNDARY.search(common):
-        common = common[:-1]
-    while common:
-        pattern = _pattern(common)
+    # The shortest beginning behind which lines begin as a server's do: the rest is its own.
+    for end in range(1, len(common) + 1):
+        if not _BOUNDARY.search(common[:end]):
+            continue
+        pattern = _pattern(common[:end])
         behind = [re.sub(f"^{pattern}", "", rest) for rest in rests]
-        if sum(_is_a_server_s(line) for line in behind) > 1:
+        if sum(map(_is_a_server_s, behind)) >= max(2, len(lines) // 5):
             pattern += r"\s" * min(len(x) - len(x.lstrip()) for x in behind if x.strip())
-            bare = sum(
-                line.strip() == rest.strip() for line, rest in zip(lines, rests, strict=True)
-            )
+            bare = sum(x.strip() == rest.strip() for x, rest in zip(lines, rests, strict=True))
             return pattern if bare > len(lines) / 2 else rf"\S+(?: \S+){{0,4}}?{pattern}"
-        common = re.sub(r"\S*.$", "", common.rstrip()) if " " in common.strip() else ""
     return None
 
 
@@ -90,4 +88,6 @@ def _common(shapes: list[str]) -> str:
 
 def _is_a_server_s(line: str) -> bool:
     """Whether the line begins as one of a server does that has no such prefix."""
-    return unprefixed(line) != line or line.startswith("Traceback (") or bool(FRAME.match(line))
+    record = enveloped(line)
+    known = record.level or record.process or FRAME.match(line)
+    return bool(known) or line.startswith("Traceback (")

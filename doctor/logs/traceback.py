@@ -12,7 +12,7 @@ from typing import overload
 from doctor.logs.lines import FRAME, Line, enveloped, placed, split, unwrapped
 from doctor.logs.scan import AHEAD, Hit
 
-_HEADER = "Traceback (most recent call last)"
+HEADER = "Traceback (most recent call last)"
 _BOXED_FRAME = re.compile(r"\s*(?P<file>/\S+\.py):(?P<line>\d+) in (?P<function>\S+)$")
 _EXCEPTION = re.compile(
     r"(?:(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Exit|Interrupt|Warning|Failure|Failed|"
@@ -118,14 +118,17 @@ def innermost(lines: Sequence[Line]) -> Failure:
     """Of the lines from a failure on, the exception at the bottom of it: of a chain the first,
     which caused the others. Where there is no exception, the first line is what failed."""
     read = _Reading(lines)
-    level = lines[0].level
-    if _HEADER in lines[0].text and len(lines) > 1 and lines[1].level is None:
-        level = None  # uvicorn puts its own before the header alone
+    level, place = lines[0].level, lines[0].place
+    if HEADER in lines[0].text and len(lines) > 1 and lines[1].level is None:
+        level = place = None  # uvicorn puts its own before the header alone
     for number, line in enumerate(lines):
         if number > read.end + _APART:
             break
         # Those of another rank, or of another record, stand in between.
-        if line.process == lines[0].process and (line.level == level or not number):
+        record = (line.process, line.level, line.place)
+        # What has no prefix right below a line of it was broken off by a terminal.
+        broken = record == (None, None, None) and number == read.end
+        if record == (lines[0].process, level, place) or broken or not number:
             if read.is_over(number, line.text):
                 break
             read.take(number, line)
@@ -150,12 +153,12 @@ class _Reading:
     def is_over(self, number: int, text: str) -> bool:
         """Whether another traceback begins here, which is not of this chain."""
         unchained = self.first is not None and not self._chained
-        return _HEADER in text and number > 0 and (bool(self._frames) or unchained)
+        return HEADER in text and number > 0 and (bool(self._frames) or unchained)
 
     def take(self, number: int, line: Line) -> None:
         text = line.text
-        if _HEADER in text or text.strip() in _CHAIN:
-            self._open = _HEADER in text
+        if HEADER in text or text.strip() in _CHAIN:
+            self._open = HEADER in text
             self._chained = not self._open
             self._begin = self._begin if self.first else number
             self._frames, self._message = [], 0
