@@ -221,14 +221,13 @@ class _Reading:
         of the same process."""
         if not self._attempt.unknown:
             return
-        whole = row.role in ("cause", "generic", "request")
         # Of what a terminal broke off, the first piece has it.
         processes = (around.alone.process, around.own[0].process)
         self._attempt.unknown = [
             u
             for u in self._attempt.unknown
-            if not _within(hit.offset, (u.offset, u.end) if whole else u.bottom)
-            or not (whole or u.process in processes)
+            if not _explains(row, hit.offset, u)
+            or not (row.role in _WHOLE or u.process in processes)
         ]
 
     def _begin(self, hit: Hit) -> None:
@@ -291,7 +290,8 @@ class _Reading:
             lines[0].process,
             after,
         )
-        if len(self._attempt.unknown) < _KEPT:
+        known = any(_explains(f.row, f.last, noted) for f in self._attempt.found.values())
+        if not known and len(self._attempt.unknown) < _KEPT:
             self._attempt.unknown.append(noted)
 
     def _is_told(self, header: str) -> bool:
@@ -334,8 +334,15 @@ class _Reading:
         )
 
 
-def _within(offset: int, span: tuple[int, int]) -> bool:
-    return span[0] <= offset < span[1]
+_WHOLE = ("cause", "generic", "request")
+"""Roles of rows that explain all of a failure, wherever in it they are found."""
+
+
+def _explains(row: Signature, offset: int, failure: Unknown) -> bool:
+    """Whether a row that is found there is found in the failure, where it explains it."""
+    whole = (failure.offset, failure.end)
+    begin, end = whole if row.role in _WHOLE else failure.bottom
+    return begin <= offset < end
 
 
 def _surrounded(row: Signature, lines: Surroundings) -> bool:

@@ -23,6 +23,7 @@ each is longer, and they are at least so long."""
 _LINES = 120
 """Lines on either side of a hit that are looked at."""
 _NEIGHBOURS = 30
+_BORDERS = ("│", "┃")
 _WORDS = 4
 """Lines that a message broken between its words goes on for."""
 _JOINED_MOST = 24
@@ -270,7 +271,7 @@ class Surroundings:
         longest line around, or, where a literal goes over a line's end, between any words."""
         at, own = len(self._parts[0]), len(self._parts[1])
         low = max(0, at - _NEIGHBOURS)
-        lines = [_bare(one) for one in self._texts[low : at + own + _NEIGHBOURS]]
+        lines = [_bare(one).rstrip() for one in self._texts[low : at + own + _NEIGHBOURS]]
         width = max(map(len, lines))
         full = [len(one) >= max(width - 2, _NEIGHBOURS) for one in lines]
         first, last = at - low, at - low + own - 1
@@ -292,7 +293,8 @@ def _indent(text: str) -> int:
 
 
 def _bare(text: str) -> str:
-    return text.strip("│┃").rstrip()
+    """Without the border of a box, and what it is filled up with."""
+    return text.strip("│┃").rstrip() if text.strip()[:1] in _BORDERS else text
 
 
 def _goes_on(text: str) -> bool:
