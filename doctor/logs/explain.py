@@ -219,16 +219,13 @@ class _Reading:
         """Strikes out the failures that this line explains: a cause anywhere in one; a wrapper or a
         harmless line only at the bottom, for above it they say nothing of what they wrap, and only
         of the same process."""
-        if not self._attempt.unknown:
-            return
-        # Of what a terminal broke off, the first piece has it.
-        processes = (around.alone.process, around.own[0].process)
-        self._attempt.unknown = [
-            u
-            for u in self._attempt.unknown
-            if not _explains(row, hit.offset, u)
-            or not (row.role in _WHOLE or u.process in processes)
-        ]
+        explained = [u for u in self._attempt.unknown if _explains(row, hit.offset, u)]
+        if explained and row.role not in _WHOLE:
+            # Of what a terminal broke off, the first piece has it.
+            processes = (around.alone.process, around.own[0].process)
+            explained = [u for u in explained if u.process in processes]
+        for one in explained:
+            self._attempt.unknown.remove(one)
 
     def _begin(self, hit: Hit) -> None:
         """A server begins to start. What was told since the last failure, or when there was none,
