@@ -40,11 +40,11 @@ _BANNER = 12
 """Lines that a start prints before the one that is known as a start."""
 _FOLLOWING = 100
 """Lines after a failure within which a process that works on says so."""
-_FAILURES = 50
+_FAILURES = 30
 """So many failures of an attempt are looked at as they come; of more, the last ones."""
 _LAST = 16
 _KEPT = 50
-_COUNTED = 200
+_COUNTED = 100
 """After so many harmless lines of a kind, further ones are counted by their literal alone."""
 _SAID = 400
 _SERVED = re.compile(r'"POST \S+ HTTP/1\.[01]" 2\d\d')

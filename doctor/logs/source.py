@@ -17,7 +17,7 @@ from pathlib import Path
 
 from doctor.model import reason
 
-BLOCK = 1 << 20
+BLOCK = 2 << 20
 """Bytes that are read at once, and searched at once."""
 _SAMPLE = 1 << 16
 
