@@ -854,3 +854,15 @@ def test_every_name_of_the_interpreter_is_the_one_that_runs_these_tests() -> Non
     assert sys.version_info[:2] == tuple(
         map(int, BASE_PYTHON.name.removeprefix("python").split("."))
     )
+
+
+@pytest.mark.parametrize(
+    ("only", "words"),
+    [
+        ("nvcc-mising", "did you mean nvcc-missing?"),
+        ("nvcc-missing,zzz", "--only zzz: there is no such rule"),
+    ],
+)
+def test_an_ailment_that_no_rule_has_cannot_be_repaired_alone(only: str, words: str) -> None:
+    said = run_inside("fix", "--only", only)
+    ends_with_a_sentence(said, USAGE, words)

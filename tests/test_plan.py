@@ -213,3 +213,16 @@ def test_path_additions_are_one_environment_action(reference: Report) -> None:
     )
     chosen, _, _ = plan.choose(one, Severity.ERROR)
     assert kinds(plan.actions(chosen)) == ["environment"]
+
+
+def test_only_what_is_asked_for_is_repaired(reference: Report) -> None:
+    chosen, _, _ = plan.choose(reference, Severity.ERROR, only={"nvcc-missing"})
+    assert [one.id for one in chosen] == ["nvcc-missing"]
+
+
+def test_what_is_asked_for_is_repaired_though_it_is_but_a_warning(reference: Report) -> None:
+    step = SetVariable("A", "1")
+    one = having(reference, ninja_missing=finding(fix(step), severity=Severity.WARNING))
+    assert plan.choose(one, Severity.ERROR)[0] == []
+    chosen, _, _ = plan.choose(one, Severity.ERROR, only={"ninja-missing"})
+    assert [c.id for c in chosen] == ["ninja-missing"]

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 
 from doctor.logs.lines import FRAME, decoded, enveloped, split, unprefixed
 
+_BEGINNING = 64 << 10
+"""Bytes at the beginning of a log that a prefix is learned from."""
 _LINES = 400
 """Lines that a prefix is learned from."""
 _FEWEST = 6
@@ -21,7 +23,9 @@ _BOUNDARY = re.compile(r"[\s:>|\])›]$")
 def without_unknown_prefix(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """The blocks without a prefix that nearly all lines have; as they are where there is none."""
     blocks = iter(blocks)
-    first = next(blocks, b"")
+    first = b""
+    while len(first) < _BEGINNING and (block := next(blocks, b"")):
+        first += block
     shape = learned(first)
     if shape is None:
         yield first
@@ -38,7 +42,7 @@ def without_unknown_prefix(blocks: Iterable[bytes]) -> Iterator[bytes]:
 def learned(data: bytes) -> str | None:
     """A pattern of what nearly all lines begin with, or have behind a timestamp, where that is
     neither a prefix that is known nor a part of what the server says."""
-    lines = [decoded(raw) for raw in split(data)[:_LINES]]
+    lines = [decoded(raw) for raw in split(data[:_BEGINNING])[:_LINES]]
     lines = [line for line in lines if line.strip() and not line.lstrip().startswith("{")]
     if len(lines) < _FEWEST:
         return None
