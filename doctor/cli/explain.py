@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from doctor import signatures
-from doctor.cli.shared import fail, load, print_lines, profile, target_options
+from doctor.cli.shared import fail, load, located, print_lines, profile, target_options
 from doctor.exits import UNKNOWN, USAGE
-from doctor.locate import LocateError, locate, refuse_foreign
+from doctor.locate import LocateError
 from doctor.logs.explain import Explanation
 from doctor.logs.explain import explain as explain_log
 from doctor.logs.index import Index
@@ -23,7 +23,6 @@ from doctor.logs.source import Log, LogError
 from doctor.model import Installer, Rule
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
-from doctor.target import Live
 
 if TYPE_CHECKING:
     from doctor.logs.confirm import Confirmed
@@ -123,11 +122,8 @@ def _ask(
     """What this machine says. Without a target of its own a log is explained all the same."""
     from doctor.logs.confirm import confirm, unknown
 
-    target = Live()
     try:
-        where = locate(python, target.env)
-        if "foreign-owner" not in allow:
-            refuse_foreign(where)
+        target, where = located(python, allow)
     except LocateError as error:
         if python is not None:
             fail(str(error), USAGE)

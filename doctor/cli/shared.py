@@ -129,15 +129,20 @@ def rules_when_asked(folder: str | None) -> Iterator[Rule]:
     yield from load(folder)
 
 
-def live(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
+def located(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
+    """This machine, and which interpreter on it. Raises LocateError."""
     target = Live()
+    where = locate(python, target.env)
+    if "foreign-owner" not in allow:
+        refuse_foreign(where)
+    return target, where
+
+
+def live(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
     try:
-        where = locate(python, target.env)
-        if "foreign-owner" not in allow:
-            refuse_foreign(where)
+        return located(python, allow)
     except LocateError as error:
         fail(str(error), USAGE)
-    return target, where
 
 
 def fail_to_judge(error: Missing | Crashed) -> NoReturn:

@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import os
+import signal
 import stat
 import sys
 import zlib
@@ -114,16 +115,45 @@ def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
         text = codecs.getincrementaldecoder("utf-16")("replace")
         while block := stream.read(BLOCK):
             yield text.decode(block).encode()
+    elif most is None:
+        yield from _piped(stream)
     else:
-        left = sys.maxsize if most is None else most
-        wanted = BLOCK
-        # A short block is the end; to ask a terminal again would take a second Ctrl-D.
-        while left and wanted == BLOCK:
-            block = stream.read(min(BLOCK, left))
-            wanted = len(block)
-            left -= wanted
-            if block:
-                yield block
+        while most and (block := stream.read(min(BLOCK, most))):
+            yield block
+            most -= len(block)
+
+
+def _piped(stream: io.BufferedReader) -> Iterator[bytes]:
+    """What comes through a pipe or from a terminal, in full blocks, until its end or Ctrl-C, which
+    loses nothing: whoever waits for a server that hangs ends both with it. Raises KeyboardInterrupt
+    behind the last block."""
+    asked = reading = False
+
+    def note(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        if reading:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    block = bytearray()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            while not asked:
+                reading = True
+                piece = stream.read1(BLOCK - len(block))
+                reading = False
+                block += piece
+                if len(block) == BLOCK or not piece:
+                    yield bytes(block)
+                    block.clear()
+                if not piece:
+                    return
+        reading = False
+        yield bytes(block)
+        raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _each(stream: gzip.GzipFile | lzma.LZMAFile) -> Iterator[bytes]:
