@@ -228,6 +228,7 @@ PIECES = st.one_of(
             b"\0",
             b"\x1b[31m",
             b"\x1b]0;t\x07",
+            b"\x1b]0;",
             b"{",
             b'{"log":"',
             b'"}',

@@ -55,6 +55,10 @@ def test_control_characters_go_and_text_stays() -> None:
     assert decoded(b"\x1b]0;title\x07a\x1b[2Kb\x00c\x08\x7fd\xff") == "abcd\ufffd"
 
 
+def test_a_title_that_never_ends_takes_no_line_with_it() -> None:
+    assert decoded(b"\x1b]0;title\nnext\n\x1b]\nlast").split("\n") == ["", "next", "", "last"]
+
+
 class TestBrokenLines:
     def test_three_lines_of_the_same_greatest_length_were_broken(self) -> None:
         width = 50

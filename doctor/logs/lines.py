@@ -42,7 +42,7 @@ class Line:
 
 
 _CONTROLS = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])"
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-Z\\^_])"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
 _CONTROL_BYTES = bytes([*range(9), *range(11, 32), 127])
