@@ -132,6 +132,22 @@ class TestAttempts:
         report = told(log(tmp_path, START + first.data + START.replace(b"INFO", b"DEBUG") + READY))
         assert report["verdict"] == "nothing-found"
 
+    def test_what_was_survived_once_may_be_fatal_the_next_time(self, tmp_path: Path) -> None:
+        told_off = b"(APIServer pid=1) ERROR 11-25 10:01:00 [serving_chat.py:1] "
+        oom = b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has "
+        oom += b"a total capacity of 79.19 GiB of which 1.21 GiB is free.\n"
+        served = (
+            b'(APIServer pid=1) INFO:     10.0.0.5:1 - "POST /v1/completions HTTP/1.1" 200 OK\n'
+        )
+        dead = b"(EngineCore pid=2) ERROR 11-25 10:09:00 [core.py:1] "
+        survived = START + READY + told_off + oom + served * 3
+        before = told(log(tmp_path, survived))
+        assert before["verdict"] == "nothing-found"
+        assert [f["id"] for f in before["findings"]] == ["cuda-oom-startup"]
+        report = told(log(tmp_path, survived + dead + oom))
+        assert report["primary"] == "cuda-oom-startup"
+        assert report["findings"][0]["line"] == 7
+
     def test_a_crash_loop_ends_in_its_last_failure(self, tmp_path: Path) -> None:
         report = told(log(tmp_path, (START + KILLED) * 3))
         assert (report["primary"], report["attempts"], len(report["earlier"])) == (

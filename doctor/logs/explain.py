@@ -7,6 +7,7 @@ failure is told that no signature knows, that is said instead of a guess.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,8 @@ from doctor.signatures import LEVELS, Level, Signature
 _LOOKS, _LOOK_EVERY = 50, 1 << 20
 """How often in an attempt a row may have the surroundings of a line looked at, and after that once
 in how many bytes: a log that is full of what could be something must not take more time."""
+_FAILURE, _HARMLESS = -1, -2
+"""What all rows of these roles share their looks under."""
 _PLAIN = ("harmless", "start", "ready", "stop", "failure")
 """Roles of rows that give no values and are taken as they are."""
 _BANNER = 12
@@ -122,25 +125,26 @@ class _Reading:
         return self._conclude()
 
     def _take(self, number: int, row: Signature, hit: Hit, around: Surroundings) -> None:
-        known = self._attempt.found.get(number)
         if row.role == "harmless":
-            known = self._harmless.get(row.id)
-            if known and known.count >= _COUNTED:
-                known.count += 1
-                return
-        elif known and (not known.soft or _below(row.level, around.alone.level)):
-            known.count += 1
-            known.last = hit.offset
-            self._knows(row, hit, around)
+            self._count(row, hit, around)
+            return
+        known = self._attempt.found.get(number)
+        if known and (
+            not known.outlived
+            or _below(row.level, around.alone.level)
+            or not self._may_look(number, hit.offset)
+        ):
+            self._again(known, hit, around)
             return
         found = self._fit(number, row, hit, around)
         if found is None:
             return
+        if known and found.outlived:
+            self._again(known, hit, around)
+            return
         self._knows(row, hit, around)
-        if row.role == "harmless" or found.soft:
-            earlier = self._harmless.setdefault(row.id, found)
-            if earlier is not found:
-                earlier.count += 1
+        if found.soft:
+            self._harmless.setdefault(row.id, dataclasses.replace(found, count=0)).count += 1
         if row.role == "start":
             self._begin(hit)
         elif row.role == "ready":
@@ -148,14 +152,28 @@ class _Reading:
         elif row.role == "stop":
             if self._attempt.last_bad < 0:
                 self._attempt.stopped = min(self._attempt.stopped, hit.offset)
-        elif row.role != "harmless":
-            if known:
-                found.count += known.count
+        else:
+            found.count += known.count if known else 0
             self._attempt.found[number] = found
 
-    def _fit(self, number: int, row: Signature, hit: Hit, around: Surroundings) -> Found | None:
+    def _count(self, row: Signature, hit: Hit, around: Surroundings) -> None:
+        """A harmless line: past some, by its literal alone."""
+        known = self._harmless.get(row.id)
+        if known is None or known.count < _COUNTED:
+            found = self._fit(_HARMLESS, row, hit, around)
+            if found is None:
+                return
+            self._knows(row, hit, around)
+            known = known or self._harmless.setdefault(row.id, dataclasses.replace(found, count=0))
+        known.count += 1
+
+    def _again(self, known: Found, hit: Hit, around: Surroundings) -> None:
+        known.count += 1
+        known.last = hit.offset
+        self._knows(known.row, hit, around)
+
+    def _fit(self, number: int, row: Signature, hit: Hit, lines: Surroundings) -> Found | None:
         """What the row makes of the line; None where its pattern or the surroundings say no."""
-        lines = around
         looked = self._matching(number, row, hit, lines)
         if looked is None:
             return None
@@ -189,6 +207,8 @@ class _Reading:
     def _may_look(self, number: int, offset: int) -> bool:
         """Whether a row may have the surroundings of one more line looked at, which takes time."""
         many, last = self._looks.get(number, (0, -_LOOK_EVERY))
+        if offset == last:
+            return True
         if many >= _LOOKS and offset - last < _LOOK_EVERY:
             return False
         self._looks[number] = many + 1, offset
@@ -259,7 +279,7 @@ class _Reading:
         """Notes that something failed, for the case that no row knows it."""
         if hit.offset < self._failure_until:
             return
-        if self._matching(-1, row, hit, around) is None:
+        if self._matching(_FAILURE, row, hit, around) is None:
             return
         self._attempt.failures += 1
         if self._attempt.failures > _FAILURES:

@@ -30,6 +30,11 @@ class Found:
     served: bool = False
 
     @property
+    def outlived(self) -> bool:
+        """Whether it did not stop the server, as far as it was seen; the next time it may."""
+        return self.soft or self.went_on or self.served
+
+    @property
     def is_bad(self) -> bool:
         """Whether it tells of what stops a server."""
         return is_bad(self.row) and not self.went_on
