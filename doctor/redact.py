@@ -25,6 +25,13 @@ _SECRETS = (
     # To the last @ before the path: a password may hold one.
     (re.compile(r"(?<=://)[^/\s]+@"), "***@"),
     (re.compile(r"(?i)(?<=api[-_]key['\"]: )(?:\[[^\]]*\]|'[^']*')"), "***"),
+    (
+        re.compile(
+            r"(?i)((?:password|passwd|secret|api[-_]?key|(?:hf|access|auth)[-_]token)['\"]?"
+            r"(?:\s*[=:]\s*|\s)['\"]?|[?&]token=)[^\s'\",&\[]{4,}"
+        ),
+        r"\1***",
+    ),
 )
 
 

@@ -414,3 +414,67 @@ def test_an_ailment_of_logs_alone_has_its_page_and_a_slip_is_told() -> None:
     assert (said.code, "KV cache" in said.out) == (0, True)
     slip = run_inside("rules", "show", "kv-cache-to-small")
     assert (slip.code, "did you mean kv-cache-too-small?" in slip.err) == (USAGE, True)
+
+
+TRACEBACK = (
+    b"Traceback (most recent call last):\n  File \"a.py\", line 3, in f\n    g()\nKeyError: 'x'\n"
+)
+BANNER = b"INFO 05-01 10:00:01 [api_server.py:1043] vLLM API server version 0.8.5\n"
+ALIKE = b"".join(
+    b"INFO 05-01 10:00:0%d [weight_utils.py:265] Using format rank %d\n" % (i, i) for i in range(3)
+)
+OTHERS = b"".join(b"(APIServer pid=2) INFO 05-01 10:00:02 [a.py:1] hello %d\n" % i for i in range(6))  # fmt: skip
+QUOTED = b"(EngineCore pid=2) INFO 05-01 10:00:02 [log.py:1] 'Application startup complete.'\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    {
+        "under lines that are alike": BANNER + ALIKE + TRACEBACK,
+        "a crash under lines that are alike": BANNER + ALIKE + b"Segmentation fault\n",
+        "a loop of short starts": (BANNER + TRACEBACK) * 4,
+        "while another process works on": BANNER + TRACEBACK + OTHERS,
+        "half a character of JSON": rb'{"message":"Traceback (most recent call last):\nValueError: \ud800"}',
+        "a level is all that is said": b"CRITICAL 05-01 10:00:02 [launcher.py:99] it is dead\n",
+        "somebody quotes the ready line": BANNER + TRACEBACK + QUOTED,
+        "uvicorn's own words": b"ERROR:    Application startup failed. Exiting.\n",
+        "a signal": b"(EngineCore pid=2) ERROR 05-01 10:00:02 [core.py:1] Failed core proc(s): {'E': -11}\n",
+        "the loader": b"python3: symbol lookup error: /x/_C.so: undefined symbol: foo\n",
+        "the allocator": b"free(): invalid pointer\nAborted\n",
+        "the container's engine": b"docker: Error response from daemon: OCI runtime create failed\n",
+        "an option": b"Error: No such option: --foo\n",
+        "no message": b"MemoryError\n",
+    }.items(),
+    ids=lambda item: item[0],
+)  # fmt: skip
+def test_a_failure_is_never_taken_for_health(tmp_path: Path, data: tuple[str, bytes]) -> None:
+    said = explain(log(tmp_path, data[1]))
+    assert said.code == UNKNOWN, said.out
+
+
+@pytest.mark.parametrize(
+    "data",
+    {
+        "what breaks after a stop": READY + b"INFO:     Shutting down\n" + TRACEBACK,
+        "a request that is answered": READY
+        + b"ERROR 05-01 10:00:03 [serving_chat.py:200] ValueError: too long\n"
+        + b'INFO:     10.0.0.5:1 - "POST /v1/completions HTTP/1.1" 400 Bad Request\n',
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_health_is_never_taken_for_a_failure(tmp_path: Path, data: tuple[str, bytes]) -> None:
+    said = explain(log(tmp_path, data[1]))
+    assert said.code == NOTHING, said.out
+
+
+@pytest.mark.parametrize("magic", [b"\x28\xb5\x2f\xfd", b"BZh9", b"PK\x03\x04"])
+def test_a_log_that_is_packed_otherwise_is_not_taken_for_health(
+    tmp_path: Path, magic: bytes
+) -> None:
+    said = explain(log(tmp_path, magic + os.urandom(3000)))
+    assert (said.code, "unpack it first" in said.err) == (USAGE, True)
+
+
+def test_noise_is_no_log(tmp_path: Path) -> None:
+    said = explain(log(tmp_path, os.urandom(300_000)))
+    assert (said.code, said.out) == (USAGE, "")

@@ -50,6 +50,7 @@ _KEPT = 50
 _COUNTED = 100
 """After so many harmless lines of a kind, further ones are counted by their literal alone."""
 _SAID = 400
+_ANSWERED = re.compile(r'"(?:GET|POST) \S+ HTTP/1\.[01]" [24]\d\d')
 _SERVED = re.compile(r'"POST \S+ HTTP/1\.[01]" 2\d\d')
 
 EXITS: Mapping[Verdict, int] = {
@@ -108,6 +109,7 @@ class _Reading:
         self._earlier: deque[Earlier] = deque(maxlen=20)
         self._harmless: dict[str, Found] = {}
         self._looks: dict[int, tuple[int, int]] = {}
+        self._renewed = 0
         self._recent: deque[Hit] = deque(maxlen=_LAST)
         self._failure_until = -1
 
@@ -148,7 +150,7 @@ class _Reading:
         if row.role == "start":
             self._begin(hit)
         elif row.role == "ready":
-            self._serves()
+            self._serves(hit.offset)
         elif row.role == "stop":
             if self._attempt.last_bad < 0:
                 self._attempt.stopped = min(self._attempt.stopped, hit.offset)
@@ -216,8 +218,8 @@ class _Reading:
 
     def _aftermath(self, after: Iterable[Line], process: str | None) -> tuple[bool, bool]:
         """Whether the process told of further work in these lines, and whether it answered
-        requests. Where it is not known which one it was, it takes more to say so; and what a new
-        start tells of is not its work."""
+        requests. One without a name is vouched for only by lines without one, and by more of
+        them; what a new start tells of is not its work; a server that answers is at work."""
         needed = 4 if process is None else 2
         work: list[int] = []
         served = False
@@ -231,8 +233,10 @@ class _Reading:
                 work = [one for one in work if one < number - _BANNER]
                 break
             served = served or bool(_SERVED.search(line.text))
-            if "harmless" not in roles and process in (None, line.process):
+            if "harmless" not in roles and process == line.process:
                 work.append(number)
+            if self._attempt.ready and _ANSWERED.search(line.text):
+                return True, True
         return len(work) >= needed, served and bool(work)
 
     def _knows(self, row: Signature, hit: Hit, around: Surroundings) -> None:
@@ -264,16 +268,22 @@ class _Reading:
                 n: f for n, f in attempt.found.items() if f.last > last_bad and not f.is_bad
             }
         self._attempt = fresh
-        self._looks.clear()
+        self._look_anew(hit.offset)
 
-    def _serves(self) -> None:
+    def _look_anew(self, offset: int) -> None:
+        """Another attempt, another budget; but not for each of thousands of short ones."""
+        if offset - self._renewed >= _LOOK_EVERY:
+            self._looks.clear()
+            self._renewed = offset
+
+    def _serves(self, offset: int) -> None:
         attempt = self._attempt
         attempt.ready = True
         attempt.survived.update((n, f) for n, f in attempt.found.items() if is_bad(f.row))
         attempt.found = {}
         attempt.unknown = []
         self._recent.clear()
-        self._looks.clear()
+        self._look_anew(offset)
 
     def _failure(self, row: Signature, hit: Hit, around: Surroundings) -> None:
         """Notes that something failed, for the case that no row knows it."""
@@ -285,7 +295,10 @@ class _Reading:
         if self._attempt.failures > _FAILURES:
             self._recent.append(hit)
         elif not around.is_code:
-            self._look_at_failure(Block.at(hit), around.before)
+            # Lines that are long by chance seem to go on in it: then it is said at their level.
+            alone = around.alone.level is None and row.values(around.alone.text) is not None
+            broken = not (alone and around.own[0].level in ("debug", "info"))
+            self._look_at_failure(Block.at(hit, broken), around.before)
 
     def _look_at_failure(self, block: Block, before: Sequence[Line] = ()) -> None:
         failure, lines = block.failure, block.lines
@@ -332,7 +345,7 @@ class _Reading:
     def _tells_of_work(self, text: str) -> bool:
         if not tells_of_work(enveloped(text)):
             return False
-        rows = self._index.in_line(text.encode())
+        rows = self._index.in_line(text.encode(errors="replace"))
         return not any(r.last or r.role in ("symptom", "harmless") for r in rows)
 
     def _conclude(self) -> Explanation:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from doctor.logs.found import Attempt, Found, Unknown, is_bad
 from doctor.logs.index import Index
-from doctor.logs.traceback import HEADER
+from doctor.logs.lines import HEADER
 from doctor.logs.values import derive
 from doctor.model import Severity
 
@@ -93,7 +93,7 @@ def judge(attempt: Attempt, index: Index) -> Judged:
 
 def _named(index: Index, unknown: Unknown) -> Found | None:
     """A row that fits what was put together of a failure, where it fits no line of it."""
-    for _, row in index.rows_of(index.scanner.all(unknown.said.encode())):
+    for _, row in index.rows_of(index.scanner.all(unknown.said.encode(errors="replace"))):
         if row.role in ("cause", "generic", "request") and not (row.near or row.unless):
             values = row.values(unknown.said)
             if values is not None:

@@ -141,7 +141,8 @@ def _enveloped(text: str) -> tuple[str, Level | None] | None:
         return None
     name = next((str(data[k]).upper() for k in _LEVEL_KEYS if data.get(k)), "")
     said = [message, *(data[k] for k in _TRACEBACK_KEYS if isinstance(data.get(k), str))]
-    return _CONTROLS.sub("", "\n".join(said)).rstrip("\n"), _LEVELS.get(name)
+    text = "\n".join(said).encode(errors="replace").decode()  # JSON may hold half a character
+    return _CONTROLS.sub("", text).rstrip("\n"), _LEVELS.get(name)
 
 
 def _unescaped(text: str) -> str:
@@ -150,6 +151,7 @@ def _unescaped(text: str) -> str:
         return made if isinstance(made, str) else ""
 
     text = re.sub(r'\\(?:[nrt"\\/]|u00[0-9a-fA-F]{2})', character, text)
+    text = text.encode(errors="replace").decode()
     return re.sub(r"[^\S\n]*\r?\n", "\n", _CONTROLS.sub("", text))
 
 
@@ -196,8 +198,13 @@ def _full(lines: Sequence[str]) -> list[bool]:
         n in widths and n >= max(lengths[max(0, i - _NEAR) : i + _NEAR + 1])
         for i, n in enumerate(lengths)
     ]
-    sure = Counter(n for n, is_full in zip(lengths, full, strict=True) if is_full)
-    return [f and sure[n] >= _FULL for n, f in zip(lengths, full, strict=True)]
+    many = Counter(n for n, is_full in zip(lengths, full, strict=True) if is_full)
+    # Lines that are only alike are followed by others with a prefix of their own.
+    going = Counter(lengths[i] for i, f in enumerate(full[:-1]) if f and _goes_on(lines[i + 1]))
+    return [
+        f and many[n] >= _FULL and 2 * going[n] >= many[n]
+        for n, f in zip(lengths, full, strict=True)
+    ]
 
 
 class Surroundings:
@@ -298,9 +305,11 @@ def _bare(text: str) -> str:
 
 
 def _goes_on(text: str) -> bool:
-    return bool(text.strip()) and not _PREFIX.match(text)
+    """Whether the line can be the rest of the one before it."""
+    return not (not text.strip() or _PREFIX.match(text) or HEADER in text or FRAME.match(text))
 
 
+HEADER = "Traceback (most recent call last)"
 FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 """A frame of a Python traceback."""
 _SOFT = re.compile(

@@ -70,9 +70,16 @@ class Log:
         """Whether it begins as no text does, in any encoding that servers print."""
         data = self.sample.replace(b"\0", b"")
         controls = len(data) - len(data.translate(None, bytes(_CONTROLS)))
-        return bool(self.sample) and (10 * controls > len(data) or not data)
+        unreadable = data.decode("utf-8", "replace").count("\ufffd")
+        return bool(self.sample) and (10 * max(controls, unreadable) > len(data) or not data)
 
 
+_PACKED = (
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+    (b"PK\3\4", "zip"),
+    (b"\4\x22M\x18", "lz4"),
+)
 _CONTROLS = set(range(32)) - set(b"\b\t\n\f\r\x1b")
 
 
@@ -115,6 +122,8 @@ def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
         text = codecs.getincrementaldecoder("utf-16")("replace")
         while block := stream.read(BLOCK):
             yield text.decode(block).encode()
+    elif kind := next((name for magic, name in _PACKED if first.startswith(magic)), None):
+        raise LogError(f"the log is packed with {kind}, which is not read here: unpack it first")
     elif most is None:
         yield from _piped(stream)
     else:

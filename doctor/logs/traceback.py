@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from doctor.logs.lines import FRAME, Line, enveloped, placed, split, unwrapped
+from doctor.logs.lines import FRAME, HEADER, Line, enveloped, placed, split, unwrapped
 from doctor.logs.scan import AHEAD, Hit
 
-HEADER = "Traceback (most recent call last)"
 _BOXED_FRAME = re.compile(r"\s*(?P<file>/\S+\.py):(?P<line>\d+) in (?P<function>\S+)$")
 _EXCEPTION = re.compile(
     r"(?:(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Exit|Interrupt|Warning|Failure|Failed|"
@@ -58,8 +57,9 @@ class Block:
         self._above = above
 
     @classmethod
-    def at(cls, hit: Hit) -> Block:
-        low = max(0, hit.start - _BEFORE)
+    def at(cls, hit: Hit, broken: bool = True) -> Block:
+        """`broken`: the hit may be the rest of a line that begins before it."""
+        low = max(0, hit.start - _BEFORE) if broken else hit.start
         above = len(split(hit.window[low : hit.start])) - 1
         return cls(hit.line, hit.base + low, above, hit.window[low : hit.start + AHEAD])
 

@@ -265,8 +265,10 @@ def _closing(one: Explained, style: Style) -> Iterator[Line]:
         if told.ready:
             yield (("bold green", "Nothing found"), ("", ": the server got ready"))
         else:
+            which = "of its last start" if told.earlier else "of it"
             text = (
-                "Nothing found: no failure is in this log, and the server did not get ready in it"
+                f"Nothing found: this log tells of no failure {which}, and of no server that got "
+                "ready either"
             )
             yield from wrapped(text, "", style)
     elif told.verdict == "unrecognised":
