@@ -66,6 +66,12 @@ class Signature:
         found = compiled(self.pattern)(text)
         return None if found is None else {name: value.strip() for name, value in found.items()}
 
+    def fits_among(self, text: str) -> bool:
+        """Whether the lines around, one a line, are what `near` and `unless` ask for."""
+        if self.near and compiled(self.near)(text) is None:
+            return False
+        return not (self.unless and compiled(self.unless)(text) is not None)
+
     def check(self) -> None:
         """Raises ValueError for what could not be found, or not in linear time. Of what comes with
         the doctor, a test does that."""
@@ -172,18 +178,10 @@ def ids_of(output: str) -> tuple[tuple[str, ...], str]:
     causes = [s for s in shipped().signatures if s.role in ("cause", "generic")]
     for line in lines:
         for one in causes:
-            if one.literal in line and _fits(one, line, output):
+            if one.literal in line and one.values(line) is not None and one.fits_among(output):
                 telling = telling or line
                 if one.id not in ids:
                     ids.append(one.id)
     lines = [x for x in lines if not x.startswith(("collect2:", "ninja:"))] or lines
     errors = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
     return tuple(ids), (telling or (errors or lines or [""])[-1])[:300]
-
-
-def _fits(one: Signature, line: str, around: str) -> bool:
-    return (
-        one.values(line) is not None
-        and (one.near is None or compiled(one.near)(around) is not None)
-        and (one.unless is None or compiled(one.unless)(around) is None)
-    )

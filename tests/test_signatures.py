@@ -6,7 +6,7 @@ import pytest
 
 from doctor.engine import load_rules
 from doctor.shipped import rules_folder
-from doctor.signatures import ids_of, shipped
+from doctor.signatures import Signature, ids_of, shipped
 
 # Exact lines, as printed by the real tools.
 LINES = {
@@ -72,3 +72,9 @@ def test_every_ailment_that_a_log_can_name_is_explained_once() -> None:
     assert named - rules - told == set()
     assert told & rules == set()
     assert set(known.ailments) - named == set()
+
+
+@pytest.mark.parametrize("row", shipped().signatures, ids=lambda row: f"{row.id}-{row.literal}")
+def test_every_signature_can_be_found_and_in_linear_time(row: Signature) -> None:
+    """Its literal has six characters or more that JSON does not escape; its patterns are RE2's."""
+    row.check()

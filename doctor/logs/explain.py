@@ -27,7 +27,6 @@ from doctor.logs.lines import (
     unwrapped,
 )
 from doctor.logs.prefix import without_unknown_prefix
-from doctor.logs.regex import compiled
 from doctor.logs.scan import Hit
 from doctor.logs.traceback import Block
 from doctor.signatures import LEVELS, Level, Signature
@@ -183,7 +182,9 @@ class _Reading:
         found = Found(row, hit.line, hit.offset, line.text, values, last=hit.offset)
         if row.role in _PLAIN:
             return found
-        if lines.is_code or ((row.near or row.unless) and not (far and _surrounded(row, lines))):
+        if lines.is_code:
+            return None
+        if (row.near or row.unless) and not (far and row.fits_among(lines.text())):
             return None
         if row.role != "symptom":
             if far:
@@ -257,7 +258,7 @@ class _Reading:
         attempt, last_bad = self._attempt, self._attempt.last_bad
         if last_bad >= 0 or attempt.ready or not self._attempts:  # else its banner's second line
             self._attempts += 1
-        fresh = Attempt(hit.line)
+        fresh = Attempt()
         if last_bad >= 0:
             told = judge(attempt, self._index)
             if told.verdict != "nothing-found":
@@ -373,13 +374,6 @@ def _explains(row: Signature, offset: int, failure: Unknown) -> bool:
     whole = (failure.offset, failure.end)
     begin, end = whole if row.role in _WHOLE else failure.bottom
     return begin <= offset < end
-
-
-def _surrounded(row: Signature, lines: Surroundings) -> bool:
-    text = lines.text()
-    if row.near and compiled(row.near)(text) is None:
-        return False
-    return not (row.unless and compiled(row.unless)(text) is not None)
 
 
 def _level(line: Line, lines: Surroundings, after: bool) -> Level | None:

@@ -62,7 +62,6 @@ class Unknown:
 class Attempt:
     """One start of a server, as far as it was read."""
 
-    line: int = 1
     found: dict[int, Found] = field(default_factory=dict)
     survived: dict[int, Found] = field(default_factory=dict)
     unknown: list[Unknown] = field(default_factory=list)

@@ -31,7 +31,6 @@ class LogFinding:
     excerpt: str
     message: str | None
     values: Mapping[str, str]
-    count: int
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,6 @@ def _finding(
         best.excerpt[:_EXCERPT],
         fill(told.row.message, values) if told and told.row.message else None,
         values,
-        sum(f.count for f in rows),
     )
 
 

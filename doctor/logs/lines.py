@@ -103,7 +103,7 @@ def enveloped(text: str) -> Line:
 def _clean(text: str, level: Level | None = None) -> Line:
     place = process = None
     at = 0
-    while found := _PREFIX.match(text, at):
+    for found in _prefixes(text):
         groups = found.groupdict()
         name = next(
             (groups[k] for k in ("vllm", "named", "python", "glog", "klog") if groups[k]), ""
@@ -120,9 +120,17 @@ def _clean(text: str, level: Level | None = None) -> Line:
 def unprefixed(text: str) -> str:
     """The text behind all prefixes that are known."""
     at = 0
-    while found := _PREFIX.match(text, at):
+    for found in _prefixes(text):
         at = found.end()
     return text[at:]
+
+
+def _prefixes(text: str) -> Iterator[re.Match[str]]:
+    """The known prefixes that a line begins with, one after the other."""
+    at = 0
+    while found := _PREFIX.match(text, at):
+        yield found
+        at = found.end()
 
 
 def _enveloped(text: str) -> tuple[str, Level | None] | None:
@@ -335,9 +343,9 @@ def owner(before: Sequence[Line]) -> Level | None:
     """The level of the record that a line without one belongs to: of the warning that tells of a
     failure and whose further lines reach to it. None where there is no such record."""
     traceback_at = None
-    for distance, line in enumerate(_backwards(before)):
+    for distance, line in enumerate(reversed(before)):
         if line.level is None:
-            if line.text.startswith("Traceback (most recent call last)"):
+            if line.text.startswith(HEADER):
                 traceback_at = distance
             continue
         if line.level == "error" or not _SOFT.search(line.text):
@@ -345,7 +353,3 @@ def owner(before: Sequence[Line]) -> Level | None:
         # A traceback right under the record is its own; any other was printed by a dying process.
         return None if traceback_at not in (None, distance - 1) else line.level
     return None
-
-
-def _backwards(lines: Sequence[Line]) -> Iterator[Line]:
-    yield from (lines[i] for i in range(len(lines) - 1, max(-1, len(lines) - 200), -1))
