@@ -709,7 +709,7 @@ class Place:
 
     @property
     def toolkit(self) -> Path:
-        return self.one.prefix / "toolkit"
+        return self.one.prefix.parent / "toolkit"
 
     @property
     def builds(self) -> int:
@@ -751,8 +751,8 @@ esac
 
 
 def add_nvcc(one: Environment, breaks: str = "") -> None:
-    text = NVCC.format(toolkit=one.prefix / "toolkit", prefix=one.prefix, breaks=breaks)
-    script(one.prefix / "toolkit/bin/nvcc", text)
+    text = NVCC.format(toolkit=one.prefix.parent / "toolkit", prefix=one.prefix, breaks=breaks)
+    script(one.prefix.parent / "toolkit/bin/nvcc", text)
 
 
 @pytest.fixture(scope="module")
@@ -763,7 +763,7 @@ def rules() -> tuple[Rule, ...]:
 @pytest.fixture
 def place(tmp_path: Path, rules: tuple[Rule, ...]) -> Place:
     one = vllm_environment(tmp_path / "venv")
-    kit = one.prefix / "toolkit"
+    kit = one.prefix.parent / "toolkit"
     add_nvcc(one)
     script(kit / "bin/ptxas", "")
     script(kit / "nvvm/bin/cicc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'")

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from doctor.report.json import repair_schema
+from doctor.target import Live
 from tests.conftest import Environment, Said, run_doctor
 from tests.stand_ins.fixtures import FOR_H100, VLLM, Bench
 from tests.stand_ins.index import Index
@@ -333,8 +334,9 @@ def test_pip_is_the_tool_where_there_is_no_uv(
     (source, *_) = choose((), False, None, shell, reference.prefix)
     version = Version(".".join(map(str, sys.version_info[:3])))
     roots = (VLLM, "transformers>=5.0", "cuda-toolkit[crt,nvcc,nvvm]==13.0.2")
-    wanted = Wanted(reference.python, version, roots, held=("torch==2.11.0",))
-    by_pip, by_uv = pip.find(), uv.find()
+    site = (reference.site,)
+    wanted = Wanted(reference.python, version, site, roots, held=("torch==2.11.0",))
+    by_pip, by_uv = pip.find(), uv.find(Live())
     assert by_uv
     if by_pip is None:
         pytest.skip("the tests' environment has no pip")
