@@ -30,6 +30,7 @@ _CODE = (
     "CPLUS_INCLUDE_PATH",
 )
 _FILES = ("LD_PRELOAD", "LD_AUDIT")
+_FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
 _LINKS_MOST = 40  # as the kernel follows (path_resolution(7))
 
 
@@ -53,10 +54,13 @@ def refusal(path: Path, searched: bool = False) -> str | None:
 
 def must_be_roots(words: Iterable[str], env: Mapping[str, str]) -> None:
     """Raises NotTrusted where a command would run or load what another user could exchange: every
-    path among its words, behind -I and -L too, and what its environment has loaded."""
-    for word in words:
-        path = re.sub("^-[IL]", "", word)
-        if path.startswith("/") and (why := refusal(Path(path))):
+    path among its words, behind an option too, and what its environment has loaded."""
+    if os.geteuid() != 0:
+        return
+    added = (word for name in _FLAGS for word in env.get(name, "").split())
+    for word in (*words, *added):
+        path = re.match("(?:-[^/]*)?(/.*)", word)  # also -I/path, -fplugin=/path, -Wl,-rpath,/path
+        if path and (why := refusal(Path(path[1]))):
             raise NotTrusted(why)
     for name in _CODE:
         separator = "[: ]" if name in _FILES else "[:;]"

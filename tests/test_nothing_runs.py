@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from doctor.target import Live
 from tests.conftest import SYSTEM, Environment, Said, script
-from tests.stand_ins.fixtures import FOR_H100, VLLM, Bench, copied
+from tests.stand_ins.fixtures import FOR_H100, Bench, copied
 from tests.stand_ins.index import Index
 
 # Without PYTHONPATH and the user's own site-packages, which a console script obeys before any line
@@ -74,7 +72,9 @@ def plant(folder: Path, marks: Path, where: str) -> None:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)  # uv's may be a link into its cache
-        path.write_text(_mark(marks, f"{where} {path.parent.name} {path.stem}"))
+        path.write_text(
+            _mark(marks, f"{where} {name.removesuffix('/__init__.py').removesuffix('.py')}")
+        )
     (folder / "zz.pth").write_text(_mark(marks, f"{where} pth"))
 
 
@@ -87,9 +87,7 @@ def planted(bench: Bench, index: Index, reference: Environment, tmp_path: Path) 
     one = copied(reference, tmp_path / "venv")
     settings = one.prefix / "pyvenv.cfg"
     text = settings.read_text()
-    settings.write_text(
-        text.replace("system-site-packages = false", "system-site-packages = true")
-    )
+    settings.write_text(text.replace("system-site-packages = false", "system-site-packages = true"))
     (tmp_path / "marks").mkdir()
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     user = tmp_path / f"home/.local/lib/{python}/site-packages"
@@ -101,10 +99,11 @@ def planted(bench: Bench, index: Index, reference: Environment, tmp_path: Path) 
 def test_what_is_planted_would_run(planted: Planted) -> None:
     command = [str(planted.one.python), "-c", "import vllm, torch"]
     subprocess.run(command, env=planted.shell, check=True)
-    assert {"venv pth", "user pth", "path path sitecustomize", "user site-packages usercustomize"} & {
-        *planted.marks
-    }
-    assert {"venv pth", "user pth"} <= {*planted.marks}
+    alone = {name: value for name, value in planted.shell.items() if name != "PYTHONPATH"}
+    subprocess.run(command, env=alone, check=True)
+    names = ("pth", "sitecustomize", "usercustomize", "vllm", "torch")
+    assert {f"venv {n}" for n in names} | {"user pth"} <= {*planted.marks}
+    assert {f"path {n}" for n in names if n != "pth"} <= {*planted.marks}
 
 
 COMMANDS = (

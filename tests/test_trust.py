@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from doctor import locate, trust
+from doctor import profile as profiles
 from doctor.probes.interpreter import Where
 from doctor.repair import uv
 from doctor.target import Live
@@ -258,6 +259,16 @@ def test_what_nvcc_starts_is_judged_before_a_test_build(
     assert place.mark.exists()
 
 
+@pytest.mark.parametrize(
+    "word", ["{}", "-I{}", "-B{}", "-fplugin={}", "-Wl,-rpath,{}", "-specs={}"]
+)
+def test_a_path_behind_an_option_counts_too(place: Place, word: str) -> None:
+    with pytest.raises(NotTrusted):
+        Live({}).run("/bin/true", word.format(place.foreign / "x"))
+    with pytest.raises(NotTrusted):
+        Live({"NVCC_APPEND_FLAGS": word.format(place.foreign / "x")}).run("/bin/true")
+
+
 def test_a_child_finds_no_program_in_a_folder_of_another_user(place: Place) -> None:
     """ccache and wrappers of nvcc start by name what they find on PATH."""
     place.plant(place.foreign / "helper")
@@ -414,6 +425,17 @@ class TestLaunch:
         assert said.code == 78
         assert "belongs to nobody; --allow foreign-owner allows it" in said.err
         assert self.launch(cpu_server, "--allow", "foreign-owner").code == 0
+
+    def test_a_profile_of_another_user_says_nothing_to_the_server(
+        self, cpu_server: Environment, tmp_path: Path
+    ) -> None:
+        profile = tmp_path / "profile.toml"
+        shutil.copy(profiles.__file__.replace(".py", "s/glm-4.7-flash.toml"), profile)
+        assert self.launch(cpu_server, "--profile", str(profile)).code == 0
+        give_away(profile)
+        said = self.launch(cpu_server, "--profile", str(profile))
+        assert said.code == 2
+        assert f"--profile {profile}: as root, {profile} is not used" in said.err
 
 
 class TestRefusal:

@@ -149,6 +149,9 @@ def launch(
     asked = profile(profile_name, sets)
     rules = load(rules_dir, allow)
     target, where = live(python, allow)
+    # A profile gives the server its variables and arguments, and so what it loads.
+    if Path(profile_name).is_file() and (why := target.distrust(Path(profile_name))):
+        fail(f"--profile {profile_name}: {why}", USAGE)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             interpreter = Facts(target, (where,)).get(Interpreter)
