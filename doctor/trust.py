@@ -84,24 +84,21 @@ def with_roots_path(env: Mapping[str, str]) -> Mapping[str, str]:
 def _flaw(path: Path, searched: bool) -> str | None:
     """What is wrong with a path, one of its folders, or a link on the way. What is not there has
     the flaws of the folders above it."""
-    at, links = Path("/"), 0
-    rest = _parts(path if path.is_absolute() else Path.cwd() / path)
-    flaw, _, _ = _look(at)
-    while rest and flaw is None:
-        name = rest.pop()
-        here = at.parent if name == ".." else at / name
-        try:
+    at, links, flaw = Path("/"), 0, _look(Path("/"))[0]
+    try:
+        rest = _parts(path if path.is_absolute() else Path.cwd() / path)
+        while rest and flaw is None and links <= _LINKS_MOST:
+            name = rest.pop()
+            here = at.parent if name == ".." else at / name
             flaw, _, link = _look(here)
-        except (OSError, ValueError):
-            return None
-        if link is None:
-            at = here
-            continue
-        links += 1
-        if links > _LINKS_MOST:
-            return None
-        at = Path("/") if link.is_absolute() else at
-        rest += _parts(link)
+            if link is None:
+                at = here
+                continue
+            links += 1
+            at = Path("/") if link.is_absolute() else at
+            rest += _parts(link)
+    except (OSError, ValueError):
+        flaw = None  # it is not there, and neither is what is below it
     return flaw or (_look(at)[1] if searched else None)
 
 
