@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SYSTEM, Environment, Said, script
+from doctor.probes.toolkit import Toolkits
+from tests.conftest import SYSTEM, Environment, Said, facts_of, script
 from tests.stand_ins.fixtures import FOR_H100, Bench, copied
 from tests.stand_ins.index import Index
 
@@ -204,6 +205,18 @@ class TestCompilers:
         assert said.outcome("c-compiler-missing")["verdict"] == "ok"
         assert said.outcome("nvcc-too-old-for-arch")["verdict"] == "ok"
         assert said.outcome("nvvm-ptxas-skew")["verdict"] == "unknown"
+
+    def test_a_wrapper_of_the_targets_is_read_and_not_run(
+        self, server: Environment, log: Path
+    ) -> None:
+        """It would say where nvcc is with --dryrun."""
+        real = f"{server.prefix}/kit/bin/nvcc"
+        script(server.prefix / "bin/nvcc", f'exec {real} "$@"')
+        path = {"PATH": f"{server.prefix}/bin:{SYSTEM['PATH']}", "CUDA_HOME": ""}
+        found = facts_of(server, {**path, "CUDA_PATH": str(server.prefix)}).get(Toolkits).found
+        assert found is not None
+        assert (found.wrapper, found.top) == (True, server.prefix / "kit")
+        assert {row for row in log.read_text().splitlines() if "nvcc" in row} == {"nvcc --version"}
 
     def test_conda_knows_which_cicc_it_installed(self, server: Environment, log: Path) -> None:
         records = server.prefix / "conda-meta"
