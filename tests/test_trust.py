@@ -259,6 +259,29 @@ def test_what_nvcc_starts_is_judged_before_a_test_build(
     assert place.mark.exists()
 
 
+def test_the_program_itself_whatever_it_is(place: Place) -> None:
+    """ldconfig, for one, which is asked by its path."""
+    program = place.plant(place.foreign / "ldconfig")
+    with pytest.raises(NotTrusted, match=r"ldconfig is not used: .* belongs to nobody"):
+        Live({}).run(str(program), "-p")
+    assert not place.mark.exists()
+    Live({}, foreign=True).run(str(program), "-p")
+    assert place.mark.exists()
+
+
+@pytest.mark.parametrize("name", trust._CODE)
+def test_a_variable_that_names_code_of_another_user(
+    place: Place, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = f"/usr/lib:{place.foreign}/x"
+    with pytest.raises(NotTrusted, match=f"{name}: as root, {place.foreign}/x is not used"):
+        Live({name: value}).run("/bin/true")
+    if "LIBRARY_PATH" in name:  # an empty entry is the current directory
+        monkeypatch.chdir(place.foreign)
+        with pytest.raises(NotTrusted):
+            Live({name: "/usr/lib:"}).run("/bin/true")
+
+
 @pytest.mark.parametrize(
     "word", ["{}", "-I{}", "-B{}", "-fplugin={}", "-Wl,-rpath,{}", "-specs={}"]
 )
@@ -518,8 +541,11 @@ class TestRefusal:
             "--allow foreign-owner allows it"
         )
 
-    def test_another_user_runs_what_that_user_may(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(os, "geteuid", lambda: NOBODY.pw_uid)
-        assert refusal(place.plant(place.foreign / "program")) is None
+    def test_another_user_runs_what_that_user_may(self, place: Place) -> None:
+        program = place.plant(place.foreign / "program")
+        child = os.fork()
+        if child == 0:
+            os.setuid(NOBODY.pw_uid)
+            ran = Live({"LD_LIBRARY_PATH": str(place.foreign)}).run("/bin/sh", "-c", "exit 7")
+            os._exit(ran.code or 0 if refusal(program) is None else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
