@@ -69,7 +69,6 @@ class Pip:
             constraints, report = Path(scratch) / "held.txt", Path(scratch) / "report.json"
             constraints.write_text("".join(f"{row}\n" for row in held), encoding="utf-8")
             site = Path(scratch) / "site-packages"
-            site.mkdir()
             show_installed(wanted.site_packages, site)
             (site / "pip").symlink_to(_own_pip())
             # `pip --python` would start the target with its `.pth` lines and sitecustomize.

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from packaging.version import Version
 
+from doctor.model import refusal
 from doctor.repair.index import Index, without_credentials
 from doctor.target import Target, ending_with_us
 
@@ -145,20 +146,23 @@ def resolve(
 
 
 def show_installed(site_packages: Iterable[Path], folder: Path) -> None:
-    """Makes of `folder` a site-packages in which these distributions are installed, and nothing of
+    """Makes `folder` a site-packages in which these distributions are installed, and nothing of
     theirs can run: it has their metadata alone, as links to the files (uv passes over a folder that
-    is a link)."""
-    for site in site_packages:
-        for info in (p for kind in _METADATA for p in site.glob(f"*{kind}")):
+    is a link). Raises ToolError where they cannot be read."""
+    folder.mkdir()
+    try:
+        for info in (p for site in site_packages for k in _METADATA for p in site.glob(f"*{k}")):
             made = folder / info.name
             if os.path.lexists(made):
                 continue  # the first folder of an import path wins
             if info.is_file():
                 made.symlink_to(info)
-                continue
-            made.mkdir(parents=True)
-            for file in info.iterdir():
-                (made / file.name).symlink_to(file)
+            elif info.is_dir():
+                made.mkdir()
+                for file in filter(Path.is_file, info.iterdir()):
+                    (made / file.name).symlink_to(file)
+    except OSError as error:
+        raise ToolError(f"is not asked: {refusal(error)}") from None
 
 
 _METADATA = (".dist-info", ".egg-info", ".egg-link")

@@ -56,7 +56,6 @@ class Uv:
             held.write_text("".join(f"{row}\n" for row in wanted.held), encoding="utf-8")
             again = [word for name in wanted.anew for word in ("--reinstall-package", name)]
             site = Path(scratch) / "site-packages"
-            site.mkdir()
             show_installed(wanted.site_packages, site)
             out = self._pip(
                 env,
