@@ -33,6 +33,7 @@ from doctor.model import (
 )
 from doctor.tape import NotRecorded
 from doctor.target import Target
+from doctor.trust import NotTrusted
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=Fact)
@@ -140,8 +141,8 @@ class Facts:
             try:
                 made[name] = self.get(kind)
             except Missing as missing:
-                # What a tape was never asked is not known to be absent.
-                if not optional or isinstance(missing, NotRecorded):
+                # What a tape was never asked, or root did not start, is not known to be absent.
+                if not optional or isinstance(missing, (NotRecorded, NotTrusted)):
                     raise
                 made[name] = None
         return made

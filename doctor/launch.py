@@ -30,7 +30,7 @@ from doctor.locate import locate
 from doctor.model import Missing, Rule, Severity, Verdict
 from doctor.probes.environment import HOME, LaunchEnv, own_file
 from doctor.probes.host import HostCompilers
-from doctor.probes.interpreter import Interpreter, Where
+from doctor.probes.interpreter import Interpreter, Where, distrusted
 from doctor.probes.jit import Jit
 from doctor.probes.libraries import Runtimes
 from doctor.probes.repairs import LOCK
@@ -126,6 +126,8 @@ def _program(target: Target, interpreter: Interpreter) -> tuple[str, ...]:
     for folder in dict.fromkeys((interpreter.python.parent, interpreter.prefix / "bin")):
         script = folder / "vllm"
         if target.executable(script) and _starts(target, script, interpreter):
+            if why := target.distrust(script):
+                raise LaunchError(why)
             return (str(script),)
     return (str(interpreter.python), "-c", _MODULE)
 
@@ -333,6 +335,8 @@ def judge(
     report = diagnose(target, where, profile, rules, profile_name=profile_name)
     if report.exit_code != HEALTHY:
         return Judged(report, _why(report))
+    if foreign := distrusted(target, report.interpreter, report.facts.get(LaunchEnv).vars):
+        return Judged(report, foreign)
     prefix = report.interpreter.prefix
     key = toolchain(target, report.facts)
     if key is None or is_proven(target, prefix, key):

@@ -6,12 +6,13 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from doctor.probes.interpreter import OWN, Where
+from doctor.target import Live
+from doctor.trust import refusal
 
 
 class LocateError(ValueError):
@@ -94,39 +95,67 @@ def _interpreters(script: Path, head: list[str], search: str) -> Iterator[Path]:
 
 
 def refuse_foreign(where: Where) -> None:
-    """As root, refuses to start an interpreter that neither root nor the owner of its prefix owns.
+    """As root, refuses to start an interpreter that another user could decide about: itself, the
+    settings that it reads, the standard library that it loads, or the folders of these.
 
     Raises LocateError; `--allow foreign-owner` is the way past it.
     """
     if os.geteuid() != 0:
-        return
-    prefix = where.python.parent.parent
-    owner = prefix.stat().st_uid
-    for path in (where.python, where.python.parent, prefix, prefix / "pyvenv.cfg"):
-        try:
-            mode, uids = path.stat().st_mode, {path.lstat().st_uid, path.stat().st_uid}
-        except OSError:
-            continue
-        # In a sticky folder such as /tmp everybody may write, and nobody replace what is another's.
-        loose = mode & stat.S_IWOTH and not mode & stat.S_ISVTX
-        if loose or not uids <= {0, owner}:
-            raise LocateError(
-                f"{path} could be changed by a user who is neither root nor the owner of {prefix}; "
-                "as root it is not started without --allow foreign-owner"
-            )
+        return  # spares any other user the listing of folders
+    for path, searched in _of_interpreter(where.python):
+        if why := refusal(path, searched):
+            raise LocateError(why)
+
+
+def _of_interpreter(python: Path) -> Iterator[tuple[Path, bool]]:
+    """(path, more is looked for in it) of what an interpreter runs or reads before any package."""
+    yield python, False
+    homes = [Path(os.path.realpath(python)).parent]
+    for folder in (python.parent, python.parent.parent):  # PEP 405 allows both
+        yield folder, True
+        settings = folder / "pyvenv.cfg"
+        yield settings, False
+        if home := _home(settings):
+            homes.append(home)
+    for home in dict.fromkeys(homes):
+        yield home, True
+        for library in ("lib", "lib64"):
+            yield home.parent / library, True
+            for pattern in _STANDARD_LIBRARY:
+                yield from ((path, path.is_dir()) for path in (home.parent / library).glob(pattern))
+
+
+_STANDARD_LIBRARY = (
+    "libpython*.so*",
+    "python*.zip",
+    *(f"{python}/{part}" for python in ("python*", "pypy*") for part in ("os.py", "encodings")),
+    "python*/lib-dynload",
+)
+
+
+def _home(settings: Path) -> Path | None:
+    """Where the interpreter of a virtual environment has its standard library from."""
+    text = (_HERE.read(settings) or b"").decode("utf-8", "replace")
+    found = re.search(r"(?mi)^\s*home\s*=\s*(\S.*?)\s*$", text)
+    return Path(found[1]) if found else None
+
+
+_HERE = Live({})
 
 
 _SERVED = ((3, 12), (3, 13), (3, 11), (3, 10))
 """The Pythons that vLLM 0.22 installs on (its Requires-Python), the most used one first."""
 
 
-def base_python() -> str:
+def base_python(foreign: bool = False) -> str:
     """An interpreter to make an environment of: the one below the doctor, if vLLM installs on it,
-    else one on PATH. Raises LocateError where there is none."""
+    else one on PATH. Raises LocateError where there is none, or root does not start it."""
     if sys.version_info[:2] in _SERVED:
         return str(getattr(sys, "_base_executable", sys.executable))
     for major, minor in _SERVED:
         if found := shutil.which(f"python{major}.{minor}"):
+            if not foreign:
+                refuse_foreign(Where(Path(found), "PATH"))
             return found
     known = ", ".join(f"{a}.{b}" for a, b in sorted(_SERVED))
     raise LocateError(f"vLLM needs one of Python {known}, and PATH has none of them")

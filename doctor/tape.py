@@ -67,6 +67,9 @@ class Tape:
         except KeyError:
             raise NotRecorded(f"a run of {argv[0]}") from None
 
+    def distrust(self, path: Path, searched: bool = False) -> str | None:
+        return None  # nothing is run
+
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
         text = _answer(self._tape.read, path)
         return None if text is None else text.encode("utf-8", "surrogateescape")
@@ -112,6 +115,9 @@ class Recorder:
     def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
         ran = self._runs[argv] = self._target.run(*argv, timeout=timeout, env=env)
         return ran
+
+    def distrust(self, path: Path, searched: bool = False) -> str | None:
+        return self._target.distrust(path, searched)
 
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
         data = self._target.read(path, limit)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from doctor import elf
+from doctor import elf, trust
 from doctor.elf import Elf
 
 READ_MOST = 1 << 20
@@ -65,7 +65,8 @@ class Stat:
 
 
 class Target(Protocol):
-    """Everything a probe may ask. No method raises for what the machine answers."""
+    """Everything a probe may ask. No method raises for what the machine answers; `run` raises
+    NotTrusted for what root does not start."""
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -75,6 +76,11 @@ class Target(Protocol):
     def run(
         self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
     ) -> Ran: ...
+
+    def distrust(self, path: Path, searched: bool = False) -> str | None:
+        """Why what is at `path` may not be run or loaded, for what a child does of itself: in one
+        sentence, None where it may (see `doctor.trust.refusal`)."""
+        ...
 
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
         """The first `limit` bytes of a regular file, or None."""
@@ -118,17 +124,25 @@ def _regular(path: Path) -> Iterator[BinaryIO | None]:
 
 
 class Live:
-    """This machine."""
+    """This machine. `foreign`: root also runs what another user could exchange."""
 
-    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, env: Mapping[str, str] | None = None, foreign: bool = False) -> None:
         self._env = dict(os.environ if env is None else env)
+        self._foreign = foreign
 
     @property
     def env(self) -> Mapping[str, str]:
         return self._env
 
     def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
-        return run_child(map(_own, argv), timeout, self._env if env is None else env)
+        env = self._env if env is None else env
+        if not self._foreign:
+            trust.must_be_roots(argv, env)
+            env = trust.with_roots_path(env)
+        return run_child(map(_own, argv), timeout, env)
+
+    def distrust(self, path: Path, searched: bool = False) -> str | None:
+        return None if self._foreign else trust.refusal(path, searched)
 
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
         with _regular(path) as file:

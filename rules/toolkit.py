@@ -336,6 +336,14 @@ def nvvm_ptxas_skew(
     for one, severity in judged(toolkits, mixes, proof):
         if _is_wrapper_root(one):
             continue
+        if one.nvvm is None and not one.nvvm_error and not (proof and proof.ok):
+            raise Missing(
+                Text(
+                    "{top}/nvvm/bin/cicc is the environment's own, of no wheel, and is not started "
+                    "to ask for its version",
+                    top=one.top,
+                )
+            )
         if one.nvvm is None and one.nvvm_error:
             yield Finding(
                 Text("nvcc {nvcc} has no working cicc: {why}", nvcc=one.nvcc, why=one.nvvm_error),

@@ -28,7 +28,7 @@ import json, site, sys, sysconfig
 print(json.dumps({
     "path": sys.path, "prefix": sys.prefix, "base_prefix": sys.base_prefix,
     "version": "%d.%d.%d" % sys.version_info[:3], "include": sysconfig.get_paths()["include"],
-    "purelib": sysconfig.get_paths()["purelib"],
+    "purelib": sysconfig.get_paths()["purelib"], "platlib": sysconfig.get_paths()["platlib"],
 }))
 """
 
@@ -102,6 +102,7 @@ def test_a_virtual_environment_of_any_python(base: Path, tmp_path: Path) -> None
     assert made.virtual
     assert made.user_site is None
     assert Path(said["purelib"]) in made.site_packages
+    assert {Path(said["purelib"]), Path(said["platlib"])} == {*made.installs_to}
     assert existing(import_path(made, {})) == existing(said["path"])
     assert (made.include / "Python.h").exists() or not (Path(said["include"]) / "Python.h").exists()
 
@@ -112,6 +113,7 @@ def test_an_interpreter_without_an_environment(base: Path) -> None:
     assert made.prefix == Path(said["prefix"])
     assert made.version == Version(said["version"])
     assert not made.virtual
+    assert {Path(said["purelib"]), Path(said["platlib"])} == {*made.installs_to}
     assert existing(import_path(made, env)) == existing(said["path"])
 
 

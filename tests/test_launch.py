@@ -709,7 +709,7 @@ class Place:
 
     @property
     def toolkit(self) -> Path:
-        return self.one.prefix / "toolkit"
+        return self.one.prefix.parent / "toolkit"
 
     @property
     def builds(self) -> int:
@@ -721,12 +721,18 @@ class Place:
     def proofs(self) -> Path:
         return self.one.prefix / HOME / "proofs.json"
 
-    def judge(self, *sets: str, prove: bool = True, env: Mapping[str, str] | None = None) -> Judged:
+    def judge(
+        self,
+        *sets: str,
+        prove: bool = True,
+        env: Mapping[str, str] | None = None,
+        foreign: bool = False,
+    ) -> Judged:
         profile = profiles.load(profiles.DEFAULT, ("gpus=later", "archs=9.0", *sets))
         told: list[str] = []
         builds = self.builds
         made = launch.judge(
-            Live({**self.env, **(env or {})}),
+            Live({**self.env, **(env or {})}, foreign),
             Where(self.one.python, "--python"),
             profile,
             self.rules,
@@ -751,8 +757,8 @@ esac
 
 
 def add_nvcc(one: Environment, breaks: str = "") -> None:
-    text = NVCC.format(toolkit=one.prefix / "toolkit", prefix=one.prefix, breaks=breaks)
-    script(one.prefix / "toolkit/bin/nvcc", text)
+    text = NVCC.format(toolkit=one.prefix.parent / "toolkit", prefix=one.prefix, breaks=breaks)
+    script(one.prefix.parent / "toolkit/bin/nvcc", text)
 
 
 @pytest.fixture(scope="module")
@@ -763,7 +769,7 @@ def rules() -> tuple[Rule, ...]:
 @pytest.fixture
 def place(tmp_path: Path, rules: tuple[Rule, ...]) -> Place:
     one = vllm_environment(tmp_path / "venv")
-    kit = one.prefix / "toolkit"
+    kit = one.prefix.parent / "toolkit"
     add_nvcc(one)
     script(kit / "bin/ptxas", "")
     script(kit / "nvvm/bin/cicc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'")
@@ -898,7 +904,7 @@ class TestProof:
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
     def test_root_leaves_nothing_in_the_way_of_the_prefixs_owner(self, place: Place) -> None:
         os.chown(place.one.prefix, 12345, 12345)
-        assert place.judge().refused is None
+        assert place.judge(foreign=True).refused is None
         assert not place.proofs.parent.exists()
 
     def test_where_nothing_can_be_written_it_is_not_remembered_and_no_fault(

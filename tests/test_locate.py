@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -217,10 +218,24 @@ class TestForeignOwner:
         assert self.refused(bare)
 
     @ROOT_ONLY
-    def test_what_belongs_to_the_owner_of_the_prefix_is_judged(self, bare: Environment) -> None:
+    def test_the_owner_of_a_prefix_does_not_vouch_for_what_is_in_it(
+        self, bare: Environment
+    ) -> None:
         for path in (bare.prefix, bare.python.parent, bare.prefix / "pyvenv.cfg"):
             os.chown(path, SOMEONE, SOMEONE)
         os.chown(bare.python, SOMEONE, SOMEONE, follow_symlinks=False)
+        assert self.refused(bare)
+        assert not self.refused(bare, "--allow", "foreign-owner")
+
+    @ROOT_ONLY
+    @pytest.mark.parametrize("mode", [0o757, 0o775])
+    def test_a_folder_above_in_which_others_may_exchange_it_is_refused(
+        self, bare: Environment, mode: int
+    ) -> None:
+        os.chown(bare.prefix.parent, 0, SOMEONE)
+        bare.prefix.parent.chmod(mode)
+        assert self.refused(bare)
+        bare.prefix.parent.chmod(mode | stat.S_ISVTX)
         assert not self.refused(bare)
 
     @ROOT_ONLY

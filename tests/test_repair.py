@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import jsonschema
 import pytest
+from packaging.version import Version
 
+from doctor.engine import Facts
+from doctor.probes.interpreter import Interpreter, Where
+from doctor.repair import pip, uv
+from doctor.repair.index import choose
+from doctor.repair.resolver import Wanted
 from doctor.report.json import repair_schema
+from doctor.target import Live
 from tests.conftest import Environment, Said, run_doctor
 from tests.stand_ins.fixtures import FOR_H100, VLLM, Bench
 from tests.stand_ins.index import Index
 from tests.stand_ins.killer import tree
+from tests.test_interpreter import bases
 
 MOVED = {"nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "transformers"}
 HOME = "share/vllm-doctor/cuda-13.0"
+OTHER_PYTHONS = [base for base in bases() if isinstance(base, Path) and base.parts[1] != "usr"]
 
 
 @pytest.fixture
@@ -323,18 +334,13 @@ def test_pip_is_the_tool_where_there_is_no_uv(
     bench: Bench, index: Index, reference: Environment
 ) -> None:
     """The same moves, by the doctor's own pip."""
-    from packaging.version import Version
-
-    from doctor.repair import pip, uv
-    from doctor.repair.index import choose
-    from doctor.repair.resolver import Wanted
-
     shell = bench.shell(index.url, reference)
     (source, *_) = choose((), False, None, shell, reference.prefix)
     version = Version(".".join(map(str, sys.version_info[:3])))
     roots = (VLLM, "transformers>=5.0", "cuda-toolkit[crt,nvcc,nvvm]==13.0.2")
-    wanted = Wanted(reference.python, version, roots, held=("torch==2.11.0",))
-    by_pip, by_uv = pip.find(), uv.find()
+    site = (reference.site,)
+    wanted = Wanted(reference.python, version, site, roots, held=("torch==2.11.0",))
+    by_pip, by_uv = pip.find(), uv.find(Live())
     assert by_uv
     if by_pip is None:
         pytest.skip("the tests' environment has no pip")
@@ -342,6 +348,44 @@ def test_pip_is_the_tool_where_there_is_no_uv(
     theirs, their_rows = by_uv.resolve(wanted, source, shell, 15)
     assert [(m.name, m.old, m.new) for m in ours] == [(m.name, m.old, m.new) for m in theirs]
     assert rows == their_rows
+
+
+KINDS = ("venv", "system-site-packages", "behind a link", "no venv")
+
+
+@pytest.mark.parametrize(("base", "kind"), zip(cycle(OTHER_PYTHONS), KINDS, strict=False), ids=str)
+def test_a_plan_is_what_uv_would_do_which_asks_the_target_itself(
+    bench: Bench, index: Index, tmp_path: Path, base: Path, kind: str
+) -> None:
+    """Of what is installed uv sees the metadata, and of the target's Python the version alone."""
+    python = base
+    if kind != "no venv":
+        option = ("--system-site-packages",) if kind == "system-site-packages" else ()
+        made = bench.uv("venv", *option, "--python", base, tmp_path / "venv", index=index.url)
+        assert made.returncode == 0, made.stderr
+        python = tmp_path / "venv/bin/python"
+        bench.install(Environment(tmp_path / "venv"), VLLM, index=index.url)
+    if kind == "behind a link":
+        (tmp_path / "link").symlink_to("venv")
+        python = tmp_path / "link/bin/python"
+    who = Facts(Live({}), (Where(python, "--python"),)).get(Interpreter)
+    roots = (VLLM, "transformers>=5.0", "cuda-toolkit[crt,nvcc,nvvm]==13.0.2")
+    held = ("torch==2.11.0",) if kind != "no venv" else ()
+    wanted = Wanted(python, who.version, who.installs_to, roots, held, ("flashinfer-python",))
+    shell = bench.shell(index.url, Environment(who.prefix))
+    (source, *_) = choose((), False, None, shell, who.prefix)
+    tool = uv.find(Live({}))
+    assert tool is not None
+    moves, rows = tool.resolve(wanted, source, shell, 15)
+    (tmp_path / "held").write_text("\n".join(held))
+    words = ("--dry-run", "--no-build", "--python", python, "--constraints", tmp_path / "held")
+    again = ("--reinstall-package", "flashinfer-python")
+    asked = bench.uv("pip", "install", *words, *again, *roots, index=index.url)
+    said = re.findall(r"(?m)^ ([-+~]) ([\w.-]+?)==(\S+)", asked.stderr)
+    assert {(m.name, m.old) for m in moves if m.old} == {(n, v) for s, n, v in said if s in "-~"}
+    assert {(m.name, m.new) for m in moves if m.new} == {(n, v) for s, n, v in said if s in "+~"}
+    assert {m.name for m in moves} > {"transformers", "flashinfer-python"}
+    assert rows.count("--hash=sha256:") == len([m for m in moves if m.new])
 
 
 def test_the_proof_loads_what_a_server_has_loaded_already(fix: Fix) -> None:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 import click
 
 from doctor import signatures
-from doctor.cli.shared import fail, load, located, print_lines, profile, target_options
+from doctor.cli.shared import (
+    fail,
+    load,
+    located,
+    print_lines,
+    profile,
+    target_options,
+    trusted_rules,
+)
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError
 from doctor.logs.explain import Explanation
@@ -55,6 +63,8 @@ def explain(
     knows, or a log that cannot be told from.
     """
     asked = profile(profile_name, sets)
+    if rules_dir:
+        trusted_rules(Path(rules_dir), allow)
     known = _catalogue(rules_dir)
     source = Log(log)
     try:
@@ -65,7 +75,7 @@ def explain(
     ids = [f.id for f in told.findings]
     # Of most ailments that only a log can name there is no rule to load.
     carried = all(known.explains(id) for id in ids) and rules_dir is None
-    rules = () if carried else load(rules_dir)
+    rules = () if carried else load(rules_dir, allow)
     installer = Installer(Path(sys.executable), own_pip=True)
     confirmed: Mapping[str, Confirmed] = {}
     if not no_live:

@@ -13,6 +13,7 @@ import click
 from doctor import about
 from doctor import profile as profiles
 from doctor.cli.shared import (
+    ALLOW_HELP,
     did_you_mean,
     fail,
     fail_to_judge,
@@ -32,6 +33,7 @@ from doctor.model import Missing, Rule, Severity, reason
 from doctor.probes.interpreter import Where
 from doctor.tape import Recorder, Tape, load_tape
 from doctor.target import Target
+from doctor.trust import ALLOW
 
 _TAPE_MOST = 64 << 20  # bytes; a real snapshot is far below one MiB
 
@@ -97,7 +99,7 @@ def diagnose(
                 target,
                 where,
                 asked,
-                rules_when_asked(rules_dir),
+                rules_when_asked(rules_dir, allow),
                 profile_name=profile_name,
                 source="tape" if tape else "live",
                 deep=deep,
@@ -123,10 +125,11 @@ def _print_text(report: Report, verbose: bool, quiet: bool) -> None:
 
 @click.group(invoke_without_command=True)
 @click.option("--rules", "rules_dir", metavar="DIR", help="A folder of further rules.")
+@click.option("--allow", multiple=True, type=click.Choice([ALLOW]), help=ALLOW_HELP)
 @click.pass_context
-def rules(ctx: click.Context, rules_dir: str | None) -> None:
+def rules(ctx: click.Context, rules_dir: str | None, allow: tuple[str, ...]) -> None:
     """List what the doctor knows."""
-    ctx.obj = load(rules_dir)
+    ctx.obj = load(rules_dir, allow)
     if ctx.invoked_subcommand is None:
         width = max(len(r.id) for r in ctx.obj)
         for one in sorted(ctx.obj, key=lambda r: (r.area, r.id)):
@@ -170,7 +173,7 @@ def snapshot(
     from doctor.redact import redact
 
     asked = profile(profile_name, sets)
-    known = load(rules_dir)
+    known = load(rules_dir, allow)
     target, where = live(python, allow)
     recorder = Recorder(target)
     try:

@@ -32,9 +32,10 @@ from doctor.engine import Crashed
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.locate import LocateError, base_python
 from doctor.model import Missing, Rule, Severity, printable, reason, refusal
-from doctor.probes.interpreter import OWN, Interpreter, Where
+from doctor.probes.interpreter import OWN, Interpreter, Where, distrusted
 from doctor.profile import Profile
 from doctor.target import Live, Target
+from doctor.trust import ALLOW, NotTrusted
 
 if TYPE_CHECKING:
     from doctor.repair.apply import Applied
@@ -105,7 +106,7 @@ def fix(
         fail("--script writes down what --apply does; give one of them", USAGE)
     if keep_extra_indexes and not mirrors:
         fail("--keep-extra-indexes belongs to --mirror; without one, they are kept", USAGE)
-    rules = load(rules_dir)
+    rules = load(rules_dir, allow)
     asked = Asked(
         profile(profile_name, sets),
         profile_name,
@@ -121,7 +122,7 @@ def fix(
         fail(f"--create {python}: there is nothing to judge yet; add --apply", USAGE)
     if fresh and python is not None:
         _sources(asked, mirrors, keep_extra_indexes, Path(python).absolute())
-        _make_environment(Path(python), asked)
+        _make_environment(Path(python), allow)
     target, where = live(python, allow)
     if wanted and where.found_by == OWN:
         fail("no environment is active: name the one to repair with --python", USAGE)
@@ -232,8 +233,12 @@ class Fixing:
         from doctor.repair import apply as work
         from doctor.repair.state import KEEP_DAYS, State, StateError
 
+        who = self.report.interpreter
+        # uv's own check runs what is in the target's site-packages.
+        if why := distrusted(self._target, who, {"PYTHONNOUSERSITE": "1"}):
+            fail(why, USAGE)
         _do_not_die_of_a_pipe()
-        state = State(self.report.interpreter.prefix)
+        state = State(who.prefix)
         try:
             with state.locked():
                 run = work.adopt(state) if created else None
@@ -392,25 +397,30 @@ def _mend_creation(path: Path) -> None:
         fail(str(error), FAILED)
 
 
-def _make_environment(path: Path, asked: Asked) -> None:
+def _make_environment(path: Path, allow: Collection[str]) -> None:
     """An empty virtual environment, or the rest of one whose making was cut off."""
     from doctor.repair import resolver
     from doctor.repair.state import MAKING, State
 
+    here = Live(foreign=ALLOW in allow)
+    if why := here.distrust(path.absolute()):
+        fail(f"--create {path}: {why}", USAGE)
     mark = State(path.absolute()).folder / MAKING
     if path.is_dir() and any(path.iterdir()) and not mark.is_file():
         fail(f"--create {path}: the folder is there, and holds something else", USAGE)
     try:
-        base = base_python()
+        base = base_python(foreign=ALLOW in allow)
     except LocateError as error:
         fail(str(error), FAILED)
-    tool = resolver.find()
-    if tool is None:
-        fail("there is no uv to make an environment with: pip install uv", FAILED)
     try:
+        tool = resolver.find(here)
+        if tool is None:
+            fail("there is no uv to make an environment with: pip install uv", FAILED)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-        tool.make_environment(base, path.absolute(), Live().env)
+        tool.make_environment(base, path.absolute(), here.env)
+    except NotTrusted as error:
+        fail(str(error), FAILED)
     except resolver.ToolError as error:
         fail(f"--create {path}: it {error}", FAILED)
     except OSError as error:

@@ -13,6 +13,7 @@ import click
 
 from doctor import profile as profiles
 from doctor.cli.shared import (
+    ALLOW_HELP,
     fail,
     fail_to_judge,
     live,
@@ -29,6 +30,7 @@ from doctor.probes.interpreter import OWN, Interpreter, NotPython, Where
 from doctor.profile import Profile
 from doctor.report.exports import FORMS, ExportError, exports, notes
 from doctor.target import Target
+from doctor.trust import ALLOW
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -65,8 +67,8 @@ if TYPE_CHECKING:
 @click.option(
     "--allow",
     multiple=True,
-    type=click.Choice(["foreign-owner"]),
-    help="foreign-owner: as root, start an interpreter that another user could change.",
+    type=click.Choice([ALLOW]),
+    help=ALLOW_HELP,
 )
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr why each is set, or is not.")
 def env(
@@ -145,8 +147,11 @@ def launch(
     from doctor import launch as launching
 
     asked = profile(profile_name, sets)
-    rules = load(rules_dir)
+    rules = load(rules_dir, allow)
     target, where = live(python, allow)
+    # A profile gives the server its variables and arguments, and so what it loads.
+    if Path(profile_name).is_file() and (why := target.distrust(Path(profile_name))):
+        fail(f"--profile {profile_name}: {why}", USAGE)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             interpreter = Facts(target, (where,)).get(Interpreter)

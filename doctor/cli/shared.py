@@ -20,6 +20,7 @@ from doctor.probes.interpreter import NotPython, Where
 from doctor.profile import Profile, ProfileError
 from doctor.shipped import rules_folder
 from doctor.target import Live, Target
+from doctor.trust import ALLOW, refusal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +39,7 @@ def did_you_mean(word: str, known: Collection[str], otherwise: str = "") -> str:
     return f"; did you mean {close[0]}?" if close else otherwise
 
 
+ALLOW_HELP = "foreign-owner: as root, run and load also what another user could change."
 _CONSENTS = (
     " core: change an installed torch, vLLM, FlashInfer or triton. running: change an environment "
     "that a process is using."
@@ -57,9 +59,8 @@ def python_options(command: F, consents: tuple[str, ...] = ()) -> F:
             click.option(
                 "--allow",
                 multiple=True,
-                type=click.Choice(["foreign-owner", *consents]),
-                help="foreign-owner: as root, start an interpreter that another user could change."
-                + (_CONSENTS if consents else ""),
+                type=click.Choice([ALLOW, *consents]),
+                help=ALLOW_HELP + (_CONSENTS if consents else ""),
             ),
         )
     ):
@@ -105,13 +106,14 @@ def profile(name: str, sets: Iterable[str]) -> Profile:
         fail(str(error), USAGE)
 
 
-def load(folder: str | None) -> tuple[Rule, ...]:
+def load(folder: str | None, allow: Collection[str]) -> tuple[Rule, ...]:
     try:
         ours = load_rules(rules_folder())
     except RuleError as error:
         fail(str(error), UNKNOWN)
     if folder is None:
         return ours
+    trusted_rules(Path(folder), allow)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a rule that prints must not spoil JSON
             more = load_rules(Path(folder))
@@ -125,15 +127,24 @@ def load(folder: str | None) -> tuple[Rule, ...]:
     return (*ours, *more)
 
 
-def rules_when_asked(folder: str | None) -> Iterator[Rule]:
-    yield from load(folder)
+def trusted_rules(folder: Path, allow: Collection[str]) -> None:
+    """As root, ends where another user could decide what a site's own rules do."""
+    if ALLOW in allow:
+        return
+    for path in (folder, folder / "signatures", *folder.glob("*.py"), *folder.glob("*/*.toml")):
+        if why := refusal(path, searched=path.is_dir()):
+            fail(f"--rules {folder}: {why}", USAGE)
+
+
+def rules_when_asked(folder: str | None, allow: Collection[str]) -> Iterator[Rule]:
+    yield from load(folder, allow)
 
 
 def located(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
     """This machine, and which interpreter on it. Raises LocateError."""
-    target = Live()
+    target = Live(foreign=ALLOW in allow)
     where = locate(python, target.env)
-    if "foreign-owner" not in allow:
+    if ALLOW not in allow:
         refuse_foreign(where)
     return target, where
 

@@ -53,6 +53,7 @@ def main(mark: str, executable: str) -> None:
         "implementation": sys.implementation.name,
         "machine": os.uname().machine,
         "site_packages": list(dict.fromkeys(folders)),
+        "installs_to": list(dict.fromkeys([paths["purelib"], paths["platlib"]])),
         "user_site": user_site if (not venv or inherits) else None,
         "include": sysconfig.get_paths(headers)["include"],
         "virtual": venv is not None,

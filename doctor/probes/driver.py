@@ -14,6 +14,7 @@ from doctor.model import Fact, Missing, Text
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.profile import Profile
 from doctor.target import OWN, OWN_PYTHON, Target
+from doctor.trust import NotTrusted
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def wants_gpus(profile: Profile) -> None:
 def driver(target: Target, env: LaunchEnv, profile: Profile, deep: DeepAsked) -> Driver:
     """One child opens both libraries in the server's environment."""
     wants_gpus(profile)
+    _must_be_roots(target, env)
     script = OWN + "probes/_driver.py"
     init = ("init",) if deep.asked else ()
     ran = target.run(OWN_PYTHON, "-I", "-B", script, *init, timeout=60, env=child_env(env))
@@ -104,6 +106,18 @@ def driver(target: Target, env: LaunchEnv, profile: Profile, deep: DeepAsked) ->
         tegra=target.stat(Path("/etc/nv_tegra_release")) is not None,
         container=any(target.stat(Path(p)) for p in ("/.dockerenv", "/run/.containerenv")),
     )
+
+
+# Where the loader looks by itself (ld.so(8)); what its cache names is root's choice.
+_LIBRARIES = ("/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64", "/usr/lib")
+
+
+def _must_be_roots(target: Target, env: LaunchEnv) -> None:
+    """Raises NotTrusted where another user could decide which driver root loads."""
+    for folder in (*env.folders("LD_LIBRARY_PATH"), *map(Path, _LIBRARIES)):
+        for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
+            if why := target.distrust(folder / name):
+                raise NotTrusted(why)
 
 
 @dataclass(frozen=True)

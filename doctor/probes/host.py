@@ -12,7 +12,7 @@ from packaging.version import Version
 from doctor.engine import probe
 from doctor.model import Fact
 from doctor.probes.environment import LaunchEnv, child_env, which
-from doctor.probes.interpreter import Interpreter
+from doctor.probes.interpreter import Interpreter, is_targets
 from doctor.target import OWN, Ran, Target
 
 
@@ -50,7 +50,7 @@ class HostCompilers(Fact):
 
 
 @probe
-def host_compilers(target: Target, env: LaunchEnv) -> HostCompilers:
+def host_compilers(target: Target, env: LaunchEnv, interpreter: Interpreter) -> HostCompilers:
     """Triton: CC, else gcc, else clang (triton/runtime/build.py). FlashInfer: CXX, else c++; for
     nvcc CC as -ccbin (flashinfer/jit/cpp_ext.py); nvcc itself: NVCC_CCBIN, else gcc."""
     # A variable that is set and empty is a name to both, and names no compiler.
@@ -59,11 +59,12 @@ def host_compilers(target: Target, env: LaunchEnv) -> HostCompilers:
         clang = which(target, env, "clang") and not which(target, env, "gcc")
         triton = "clang" if clang else "gcc"
     host = _host_of_nvcc(target, env)
-    c = _sought(target, env, triton, "c")
+    look = _Look(target, env, interpreter)
+    c = look.at(triton, "c")
     return HostCompilers(
         c=c,
-        cxx=_sought(target, env, env.vars.get("CXX", "c++"), "c++", libraries=True),
-        nvcc_host=c if host == triton else _sought(target, env, host, "c++"),
+        cxx=look.at(env.vars.get("CXX", "c++"), "c++", libraries=True),
+        nvcc_host=c if host == triton else look.at(host, "c++"),
         unsupported_allowed="-allow-unsupported-compiler" in nvcc_flags(env),
     )
 
@@ -109,38 +110,72 @@ def split(text: str) -> list[str]:
         return text.split()
 
 
-def _sought(
-    target: Target, env: LaunchEnv, name: str, language: str, libraries: bool = False
-) -> Sought:
-    # FlashInfer puts CXX into a shell's command; CC is one word to nvcc and to Triton.
-    first, *words = (split(name) if libraries else None) or [name]
-    path = which(target, env, first) if first else None
-    if path is None:
-        return Sought(name, error="not found" if name else "the variable that names it is empty")
-    command = (str(path), *words)
-    ran, said = _asked(target, env, command, "c++")
-    if "family" not in said and language == "c":
-        ran, said = _asked(target, env, command, "c")
-    if "family" not in said:
-        lines = [line for line in ran.err.splitlines() if "error" in line] or [ran.err.strip()]
-        return Sought(name, error=ran.failure or lines[0][:200] or f"exit code {ran.code}")
-    folders: tuple[Path, ...] = ()
-    if libraries:
-        listing = target.run(*command, "-print-search-dirs", env=child_env(env)).out
+_Said = dict[str, tuple[str, Version]]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Asks compilers who they are."""
+
+    target: Target
+    env: LaunchEnv
+    interpreter: Interpreter
+
+    def at(self, name: str, language: str, libraries: bool = False) -> Sought:
+        # FlashInfer puts CXX into a shell's command; CC is one word to nvcc and to Triton.
+        first, *words = (split(name) if libraries else None) or [name]
+        path = which(self.target, self.env, first) if first else None
+        if path is None:
+            return Sought(
+                name, error="not found" if name else "the variable that names it is empty"
+            )
+        command = (str(path), *words)
+        targets = self._is_targets(command)
+        ran, said = self._version(command) if targets else self._preprocessed(command, language)
+        if "family" not in said:
+            lines = [line for line in ran.err.splitlines() if "error" in line] or [ran.err.strip()]
+            return Sought(name, error=ran.failure or lines[0][:200] or f"exit code {ran.code}")
+        folders: tuple[Path, ...] = ()
+        if libraries:
+            folders = (path.parent.parent / "lib",) if targets else self._library_dirs(command)
+        family, version = said["family"]
+        glibc = said["glibc"][1] if "glibc" in said else None
+        return Sought(name, Compiler(path, family, version, glibc, folders, tuple(words)))
+
+    def _is_targets(self, command: tuple[str, ...]) -> bool:
+        """Also where another program is to start it, as ccache does."""
+        found = [which(self.target, self.env, word) for word in command if word[:1] != "-"]
+        paths = [path for path in found if path]
+        return is_targets(self.target, self.interpreter, self.env.vars, *paths)
+
+    def _version(self, command: tuple[str, ...]) -> tuple[Ran, _Said]:
+        """What --version says, for a compiler of the target: its glibc is then not known."""
+        ran = self.target.run(*command, "--version", env=child_env(self.env))
+        clang = re.search(r"clang version (\d+)\.(\d+)", ran.out)
+        gcc = re.search(r"\) (\d+)\.(\d+)\S*(?: .*)?\n.*Free Software Foundation", ran.out)
+        found = clang or gcc
+        if not ran.ok or found is None:
+            return ran, {}
+        family = "clang" if clang else "gcc"
+        return ran, {"family": (family, Version(f"{found[1]}.{found[2]}"))}
+
+    def _preprocessed(self, command: tuple[str, ...], language: str) -> tuple[Ran, _Said]:
+        """What the preprocessor makes of compiler.h; {} where it fails."""
+        for each in dict.fromkeys(("c++", language)):
+            ran = self.target.run(
+                *command, "-E", "-P", "-x", each, _QUESTION, env=child_env(self.env)
+            )
+            pattern = r"(?m)^vllm_doctor (\w+) (\w+) (\d+) (\d+)$"
+            rows = re.findall(pattern, ran.out) if ran.ok else []
+            said = {kind: (name, Version(f"{a}.{b}")) for kind, name, a, b in rows}
+            if "family" in said:
+                break
+        return ran, said
+
+    def _library_dirs(self, command: tuple[str, ...]) -> tuple[Path, ...]:
+        listing = self.target.run(*command, "-print-search-dirs", env=child_env(self.env)).out
         found = re.search(r"(?m)^libraries: =?(.*)$", listing)
-        folders = tuple(Path(p) for p in found[1].split(":") if p) if found else ()
-    family, version = said["family"]
-    glibc = said["glibc"][1] if "glibc" in said else None
-    return Sought(name, Compiler(path, family, version, glibc, folders, tuple(words)))
-
-
-def _asked(
-    target: Target, env: LaunchEnv, command: tuple[str, ...], language: str
-) -> tuple[Ran, dict[str, tuple[str, Version]]]:
-    """What the preprocessor makes of compiler.h; {} where it fails."""
-    ran = target.run(*command, "-E", "-P", "-x", language, _QUESTION, env=child_env(env))
-    rows = re.findall(r"(?m)^vllm_doctor (\w+) (\w+) (\d+) (\d+)$", ran.out) if ran.ok else []
-    return ran, {kind: (name, Version(f"{a}.{b}")) for kind, name, a, b in rows}
+        return tuple(Path(p) for p in found[1].split(":") if p) if found else ()
 
 
 _QUESTION = OWN + "probes/compiler.h"

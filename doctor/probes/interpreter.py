@@ -31,7 +31,8 @@ class Where(Fact):
 
 @dataclass(frozen=True)
 class Interpreter(Fact):
-    """The target. `site_packages` in import order; `user_site` None where it is switched off."""
+    """The target. `site_packages` in import order; `user_site` None where it is switched off;
+    `installs_to`: those of them that an installer writes to."""
 
     python: Path
     prefix: Path
@@ -43,6 +44,7 @@ class Interpreter(Fact):
     include: Path
     virtual: bool
     user_site: Path | None = None
+    installs_to: tuple[Path, ...] = ()
 
 
 class NotPython(Missing):
@@ -99,3 +101,31 @@ def import_path(interpreter: Interpreter, env: Mapping[str, str]) -> tuple[Path,
     if interpreter.user_site and not env.get("PYTHONNOUSERSITE"):
         folders.append(interpreter.user_site)
     return tuple(dict.fromkeys([*folders, *interpreter.site_packages]))
+
+
+# Prefixes that the whole machine shares: what lies there is not one environment's.
+_SHARED = (Path("/usr"), Path("/usr/local"))
+
+
+def is_targets(
+    target: Target, interpreter: Interpreter, env: Mapping[str, str], *spellings: Path
+) -> bool:
+    """Whether a program, by one of its spellings, came with the environment that is judged: it lies
+    below its prefix, or in a distribution. Such a one is asked for its version and for nothing
+    else, but by the test build."""
+    prefix = interpreter.prefix
+    own = () if prefix in _SHARED else (prefix, target.realpath(prefix))
+    folders = (*own, *import_path(interpreter, env))
+    return any(folder in path.parents for path in spellings for folder in folders)
+
+
+def distrusted(target: Target, interpreter: Interpreter, env: Mapping[str, str]) -> str | None:
+    """Why root may not run what a server started with `env` imports: its folders, and each module
+    and distribution that lies in them."""
+    for folder in import_path(interpreter, env):
+        if why := target.distrust(folder, searched=True):
+            return why
+        for name in target.listdir(folder) or ():
+            if why := target.distrust(folder / name):
+                return why
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,10 +17,11 @@ from doctor.probes.host import HostCompilers, split
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 from doctor.probes.libraries import Runtimes
-from doctor.probes.toolkit import Toolkits
+from doctor.probes.toolkit import Toolkit, Toolkits
 from doctor.probes.wheels import FlashInfer
 from doctor.signatures import ids_of
 from doctor.target import OWN, OWN_PYTHON, Ran, Target
+from doctor.trust import NotTrusted
 
 # Where no GPU is visible: one architecture of each code path that vLLM's users have.
 _DEFAULT_ARCHS = ("80", "90a")
@@ -64,6 +66,9 @@ def proof(
     if hosts.cxx.compiler is None:
         raise Missing(Text("there is no C++ compiler to link with"), ("c-compiler-missing",))
     archs = jit.archs or _DEFAULT_ARCHS
+    for path in _started_by_nvcc(found):
+        if why := target.distrust(path):
+            raise NotTrusted(why)
     ran = target.run(
         OWN_PYTHON,
         "-I",
@@ -87,6 +92,15 @@ def proof(
         env=child_env(env),
     )
     return _read(ran, archs)
+
+
+def _started_by_nvcc(kit: Toolkit) -> Iterator[Path]:
+    """What nvcc starts, and reads besides the headers, of its own."""
+    bin_folder = (kit.top or kit.root) / "bin"
+    for name in ("nvcc", "nvcc.profile", "cudafe++", "ptxas", "fatbinary", "nvlink", "bin2c"):
+        yield bin_folder / name
+        yield kit.compiler.parent / name
+    yield from (bin_folder / "../nvvm/bin/cicc", bin_folder / "../nvvm/libdevice/libdevice.10.bc")
 
 
 def compile_flags(

@@ -20,12 +20,36 @@ from doctor.model import Fact, Missing, Text
 from doctor.probes.driver import Driver
 from doctor.probes.environment import HOME, LaunchEnv, child_env, which
 from doctor.probes.host import HostCompilers, nvcc_flags, split
-from doctor.probes.interpreter import Interpreter
+from doctor.probes.interpreter import Interpreter, is_targets
 from doctor.probes.jit import Jit
 from doctor.probes.wheels import FlashInfer, Packages, Torch
 from doctor.shipped import rules_folder
 from doctor.target import OWN, Target
 
+# What --list-gpu-arch says, as [from, before) a release of nvcc, in its order: of CUDA's release
+# notes, and read in the wheels from 13.0 on.
+_EVER = Version("99")
+_ARCHS = {
+    arch: (Version(since), Version(before) if before else _EVER)
+    for arch, since, before in (
+        ("70", "9.0", "13.0"),
+        ("72", "9.2", "13.0"),
+        ("75", "10.0", ""),
+        ("80", "11.0", ""),
+        ("86", "11.1", ""),
+        ("87", "11.4", ""),
+        ("88", "13.0", ""),
+        ("89", "11.8", ""),
+        ("90", "11.8", ""),
+        ("100", "12.8", ""),
+        ("101", "12.8", "13.0"),
+        ("110", "13.0", ""),
+        ("103", "12.9", ""),
+        ("120", "12.8", ""),
+        ("121", "12.9", ""),
+        ("107", "13.4", ""),
+    )
+}
 _RELEASE = re.compile(r"release [\d.]+, V([\d.]+)")
 # What the sources of FlashInfer's sampler include of a toolkit.
 HEADERS = (
@@ -111,7 +135,7 @@ def toolkits(
     hosts: HostCompilers,
 ) -> Toolkits:
     """Both toolkits. Not applicable where nothing is compiled (see Jit)."""
-    look = _Look(target, env, packages, flashinfer, hosts, jit)
+    look = _Look(target, env, interpreter, packages, flashinfer, hosts, jit)
     home, found_by, searched = cuda_home(target, env)
     found = look.at(Path(home), found_by) if home else None
     wheels = None
@@ -174,6 +198,7 @@ class _Look:
 
     target: Target
     env: LaunchEnv
+    interpreter: Interpreter
     packages: Packages
     flashinfer: FlashInfer
     hosts: HostCompilers
@@ -194,7 +219,7 @@ class _Look:
         cicc = top / "nvvm/bin/cicc"
         nvvm, nvvm_error = self._owner(cicc, "nvidia-nvvm"), None
         if nvcc is not None and nvvm is None:
-            nvvm, nvvm_error = self._release(cicc, OWN + "probes/empty.ci", "-o", "-")
+            nvvm, nvvm_error = self._nvvm(cicc)
         wanted = HEADERS if self.flashinfer.vendored_cccl else (*HEADERS, _CCCL)
         with_cccl = (*folders, *(f / "cccl" for f in folders))
         return Toolkit(
@@ -214,7 +239,7 @@ class _Look:
             missing_headers=tuple(h for h in wanted if not self._first(with_cccl, h)),
             missing_libraries=self._missing_libraries(root),
             from_wheels=self._in_wheels(top if nvcc else root),
-            archs=self._archs(nvcc_path) if nvcc and self.jit.archs else (),
+            archs=self._archs(nvcc_path, nvcc) if nvcc and self.jit.archs else (),
             gcc_most=self._host_limit(crt, r"(?m)^#if __GNUC__ > (\d+)"),
             # Two limits of clang stand there, by the libc; Linux takes the higher.
             clang_below=self._host_limit(crt, r"(?m)^#if \(?__clang_major__ >= (\d+)"),
@@ -253,6 +278,9 @@ class _Look:
         beside = self.target.realpath(nvcc_path.parent).parent
         if nvcc is None or self.target.elf(nvcc_path) is not None:
             return False, beside
+        if self._is_targets(nvcc_path):
+            named = self.target.search(nvcc_path, r"(/[^\s\"'$]+)/bin/nvcc\b")
+            return True, Path(os.path.normpath(named[0])) if named else beside
         ran = self.target.run(
             str(nvcc_path), "--dryrun", "-x", "cu", "-c", "/dev/null", env=child_env(self.env)
         )
@@ -301,7 +329,22 @@ class _Look:
                 return one.version
         return None
 
-    def _archs(self, nvcc_path: Path) -> tuple[str, ...] | None:
+    def _is_targets(self, program: Path) -> bool:
+        spellings = (program, self.target.realpath(program))
+        return is_targets(self.target, self.interpreter, self.env.vars, *spellings)
+
+    def _nvvm(self, cicc: Path) -> tuple[Version | None, str | None]:
+        """(version, why there is none) of a cicc that is no wheel's. It has no --version: one of
+        the target's is not started, and is then not known but from conda's records."""
+        if self.target.stat(cicc) is None or not self._is_targets(cicc):
+            return self._release(cicc, OWN + "probes/empty.ci", "-o", "-")
+        records = self.target.listdir(self.interpreter.prefix / "conda-meta") or ()
+        found = [re.match(r"cuda-nvvm-(?:impl|tools)-(\d+\.\d+)\.", name) for name in records]
+        return next((Version(match[1]) for match in found if match), None), None
+
+    def _archs(self, nvcc_path: Path, nvcc: Version) -> tuple[str, ...] | None:
+        if self._is_targets(nvcc_path):
+            return tuple(a for a, (since, before) in _ARCHS.items() if since <= nvcc < before)
         ran = self.target.run(str(nvcc_path), "--list-gpu-arch", env=child_env(self.env))
         return tuple(re.findall(r"(?m)^compute_(\w+)$", ran.out)) or None
 

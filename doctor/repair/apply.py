@@ -65,7 +65,7 @@ class Applied:
 
 
 def ground(report: Report, target: Target, tell: Callable[[str], None]) -> Ground:
-    """What the repair of this report works on."""
+    """What the repair of this report works on. Raises NotTrusted."""
     who = report.interpreter
     try:
         host = report.facts.get(HostCompilers).cxx.compiler
@@ -79,7 +79,7 @@ def ground(report: Report, target: Target, tell: Callable[[str], None]) -> Groun
         site_packages=who.site_packages,
         installed=planning.installed(report),
         compiler=compiler,
-        tool=resolver.find(),
+        tool=resolver.find(target),
         tell=tell,
     )
 
@@ -185,8 +185,9 @@ def _resolution(
 ) -> Resolution:
     """With torch, vLLM, FlashInfer and triton held; where there is no such solution, with them
     moved, which then needs a yes."""
+    who = report.interpreter
     wanted = Wanted(
-        ground.python, report.interpreter.version, request.roots, request.held, request.anew
+        who.python, who.version, who.installs_to, request.roots, request.held, request.anew
     )
     try:
         return resolver.resolve(tool, wanted, indexes, ground.target.env)

@@ -15,7 +15,15 @@ from typing import Any
 from packaging.version import Version
 
 from doctor.repair.index import NOWHERE, Index
-from doctor.repair.resolver import Move, ToolError, Wanted, name_of, requirements_file, run
+from doctor.repair.resolver import (
+    Move,
+    ToolError,
+    Wanted,
+    name_of,
+    requirements_file,
+    run,
+    show_installed,
+)
 
 _FIRST = Version("22.3")  # the first with `--python`, and `--report` is of 22.2
 
@@ -31,14 +39,17 @@ class Pip:
     ) -> tuple[tuple[Move, ...], str]:
         env = _variables(index, shell)
         patience = ("--timeout", str(seconds), "--retries", "1")
-        rows = self._report(env, wanted.python, wanted.held, wanted.roots, *patience)
+        rows = self._report(env, wanted, wanted.held, wanted.roots, *patience)
         # pip installs all of them anew or none: these are asked for by themselves.
         known = {_name(row) for row in rows}
         again = [r for r in wanted.roots if name_of(r) in set(wanted.anew) - known]
         if again:
             alone = ("--ignore-installed", "--no-deps")
-            rows += self._report(env, wanted.python, (), again, *alone, *patience)
-        installed = self._installed(env, wanted.python)
+            rows += self._report(env, wanted, (), again, *alone, *patience)
+        installed = {
+            name_of(dist.metadata["Name"]): dist.version
+            for dist in metadata.distributions(path=[str(p) for p in wanted.site_packages])
+        }
         moves = tuple(
             Move(name, installed.get(name), str(row["metadata"]["version"]))
             for name, row in sorted((_name(row), row) for row in rows)
@@ -49,7 +60,7 @@ class Pip:
     def _report(
         self,
         env: Mapping[str, str],
-        python: Path,
+        wanted: Wanted,
         held: Sequence[str],
         roots: Sequence[str],
         *options: str,
@@ -57,21 +68,21 @@ class Pip:
         with tempfile.TemporaryDirectory(prefix="vllm-doctor-") as scratch:
             constraints, report = Path(scratch) / "held.txt", Path(scratch) / "report.json"
             constraints.write_text("".join(f"{row}\n" for row in held), encoding="utf-8")
-            self._pip(
+            site = Path(scratch) / "site-packages"
+            show_installed(wanted.site_packages, site)
+            (site / "pip").symlink_to(_own_pip())
+            # `pip --python` would start the target with its `.pth` lines and sitecustomize.
+            run(
+                [
+                    *(str(wanted.python), "-I", "-S", "-B", "-c", _FROM, str(site)),
+                    *("--no-input", *_QUIET, "install", "--dry-run", "--quiet"),
+                    *("--report", str(report), "--only-binary", ":all:"),
+                    *("--constraint", str(constraints), *options, "--", *roots),
+                ],
                 env,
-                python,
-                *("install", "--dry-run", "--quiet", "--report", str(report)),
-                *("--only-binary", ":all:", "--constraint", str(constraints)),
-                *options,
-                "--",
-                *roots,
             )
             rows: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
             return rows
-
-    def _installed(self, env: Mapping[str, str], python: Path) -> dict[str, str]:
-        rows = json.loads(self._pip(env, python, "list", "--format", "json"))
-        return {name_of(row["name"]): row["version"] for row in rows}
 
     def stage(
         self,
@@ -114,8 +125,23 @@ class Pip:
         tell: Callable[[str], None] | None = None,
     ) -> str:
         command = [str(self.own), "-I", "-m", "pip", "--python", str(python), "--no-input"]
-        quiet = ("--disable-pip-version-check", "--no-color")
-        return run([*command, *quiet, *words], env, tell)
+        return run([*command, *_QUIET, *words], env, tell)
+
+
+_QUIET = ("--disable-pip-version-check", "--no-color")
+# Starts pip from a folder, in an interpreter that knows no other site-packages.
+_FROM = (
+    "import sys; sys.path.append(sys.argv.pop(1)); "
+    "from pip._internal.cli.main import main; sys.exit(main())"
+)
+
+
+def _own_pip() -> Path:
+    """The package folder of the pip beside the doctor, which is pure Python."""
+    spec = importlib.util.find_spec("pip")
+    if spec is None or spec.origin is None:
+        raise ToolError("is not asked: there is no pip beside the doctor")
+    return Path(spec.origin).parent
 
 
 def find() -> Pip | None:

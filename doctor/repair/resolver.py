@@ -7,6 +7,7 @@ a prefix of ours, from where it is swapped in.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -17,8 +18,9 @@ from typing import Protocol
 
 from packaging.version import Version
 
+from doctor.model import refusal
 from doctor.repair.index import Index, without_credentials
-from doctor.target import ending_with_us
+from doctor.target import Target, ending_with_us
 
 ANSWER_IN = 3
 """Seconds within which a mirror has to answer while there is another one to ask."""
@@ -50,10 +52,12 @@ class Move:
 @dataclass(frozen=True)
 class Wanted:
     """What a tool is asked for. `roots`, `held`: requirements, the second as they are now; `anew`:
-    names that are installed again even where they satisfy. `version`: of the target's Python."""
+    names that are installed again even where they satisfy. `version`: of the target's Python;
+    `site_packages`: the folders that installers write to."""
 
     python: Path
     version: Version
+    site_packages: tuple[Path, ...]
     roots: tuple[str, ...]
     held: tuple[str, ...] = ()
     anew: tuple[str, ...] = ()
@@ -84,7 +88,7 @@ class Tool(Protocol):
         self, wanted: Wanted, index: Index, shell: Mapping[str, str], seconds: int
     ) -> tuple[tuple[Move, ...], str]:
         """The moves and the requirements file of what is installed; the index has `seconds` to
-        answer each question."""
+        answer each question. Nothing that is installed in the target runs."""
         ...
 
     def stage(
@@ -113,11 +117,12 @@ class Tool(Protocol):
         ...
 
 
-def find() -> Tool | None:
-    """uv, else a current pip of the doctor's own environment."""
+def find(target: Target) -> Tool | None:
+    """uv, else a current pip of the doctor's own environment. Raises NotTrusted where root would
+    have to start a uv that another user could exchange."""
     from doctor.repair import pip, uv
 
-    return uv.find() or pip.find()
+    return uv.find(target) or pip.find()
 
 
 def resolve(
@@ -138,6 +143,29 @@ def resolve(
             passed_over.append(f"{index.name} {error}")
             tail, no_solution = error.tail, no_solution or error.no_solution
     raise ToolError("; ".join(passed_over), tail, no_solution)
+
+
+def show_installed(site_packages: Iterable[Path], folder: Path) -> None:
+    """Makes `folder` a site-packages in which these distributions are installed, and nothing of
+    theirs can run: it has their metadata alone, as links to the files (uv passes over a folder that
+    is a link). Raises ToolError where they cannot be read."""
+    folder.mkdir()
+    try:
+        for info in (p for site in site_packages for k in _METADATA for p in site.glob(f"*{k}")):
+            made = folder / info.name
+            if os.path.lexists(made):
+                continue  # the first folder of an import path wins
+            if info.is_file():
+                made.symlink_to(info)
+            elif info.is_dir():
+                made.mkdir()
+                for file in filter(Path.is_file, info.iterdir()):
+                    (made / file.name).symlink_to(file)
+    except OSError as error:
+        raise ToolError(f"is not asked: {refusal(error)}") from None
+
+
+_METADATA = (".dist-info", ".egg-info", ".egg-link")
 
 
 def name_of(requirement: str) -> str:

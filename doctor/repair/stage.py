@@ -24,6 +24,7 @@ from doctor.repair.plan import Request
 from doctor.repair.resolver import Resolution, Tool, ToolError, name_of
 from doctor.repair.swap import Swap, SwapError
 from doctor.target import Target
+from doctor.trust import NotTrusted
 
 
 class StageError(Exception):
@@ -193,7 +194,10 @@ def _links(ground: Ground, step: CudaHome, folder: Path) -> None:
         stub.symlink_to(step.libcuda)
     elif ground.compiler:
         words = ("-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", "/dev/null", "-o", str(stub))
-        ran = ground.target.run(*ground.compiler, *words, timeout=60)
+        try:
+            ran = ground.target.run(*ground.compiler, *words, timeout=60)
+        except NotTrusted as refused:
+            raise StageError(str(refused)) from None
         if not ran.ok:
             why = (ran.failure or ran.err.strip())[-300:]
             raise StageError(f"no stand-in for libcuda.so can be linked: {why}")

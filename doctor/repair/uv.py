@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,16 @@ from packaging.version import Version
 
 from doctor import toml
 from doctor.repair.index import NOWHERE, Index
-from doctor.repair.resolver import Move, ToolError, Wanted, requirements_file, run
+from doctor.repair.resolver import (
+    Move,
+    ToolError,
+    Wanted,
+    requirements_file,
+    run,
+    show_installed,
+)
+from doctor.target import Target
+from doctor.trust import NotTrusted
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Uv:
             "UV_HTTP_RETRIES": "1",
         }
         moves = self._moves(wanted, env)
-        packages = self._lock(wanted.python, env, moves)
+        packages = self._lock(wanted.version, env, moves)
         rows = [(p["name"], p["version"], _hashes(p)) for p in packages]
         # A requirements file and not the pylock.toml itself: of that, uv 0.13 fetches every file
         # anew though its cache holds it.
@@ -45,15 +55,16 @@ class Uv:
             held = Path(scratch) / "held.txt"
             held.write_text("".join(f"{row}\n" for row in wanted.held), encoding="utf-8")
             again = [word for name in wanted.anew for word in ("--reinstall-package", name)]
-            with _no_lock_left(wanted.python):
-                out = self._pip(
-                    env,
-                    *("install", "--dry-run", "-v", "--no-build", "--python", str(wanted.python)),
-                    *("--constraints", str(held)),
-                    *again,
-                    "--",
-                    *wanted.roots,
-                )
+            site = Path(scratch) / "site-packages"
+            show_installed(wanted.site_packages, site)
+            out = self._pip(
+                env,
+                *("install", "--dry-run", "-v", "--no-build", *_as_for(wanted.version)),
+                *("--target", str(site), "--constraints", str(held)),
+                *again,
+                "--",
+                *wanted.roots,
+            )
         uncached = set(re.findall(r"Identified uncached distribution: ([\w.-]+?)==", out))
         rows = re.findall(r"(?m)^ ([-+~]) ([\w.-]+?)==(\S+)", out)
         old = {name: v for sign, name, v in rows if sign in "-~"}
@@ -64,7 +75,7 @@ class Uv:
         )
 
     def _lock(
-        self, python: Path, env: Mapping[str, str], moves: Iterable[Move]
+        self, version: Version, env: Mapping[str, str], moves: Iterable[Move]
     ) -> list[dict[str, Any]]:
         """The packages of a pylock.toml (PEP 751) of exactly these versions: the files that the
         index has, with their hashes and sizes."""
@@ -77,7 +88,7 @@ class Uv:
             self._pip(
                 env,
                 *("compile", "--quiet", "--no-deps", "--no-header", "--no-build"),
-                *("--python", str(python), "--format", "pylock.toml"),
+                *(*_as_for(version), "--format", "pylock.toml"),
                 *("--output-file", str(lock), str(asked)),
             )
             packages: list[dict[str, Any]] = toml.load(lock).get("packages", [])
@@ -128,15 +139,25 @@ class Uv:
         return run([str(self.path), "pip", "--color", "never", *words], env, tell)
 
 
-def find() -> Uv | None:
-    """The uv that came with the doctor, else the one on PATH."""
+def find(target: Target) -> Uv | None:
+    """The uv that came with the doctor, else the one on PATH. Raises NotTrusted."""
     try:
         from uv import find_uv_bin
 
         return Uv(Path(find_uv_bin()))
     except (ImportError, FileNotFoundError):
         found = shutil.which("uv")
-        return Uv(Path(found)) if found and Path(found).is_absolute() else None
+        if not found or not Path(found).is_absolute():
+            return None
+        if why := target.distrust(Path(found)):
+            raise NotTrusted(why) from None
+        return Uv(Path(found))
+
+
+def _as_for(version: Version) -> tuple[str, ...]:
+    """The options for a target of this Python on this machine. The interpreter that uv asks is the
+    doctor's own, since asking one runs the `.pth` lines and the sitecustomize of its packages."""
+    return ("--python", sys.executable, "--python-version", str(version))
 
 
 @contextlib.contextmanager
