@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -100,21 +101,55 @@ class Target(Protocol):
     def elf(self, path: Path) -> Elf | None: ...
 
 
+class TooLarge(ValueError):
+    """A file larger than any of its kind; one sentence with its path and the limit."""
+
+    def __init__(self, path: Path, at_most: int) -> None:
+        most = f"{at_most >> 20} MiB" if at_most >= 1 << 20 else f"{at_most} bytes"
+        super().__init__(f"{path} is larger than {most}, which no such file is")
+
+
+def read_regular(path: Path, at_most: int) -> bytes | None:
+    """The whole of a regular file, links followed; None where there is none that can be read.
+
+    Raises TooLarge beyond `at_most` bytes. Who has to tell a missing file from an unreadable one
+    asks `must_read`.
+    """
+    try:
+        return must_read(path, at_most)
+    except OSError:
+        return None
+
+
+def must_read(path: Path, at_most: int) -> bytes:
+    """The same, but raises OSError where it cannot be read: FileNotFoundError, IsADirectoryError,
+    "Not a regular file" for a fifo or a device."""
+    with _regular(path) as file:
+        if os.fstat(file.fileno()).st_size > at_most:
+            raise TooLarge(path, at_most)
+        data = file.read(at_most + 1)
+    if len(data) > at_most:  # it grew, or it is one of those in /proc, which tell no size
+        raise TooLarge(path, at_most)
+    return data
+
+
 @contextlib.contextmanager
-def _regular(path: Path) -> Iterator[BinaryIO | None]:
-    """The file opened for reading, or None where it is none: a fifo or a device in its place must
-    not hang a diagnosis."""
+def _regular(path: Path) -> Iterator[BinaryIO]:
+    """The file opened for reading. Raises OSError for anything else: a fifo or a device in its
+    place must not hang a diagnosis."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError):
-        yield None
-        return
-    if stat_mode.S_ISREG(os.fstat(handle).st_mode):
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), path) from None
+    kind = os.fstat(handle).st_mode
+    if stat_mode.S_ISREG(kind):
         with os.fdopen(handle, "rb") as file:
             yield file
-    else:
-        os.close(handle)
-        yield None
+        return
+    os.close(handle)
+    if stat_mode.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "Not a regular file", path)
 
 
 class Live:
@@ -131,11 +166,11 @@ class Live:
         return run_child(map(_own, argv), timeout, self._env if env is None else env)
 
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
-        with _regular(path) as file:
-            try:
-                return file.read(limit) if file else None
-            except OSError:
-                return None
+        try:
+            with _regular(path) as file:
+                return file.read(limit)
+        except OSError:
+            return None
 
     def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
         data = self.read(path, _SEARCH_MOST)
@@ -172,8 +207,11 @@ class Live:
             return path
 
     def elf(self, path: Path) -> Elf | None:
-        with _regular(path) as file:
-            return elf.parse(file) if file else None
+        try:
+            with _regular(path) as file:
+                return elf.parse(file)
+        except OSError:
+            return None
 
 
 def _own(argument: str) -> str:

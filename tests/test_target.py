@@ -20,13 +20,13 @@ from doctor import target as machine
 from doctor.codec import CodecError, encode
 from doctor.diagnose import diagnose
 from doctor.engine import load_rules
-from doctor.model import Rule
+from doctor.model import Rule, reason
 from doctor.probes.interpreter import Where
 from doctor.profile import DEFAULT, Profile, load, variants
 from doctor.redact import redact
 from doctor.shipped import rules_folder
 from doctor.tape import NotRecorded, Recorder, Tape, load_tape
-from doctor.target import Live, Ran, run_child
+from doctor.target import Live, Ran, TooLarge, must_read, read_regular, run_child
 from tests import stand_ins
 from tests.conftest import (
     BASE_PYTHON,
@@ -316,6 +316,41 @@ class TestLive:
             live.stat(path)
             live.listdir(path)
             live.realpath(path)
+
+    @pytest.mark.parametrize(
+        "kind", ["folder", "fifo", "loop", "dangling", "nul", "long", "device", "kernel", "empty"]
+    )
+    def test_what_is_no_regular_file_is_refused_without_waiting(
+        self, odd: Mapping[str, Path], kind: str
+    ) -> None:
+        with not_longer_than(60):
+            assert read_regular(odd[kind], 100) is None
+            with pytest.raises(OSError, match=r".") as refused:
+                must_read(odd[kind], 100)
+        assert reason(refused.value)
+
+    def test_a_missing_file_can_be_told_from_an_unreadable_one(
+        self, odd: Mapping[str, Path]
+    ) -> None:
+        with pytest.raises(FileNotFoundError):
+            must_read(odd["missing"], 100)
+        with pytest.raises(IsADirectoryError):
+            must_read(odd["folder"], 100)
+        with pytest.raises(OSError, match="Not a regular file"):
+            must_read(odd["fifo"], 100)
+
+    def test_a_file_is_read_whole_or_refused_by_its_size(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(b"12345")
+        assert read_regular(path, 5) == b"12345"
+        with pytest.raises(TooLarge, match=f"^{path} is larger than 4 bytes"):
+            read_regular(path, 4)
+        with path.open("wb") as file:
+            file.truncate(2 << 30)  # without a block on the disk
+        with pytest.raises(TooLarge, match="larger than 4 MiB"):
+            must_read(path, 4 << 20)
+        with pytest.raises(TooLarge):
+            read_regular(Path("/proc/self/status"), 10)  # says that it is empty
 
     def test_descriptors_are_not_leaked(self, odd: Mapping[str, Path]) -> None:
         before = len(list(Path("/proc/self/fd").iterdir()))
