@@ -140,7 +140,7 @@ def _regular(path: Path) -> Iterator[BinaryIO]:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL in the name
-        raise OSError(errno.EINVAL, str(error), path) from None
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
     kind = os.fstat(handle).st_mode
     if stat_mode.S_ISREG(kind):
         with os.fdopen(handle, "rb") as file:
@@ -148,8 +148,8 @@ def _regular(path: Path) -> Iterator[BinaryIO]:
         return
     os.close(handle)
     if stat_mode.S_ISDIR(kind):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    raise OSError(errno.EINVAL, "Not a regular file", path)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
 class Live:

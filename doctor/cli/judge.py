@@ -31,20 +31,19 @@ from doctor.exits import USAGE
 from doctor.model import Missing, Rule, Severity, reason
 from doctor.probes.interpreter import Where
 from doctor.tape import Recorder, Tape, load_tape
-from doctor.target import Target
+from doctor.target import Target, TooLarge, must_read
 
-_TAPE_MOST = 64 << 20  # bytes; a real snapshot is far below one MiB
+_TAPE_MOST = 4 << 20  # bytes; a real snapshot is far below one MiB
+_PARTS_MOST = 100_000  # lists and tables; a real one holds some hundreds
 
 
 def _from_tape(path: str) -> tuple[Target, Where]:
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(_TAPE_MOST + 1)
-        if len(data) > _TAPE_MOST:
-            fail(f"--from {path}: larger than {_TAPE_MOST >> 20} MiB, no snapshot of ours", USAGE)
-        tape = load_tape(parse_json(data))
+        tape = load_tape(parse_json(must_read(Path(path), _TAPE_MOST), _PARTS_MOST))
     except OSError as error:
         fail(f"--from {path}: {reason(error)}", USAGE)
+    except TooLarge as error:
+        fail(f"--from {error}", USAGE)
     except CodecError as error:
         fail(f"--from {path}: {error}", USAGE)
     except ValueError as error:

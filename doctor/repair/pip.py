@@ -16,8 +16,10 @@ from packaging.version import Version
 
 from doctor.repair.index import NOWHERE, Index
 from doctor.repair.resolver import Move, ToolError, Wanted, name_of, requirements_file, run
+from doctor.target import must_read
 
 _FIRST = Version("22.3")  # the first with `--python`, and `--report` is of 22.2
+_REPORT_MOST = 256 << 20  # bytes; it holds the whole description of each package
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Pip:
                 "--",
                 *roots,
             )
-            rows: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
+            rows: list[dict[str, Any]] = json.loads(must_read(report, _REPORT_MOST))["install"]
             return rows
 
     def _installed(self, env: Mapping[str, str], python: Path) -> dict[str, str]:

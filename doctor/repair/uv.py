@@ -18,6 +18,8 @@ from doctor import toml
 from doctor.repair.index import NOWHERE, Index
 from doctor.repair.resolver import Move, ToolError, Wanted, requirements_file, run
 
+_LOCK_MOST = 64 << 20  # bytes; a hundred packages with every wheel of theirs are one MiB
+
 
 @dataclass(frozen=True)
 class Uv:
@@ -80,7 +82,7 @@ class Uv:
                 *("--python", str(python), "--format", "pylock.toml"),
                 *("--output-file", str(lock), str(asked)),
             )
-            packages: list[dict[str, Any]] = toml.load(lock).get("packages", [])
+            packages: list[dict[str, Any]] = toml.load(lock, _LOCK_MOST).get("packages", [])
             return packages
 
     def stage(
