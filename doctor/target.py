@@ -24,8 +24,10 @@ from typing import BinaryIO, Literal, Protocol
 
 from doctor import elf
 from doctor.elf import Elf
+from doctor.model import Missing, Text, reason
 
 READ_MOST = 1 << 20
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 _SEARCH_MOST = 8 << 20
 _OUTPUT_MOST = 1 << 20
 
@@ -66,7 +68,8 @@ class Stat:
 
 
 class Target(Protocol):
-    """Everything a probe may ask. No method raises for what the machine answers."""
+    """Everything a probe may ask. No method raises for what the machine answers; Missing where it
+    was not asked."""
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -169,7 +172,8 @@ class Live:
         try:
             with _regular(path) as file:
                 return file.read(limit)
-        except OSError:
+        except OSError as error:
+            _must_be_an_answer(error)
             return None
 
     def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
@@ -182,7 +186,10 @@ class Live:
     def listdir(self, path: Path) -> tuple[str, ...] | None:
         try:
             return tuple(sorted(os.listdir(path)))  # noqa: PTH208 - names, not paths
-        except (OSError, ValueError):
+        except OSError as error:
+            _must_be_an_answer(error)
+            return None
+        except ValueError:
             return None
 
     def stat(self, path: Path) -> Stat | None:
@@ -210,8 +217,15 @@ class Live:
         try:
             with _regular(path) as file:
                 return elf.parse(file)
-        except OSError:
+        except OSError as error:
+            _must_be_an_answer(error)
             return None
+
+
+def _must_be_an_answer(error: OSError) -> None:
+    """Raises Missing where it is the doctor that may open no more: that tells nothing of a file."""
+    if error.errno in OUT_OF_FILES:
+        raise Missing(Text("{why}: raise `ulimit -n`", why=reason(error)))
 
 
 def _own(argument: str) -> str:
@@ -228,8 +242,9 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
     Never raises for what the child does: a child that does not start, hangs or dies is a value.
     When `timeout` (seconds) is over, its whole process group is killed.
     """
-    with _memory_file() as out, _memory_file() as err:
+    with contextlib.ExitStack() as stack:
         try:
+            out, err = (stack.enter_context(_memory_file()) for _ in range(2))
             with _starting:
                 if _ending:
                     return Ran(None, failure="the doctor is ending")

@@ -34,6 +34,9 @@ os.environ["COLUMNS"] = (
     "100"  # a report is as wide as the terminal, and golden reports are this wide
 )
 
+# A shell ignores Ctrl-C for what it starts in the background, and a child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DOCTOR = Path(sys.executable).with_name("vllm-doctor")
 BASE_PYTHON = Path(sys.executable).resolve()
 PYTHON_FOLDER = f"python{sys.version_info.major}.{sys.version_info.minor}"

@@ -103,7 +103,7 @@ def test_processes_are_started_by_the_target_the_installer_and_the_hand_off(modu
 READ_THE_ENVIRONMENT = {
     "target.py": "what the server would be started with",
     "cli/shared.py": "NO_COLOR, for its own output",
-    "__init__.py": "PYTHONPATH, so that what the server imports does not run in the doctor",
+    "__main__.py": "PYTHONPATH, so that what the server imports does not run in the doctor",
 }
 # Whatever else is read comes through `read_regular` and `must_read` of target.py, which no fifo
 # holds up and no size fills the memory of.
