@@ -7,8 +7,11 @@ import sys
 
 def main() -> None:
     """The console script, and `python -m doctor`."""
-    _end_at_once_when_interrupted()
-    _own_folders_first()
+    try:
+        _own_folders_first()
+        _end_at_once_when_interrupted()
+    except KeyboardInterrupt:
+        _interrupted()
     try:
         from doctor import cli
     except Exception as error:
@@ -21,15 +24,12 @@ def main() -> None:
 def _end_at_once_when_interrupted() -> None:
     """Until doctor.cli takes over: there is nothing yet to bring to an end, and an exception out of
     the middle of an import would be a traceback."""
-    try:
-        import signal
+    import signal
 
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _interrupted)
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `vllm-doctor diagnose | head` ends quietly
-    except KeyboardInterrupt:
-        _interrupted()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `vllm-doctor diagnose | head` ends quietly
 
 
 def _interrupted(*_: object) -> None:
