@@ -42,6 +42,17 @@ BASE_PYTHON = Path(sys.executable).resolve()
 PYTHON_FOLDER = f"python{sys.version_info.major}.{sys.version_info.minor}"
 SYSTEM = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fuzz")
+    group.addoption(
+        "--fuzz-seconds", type=float, default=0.5, help="For how long each class of input is tried."
+    )
+    group.addoption(
+        "--fuzz-seed", default="0", metavar="SEED[:INPUT]", help="Which inputs; from this one on."
+    )
+
+
 # The console script with every wait cut to a second: what a hang comes to, without the wait.
 IMPATIENT = """
 import sys
