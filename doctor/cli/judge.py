@@ -28,7 +28,7 @@ from doctor.diagnose import Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import USAGE
-from doctor.model import Missing, Rule, Severity, reason
+from doctor.model import Missing, Rule, Severity, printable, reason
 from doctor.probes.interpreter import Where
 from doctor.tape import Recorder, Tape, load_tape
 from doctor.target import Target, TooLarge, must_read
@@ -129,7 +129,8 @@ def rules(ctx: click.Context, rules_dir: str | None) -> None:
     if ctx.invoked_subcommand is None:
         width = max(len(r.id) for r in ctx.obj)
         for one in sorted(ctx.obj, key=lambda r: (r.area, r.id)):
-            click.echo(f"{one.id:<{width}}  {one.severity.value:<7}  {one.area:<11}  {one.title}")
+            row = f"{one.id:<{width}}  {one.severity.value:<7}  {one.area:<11}  {one.title}"
+            click.echo(printable(row))
 
 
 @rules.command()
@@ -142,7 +143,9 @@ def show(known: tuple[Rule, ...], id: str) -> None:
     found = {r.id: r for r in known}
     if id in found:
         one = found[id]
-        click.echo(f"{one.id}  ({one.severity.value}, {one.area})\n\n{one.explanation}")
+        click.echo(f"{printable(one.id)}  ({one.severity.value}, {printable(one.area)})\n")
+        for line in one.explanation.splitlines():
+            click.echo(printable(line))
         return
     in_logs = signatures.shipped().ailments
     if id not in in_logs:

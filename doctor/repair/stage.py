@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,7 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
         ]
         for row in rows:
             path = os.path.normpath(f"{site}/{row}")
-            file = Path(path)
-            if path.startswith(top) and (file.is_symlink() or not file.is_dir()):
+            if path.startswith(top) and _can_go(path):
                 going[path[len(top) :]] = None
     for site in ground.site_packages:
         # As a RECORD of this folder writes them: seventy thousand rows are compared as they are.
@@ -111,6 +111,16 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
                     going.pop(rows_here[row], None)
     yield from going
     yield from swap.compiled(ground.prefix, list(going))
+
+
+def _can_go(path: str) -> bool:
+    """Whether it is no folder, and a name that the system takes: a RECORD may list anything."""
+    try:
+        return not stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def _metadata(ground: Ground, names: Collection[str]) -> Iterator[Path]:
