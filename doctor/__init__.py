@@ -1,22 +1,9 @@
 """vllm-doctor. What a rule's author imports stands here; the facts are in `doctor.probes`."""
 
-import os
-import sys
-
-# The server's PYTHONPATH is judged, not obeyed, and the current directory is nobody's library: a
-# stale `packaging` or `click.py` there must not become the doctor's own. These folders go last;
-# one of them may be where the doctor itself lies.
-try:
-    _here = os.getcwd()
-except OSError:  # it was removed
-    _here = ""
-_given = {os.path.join(_here, p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
-_given.add(os.path.join(_here, ""))
-_given = {os.path.normpath(p) for p in _given}
-sys.path.sort(key=lambda p: os.path.normpath(os.path.join(_here, p)) in _given)
-
-from doctor.engine import probe, rule  # noqa: E402
-from doctor.model import Fact, Finding, Fix, Missing, Needs, Severity, Stage, Text  # noqa: E402
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from doctor.engine import probe, rule
+    from doctor.model import Fact, Finding, Fix, Missing, Needs, Severity, Stage, Text
 
 __all__ = [
     "Fact",
@@ -30,3 +17,12 @@ __all__ = [
     "probe",
     "rule",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Only when asked for: before the command answers Ctrl-C (doctor.__main__), it imports nothing.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from doctor import engine, model
+
+    return getattr(engine if name in ("probe", "rule") else model, name)

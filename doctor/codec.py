@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -14,19 +15,41 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from doctor.model import Text
+from doctor.model import Text, shortened
 
 
 class CodecError(ValueError):
     """A value that does not fit its type: `path` (like `toolkit.nvcc`) and what was expected."""
 
     def __init__(self, path: str, message: str) -> None:
+        path, message = shortened(path, 200), shortened(message, 1000)
         super().__init__(f"{path}: {message}" if path else message)
         self.path = path
 
 
-def parse_json(data: str | bytes) -> Any:
-    """The JSON value. Raises ValueError alone, also where it is nested too deep."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value that does not fit as an error names it: in some 80 characters, however large."""
+    try:
+        return shortened(_SHORT.repr(value), 80)
+    except ValueError:  # a number of more digits than Python writes
+        return "a number that is far too large"
+
+
+def parse_json(data: bytes | str, at_most: int | None = None) -> Any:
+    """The JSON value. Raises ValueError alone, also where it is nested too deep, and CodecError
+    where it is too much.
+
+    `at_most`: how many lists and tables it may hold. Each takes a hundred times the two bytes in
+    which it is written; brackets in text are counted as well, for the sake of a plain count.
+    """
+    if at_most is not None:
+        brackets = ("[", "{") if isinstance(data, str) else (b"[", b"{")
+        if sum(map(data.count, brackets)) > at_most:  # type: ignore[arg-type]
+            raise CodecError("", f"it holds more than {at_most} lists and tables")
     try:
         return json.loads(data)
     except RecursionError:
@@ -74,10 +97,10 @@ def decode(kind: Any, value: Any, path: str = "") -> Any:
     if origin is typing.Literal:
         if value in args:
             return value
-        raise CodecError(path, f"{value!r} is none of {', '.join(map(repr, args))}")
+        raise CodecError(path, f"{shown(value)} is none of {', '.join(map(repr, args))}")
     if origin is tuple:
         if not isinstance(value, list):
-            raise CodecError(path, f"expected a list, got {value!r}")
+            raise CodecError(path, f"expected a list, got {shown(value)}")
         if args[1:] == (...,):
             return tuple(decode(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
         if len(args) != len(value):
@@ -86,11 +109,11 @@ def decode(kind: Any, value: Any, path: str = "") -> Any:
         return tuple(decode(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(pairs))
     if origin is frozenset:
         if not isinstance(value, list):
-            raise CodecError(path, f"expected a list, got {value!r}")
+            raise CodecError(path, f"expected a list, got {shown(value)}")
         return frozenset(decode(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
     if origin in (dict, Mapping):
         if not isinstance(value, dict):
-            raise CodecError(path, f"expected a table, got {value!r}")
+            raise CodecError(path, f"expected a table, got {shown(value)}")
         return {
             decode(args[0], k, f"{path}.{k}"): decode(args[1], v, f"{path}.{k}")
             for k, v in value.items()
@@ -111,7 +134,7 @@ def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
             return decode(one, value, path)
         except CodecError:
             continue
-    raise CodecError(path, f"{value!r} fits none of {', '.join(map(_name, rest))}")
+    raise CodecError(path, f"{shown(value)} fits none of {', '.join(map(_name, rest))}")
 
 
 @functools.cache
@@ -125,7 +148,7 @@ def _fields(cls: type) -> tuple[dict[str, Any], frozenset[str]]:
 
 def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
-        raise CodecError(path, f"expected a table, got {value!r}")
+        raise CodecError(path, f"expected a table, got {shown(value)}")
     fields, needed = _fields(kind)
     prefix = f"{path}." if path else ""
     if unknown := [k for k in value if k not in fields]:
@@ -162,7 +185,7 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
         return float(value)
     if kind in (str, int, bool, float) and type(value) is kind:
         return value
-    raise CodecError(path, f"expected {_name(kind)}, got {value!r}")
+    raise CodecError(path, f"expected {_name(kind)}, got {shown(value)}")
 
 
 def _name(kind: Any) -> str:

@@ -16,6 +16,7 @@ import types
 import typing
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,13 +33,14 @@ from doctor.model import (
     Verdict,
 )
 from doctor.tape import NotRecorded
-from doctor.target import Target
+from doctor.target import Target, must_read
 from doctor.trust import NotTrusted
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=Fact)
 
 _PROBES: dict[type, Callable[..., Any]] = {}
+_RULES_MOST = 4 << 20  # bytes of a file of rules; our longest is 23 KiB
 
 
 def probe(function: F) -> F:
@@ -168,9 +170,16 @@ class RuleError(Exception):
     """Rules that cannot be loaded; one sentence."""
 
 
+class _Loader(SourceFileLoader):
+    """Of a file of rules: a fifo or two gigabytes of that name are refused."""
+
+    def get_data(self, path: str) -> bytes:
+        return must_read(Path(path), _RULES_MOST)
+
+
 def _rules_of(path: Path) -> Iterable[Rule]:
     name = f"_vllm_doctor_rules.{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
     if spec is None or spec.loader is None:
         raise RuleError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)

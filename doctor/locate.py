@@ -61,10 +61,10 @@ def _interpreter(value: str, name: str) -> Path:
 
 def _behind(script: Path, search: str) -> Path | None:
     """The interpreter that a console script starts."""
-    try:
-        head = script.read_bytes()[:4096].decode("utf-8", "surrogateescape").splitlines()
-    except OSError:
+    data = Live({}).read(script, 4096)
+    if data is None:
         return None
+    head = data.decode("utf-8", "surrogateescape").splitlines()
     for candidate in _interpreters(script, head, search):
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate

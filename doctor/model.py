@@ -47,6 +47,11 @@ def printable(value: object) -> str:
     return "".join(c if c.isprintable() else f"\\x{_code(c):02x}" for c in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """The text, its middle left out where it is longer than `most` characters."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+
+
 def reason(error: OSError) -> str:
     """Why the system refused, in its own few words."""
     return (error.strerror or str(error)).lower()

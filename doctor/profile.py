@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from doctor import toml
 from doctor.codec import CodecError, decode
-from doctor.model import Fact
+from doctor.model import Fact, reason
 
 DEFAULT = "glm-4.7-flash"
 _BUILT_IN = Path(__file__).parent / "profiles"
@@ -98,12 +98,14 @@ def load(name: str, sets: Iterable[str] = ()) -> Profile:
     path = _BUILT_IN / f"{name}.toml"
     if name not in names():
         path = Path(name)
-        if not path.is_file():
-            built_in = ", ".join(names())
-            raise ProfileError(f"--profile {name}: no such file; built in are {built_in}")
     try:
         data = toml.load(path)
-    except (OSError, ValueError, RecursionError) as error:
+    except FileNotFoundError:
+        built_in = ", ".join(names())
+        raise ProfileError(f"--profile {name}: no such file; built in are {built_in}") from None
+    except OSError as error:
+        raise ProfileError(f"--profile {name}: {reason(error)}") from None
+    except ValueError as error:
         raise ProfileError(f"--profile {name}: {error}") from None
     given = list(sets)
     try:

@@ -6,13 +6,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from doctor.target import must_read
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The file's table. Raises OSError, or ValueError saying where it is no TOML."""
-    with path.open("rb") as file:
-        return tomllib.load(file)
+_MOST = 1 << 20  # bytes; all signatures of one area are a thirtieth of it
+
+
+def load(path: Path, at_most: int = _MOST) -> dict[str, Any]:
+    """The file's table. Raises OSError, or ValueError saying where it is no TOML, or is larger than
+    `at_most` bytes."""
+    try:
+        return tomllib.loads(must_read(path, at_most).decode())
+    except RecursionError:
+        raise ValueError("nested too deep") from None

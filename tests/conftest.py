@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,24 +35,46 @@ os.environ["COLUMNS"] = (
     "100"  # a report is as wide as the terminal, and golden reports are this wide
 )
 
+# A shell ignores Ctrl-C for what it starts in the background, and a child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DOCTOR = Path(sys.executable).with_name("vllm-doctor")
 BASE_PYTHON = Path(sys.executable).resolve()
 PYTHON_FOLDER = f"python{sys.version_info.major}.{sys.version_info.minor}"
 SYSTEM = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
-# The console script with every wait cut to a second: what a hang comes to, without the wait.
-IMPATIENT = """
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fuzz")
+    group.addoption(
+        "--fuzz-seconds", type=float, default=0.5, help="For how long each class of input is tried."
+    )
+    group.addoption(
+        "--fuzz-seed", default="0", metavar="SEED[:INPUT]", help="Which inputs; from this one on."
+    )
+
+
+HANG = 120.0
+"""Seconds after which a test gives up: what it waits for never comes, on however slow a machine."""
+
+# The console script, which gives a child whose command holds the first argument a second, and all
+# others as long as they take: what a hang comes to, without the wait.
+IMPATIENT = f"""
 import sys
 from doctor import cli, target
 from doctor.cli import shared
 
+hanging = sys.argv.pop(1)
+
 class Impatient(target.Live):
     def run(self, *argv, timeout=10.0, env=None):
-        return super().run(*argv, timeout=min(timeout, 1.0), env=env)
+        seconds = 1.0 if hanging in " ".join(argv) else {HANG}
+        return super().run(*argv, timeout=seconds, env=env)
 
 shared.Live = Impatient
 cli.main()
 """
+HANGS = "exec sleep 86400"
 
 
 @dataclass(frozen=True)
@@ -80,17 +103,18 @@ def run_doctor(
     *arguments: str | bytes | Path,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    impatient: bool = False,
+    hanging: str | Path | None = None,
 ) -> Said:
-    """`vllm-doctor ARGUMENTS` in a child process that has the variables of `env` and PATH."""
-    start = [sys.executable, "-c", IMPATIENT] if impatient else [str(DOCTOR)]
+    """`vllm-doctor ARGUMENTS` in a child process that has the variables of `env` and PATH.
+    `hanging`: what the commands hold that are not waited for."""
+    start = [sys.executable, "-c", IMPATIENT, str(hanging)] if hanging else [str(DOCTOR)]
     ran = subprocess.run(
         [*start, *map(_argument, arguments)],
         env={**SYSTEM, **(env or {})},
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
     )
     return Said(ran.returncode, *(s.decode("utf-8", "replace") for s in (ran.stdout, ran.stderr)))
@@ -206,19 +230,36 @@ class Environment:
         return self.install("torch", version.partition("+")[0], requires if cuda else (), files)
 
 
+def wait_for(what: Callable[[], object]) -> None:
+    """Waits until it is so."""
+    end = time.monotonic() + HANG
+    while not what():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended, reaped or not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
 @contextlib.contextmanager
-def not_longer_than(seconds: int) -> Iterator[None]:
+def not_for_ever() -> Iterator[None]:
     """Fails the test, instead of hanging the suite, where what is called does not come back."""
 
     def fail(*what: object) -> None:
-        pytest.fail(f"it hangs: {seconds} s were not enough")
+        pytest.fail("it hangs")
 
     before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, HANG)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 

@@ -12,7 +12,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,18 @@ import pytest
 from tests.conftest import (
     BASE_PYTHON,
     DOCTOR,
+    HANG,
+    HANGS,
     SYSTEM,
     Environment,
     Said,
     bare_environment,
     cpu_environment,
+    gone,
     run_doctor,
     run_inside,
     script,
+    wait_for,
 )
 
 HEALTHY, FINDINGS, USAGE, UNKNOWN = 0, 1, 2, 3
@@ -121,28 +124,32 @@ class TestPython:
         ends_with_a_sentence(run_inside("diagnose", "--python", fake), USAGE, str(fake))
 
     def test_one_that_hangs_could_not_be_told(self, tmp_path: Path) -> None:
-        fake = script(tmp_path / "bin/python", "sleep 60")
-        said = run_doctor("diagnose", "--python", fake, impatient=True)
+        fake = script(tmp_path / "bin/python", HANGS)
+        said = run_doctor("diagnose", "--python", fake, hanging=fake)
         ends_with_a_sentence(said, UNKNOWN, str(fake), "did not end within")
 
     def test_one_that_never_stops_printing_fills_neither_disk_nor_memory(
         self, tmp_path: Path
     ) -> None:
         """What is read of a child is bounded; what it writes meanwhile has to be bounded too."""
-        fake = script(tmp_path / "bin/python", "head -c 400000000 /dev/zero; exec sleep 30")
+        printed = tmp_path / "printed"
+        prints = f"head -c 400000000 /dev/zero; : > {printed}\n{HANGS}"
+        fake = script(tmp_path / "bin/python", prints)
         watched = subprocess.Popen(
             [str(DOCTOR), "diagnose", "--python", str(fake)], env=SYSTEM, stderr=subprocess.DEVNULL
         )
-        most = 0
+        sizes: list[int] = []
+
+        def is_done() -> bool:
+            sizes.append(_held_open(watched.pid))
+            return printed.exists() or watched.poll() is not None
+
         try:
-            until = time.monotonic() + 1.5
-            while watched.poll() is None and time.monotonic() < until:
-                most = max(most, _held_open(watched.pid))
-                time.sleep(0.02)
+            wait_for(is_done)
         finally:
             watched.send_signal(signal.SIGINT)
-            watched.wait(30)
-        assert most < 100 << 20, f"{most >> 20} MiB"
+            watched.wait(HANG)
+        assert max(sizes) < 100 << 20, f"{max(sizes) >> 20} MiB"
 
     def test_a_name_with_terminal_escapes_does_not_drive_the_terminal(self, tmp_path: Path) -> None:
         said = run_doctor("diagnose", "--python", tmp_path / "\x1b[2J\x07evil\nsecond line")
@@ -275,12 +282,12 @@ class TestToolkit:
     """CUDA_HOME and what stands where an nvcc should be."""
 
     def diagnose(
-        self, server: Environment, env: Mapping[str, str] | None = None, impatient: bool = False
+        self, server: Environment, env: Mapping[str, str] | None = None, hanging: Path | None = None
     ) -> Said:
         return run_doctor(
             *("diagnose", "--format", "json", "--python", server.prefix, *LATER),
             env=env,
-            impatient=impatient,
+            hanging=hanging,
         )
 
     @pytest.mark.parametrize(
@@ -314,8 +321,8 @@ class TestToolkit:
     def test_an_nvcc_that_hangs_is_found_and_said_to_hang(
         self, shared_server: Environment, tmp_path: Path
     ) -> None:
-        script(tmp_path / "bin/nvcc", "sleep 60")
-        said = self.diagnose(shared_server, {"CUDA_HOME": str(tmp_path)}, impatient=True)
+        nvcc = script(tmp_path / "bin/nvcc", HANGS)
+        said = self.diagnose(shared_server, {"CUDA_HOME": str(tmp_path)}, nvcc)
         judged(said, FINDINGS)
         assert "did not end within" in said.out
 
@@ -332,8 +339,8 @@ class TestToolkit:
     def test_a_compiler_that_hangs_is_found_and_said_to_hang(
         self, shared_server: Environment, tmp_path: Path
     ) -> None:
-        slow = script(tmp_path / "slow-cc", "sleep 60")
-        said = self.diagnose(shared_server, {"CC": str(slow)}, impatient=True)
+        slow = script(tmp_path / "slow-cc", HANGS)
+        said = self.diagnose(shared_server, {"CC": str(slow)}, slow)
         judged(said, FINDINGS)
         assert "did not end within" in json.dumps(said.outcome("c-compiler-missing"))
 
@@ -380,8 +387,8 @@ class TestTape:
             (b"hello", "no JSON"),
             (b"\xff\xfe\x00", "no JSON"),
             (b'{"schema_version": 1, "runs": [{"argv": ["/usr', "cut off"),
-            (b"[" * 200_000, "no JSON"),
-            (b'{"schema_version": 1, "python": ' + b'{"a":' * 100_000, "no JSON"),
+            (b"[" * 50_000, "no JSON"),
+            (b'{"schema_version": 1, "python": ' + b'{"a":' * 50_000, "no JSON"),
             (b"[]", "no snapshot"),
             (b"null", "no snapshot"),
             (b"{}", "no snapshot"),
@@ -458,7 +465,7 @@ def _within_memory(bytes_of_memory: int, *arguments: str) -> Said:
         env=SYSTEM,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
     )
     return Said(ran.returncode, ran.stdout, ran.stderr)
@@ -703,7 +710,7 @@ def _shell(line: str, **env: str) -> Said:
         env={**SYSTEM, **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
     )
     return Said(ran.returncode, ran.stdout, ran.stderr)
@@ -737,7 +744,7 @@ class TestPoorMachine:
             env={},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG,
             check=False,
         )
         judged(Said(ran.returncode, ran.stdout, ran.stderr), FINDINGS)
@@ -772,7 +779,7 @@ class TestPoorMachine:
             env=SYSTEM,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG,
             check=False,
             preexec_fn=poor,
         )
@@ -795,12 +802,9 @@ class TestInterrupt:
             stderr=subprocess.PIPE,
             text=True,
         )
-        until = time.monotonic() + 20
-        while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < until:
-            time.sleep(0.01)
-        time.sleep(0.1)
+        wait_for(lambda: pid_file.exists() and pid_file.read_text())
         doctor.send_signal(number)
-        _, err = doctor.communicate(timeout=20)
+        _, err = doctor.communicate(timeout=HANG)
         return doctor.returncode, err, int(pid_file.read_text())
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -808,13 +812,13 @@ class TestInterrupt:
         fake = tmp_path / "bin/python"
 
         def start(pid_file: Path) -> list[str]:
-            script(fake, f"echo $$ > {pid_file}\nexec sleep 30")
+            script(fake, f"echo $$ > {pid_file}\n{HANGS}")
             return [str(DOCTOR), "diagnose", "--python", str(fake)]
 
         code, err, child = self.interrupted(start, tmp_path, number)
         assert "Traceback" not in err
         assert code not in (HEALTHY, FINDINGS, UNKNOWN)
-        assert _ended(child)
+        wait_for(lambda: gone(child))
         if number is signal.SIGINT:
             assert (code, err.strip()) == (130, "vllm-doctor: interrupted")
 
@@ -823,29 +827,15 @@ class TestInterrupt:
         self, tmp_path: Path, shared_server: Environment, number: signal.Signals
     ) -> None:
         def start(pid_file: Path) -> list[str]:
-            script(tmp_path / "hung/gcc", f"echo $$ > {pid_file}\nexec sleep 30")
+            script(tmp_path / "hung/gcc", f"echo $$ > {pid_file}\n{HANGS}")
             return [str(DOCTOR), "diagnose", "--python", str(shared_server.prefix), *LATER]
 
         code, err, child = self.interrupted(start, tmp_path, number)
         assert "Traceback" not in err
         assert code not in (HEALTHY, FINDINGS, UNKNOWN)
-        assert _ended(child)
+        wait_for(lambda: gone(child))
         if number is signal.SIGINT:
             assert (code, err.strip()) == (130, "vllm-doctor: interrupted")
-
-
-def _ended(pid: int) -> bool:
-    """Within two seconds; a child that goes on is ended here."""
-    for _ in range(100):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    return False
 
 
 def test_every_name_of_the_interpreter_is_the_one_that_runs_these_tests() -> None:

@@ -142,6 +142,7 @@ def test_what_does_not_fit_is_named_by_its_path(kind: Any, value: Any, words: st
     assert words in str(error.value)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

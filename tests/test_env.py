@@ -33,6 +33,7 @@ from doctor.report.exports import FORMS, WHY, ExportError, exports, notes
 from doctor.shipped import rules_folder
 from tests.conftest import (
     DOCTOR,
+    HANGS,
     SYSTEM,
     Environment,
     bare_environment,
@@ -416,8 +417,8 @@ class TestCommand:
             assert said.out == "export CUDA_HOME='/ours'\n"
 
     def test_a_python_that_hangs_cannot_be_told(self, tmp_path: Path) -> None:
-        script(tmp_path / "bin/python", "sleep 60")
-        said = run_doctor("env", "--python", tmp_path, impatient=True)
+        script(tmp_path / "bin/python", HANGS)
+        said = run_doctor("env", "--python", tmp_path, hanging=tmp_path)
         assert (said.code, said.out) == (3, "")
 
     def test_a_locale_that_cannot_print_it_is_an_error(self, tmp_path: Path) -> None:

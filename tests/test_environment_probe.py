@@ -564,7 +564,7 @@ class TestDriver:
         said = run_doctor(
             *("diagnose", "--format", "json", "--python", shared_server.prefix),
             env={"LD_LIBRARY_PATH": str(tmp_path)},
-            impatient=True,
+            hanging="_driver.py" if "sleep" in body else None,
         )
         outcome = said.outcome("driver-lib-invisible")
         assert outcome["verdict"] == "unknown"

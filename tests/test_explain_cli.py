@@ -3,6 +3,7 @@ it makes of a log that is none, and what this machine says to it."""
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import lzma
@@ -10,16 +11,26 @@ import os
 import pty
 import signal
 import subprocess
-import threading
-import time
+import sys
+import termios
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jsonschema
 import pytest
 
+from doctor.logs.source import Log
 from doctor.report.explained import explained_schema
-from tests.conftest import DOCTOR, SYSTEM, Said, run_doctor, run_inside, vllm_environment
+from tests.conftest import (
+    DOCTOR,
+    HANG,
+    SYSTEM,
+    Said,
+    run_doctor,
+    run_inside,
+    vllm_environment,
+    wait_for,
+)
 from tests.corpus import HEALTHY, UNRECOGNISED, Logged, logs
 
 NOTHING, RECOGNISED, USAGE, UNKNOWN = 0, 1, 2, 3
@@ -45,6 +56,11 @@ def log(folder: Path, data: bytes, name: str = "server.log") -> Path:
     path = folder / name
     path.write_bytes(data)
     return path
+
+
+def unread(pipe: IO[bytes]) -> int:
+    """Bytes that the other end has still to read (tty_ioctl(2), pipe(7))."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 @pytest.mark.parametrize("logged", list(LOGS.values())[::7], ids=lambda one: one.name)
@@ -210,24 +226,12 @@ class TestWhatIsGiven:
     def test_a_file_that_grows_ends_where_it_ended(self, tmp_path: Path) -> None:
         path = log(tmp_path, START * 20_000 + KILLED)
         size = path.stat().st_size
-        done = threading.Event()
-
-        def grow() -> None:
+        source = Log(str(path))
+        for _ in source.blocks():
             with path.open("ab") as file:
-                while not done.is_set():
-                    file.write(START)
-                    file.flush()
-
-        writer = threading.Thread(target=grow)
-        writer.start()
-        try:
-            time.sleep(0.05)
-            report = told(path)
-        finally:
-            done.set()
-            writer.join()
-        assert size <= report["source"]["bytes"] < path.stat().st_size
-        assert "grew while it was read" in report["notes"][0]
+                file.write(START)
+        assert source.size == size < path.stat().st_size
+        assert "grew while it was read" in source.notes[0]
 
     def test_a_pipe(self) -> None:
         ran = subprocess.run(
@@ -250,10 +254,11 @@ class TestWhatIsGiven:
             assert child.stdout
             child.stdin.write(KV.data)  # far less than a block: it must not be lost
             child.stdin.flush()
-            time.sleep(1)
+            pipe = child.stdin
+            wait_for(lambda: not unread(pipe))
             child.send_signal(signal.SIGINT)
             out = child.stdout.read().decode()
-            assert child.wait(20) == RECOGNISED
+            assert child.wait(HANG) == RECOGNISED
         assert "kv-cache-too-small  PRIMARY" in out
         assert "interrupted: this is about what was read until then" in out
 
@@ -267,7 +272,7 @@ class TestWhatIsGiven:
             env=SYSTEM,
         ) as child:
             os.write(ours, KILLED + b"\x04")
-            out, err = child.communicate(timeout=20)
+            out, err = child.communicate(timeout=HANG)
         os.close(ours)
         os.close(theirs)
         assert b"paste the log" in err

@@ -17,8 +17,7 @@ import signal
 import subprocess
 import sys
 import termios
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,19 @@ from doctor.target import Live
 from tests.conftest import (
     BASE_PYTHON,
     DOCTOR,
+    HANG,
+    HANGS,
     SYSTEM,
     Environment,
     Said,
     bare_environment,
     facts_of,
+    gone,
     run_doctor,
     script,
     shared_library,
     vllm_environment,
+    wait_for,
 )
 
 ON_CPU = ("--set", "device=cpu")
@@ -115,19 +118,8 @@ def signals(path: Path) -> list[str]:
     return [row["signal"] for row in records(path) if "signal" in row]
 
 
-def wait_for(what: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
-
-
-def gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return True
-    return state == "Z"
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @contextlib.contextmanager
@@ -336,7 +328,7 @@ class TestStart:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=HANG,
         )
         assert (ran.returncode, ran.stdout) == (0, "hello you\n")
         assert ran.stderr.startswith(f"vllm-doctor: healthy; starting {served.prefix}/bin/vllm ")
@@ -389,7 +381,7 @@ class TestStart:
             (got,) = records(record)
             assert (got["pid"], got["blocked"]) == (doctor.pid, [])
             doctor.terminate()
-            assert doctor.wait(30) == 6
+            assert doctor.wait(HANG) == 6
 
     @pytest.mark.parametrize("options", [(), ("--exec",)])
     def test_a_server_that_cannot_be_started_is_told(
@@ -414,7 +406,7 @@ class TestSignals:
             if name not in ("SIGTERM", "SIGHUP"):
                 assert doctor.poll() is None
                 doctor.terminate()
-            assert doctor.wait(30) == 9
+            assert doctor.wait(HANG) == 9
             assert gone(records(record)[0]["pid"])
 
     def test_each_of_many_is_passed_on(self, served: Environment, record: Path) -> None:
@@ -431,10 +423,11 @@ class TestSignals:
             pid = records(record)[0]["pid"]
             os.kill(pid, signal.SIGSTOP)
             os.kill(pid, signal.SIGCONT)
-            time.sleep(0.2)
+            doctor.send_signal(signal.SIGUSR1)  # heard by one that attends to a server still
+            wait_for(lambda: signals(record))
             assert doctor.poll() is None
             doctor.terminate()
-            assert doctor.wait(30) == 3
+            assert doctor.wait(HANG) == 3
 
     def test_a_doctor_that_is_killed_takes_the_server_with_it(
         self, served: Environment, record: Path
@@ -450,13 +443,13 @@ class TestSignals:
     ) -> None:
         """While it judges there is nobody to pass a signal on to."""
         script(cpu_server.prefix / "bin/vllm", f"touch {tmp_path}/started")
-        script(tmp_path / "cc", f"touch {tmp_path}/asked; sleep 5; exit 1")
+        script(tmp_path / "cc", f"touch {tmp_path}/asked\n{HANGS}")
         command = [str(DOCTOR), "launch", "--python", str(cpu_server.prefix), *ON_CPU]
         env = {**SYSTEM, "CC": str(tmp_path / "cc")}
         with subprocess.Popen(command, env=env, stderr=subprocess.PIPE) as doctor:
             wait_for((tmp_path / "asked").exists)
             doctor.terminate()
-            assert doctor.wait(30) == 143
+            assert doctor.wait(HANG) == 143
         assert not (tmp_path / "started").exists()
 
     def test_an_orphan_is_reaped_where_the_doctor_is_the_first_process(
@@ -465,8 +458,9 @@ class TestSignals:
         """As in a container whose entry point it is."""
         if subprocess.run(["unshare", "-pf", "true"], check=False).returncode:
             pytest.skip("no process namespace here")
-        pids = "(sleep 0.1 & ) ; sleep 0.5; cat /proc/[0-9]*/stat | grep -c ' Z '"
-        script(cpu_server.prefix / "bin/vllm", pids)
+        orphan = f"(sh -c 'echo $$ > {tmp_path}/pid' &)"
+        reaped = f"until read pid < {tmp_path}/pid && [ ! -e /proc/$pid ]; do sleep 0.02; done"
+        script(cpu_server.prefix / "bin/vllm", f"{orphan}\n{reaped} 2>/dev/null; echo reaped")
         command = ["unshare", "-pf", "--mount-proc", str(DOCTOR), "launch", "--python"]
         ran = subprocess.run(
             [*command, str(cpu_server.prefix), *ON_CPU],
@@ -474,9 +468,9 @@ class TestSignals:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=HANG,
         )
-        assert ran.stdout == "0\n", ran.stderr
+        assert ran.stdout == "reaped\n", ran.stderr
 
 
 class TestTerminal:
@@ -523,11 +517,13 @@ class TestTerminal:
         with self.session(served, record, leads, ENDS="5") as (terminal, leader):
             os.write(terminal, key)
             wait_for(lambda: signals(record))
-            time.sleep(0.3)  # for one too many
+            # One too many would be there before the next one, which the doctor passes on.
+            os.kill(parent(records(record)[0]["pid"]), signal.SIGUSR1)
+            wait_for(lambda: "SIGUSR1" in signals(record))
             assert signals(record).count(name) == 1
             if leads:
                 leader.terminate()
-                assert leader.wait(30) == 5
+                assert leader.wait(HANG) == 5
 
     @pytest.mark.parametrize("leads", [True, False])
     def test_a_terminal_that_is_closed_hangs_the_server_up(
@@ -658,8 +654,8 @@ class TestRefusal:
     ) -> None:
         assert run_doctor("launch", "--python", "/nowhere").code == 2
         assert run_doctor("launch", "--python", "/bin/true").code == 2
-        script(tmp_path / "bin/python", "sleep 60")
-        said = run_doctor("launch", "--python", tmp_path, impatient=True)
+        script(tmp_path / "bin/python", HANGS)
+        said = run_doctor("launch", "--python", tmp_path, hanging=tmp_path)
         assert (said.code, said.out) == (REFUSED, "")
 
 

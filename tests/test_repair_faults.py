@@ -17,7 +17,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from tests.conftest import DOCTOR, Environment, Said, run_doctor
+from tests.conftest import DOCTOR, HANG, Environment, Said, run_doctor
 from tests.stand_ins import index as indexes
 from tests.stand_ins.fixtures import FOR_H100, Bench, copied
 from tests.stand_ins.index import Asked, Faults, Index
@@ -440,7 +440,7 @@ def installing(
             start_new_session=True,
         ) as doctor:
             try:
-                assert held.reached.wait(30)
+                assert held.reached.wait(HANG)
                 yield doctor
             finally:
                 doctor.kill()
@@ -457,7 +457,7 @@ def test_a_signal_during_the_installation_takes_it_back(
             os.killpg(doctor.pid, number)
         else:
             doctor.send_signal(number)
-        out, err = doctor.communicate(timeout=30)
+        out, err = doctor.communicate(timeout=HANG)
     assert (doctor.returncode, out) == (code, b""), err
     assert b"Traceback" not in err
     assert not [child for child in children if child.is_running()]
@@ -474,6 +474,6 @@ def test_while_one_doctor_works_the_next_one_names_it_and_stops(
         assert second.code == 4
         assert f"pid {doctor.pid}" in second.err.splitlines()[-1]
         doctor.kill()
-        doctor.communicate(timeout=30)
+        doctor.communicate(timeout=HANG)
     assert place.undo().code == 0
     assert place.changed() == {}

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,27 @@ from doctor import target as machine
 from doctor.codec import CodecError, encode
 from doctor.diagnose import diagnose
 from doctor.engine import load_rules
-from doctor.model import Rule
+from doctor.model import Rule, reason
 from doctor.probes.interpreter import Where
 from doctor.profile import DEFAULT, Profile, load, variants
 from doctor.redact import redact
 from doctor.shipped import rules_folder
 from doctor.tape import NotRecorded, Recorder, Tape, load_tape
-from doctor.target import Live, Ran, run_child
+from doctor.target import Live, Ran, TooLarge, must_read, read_regular, run_child
 from tests import stand_ins
 from tests.conftest import (
     BASE_PYTHON,
     DOCTOR,
+    HANG,
     SYSTEM,
     Environment,
-    not_longer_than,
+    gone,
+    not_for_ever,
     run_doctor,
     script,
     shared_library,
     vllm_environment,
+    wait_for,
 )
 
 LATER = ("--set", "gpus=later", "--set", "archs=9.0")
@@ -235,22 +237,21 @@ class TestChildren:
         assert run_child(["/bin/sh", "-c", "kill -SEGV $$"], 10, {}).code == -11
 
     def test_one_that_hangs_is_ended_with_all_that_it_started(self, tmp_path: Path) -> None:
-        line = f"sleep 60 & echo $! > {tmp_path}/pid; echo begun; sleep 60"
-        ran = run_child(["/bin/sh", "-c", line], 0.3, SYSTEM)
-        assert (ran.code, ran.out, ran.failure) == (None, "begun\n", "did not end within 0.3 s")
-        assert ended(int((tmp_path / "pid").read_text()))
+        line = f"sleep 86400 & echo $! > {tmp_path}/pid; echo begun; exec sleep 86400"
+        ran, seconds = hung(line, tmp_path / "pid")
+        assert ran == Ran(None, "begun\n", failure=f"did not end within {seconds:g} s")
+        wait_for(lambda: gone(int((tmp_path / "pid").read_text())))
 
     def test_one_that_ignores_being_asked_is_ended(self, tmp_path: Path) -> None:
-        line = f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.05; done"
-        with not_longer_than(10):
-            run_child(["/bin/sh", "-c", line], 0.3, SYSTEM)
-        assert ended(int((tmp_path / "pid").read_text()))
+        line = f"trap '' TERM; echo $$ > {tmp_path}/pid; echo begun; while :; do sleep 0.05; done"
+        hung(line, tmp_path / "pid")
+        wait_for(lambda: gone(int((tmp_path / "pid").read_text())))
 
     def test_what_one_leaves_running_does_not_keep_the_doctor_waiting(self, tmp_path: Path) -> None:
-        line = f"sleep 60 & echo $! > {tmp_path}/pid; echo done"
-        with not_longer_than(5):
-            assert run_child(["/bin/sh", "-c", line], 10, SYSTEM) == Ran(0, "done\n")
-        assert ended(int((tmp_path / "pid").read_text()))
+        line = f"sleep 86400 & echo $! > {tmp_path}/pid; echo done"
+        with not_for_ever():
+            assert run_child(["/bin/sh", "-c", line], 2 * HANG, SYSTEM) == Ran(0, "done\n")
+        wait_for(lambda: gone(int((tmp_path / "pid").read_text())))
 
     def test_one_that_asks_gets_no_answer(self) -> None:
         assert run_child(["/bin/cat"], 10, {}) == Ran(0)
@@ -263,16 +264,16 @@ class TestChildren:
         assert len(ran.out) <= (1 << 20) + 3
 
 
-def ended(pid: int) -> bool:
-    for _ in range(100):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.02)
-    return False
+def hung(line: str, begun: Path) -> tuple[Ran, float]:
+    """What came of a shell's line that does not end, and after how many seconds: the first of these
+    in which it got as far as to write `begun` and say so."""
+    for seconds in (0.3, 2.0, 20.0):
+        begun.unlink(missing_ok=True)
+        with not_for_ever():
+            ran = run_child(["/bin/sh", "-c", line], seconds, SYSTEM)
+        if ran.out:
+            return ran, seconds
+    raise AssertionError("it never began")
 
 
 class TestLive:
@@ -308,7 +309,7 @@ class TestLive:
     )
     def test_what_is_no_file_reads_as_none(self, odd: Mapping[str, Path], kind: str) -> None:
         live, path = Live({}), odd[kind]
-        with not_longer_than(5):
+        with not_for_ever():
             assert live.read(path) is None
             assert live.search(path, "x") is None
             assert live.elf(path) is None
@@ -316,6 +317,41 @@ class TestLive:
             live.stat(path)
             live.listdir(path)
             live.realpath(path)
+
+    @pytest.mark.parametrize(
+        "kind", ["folder", "fifo", "loop", "dangling", "nul", "long", "device", "kernel", "empty"]
+    )
+    def test_what_is_no_regular_file_is_refused_without_waiting(
+        self, odd: Mapping[str, Path], kind: str
+    ) -> None:
+        with not_for_ever():
+            assert read_regular(odd[kind], 100) is None
+            with pytest.raises(OSError, match=r".") as refused:
+                must_read(odd[kind], 100)
+        assert reason(refused.value)
+
+    def test_a_missing_file_can_be_told_from_an_unreadable_one(
+        self, odd: Mapping[str, Path]
+    ) -> None:
+        with pytest.raises(FileNotFoundError):
+            must_read(odd["missing"], 100)
+        with pytest.raises(IsADirectoryError):
+            must_read(odd["folder"], 100)
+        with pytest.raises(OSError, match="Not a regular file"):
+            must_read(odd["fifo"], 100)
+
+    def test_a_file_is_read_whole_or_refused_by_its_size(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(b"12345")
+        assert read_regular(path, 5) == b"12345"
+        with pytest.raises(TooLarge, match=f"^{path} is larger than 4 bytes"):
+            read_regular(path, 4)
+        with path.open("wb") as file:
+            file.truncate(2 << 30)  # without a block on the disk
+        with pytest.raises(TooLarge, match="larger than 4 MiB"):
+            must_read(path, 4 << 20)
+        with pytest.raises(TooLarge):
+            read_regular(Path("/proc/self/status"), 10)  # says that it is empty
 
     def test_descriptors_are_not_leaked(self, odd: Mapping[str, Path]) -> None:
         before = len(list(Path("/proc/self/fd").iterdir()))

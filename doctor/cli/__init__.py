@@ -18,6 +18,7 @@ from doctor.cli.shared import fail
 from doctor.engine import place
 from doctor.exits import UNKNOWN, USAGE
 from doctor.model import reason
+from doctor.target import OUT_OF_FILES
 
 
 class _Commands(MutableMapping[str, click.Command]):
@@ -87,18 +88,9 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def main() -> None:
-    """The console script. Ends with the documented exit code and never with a traceback."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # started with the descriptor closed
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for good
-        stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
-    signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a lost connection; nohup ignores it
-        signal.signal(signal.SIGHUP, _terminate)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `vllm-doctor diagnose | head` ends quietly
+    """What doctor.__main__ starts. Ends with the documented exit code, never with a traceback."""
     try:
+        _prepare()
         try:
             cli.main(standalone_mode=False)
         finally:
@@ -112,12 +104,42 @@ def main() -> None:
     except _Terminated:
         raise SystemExit(143) from None
     except OSError as error:
-        _give_up(f"cannot write: {reason(error)}")
+        _give_up(*_refused(error))
     except Exception as error:
-        _give_up(f"crashed, and could not judge anything: {place(error)}; please report it")
+        why = f"crashed, and could not judge anything: {place(error)}; please report it"
+        _give_up(why, UNKNOWN)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # children are ended now (doctor.target)
 
 
-def _give_up(message: str) -> NoReturn:
+def _prepare() -> None:
+    """Streams that can be written to, and signals that end the doctor in order, with its children:
+    doctor.__main__ would end it at once."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a lost connection; nohup ignores it
+        signal.signal(signal.SIGHUP, _terminate)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with the descriptor closed
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for good
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
+
+
+def _refused(error: OSError) -> tuple[str, int]:
+    """What the system refused where no command expects it, and the exit code."""
+    if error.errno in OUT_OF_FILES:
+        return f"{reason(error)}: raise `ulimit -n`", UNKNOWN
+    try:
+        os.getcwd()  # noqa: PTH109 - relative paths hang on it
+    except FileNotFoundError:
+        return "the current directory was removed: change to one that exists", USAGE
+    return f"cannot write: {reason(error)}", UNKNOWN
+
+
+def _give_up(message: str, code: int) -> NoReturn:
     # What stdout still holds cannot be written; Python would try again while it ends.
-    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    fail(message, UNKNOWN)
+    sys.stdout = io.StringIO()
+    fail(message, code)

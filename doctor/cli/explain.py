@@ -28,7 +28,7 @@ from doctor.logs.explain import Explanation
 from doctor.logs.explain import explain as explain_log
 from doctor.logs.index import Index
 from doctor.logs.source import Log, LogError
-from doctor.model import Installer, Rule
+from doctor.model import Installer, Rule, refusal
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
 
@@ -106,7 +106,8 @@ def _catalogue(rules_dir: str | None) -> signatures.Catalogue:
     try:
         return signatures.load(folders)
     except (OSError, ValueError) as error:
-        fail(f"signatures: {error}", USAGE if rules_dir else UNKNOWN)
+        why = refusal(error) if isinstance(error, OSError) else error
+        fail(f"signatures: {why}", USAGE if rules_dir else UNKNOWN)
 
 
 def _must_tell_something(log: Log, told: Explanation) -> None:

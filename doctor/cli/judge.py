@@ -29,24 +29,23 @@ from doctor.diagnose import Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import USAGE
-from doctor.model import Missing, Rule, Severity, reason
+from doctor.model import Missing, Rule, Severity, printable, reason
 from doctor.probes.interpreter import Where
 from doctor.tape import Recorder, Tape, load_tape
-from doctor.target import Target
+from doctor.target import Target, TooLarge, must_read
 from doctor.trust import ALLOW
 
-_TAPE_MOST = 64 << 20  # bytes; a real snapshot is far below one MiB
+_TAPE_MOST = 4 << 20  # bytes; a real snapshot is far below one MiB
+_PARTS_MOST = 100_000  # lists and tables; a real one holds some hundreds
 
 
 def _from_tape(path: str) -> tuple[Target, Where]:
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(_TAPE_MOST + 1)
-        if len(data) > _TAPE_MOST:
-            fail(f"--from {path}: larger than {_TAPE_MOST >> 20} MiB, no snapshot of ours", USAGE)
-        tape = load_tape(parse_json(data))
+        tape = load_tape(parse_json(must_read(Path(path), _TAPE_MOST), _PARTS_MOST))
     except OSError as error:
         fail(f"--from {path}: {reason(error)}", USAGE)
+    except TooLarge as error:
+        fail(f"--from {error}", USAGE)
     except CodecError as error:
         fail(f"--from {path}: {error}", USAGE)
     except ValueError as error:
@@ -133,7 +132,8 @@ def rules(ctx: click.Context, rules_dir: str | None, allow: tuple[str, ...]) -> 
     if ctx.invoked_subcommand is None:
         width = max(len(r.id) for r in ctx.obj)
         for one in sorted(ctx.obj, key=lambda r: (r.area, r.id)):
-            click.echo(f"{one.id:<{width}}  {one.severity.value:<7}  {one.area:<11}  {one.title}")
+            row = f"{one.id:<{width}}  {one.severity.value:<7}  {one.area:<11}  {one.title}"
+            click.echo(printable(row))
 
 
 @rules.command()
@@ -146,7 +146,9 @@ def show(known: tuple[Rule, ...], id: str) -> None:
     found = {r.id: r for r in known}
     if id in found:
         one = found[id]
-        click.echo(f"{one.id}  ({one.severity.value}, {one.area})\n\n{one.explanation}")
+        click.echo(f"{printable(one.id)}  ({one.severity.value}, {printable(one.area)})\n")
+        for line in one.explanation.splitlines():
+            click.echo(printable(line))
         return
     in_logs = signatures.shipped().ailments
     if id not in in_logs:

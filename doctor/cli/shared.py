@@ -15,7 +15,7 @@ from doctor import profile as profiles
 from doctor.engine import Crashed, RuleError, load_rules
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError, locate, refuse_foreign
-from doctor.model import Missing, Rule, printable
+from doctor.model import Missing, Rule, printable, shortened
 from doctor.probes.interpreter import NotPython, Where
 from doctor.profile import Profile, ProfileError
 from doctor.shipped import rules_folder
@@ -25,9 +25,12 @@ from doctor.trust import ALLOW, refusal
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_SENTENCE = 2000  # characters
+
+
 def fail(message: str, code: int) -> NoReturn:
-    """One sentence on stderr, and out."""
-    click.echo(f"vllm-doctor: {printable(message)}", err=True)
+    """One sentence on stderr, and out. What it names may be of megabytes, the sentence is not."""
+    click.echo(f"vllm-doctor: {shortened(printable(message), _SENTENCE)}", err=True)
     raise SystemExit(code)
 
 

@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import os
+import select
 import signal
 import stat
 import sys
@@ -15,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from doctor.model import reason
 
@@ -48,10 +50,6 @@ class Log:
                     self.sample = self.sample or block[:_SAMPLE]
                     self.size += len(block)
                     yield block
-            except KeyboardInterrupt:
-                if most is not None:
-                    raise
-                self.notes.append("interrupted: this is about what was read until then")
             except (EOFError, zlib.error, lzma.LZMAError) as error:
                 self.damaged = True
                 self.notes.append(f"cut off or damaged after {self.size} bytes: {error}")
@@ -60,6 +58,8 @@ class Log:
                     raise LogError(f"{self.name}: {reason(error)}") from None
                 self.damaged = True
                 self.notes.append(f"unreadable after {self.size} bytes: {reason(error)}")
+            if isinstance(stream.raw, _Pipe) and stream.raw.interrupted:
+                self.notes.append("interrupted: this is about what was read until then")
             if most is not None and os.fstat(stream.fileno()).st_size > most:
                 self.notes.append(
                     "it grew while it was read: this is about what was there at first"
@@ -92,7 +92,7 @@ def _opened(name: str) -> Iterator[tuple[io.BufferedReader, int | None]]:
         with contextlib.suppress(OSError):
             if sys.stdin.isatty():
                 sys.stderr.write("vllm-doctor: paste the log, then Ctrl-D\n")
-        with open(sys.stdin.fileno(), "rb", closefd=False) as stream:
+        with _piped(sys.stdin.fileno()) as stream:
             yield stream, None
         return
     try:
@@ -107,7 +107,58 @@ def _opened(name: str) -> Iterator[tuple[io.BufferedReader, int | None]]:
     except ValueError as error:  # a NUL in the name
         raise LogError(f"{name}: {error}") from None
     with stream:
-        yield stream, os.fstat(stream.fileno()).st_size if stat.S_ISREG(kind) else None
+        if stat.S_ISREG(kind):
+            yield stream, os.fstat(stream.fileno()).st_size
+        else:
+            with _piped(stream.fileno()) as pipe:
+                yield pipe, None
+
+
+class _Pipe(io.RawIOBase):
+    """What comes through a pipe or from a terminal. Ctrl-C is its end, and loses nothing of what
+    came before: whoever waits for a server that hangs ends both with it."""
+
+    def __init__(self, descriptor: int, wake: int) -> None:
+        self._descriptor, self._wake = descriptor, wake
+        self._ended = self.interrupted = False
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def interrupt(self, *_: object) -> None:
+        self.interrupted = True
+
+    def readinto(self, buffer: Any) -> int:
+        ready = select.poll()
+        for descriptor in (self._descriptor, self._wake):
+            ready.register(descriptor, select.POLLIN)
+        while not (self.interrupted or self._ended):
+            if any(found == self._descriptor for found, _ in ready.poll()):
+                count = os.readv(self._descriptor, [buffer])
+                self._ended = not count  # a terminal would be asked for another end
+                return count
+            os.read(self._wake, 512)  # a signal, perhaps another one
+        return 0
+
+
+@contextlib.contextmanager
+def _piped(descriptor: int) -> Iterator[io.BufferedReader]:
+    """The pipe, which Ctrl-C ends. Its handler only notes it, and a wait for the pipe is woken up
+    by way of another one: an exception out of a read could take with it what was just read."""
+    wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    pipe = _Pipe(descriptor, wake)
+    handler = signal.signal(signal.SIGINT, pipe.interrupt)
+    other = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    try:
+        yield io.BufferedReader(pipe)
+    finally:
+        signal.set_wakeup_fd(other)
+        signal.signal(signal.SIGINT, handler)
+        os.close(wake)
+        os.close(woken)
 
 
 def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
@@ -125,44 +176,12 @@ def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
     elif kind := next((name for magic, name in _PACKED if first.startswith(magic)), None):
         raise LogError(f"the log is packed with {kind}, which is not read here: unpack it first")
     elif most is None:
-        yield from _piped(stream)
+        while block := stream.read(BLOCK):
+            yield block
     else:
         while most and (block := stream.read(min(BLOCK, most))):
             yield block
             most -= len(block)
-
-
-def _piped(stream: io.BufferedReader) -> Iterator[bytes]:
-    """What comes through a pipe or from a terminal, in full blocks, until its end or Ctrl-C, which
-    loses nothing: whoever waits for a server that hangs ends both with it. Raises KeyboardInterrupt
-    behind the last block."""
-    asked = reading = False
-
-    def note(*_: object) -> None:
-        nonlocal asked
-        asked = True
-        if reading:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, note)
-    block = bytearray()
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            while not asked:
-                reading = True
-                piece = stream.read1(BLOCK - len(block))
-                reading = False
-                block += piece
-                if len(block) == BLOCK or not piece:
-                    yield bytes(block)
-                    block.clear()
-                if not piece:
-                    return
-        reading = False
-        yield bytes(block)
-        raise KeyboardInterrupt
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _each(stream: gzip.GzipFile | lzma.LZMAFile) -> Iterator[bytes]:

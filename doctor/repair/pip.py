@@ -24,8 +24,10 @@ from doctor.repair.resolver import (
     run,
     show_installed,
 )
+from doctor.target import must_read
 
 _FIRST = Version("22.3")  # the first with `--python`, and `--report` is of 22.2
+_REPORT_MOST = 256 << 20  # bytes; it holds the whole description of each package
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Pip:
                 ],
                 env,
             )
-            rows: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
+            rows: list[dict[str, Any]] = json.loads(must_read(report, _REPORT_MOST))["install"]
             return rows
 
     def stage(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from doctor.repair import swap
 from doctor.repair.plan import Request
 from doctor.repair.resolver import Resolution, Tool, ToolError, name_of
 from doctor.repair.swap import Swap, SwapError
-from doctor.target import Target
+from doctor.target import READ_MOST, Target, TooLarge, must_read, read_regular
 from doctor.trust import NotTrusted
 
 
@@ -94,8 +96,7 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
         ]
         for row in rows:
             path = os.path.normpath(f"{site}/{row}")
-            file = Path(path)
-            if path.startswith(top) and (file.is_symlink() or not file.is_dir()):
+            if path.startswith(top) and _can_go(path):
                 going[path[len(top) :]] = None
     for site in ground.site_packages:
         # As a RECORD of this folder writes them: seventy thousand rows are compared as they are.
@@ -113,6 +114,16 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
     yield from swap.compiled(ground.prefix, list(going))
 
 
+def _can_go(path: str) -> bool:
+    """Whether it is no folder, and a name that the system takes: a RECORD may list anything."""
+    try:
+        return not stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+
+
 def _metadata(ground: Ground, names: Collection[str]) -> Iterator[Path]:
     """The metadata folders below the prefix that have one of these names: not by what is imported,
     for PYTHONPATH may put another copy before the one that goes."""
@@ -125,11 +136,26 @@ def _metadata(ground: Ground, names: Collection[str]) -> Iterator[Path]:
 
 def _record(info: Path) -> list[str] | None:
     """The paths that a RECORD lists, relative to site-packages (PEP 376); None where it is gone."""
+    rows = _rows(info / "RECORD")
+    return None if rows is None else [row[0] for row in rows]
+
+
+_RECORD_MOST = 8 << 20  # bytes; the longest that is known, of 12,000 files, is 1 MiB
+
+
+def _rows(record: Path) -> list[list[str]] | None:
+    """The rows of a RECORD; None where it is gone or no table. Raises StageError where it is larger
+    than any: what it lists is not known then."""
     try:
-        with (info / "RECORD").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return [row[0] for row in csv.reader(file) if row]
-    except (OSError, csv.Error):
+        data = read_regular(record, _RECORD_MOST)
+        if data is None:
+            return None
+        text = io.StringIO(data.decode("utf-8", "surrogateescape"), newline="")
+        return [row for row in csv.reader(text) if row]
+    except csv.Error:
         return None
+    except TooLarge as error:
+        raise StageError(str(error)) from None
 
 
 def _recorded(new: Path) -> dict[str, str]:
@@ -139,13 +165,12 @@ def _recorded(new: Path) -> dict[str, str]:
     digests: dict[str, str] = {}
     for record in new.glob("lib*/python*/*-packages/*.dist-info/RECORD"):
         site = record.parent.parent.relative_to(new)
-        with record.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            for row in csv.reader(file):
-                if len(row) > 1 and row[1].startswith("sha256="):
-                    padded = row[1][len("sha256=") :] + "=="
-                    path = os.path.normpath(site / row[0])
-                    with contextlib.suppress(ValueError):  # else the file itself is read
-                        digests[path] = base64.urlsafe_b64decode(padded).hex()
+        for row in _rows(record) or ():
+            if len(row) > 1 and row[1].startswith("sha256="):
+                padded = row[1][len("sha256=") :] + "=="
+                path = os.path.normpath(site / row[0])
+                with contextlib.suppress(ValueError):  # else the file itself is read
+                    digests[path] = base64.urlsafe_b64decode(padded).hex()
     return digests
 
 
@@ -232,7 +257,7 @@ def merged(path: Path, steps: Iterable[Step], shell: Mapping[str, str]) -> Saved
     """What the file at `path` holds, with these steps put in. Raises OSError, ValueError."""
     variables: dict[str, SavedValue] = {}
     with contextlib.suppress(FileNotFoundError):
-        variables = dict(decode(Saved, parse_json(path.read_bytes())).variables)
+        variables = dict(decode(Saved, parse_json(must_read(path, READ_MOST))).variables)
     for step in steps:
         if isinstance(step, (SetVariable, UnsetVariable, PrependPath)):
             variables[step.name] = saved(step, variables.get(step.name), shell)

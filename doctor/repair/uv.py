@@ -28,6 +28,8 @@ from doctor.repair.resolver import (
 from doctor.target import Target
 from doctor.trust import NotTrusted
 
+_LOCK_MOST = 64 << 20  # bytes; a hundred packages with every wheel of theirs are one MiB
+
 
 @dataclass(frozen=True)
 class Uv:
@@ -91,7 +93,7 @@ class Uv:
                 *(*_as_for(version), "--format", "pylock.toml"),
                 *("--output-file", str(lock), str(asked)),
             )
-            packages: list[dict[str, Any]] = toml.load(lock).get("packages", [])
+            packages: list[dict[str, Any]] = toml.load(lock, _LOCK_MOST).get("packages", [])
             return packages
 
     def stage(

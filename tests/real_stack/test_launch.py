@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import wait_for
 from tests.real_stack import isolate, lab
 from tests.real_stack.place import DOCTOR
 
@@ -188,7 +189,4 @@ def test_it_ends_with_the_servers_code_and_leaves_no_process(
     assert len(session_of(server.pid)) > 2
     server.terminate()
     assert server.wait(120) == 0
-    end = time.monotonic() + 10
-    while session_of(server.pid) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert session_of(server.pid) == set()
+    wait_for(lambda: not session_of(server.pid))
