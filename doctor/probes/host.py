@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from doctor.engine import probe
 from doctor.model import Fact
+from doctor.numbers import version_of
 from doctor.probes.environment import LaunchEnv, child_env, which
 from doctor.probes.interpreter import Interpreter
 from doctor.target import OWN, Ran, Target
@@ -139,8 +140,10 @@ def _asked(
 ) -> tuple[Ran, dict[str, tuple[str, Version]]]:
     """What the preprocessor makes of compiler.h; {} where it fails."""
     ran = target.run(*command, "-E", "-P", "-x", language, _QUESTION, env=child_env(env))
-    rows = re.findall(r"(?m)^vllm_doctor (\w+) (\w+) (\d+) (\d+)$", ran.out) if ran.ok else []
-    return ran, {kind: (name, Version(f"{a}.{b}")) for kind, name, a, b in rows}
+    pattern = r"(?m)^vllm_doctor (\w+) (\w+) ([0-9]+) ([0-9]+)$"
+    rows = re.findall(pattern, ran.out) if ran.ok else []
+    found = ((kind, name, version_of(f"{a}.{b}")) for kind, name, a, b in rows)
+    return ran, {kind: (name, version) for kind, name, version in found if version}
 
 
 _QUESTION = OWN + "probes/compiler.h"
@@ -182,4 +185,4 @@ def python_headers(target: Target, interpreter: Interpreter, env: LaunchEnv) -> 
     )
     rows = target.search(folder / "patchlevel.h", r'(?m)^#define PY_VERSION\s+"([\d.]+)')
     found = target.stat(folder / "Python.h") is not None
-    return PythonHeaders(folder, found, Version(rows[0]) if rows else None)
+    return PythonHeaders(folder, found, version_of(rows[0]) if rows else None)
