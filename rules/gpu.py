@@ -59,13 +59,15 @@ def _other_size(profile: Profile, gpus: Gpus | None) -> tuple[Fix, ...]:
     if sizes:
         near = min(sizes, key=lambda n: (n > asked, abs(n - asked)))
         line = Command(f"vllm-doctor diagnose --set tensor_parallel_size={near}")
-        return (Fix(_on(near), (line,), Needs.PERSON),)
+        return (Fix(_on(near, profile.device), (line,), Needs.PERSON),)
     if gpus is None or not gpus.visible:
         return ()
     return (Fix(_in_words(profile, gpus), (), Needs.PERSON),)
 
 
-def _on(count: int) -> Text:
+def _on(count: int, device: str) -> Text:
+    if device == "cpu":
+        return Text("run with {count} ranks", count=count)
     return Text("run on one GPU") if count == 1 else Text("run on {count} GPUs", count=count)
 
 

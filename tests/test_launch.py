@@ -18,7 +18,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from doctor import launch
 from doctor import profile as profiles
 from doctor.engine import load_rules
 from doctor.launch import Judged, WrongArguments, argv, difference, shown
-from doctor.model import Rule
+from doctor.model import Rule, Verdict
 from doctor.probes.environment import HOME, SAVED
 from doctor.probes.interpreter import Interpreter, Where
 from doctor.probes.toolkit import HEADERS
@@ -721,7 +721,13 @@ class Place:
     def proofs(self) -> Path:
         return self.one.prefix / HOME / "proofs.json"
 
-    def judge(self, *sets: str, prove: bool = True, env: Mapping[str, str] | None = None) -> Judged:
+    def judge(
+        self,
+        *sets: str,
+        prove: bool = True,
+        env: Mapping[str, str] | None = None,
+        accept: Collection[str] = (),
+    ) -> Judged:
         profile = profiles.load(profiles.DEFAULT, ("gpus=later", "archs=9.0", *sets))
         told: list[str] = []
         builds = self.builds
@@ -732,6 +738,7 @@ class Place:
             self.rules,
             profile_name="it",
             prove=prove,
+            accept=accept,
             tell=told.append,
         )
         assert told or self.builds == builds
@@ -940,6 +947,20 @@ class TestProof:
         made = place.judge()
         assert made.refused == "cuda-headers-missing"
         assert place.builds == 0
+
+    def test_a_build_that_fails_is_no_obstacle_where_it_was_accepted(self, place: Place) -> None:
+        add_nvcc(place.one, breaks="echo 'error: no such thing' >&2; exit 1")
+        assert place.judge().refused == "deep-check-failed"
+        assert place.judge(accept=("deep-check-failed",)).refused is None
+        assert not place.proofs.exists()
+
+    def test_what_cannot_be_built_at_all_is_accepted_by_that_name(self, place: Place) -> None:
+        (place.toolkit / "bin/nvcc").unlink()
+        found = {o.rule.id for o in place.judge().report.outcomes if o.verdict is Verdict.FOUND}
+        made = place.judge(accept=found)
+        assert made.refused is not None
+        assert "--accept deep-check-failed" in made.refused
+        assert place.judge(accept={*found, "deep-check-failed"}).refused is None
 
     def test_a_dry_run_builds_nothing_and_says_that_a_start_would(self, place: Place) -> None:
         made = place.judge(prove=False)

@@ -225,6 +225,8 @@ def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoRe
             f"a start would be refused: {judged.refused}; vllm-doctor diagnose says more",
             launching.REFUSED,
         )
+    if any(o.accepted for o in judged.report.outcomes):
+        _tell(_health(judged.report))
     if judged.unproven:
         _tell("a start would first prove the toolchain with a test build")
     raise SystemExit(HEALTHY)

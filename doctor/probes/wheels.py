@@ -197,11 +197,11 @@ class Specifiers:
         if self.exact:
             return Version(self.exact.public) == Version(version.public)
         # Late: 15 ms, and most pins are exact.
-        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+        from packaging.specifiers import SpecifierSet
 
         try:
             return SpecifierSet(self.text).contains(version.public, prereleases=True)
-        except InvalidSpecifier:
+        except ValueError:  # no specifiers, or a number in them that Python does not read
             return False
 
 

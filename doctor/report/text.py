@@ -79,11 +79,18 @@ def _header(report: Report) -> Iterator[Line]:
     yield (
         ("", "Judged "),
         ("bold", f"{where.python}"),
-        ("", f" (found by {where.found_by})"),
-        *((("", " for "), ("bold", report.model)) if report.model else ()),
-        ("", f" (profile {report.profile_name})"),
+        ("", f" (found by {where.found_by}) for "),
+        *served(report),
     )
     yield ()
+
+
+def served(report: Report) -> Line:
+    """What is to be served, and which profile says so."""
+    profile = f"(profile {report.profile_name})"
+    if report.model is None:
+        return (("", f"no model {profile}"),)
+    return (("bold", report.model), ("", f" {profile}"))
 
 
 def _accepted(outcome: Outcome, style: Style) -> Iterator[Line]:
@@ -180,6 +187,8 @@ def _verdict(report: Report, style: Style) -> Iterator[Line]:
     told = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in reversed(counts) if n)
     unknown = sum(o.verdict in (Verdict.UNKNOWN, Verdict.CRASHED) for o in decide)
     parts = [told] if told else []
+    if report.model is None and report.verdict == "healthy":
+        parts.append("environment only")
     if unknown:
         parts.append(f"{unknown} could not be told")
     if accepted := [o.rule.id for o in report.outcomes if o.accepted]:
