@@ -79,10 +79,11 @@ def _in_words(profile: Profile, gpus: Gpus) -> Text:
         fit = _fit(profile, gpus, there, share=more)
         if more > there and (fit is None or fit.roomy):
             return Text(
-                "it needs {more} GPUs of this size, larger ones, or a quantised checkpoint",
+                "to fit with room it needs {more} GPUs of this size, or larger ones, or a "
+                "quantised checkpoint",
                 more=more,
             )
-    return Text("it needs larger GPUs, or a quantised checkpoint")
+    return Text("to fit with room it needs larger GPUs, or a quantised checkpoint")
 
 
 @rule("tp-exceeds-visible-gpus", Severity.ERROR, Stage.GPUS)
