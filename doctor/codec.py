@@ -171,6 +171,8 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
     if kind is type(None) and value is None:
         return None
     try:
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
         if kind is Version and isinstance(value, str):
             return Version(value)
         if kind in (Path, Text) and isinstance(value, str):
@@ -179,10 +181,8 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
             return value.encode("utf-8", "surrogateescape")
         if isinstance(kind, type) and issubclass(kind, Enum):
             return kind(value)
-    except (InvalidVersion, ValueError) as error:
+    except (InvalidVersion, ValueError, OverflowError) as error:
         raise CodecError(path, str(error)) from None
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
     if kind in (str, int, bool, float) and type(value) is kind:
         return value
     raise CodecError(path, f"expected {_name(kind)}, got {shown(value)}")

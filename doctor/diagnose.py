@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,6 +39,7 @@ class Report:
     where: Where
     interpreter: Interpreter
     profile_name: str
+    model: str | None
     source: Literal["live", "tape"]
     outcomes: tuple[Outcome, ...]
     not_checked: tuple[NotChecked, ...]
@@ -67,10 +68,12 @@ def diagnose(
     source: Literal["live", "tape"] = "live",
     deep: bool = False,
     fail_on: Severity = Severity.ERROR,
+    accept: Collection[str] = (),
 ) -> Report:
     """Checks every rule against the target; `rules` may load them while they are asked for, which
-    takes as long as the first children do. Raises Missing (NotPython) or Crashed where the
-    interpreter does not answer: then nothing can be said about it at all."""
+    takes as long as the first children do. `accept`: ids whose outcome decides nothing. Raises
+    Missing (NotPython) or Crashed where the interpreter does not answer: then nothing can be said
+    about it at all."""
     began = time.perf_counter()
     facts = Facts(target, (where, profile, DeepAsked(deep)))
     facts.ask_ahead(Interpreter, Driver, HostCompilers)
@@ -87,11 +90,13 @@ def diagnose(
             missing = Text("{crash}", crash=crash)
     if proof and not proof.ok:
         outcomes = explain(outcomes, proof)
+    outcomes = [_accepted(o) if o.rule.id in accept else o for o in outcomes]
     first = primary(outcomes, fail_on)
     return Report(
         where=where,
         interpreter=interpreter,
         profile_name=profile_name,
+        model=profile.model,
         source=source,
         outcomes=tuple(_ordered(outcomes, first)),
         not_checked=tuple(not_checked),
@@ -128,7 +133,7 @@ def explain(outcomes: list[Outcome], proof: Proof) -> list[Outcome]:
 def primary(outcomes: list[Outcome], fail_on: Severity = Severity.ERROR) -> Outcome | None:
     """Of the gravest findings that count, the one that stops the server first."""
     least = max(fail_on.rank, Severity.WARNING.rank)
-    found = [o for o in outcomes if o.verdict is Verdict.FOUND and o.severity.rank >= least]
+    found = [o for o in _deciding(outcomes, Verdict.FOUND) if o.severity.rank >= least]
     return min(found, key=lambda o: (-o.severity.rank, o.rule.stage.value), default=None)
 
 
@@ -136,7 +141,7 @@ def _ordered(outcomes: list[Outcome], primary: Outcome | None) -> list[Outcome]:
     """The primary cause first, then findings by gravity and stage, then the rest as loaded."""
 
     def key(o: Outcome) -> tuple[int, int, int]:
-        found = o.verdict is Verdict.FOUND
+        found = o.verdict is Verdict.FOUND and not o.accepted
         rank = -o.severity.rank if found else 1
         return (0 if o is primary else 1, rank, o.rule.stage.value if found else 0)
 
@@ -144,12 +149,18 @@ def _ordered(outcomes: list[Outcome], primary: Outcome | None) -> list[Outcome]:
 
 
 def exit_code(outcomes: list[Outcome], fail_on: Severity) -> int:
-    found = [o for o in outcomes if o.verdict is Verdict.FOUND]
+    found = _deciding(outcomes, Verdict.FOUND)
     if any(o.severity.rank >= fail_on.rank for o in found):
         return FINDINGS
-    if any(o.verdict in (Verdict.UNKNOWN, Verdict.CRASHED) for o in outcomes):
-        return UNKNOWN
-    return HEALTHY
+    return UNKNOWN if _deciding(outcomes, Verdict.UNKNOWN, Verdict.CRASHED) else HEALTHY
+
+
+def _accepted(outcome: Outcome) -> Outcome:
+    return dataclasses.replace(outcome, accepted=outcome.verdict is not Verdict.OK)
+
+
+def _deciding(outcomes: list[Outcome], *verdicts: Verdict) -> list[Outcome]:
+    return [o for o in outcomes if o.verdict in verdicts and not o.accepted]
 
 
 def _installer(facts: Facts, python: Path) -> Installer:

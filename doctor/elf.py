@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from doctor.numbers import number_of
+
 _NEEDED, _STRTAB, _SONAME, _RPATH, _RUNPATH = 1, 5, 14, 15, 29
 _PT_LOAD, _PT_DYNAMIC = 1, 2
 _MOST = 1 << 20  # bytes of a program header table or dynamic section; a real one is far smaller
@@ -28,8 +30,8 @@ def cudart_major(needed: Iterable[str]) -> int | None:
     """The major of the CUDA runtime that a library needs; None where it needs none."""
     for name in needed:
         base, _, major = name.partition(".so.")
-        if base == "libcudart" and major.isdecimal():
-            return int(major)
+        if base == "libcudart" and (number := number_of(major)) is not None:
+            return number
     return None
 
 

@@ -32,7 +32,7 @@ from doctor.model import (
     Text,
     Verdict,
 )
-from doctor.tape import NotRecorded
+from doctor.tape import NotAskedThen, NotRecorded, Tape
 from doctor.target import Target, must_read
 from doctor.trust import NotTrusted
 
@@ -115,7 +115,7 @@ class Facts:
         with contextlib.suppress(Missing, Crashed):
             self.get(kind)
 
-    def _ask(self, kind: type) -> Fact | Missing | Crashed:
+    def _ask(self, kind: type[Fact]) -> Fact | Missing | Crashed:
         asking: list[type] = self._thread.__dict__.setdefault("asking", [])
         if kind in asking:
             names = " -> ".join(k.__name__ for k in [*asking, kind])
@@ -125,13 +125,23 @@ class Facts:
             return Crashed(f"no probe returns {kind.__name__}")
         asking.append(kind)
         try:
-            return typing.cast("Fact", function(**self.arguments(_parameters(function))))
+            arguments = self.arguments(_parameters(function))
+            try:
+                return typing.cast("Fact", function(**arguments))
+            except NotRecorded as gap:
+                return self._too_old_for(kind) or gap
         except (Missing, Crashed) as answer:
             return answer
         except (Exception, SystemExit) as error:
             return Crashed(f"the probe of {kind.__name__} crashed: {place(error)}")
         finally:
             asking.pop()
+
+    def _too_old_for(self, kind: type[Fact]) -> NotAskedThen | None:
+        """Why a tape has no answer to what this fact's own probe asks: it was recorded before."""
+        tape = self._target if isinstance(self._target, Tape) else None
+        recorder = tape.recorder_before(kind.since) if tape else None
+        return NotAskedThen(recorder) if recorder else None
 
     def arguments(self, parameters: Iterable[tuple[str, Any, bool]]) -> dict[str, Any]:
         """Keyword arguments for a probe or a rule. Raises as `get` does."""

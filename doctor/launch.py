@@ -1,12 +1,14 @@
 """Starts the server that was judged: what it is started with, what was proven of it, its end.
 
-There is no way past a finding: whoever starts a server with this starts a judged one.
+There is no way past a finding but to accept it by its name: whoever starts a server with this
+starts a judged one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -16,7 +18,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -83,10 +85,12 @@ def argv(
     Raises WrongArguments where `extra` says again what the profile says: the last one would win,
     and it was not judged.
     """
+    if profile.model is None:
+        raise WrongArguments("no model was named, and a server needs one: --set model=...")
     if profile.model.startswith("-"):
         raise WrongArguments(f"model: {profile.model!r} would be taken for an option of vLLM")
     _refuse_unjudged(extra)
-    words = [*_program(target, interpreter), "serve", profile.model]
+    words: list[str] = [*_program(target, interpreter), "serve", profile.model]
     for name, option in _OPTIONS.items():
         value = getattr(profile, name)
         if value is True:
@@ -327,12 +331,16 @@ def judge(
     *,
     profile_name: str,
     prove: bool,
+    accept: Collection[str] = (),
     tell: Callable[[str], None],
 ) -> Judged:
     """Judges as `diagnose --deep` does, but builds only what no earlier start has proven, and
     nothing where `prove` is False. Raises Missing or Crashed where the interpreter does not answer.
     """
-    report = diagnose(target, where, profile, rules, profile_name=profile_name)
+    look = functools.partial(
+        diagnose, target, where, profile, rules, profile_name=profile_name, accept=accept
+    )
+    report = look()
     if report.exit_code != HEALTHY:
         return Judged(report, _why(report))
     if foreign := distrusted(target, report.interpreter, report.facts.get(LaunchEnv).vars):
@@ -344,27 +352,34 @@ def judge(
     if not prove:
         return Judged(report, unproven=True)
     tell("proving the toolchain with a test build, once; this takes some seconds")
-    report = diagnose(target, where, profile, rules, profile_name=profile_name, deep=True)
+    report = look(deep=True)
     if report.exit_code != HEALTHY:
         return Judged(report, _why(report))
     proof = report.proof
-    if proof is None or not proof.ok:
-        why = proof.line if proof else report.proof_missing
-        return Judged(report, f"the toolchain could not be proven: {why}")
-    # Of the facts that the build was made with.
-    if key := toolchain(target, report.facts):
+    if proof is None and _UNPROVEN not in accept:
+        return Judged(
+            report,
+            f"the toolchain could not be proven: {report.proof_missing}; "
+            f"--accept {_UNPROVEN} starts without the proof",
+        )
+    # Of the facts that the build was made with. One that failed, and yet is no refusal, was
+    # accepted, which proves nothing.
+    if proof and proof.ok and (key := toolchain(target, report.facts)):
         remember(target, prefix, key)
     return Judged(report)
+
+
+_UNPROVEN = "deep-check-failed"
 
 
 def _why(report: Report) -> str:
     found = [
         o.rule.id
         for o in report.outcomes
-        if o.verdict is Verdict.FOUND and o.severity is Severity.ERROR
+        if o.verdict is Verdict.FOUND and o.severity is Severity.ERROR and not o.accepted
     ]
     unclear = (Verdict.UNKNOWN, Verdict.CRASHED)
-    unknown = [o.rule.id for o in report.outcomes if o.verdict in unclear]
+    unknown = [o.rule.id for o in report.outcomes if o.verdict in unclear and not o.accepted]
     parts = [", ".join(found)] if found else []
     if unknown:
         parts.append(f"could not tell about {', '.join(unknown)}")

@@ -125,10 +125,18 @@ class Needs(str, Enum):
     PERSON = "person"
 
 
+NO_MODEL = "no model was named"
+
+
 class Fact:
-    """Base of what a probe finds out: a frozen dataclass of versions, paths, tuples, Facts."""
+    """Base of what a probe finds out: a frozen dataclass of versions, paths, tuples, Facts.
+
+    `since`: the doctor that first asked for it. A snapshot of an older one has no answer, and the
+    rules that want it are not checked there.
+    """
 
     __slots__ = ()
+    since: ClassVar[str] = "0.1.0"
 
 
 @dataclass(frozen=True)
@@ -214,12 +222,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rule came to. `why` says what kept it from telling, or how it crashed."""
+    """What one rule came to. `why` says what kept it from telling, or how it crashed; `accepted`:
+    a person said to go on all the same."""
 
     rule: Rule
     verdict: Verdict
     findings: tuple[Finding, ...] = ()
     why: Text | None = None
+    accepted: bool = False
 
     @property
     def severity(self) -> Severity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import typing
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from doctor import toml
 from doctor.codec import CodecError, decode
 from doctor.model import Fact, reason
+from doctor.numbers import number_of, version_of
 
 DEFAULT = "glm-4.7-flash"
 _BUILT_IN = Path(__file__).parent / "profiles"
@@ -22,15 +24,17 @@ class ProfileError(ValueError):
     """A profile that is not there or does not fit; one sentence that names the key."""
 
 
-_VERSION = r"\d[\w.+!-]*"
-_SPECIFIERS = rf"(?:(?:==|!=|>=|<=|~=|<|>) *{_VERSION}(?:\.\*)?(?: *, *(?!$)|$))+"
+_SPECIFIERS = r"(?:(?:==|!=|>=|<=|~=|<|>) *[0-9][A-Za-z0-9.+!-]*(?:\.\*)?(?: *, *(?!$)|$))+"
+_MOST_RANKS = 4096
 
 
 @dataclass(frozen=True)
 class ModelNeeds:
     """What the model asks of the software and of each GPU; None where the profile does not say.
 
-    `weights_gib`: all weights as loaded, GiB. `kv_bytes_per_token`: on each rank, bytes.
+    `weights_gib`: all weights as loaded, GiB. `kv_bytes_per_token`: on each rank, bytes. The names
+    of the sizes are those of the model's config.json, `num_` and `_size` apart; `key_value_heads`
+    is left out of a model with MLA, whose ranks all hold the one that it has.
     """
 
     vllm: str | None = None
@@ -38,22 +42,61 @@ class ModelNeeds:
     architecture: str | None = None
     transformers: str | None = None
     attention_heads: int | None = None
+    key_value_heads: int | None = None
+    intermediate_size: int | None = None
+    moe_intermediate_size: int | None = None
     weights_gib: float | None = None
     kv_bytes_per_token: int | None = None
 
     def __post_init__(self) -> None:
         # Both end up in a pip command.
-        if self.vllm is not None and not re.fullmatch(_VERSION, self.vllm):
+        if self.vllm is not None and version_of(self.vllm) is None:
             raise ValueError(f"vllm: {self.vllm!r} is no version such as '0.22.0'")
         if self.transformers is not None and not re.fullmatch(_SPECIFIERS, self.transformers):
             raise ValueError(f"transformers: {self.transformers!r} is no specifier such as '>=5.0'")
+        for name in ("attention_heads", "key_value_heads"):
+            _must_lie(self, name, 1, 65536)
+        for name in ("intermediate_size", "moe_intermediate_size"):
+            _must_lie(self, name, 1, 1 << 24)
+        _must_lie(self, "weights_gib", 0.001, 1 << 20)
+        _must_lie(self, "kv_bytes_per_token", 1, 1 << 30)
+
+    def undivided(self, ranks: int) -> tuple[str, ...]:
+        """What of the model so many ranks cannot share: vLLM gives each an equal part of it
+        (layers/linear.py, layers/fused_moe), and key/value heads also whole to several ranks."""
+        sizes = {
+            "attention heads": self.attention_heads,
+            "rows of each dense layer (intermediate_size)": self.intermediate_size,
+            "rows of each expert (moe_intermediate_size)": self.moe_intermediate_size,
+        }
+        wrong = [f"the {size} {name}" for name, size in sizes.items() if size and size % ranks]
+        heads = self.key_value_heads
+        if heads and heads % ranks and ranks % heads:
+            wrong.append(f"the {heads} key/value heads")
+        return tuple(wrong)
+
+    def tensor_parallel_sizes(self, most: int) -> tuple[int, ...]:
+        """The numbers of ranks, up to `most`, that can share the model; of a model whose heads are
+        not known, one rank alone is sure to."""
+        most = min(most, self.attention_heads or 1)
+        return tuple(n for n in range(1, most + 1) if not self.undivided(n))
+
+
+def _must_lie(record: object, name: str, least: float, most: float) -> None:
+    """Raises ValueError for a number that is there and lies outside, or is none (nan)."""
+    value = getattr(record, name)
+    if value is not None and not least <= value <= most:
+        # Python writes down no number of more than 4,300 digits.
+        huge = isinstance(value, int) and abs(value) > most**2
+        raise ValueError(f"{name}: {'it' if huge else value} is not between {least} and {most}")
 
 
 @dataclass(frozen=True)
 class Profile(Fact):
-    """The serve profile: `vllm serve MODEL` with these arguments, in this kind of place."""
+    """The serve profile: `vllm serve MODEL` with these arguments, in this kind of place; without a
+    model, the place alone."""
 
-    model: str
+    model: str | None = None
     served_model_name: str | None = None
     host: str = "0.0.0.0"  # noqa: S104 - a server is meant to be reached
     port: int = 8000
@@ -71,29 +114,47 @@ class Profile(Fact):
     needs: ModelNeeds = ModelNeeds()
 
     def __post_init__(self) -> None:
-        if not self.model:
-            raise ValueError("model: is empty")
-        if self.max_model_len is not None and self.max_model_len < 1:
-            raise ValueError(f"max_model_len: {self.max_model_len} is not 1 or more")
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port: {self.port} is not between 1 and 65535")
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise ValueError(
-                f"gpu_memory_utilization: {self.gpu_memory_utilization:g} is not between 0 and 1"
-            )
-        if self.tensor_parallel_size < 1:
-            raise ValueError(f"tensor_parallel_size: {self.tensor_parallel_size} is not 1 or more")
+        if self.model == "":
+            raise ValueError("model: is empty; leave it out to judge the environment alone")
+        if self.model is None and self.needs != ModelNeeds():
+            raise ValueError("needs: are those of a model, and none is named")
+        _must_lie(self, "max_model_len", 1, 1 << 30)
+        _must_lie(self, "port", 1, 65535)
+        _must_lie(self, "gpu_memory_utilization", 0.001, 1)
+        _must_lie(self, "tensor_parallel_size", 1, _MOST_RANKS)
         for arch in self.archs:
-            major, _, minor = arch.partition(".")
-            if not (major.isdigit() and minor.isdigit()):
+            if not re.fullmatch(r"[0-9]{1,2}\.[0-9]", arch):
                 raise ValueError(f"archs: {arch!r} is no compute capability such as '9.0'")
+
+    def unknown(self) -> tuple[str, ...]:
+        """The needs that decide how this server starts, and of which nothing is said. One rank can
+        always hold all heads; weights are compared with the memory of GPUs that are here."""
+        deciding = ["architecture", "model_type"]
+        if self.tensor_parallel_size > 1:
+            deciding.append("attention_heads")
+        if self.device == "cuda" and self.gpus == "here":
+            deciding.append("weights_gib")
+        return tuple(name for name in deciding if getattr(self.needs, name) is None)
+
+
+# What a profile says for the sake of its own model, and is not true of another one.
+_OF_THE_MODEL = (
+    "served_model_name",
+    "tensor_parallel_size",
+    "max_model_len",
+    "reasoning_parser",
+    "tool_call_parser",
+    "enable_auto_tool_choice",
+    "needs",
+)
 
 
 def load(name: str, sets: Iterable[str] = ()) -> Profile:
     """The profile `name` (built in, or a file's path) with each `key=value` of `sets` put in.
 
     Raises ProfileError for a file that is not there or no TOML, and for any key or value that
-    does not fit.
+    does not fit. Another `model` (an empty one: none) comes without what the profile says of its
+    own.
     """
     path = _BUILT_IN / f"{name}.toml"
     if name not in names():
@@ -113,6 +174,16 @@ def load(name: str, sets: Iterable[str] = ()) -> Profile:
     except CodecError as error:
         raise ProfileError(f"--profile {name}: {error}") from None
     return _with(base, given) if given else base
+
+
+def left_out(base: Profile, made: Profile) -> tuple[str, ...]:
+    """What `base` says of its own model and `made`, which is `base` with settings put in, does not
+    say of another one."""
+    if made.model == base.model:
+        return ()
+    plain = Profile()
+    differ = (n for n in _OF_THE_MODEL if getattr(base, n) != getattr(plain, n))
+    return tuple(n for n in differ if getattr(made, n) == getattr(plain, n))
 
 
 def variants(profile: Profile) -> tuple[Profile, ...]:
@@ -136,9 +207,11 @@ def _with(base: Profile, sets: list[str]) -> Profile:
         if not equals:
             raise ProfileError(f"--set {one}: write it as key=value")
         flat[key.strip()] = text
-    if flat.get("model", base.model) != base.model:
-        # What the profile knows of its own model is not true of another one.
-        base = dataclasses.replace(base, served_model_name=None, needs=ModelNeeds())
+    model = flat.pop("model", base.model) or None
+    if model != base.model:
+        plain = Profile()
+        reset = {name: getattr(plain, name) for name in _OF_THE_MODEL}
+        base = dataclasses.replace(base, model=model, **reset)
     try:
         for key, text in flat.items():
             base = _put(base, key.split("."), text, key)
@@ -178,10 +251,10 @@ def _value(hint: Any, text: str) -> Any:
         return None
     if bool in kinds and text in ("true", "false"):
         return text == "true"
-    for number in (int, float):
-        if number in kinds:
-            try:
-                return number(text)
-            except ValueError:
-                continue
+    sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
+    if int in kinds and (whole := number_of(digits)) is not None:
+        return -whole if sign else whole
+    if float in kinds and text.isascii():
+        with contextlib.suppress(ValueError):
+            return float(text)
     return text

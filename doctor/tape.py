@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from packaging.version import Version
+
 from doctor.codec import CodecError, decode, encode
 from doctor.elf import Elf
 from doctor.model import Missing, Text
+from doctor.numbers import version_of
 from doctor.target import READ_MOST, Ran, Stat, Target
 
 A = TypeVar("A")
@@ -20,6 +23,16 @@ class NotRecorded(Missing):
 
     def __init__(self, what: str) -> None:
         super().__init__(Text("the tape does not hold {what}", what=what))
+
+
+class NotAskedThen(NotRecorded):
+    """A tape was asked for a fact that the doctor which recorded it did not know: that is no gap,
+    and says nothing of the machine."""
+
+    def __init__(self, tool: str) -> None:
+        Missing.__init__(
+            self, Text("recorded by {tool}, before this check existed", tool=tool), applies=False
+        )
 
 
 TAPE_VERSION = 1
@@ -60,6 +73,11 @@ class Tape:
     @property
     def env(self) -> Mapping[str, str]:
         return self._tape.env
+
+    def recorder_before(self, since: str) -> str | None:
+        """The doctor that recorded this, where it is older than the release `since`."""
+        recorder = version_of(self._tape.tool.rpartition(" ")[2])
+        return self._tape.tool if recorder and recorder < Version(since) else None
 
     def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
         try:

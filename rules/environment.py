@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 
@@ -53,7 +52,7 @@ def variable_unreadable(env: LaunchEnv, jit: Jit | None) -> Iterator[Finding]:
     """
     for name in ("VLLM_USE_FLASHINFER_SAMPLER", "VLLM_USE_FLASHINFER_MOE_FP16"):
         value = env.get(name)
-        if value is not None and not re.fullmatch(r"\s*[+-]?\d+\s*", value):
+        if value is not None and not _is_whole(value):
             yield Finding(
                 Text("{name}={value}: vLLM takes a number, 0 or 1", name=name, value=repr(value)),
                 (),
@@ -70,3 +69,12 @@ def variable_unreadable(env: LaunchEnv, jit: Jit | None) -> Iterator[Finding]:
             (),
             (Fix(Text("leave it to FlashInfer"), (UnsetVariable(name),)),),
         )
+
+
+def _is_whole(value: str) -> bool:
+    """Whether Python's `int` takes it, as vLLM does."""
+    try:
+        int(value)
+    except ValueError:
+        return False
+    return True

@@ -2,12 +2,88 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
 from doctor.fixes import Command, UnsetVariable
 from doctor.probes.driver import Gpus
 from doctor.profile import Profile
 
 _GIB = 1 << 30
+# What a rank needs beside weights and KV cache: activations of the profile run, CUDA graphs and
+# the context. 1 to 3 GiB were seen; the least is taken, so that a warning is never a false one.
+_BESIDE_GIB = 1.0
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What each of so many ranks has to hold, and may use, of the smallest GPU; GiB."""
+
+    weights: float
+    cache: float
+    budget: float
+    name: str
+    total: float
+
+    @property
+    def roomy(self) -> bool:
+        return self.weights + self.cache + _BESIDE_GIB <= self.budget
+
+
+def _fit(profile: Profile, gpus: Gpus, ranks: int, share: int | None = None) -> _Fit | None:
+    """How `ranks` GPUs fit the model, of which each then holds one of `share` parts (as many as
+    there are ranks); None where the size of the weights or of a GPU is not known."""
+    needs = profile.needs
+    sizes = [(d.total, d.name) for d in gpus.visible[:ranks] if d.total is not None]
+    if needs.weights_gib is None or not sizes or len(sizes) < len(gpus.visible[:ranks]):
+        return None
+    total, name = min(sizes)
+    return _Fit(
+        weights=needs.weights_gib / (share or ranks),
+        cache=(profile.max_model_len or 0) * (needs.kv_bytes_per_token or 0) / _GIB,
+        budget=total * profile.gpu_memory_utilization / _GIB,
+        name=name,
+        total=total / _GIB,
+    )
+
+
+def _other_size(profile: Profile, gpus: Gpus | None) -> tuple[Fix, ...]:
+    """What every rule here says of another tensor parallel size: the one nearest to what was asked
+    for (rather fewer GPUs than more) that the model can be shared by, that there are GPUs for, and
+    into whose memory it fits; where there is none, what it would take, in words."""
+    asked = profile.tensor_parallel_size
+    there = asked if gpus is None else len(gpus.visible)
+    sizes = [n for n in profile.needs.tensor_parallel_sizes(there) if n != asked]
+    if gpus is not None:
+        sizes = [n for n in sizes if (fit := _fit(profile, gpus, n)) is None or fit.roomy]
+    if sizes:
+        near = min(sizes, key=lambda n: (n > asked, abs(n - asked)))
+        line = Command(f"vllm-doctor diagnose --set tensor_parallel_size={near}")
+        return (Fix(_on(near, profile.device), (line,), Needs.PERSON),)
+    if gpus is None or not gpus.visible:
+        return ()
+    return (Fix(_in_words(profile, gpus), (), Needs.PERSON),)
+
+
+def _on(count: int, device: str) -> Text:
+    if device == "cpu":
+        return Text("run with {count} ranks", count=count)
+    return Text("run on one GPU") if count == 1 else Text("run on {count} GPUs", count=count)
+
+
+def _in_words(profile: Profile, gpus: Gpus) -> Text:
+    if profile.needs.attention_heads is None:
+        return Text("use more or larger GPUs, or a quantised checkpoint")
+    there = len(gpus.visible)
+    for more in profile.needs.tensor_parallel_sizes(profile.needs.attention_heads):
+        fit = _fit(profile, gpus, there, share=more)
+        if more > there and (fit is None or fit.roomy):
+            return Text(
+                "to fit with room it needs {more} GPUs of this size, or larger ones, or a "
+                "quantised checkpoint",
+                more=more,
+            )
+    return Text("to fit with room it needs larger GPUs, or a quantised checkpoint")
 
 
 @rule("tp-exceeds-visible-gpus", Severity.ERROR, Stage.GPUS)
@@ -22,23 +98,13 @@ def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
     if have >= wanted:
         return None
     evidence = [Text("installed: {installed}", installed=gpus.installed)]
-    fixes = []
+    fixes: tuple[Fix, ...] = ()
     if gpus.choice is not None:
         evidence.append(Text("CUDA_VISIBLE_DEVICES={choice}", choice=repr(gpus.choice)))
         if gpus.installed >= wanted:
             # The others may be somebody else's.
             show = (UnsetVariable("CUDA_VISIBLE_DEVICES"),)
-            fixes.append(Fix(Text("show the server all GPUs"), show, Needs.PERSON))
-    heads = profile.needs.attention_heads or 1
-    fewer = next((n for n in range(have, 0, -1) if heads % n == 0 or heads == 1), 0)
-    if fewer:
-        fixes.append(
-            Fix(
-                Text("run on {fewer}, if the model fits", fewer=fewer),
-                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={fewer}"),),
-                Needs.PERSON,
-            )
-        )
+            fixes = (Fix(Text("show the server all GPUs"), show, Needs.PERSON),)
     return Finding(
         Text(
             "tensor parallel {wanted} needs {wanted} GPUs, and CUDA shows {have}",
@@ -46,44 +112,36 @@ def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
             have=have,
         ),
         tuple(evidence),
-        tuple(fixes),
+        (*fixes, *_other_size(profile, gpus)),
     )
 
 
 @rule("tp-not-dividing-heads", Severity.ERROR, Stage.MODEL)
-def tp_not_dividing_heads(profile: Profile) -> Finding | None:
-    """The attention heads cannot be divided by the number of GPUs.
+def tp_not_dividing_heads(profile: Profile, gpus: Gpus | None) -> Finding | None:
+    """The model cannot be shared equally by the number of GPUs.
 
-    `Total number of attention heads (20) must be divisible by tensor parallel size (8)`.
+    `Total number of attention heads (20) must be divisible by tensor parallel size (8)`; for the
+    rows of a layer or of an expert a bare AssertionError, after the ranks have started. vLLM gives
+    each rank an equal part of the attention heads, of each dense layer (intermediate_size) and of
+    each expert (moe_intermediate_size): what divides the heads need not divide the experts. Key and
+    value heads may also be fewer than the ranks, if they divide them.
     """
-    heads, ranks = profile.needs.attention_heads, profile.tensor_parallel_size
-    if heads is None:
+    needs, ranks = profile.needs, profile.tensor_parallel_size
+    if needs.attention_heads is None:
         raise Missing(Text("the profile does not say how many heads there are"), applies=False)
-    if heads % ranks == 0:
+    wrong = needs.undivided(ranks)
+    if not wrong:
         return None
-    fits = tuple(n for n in range(1, heads + 1) if heads % n == 0)
-    near = max(n for n in fits if n < ranks)
     return Finding(
         Text(
-            "tensor parallel {ranks} does not divide the {heads} attention heads of {model}",
+            "tensor parallel {ranks} does not divide {what} of {model}",
             ranks=ranks,
-            heads=heads,
+            what=wrong,
             model=profile.model,
         ),
-        (Text("these do: {fits}", fits=fits),),
-        (
-            Fix(
-                Text("run on {near} GPUs", near=near),
-                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={near}"),),
-                Needs.PERSON,
-            ),
-        ),
+        (Text("these do: {fits}", fits=needs.tensor_parallel_sizes(needs.attention_heads)),),
+        _other_size(profile, gpus),
     )
-
-
-# What a rank needs beside weights and KV cache: activations of the profile run, CUDA graphs and
-# the context. 1 to 3 GiB were seen; the least is taken, so that a warning is never a false one.
-_BESIDE_GIB = 1.0
 
 
 @rule("gpu-memory-too-small", Severity.ERROR, Stage.GPUS)
@@ -95,25 +153,18 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
     next to nothing is left beside them. With MLA every rank holds the whole KV cache: it is not
     divided by the ranks.
     """
-    needs, ranks = profile.needs, profile.tensor_parallel_size
-    if needs.weights_gib is None:
+    ranks = profile.tensor_parallel_size
+    if profile.needs.weights_gib is None:
         raise Missing(Text("the profile does not say how large the weights are"), applies=False)
-    used = gpus.visible[:ranks]
-    if len(used) < ranks:
+    if len(gpus.visible) < ranks:
         raise Missing(Text("there are too few GPUs"), ("tp-exceeds-visible-gpus",))
-    sizes = [(d.total, d.name) for d in used if d.total is not None]
-    if len(sizes) < len(used):
+    fit = _fit(profile, gpus, ranks)
+    if fit is None:
         raise Missing(Text("a GPU with unified memory does not say how much it has"), applies=False)
-    total, name = min(sizes)
-    budget = total * profile.gpu_memory_utilization / _GIB
-    weights = needs.weights_gib / ranks
-    tokens = profile.max_model_len or 0
-    cache = tokens * (needs.kv_bytes_per_token or 0) / _GIB
-    fits = weights + cache + _BESIDE_GIB <= budget
-    if fits:
+    if fit.roomy:
         return None
-    error = weights + cache > budget
-    if weights > budget:
+    error = fit.weights + fit.cache > fit.budget
+    if fit.weights > fit.budget:
         message = "each GPU has to hold {weights} GiB of weights, and has {budget} GiB for them"
     elif error:
         message = (
@@ -125,31 +176,23 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
             "{budget} GiB on each GPU hold {weights} GiB of weights and one request of {tokens} "
             "tokens ({cache} GiB), with less than {beside} GiB left for everything else"
         )
-    heads = needs.attention_heads or 0
-    more = next((n for n in range(ranks + 1, heads + 1) if heads % n == 0), ranks * 2)
     return Finding(
         Text(
             message,
-            weights=f"{weights:.1f}",
+            weights=f"{fit.weights:.1f}",
             beside=f"{_BESIDE_GIB:g}",
-            budget=f"{budget:.1f}",
-            tokens=tokens,
-            cache=f"{cache:.1f}",
+            budget=f"{fit.budget:.1f}",
+            tokens=profile.max_model_len or 0,
+            cache=f"{fit.cache:.1f}",
         ),
         (
             Text(
                 "{name} has {total} GiB, of which vLLM may use {part}",
-                name=name,
-                total=f"{total / _GIB:.1f}",
+                name=fit.name,
+                total=f"{fit.total:.1f}",
                 part=f"{profile.gpu_memory_utilization:.0%}",
             ),
         ),
-        (
-            Fix(
-                Text("use more or larger GPUs, or a quantised checkpoint"),
-                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={more}"),),
-                Needs.PERSON,
-            ),
-        ),
+        _other_size(profile, gpus),
         None if error else Severity.WARNING,
     )

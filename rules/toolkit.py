@@ -417,9 +417,9 @@ def nvcc_too_old_for_flags(
     found = toolkits.found
     if found is None or found.nvcc is None:
         return
-    unknown = tuple(o for o, since in options.since.items() if found.nvcc < since)
+    unknown = tuple(o for o, since in options.known_from.items() if found.nvcc < since)
     if unknown:
-        newest = max(options.since[o] for o in unknown)
+        newest = max(options.known_from[o] for o in unknown)
         yield Finding(
             Text("nvcc {nvcc} does not know {options}", nvcc=minor(found.nvcc), options=unknown),
             (

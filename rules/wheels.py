@@ -13,7 +13,7 @@ from doctor.probes.driver import NO_GPU_NEEDED
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import OWN, Interpreter, Where
 from doctor.probes.repairs import Repairs
-from doctor.probes.wheels import FlashInfer, Packages, Torch, Vllm
+from doctor.probes.wheels import FlashInfer, Packages, SiteFolders, Torch, Vllm
 from doctor.profile import Profile
 
 
@@ -123,6 +123,34 @@ def vllm_missing(
                 ),
             ),
         )
+
+
+@rule("site-packages-missing", Severity.ERROR, Stage.INSTALL)
+def site_packages_missing(sites: SiteFolders, interpreter: Interpreter) -> Finding | None:
+    """The environment has no folder for installed packages, or none that can be read.
+
+    A virtual environment that was copied without its lib folder, cleaned away half, or made for
+    another minor release of Python (lib/python3.11 under an interpreter of 3.12); or one that
+    belongs to somebody else. Nothing can be told of what is installed then, and nothing of it can
+    be imported either.
+    """
+    if sites.listed:
+        return None
+    message = Text("the environment {prefix} has no site-packages", prefix=interpreter.prefix)
+    fixes: tuple[Fix, ...] = ()
+    if sites.there:
+        message = Text("{folders} cannot be listed", folders=sites.there)
+        look = Command(f"ls -ld {shlex.quote(str(sites.there[0]))}")
+        fixes = (Fix(Text("read it as its owner"), (look,), Needs.PERSON),)
+    elif interpreter.virtual:
+        again = Command(f"python3 -m venv {shlex.quote(str(interpreter.prefix))}")
+        title = "make the environment anew, with the Python that it is to have, and install into it"
+        fixes = (Fix(Text(title), (again,), Needs.PERSON),)
+    return Finding(
+        message,
+        (Text("Python {v} looks in {all}", v=interpreter.version, all=sites.searched),),
+        fixes,
+    )
 
 
 @rule("repair-unfinished", Severity.ERROR, Stage.INSTALL)

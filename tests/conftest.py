@@ -271,6 +271,13 @@ VLLM_FILES = {
         '    "Glm4MoeLiteForCausalLM": ("glm4_moe_lite", "Glm4MoeLiteForCausalLM"),\n'
     ),
     "vllm/transformers_utils/config.py": '    chatglm="ChatGLMConfig",\n',
+    "vllm/reasoning/__init__.py": (
+        '_REASONING_PARSERS_TO_REGISTER = {\n    "deepseek_r1": (  # name\n    ),\n'
+        '    "glm45": (\n    ),\n}\n'
+    ),
+    "vllm/tool_parsers/__init__.py": (
+        '_TOOL_PARSERS_TO_REGISTER = {\n    "glm45": (\n    ),\n    "glm47": (\n    ),\n}\n'
+    ),
 }
 TRANSFORMERS_FILES = {
     "transformers/__init__.py": "",

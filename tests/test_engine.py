@@ -6,14 +6,26 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from doctor import engine
 from doctor.engine import Crashed, Facts, RuleError, check, load_rules, probe
-from doctor.model import Fact, Finding, Missing, Outcome, Rule, Severity, Stage, Text, Verdict
-from doctor.target import Live
+from doctor.model import (
+    Fact,
+    Finding,
+    Missing,
+    NotChecked,
+    Outcome,
+    Rule,
+    Severity,
+    Stage,
+    Text,
+    Verdict,
+)
+from doctor.tape import Recording, Tape
+from doctor.target import Live, Target
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,30 @@ class Egg(Fact):
 
 
 @dataclass(frozen=True)
+class Newer(Fact):
+    """Asks what doctors before 0.2.0 did not."""
+
+    since: ClassVar[str] = "0.2.0"
+
+
+@dataclass(frozen=True)
+class Older(Fact):
+    """Asks what every doctor has asked."""
+
+
+@dataclass(frozen=True)
+class OnNewer(Fact):
+    """Needs the newer one."""
+
+
+@dataclass(frozen=True)
+class NewerOnOlder(Fact):
+    """Is newer, and fails for what an older one lacks."""
+
+    since: ClassVar[str] = "0.2.0"
+
+
+@dataclass(frozen=True)
 class Orphan(Fact):
     """Has no probe."""
 
@@ -81,6 +117,24 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> None:
     @probe
     def broken() -> Broken:
         raise ZeroDivisionError("by nought")
+
+    @probe
+    def newer(target: Target) -> Newer:
+        target.listdir(Path("/new"))
+        return Newer()
+
+    @probe
+    def older(target: Target) -> Older:
+        target.listdir(Path("/old"))
+        return Older()
+
+    @probe
+    def on_newer(newer: Newer) -> OnNewer:
+        return OnNewer()
+
+    @probe
+    def newer_on_older(older: Older) -> NewerOnOlder:
+        return NewerOnOlder()
 
     @probe
     def hen(egg: Egg) -> Hen:
@@ -169,6 +223,41 @@ def test_a_rule_whose_missing_fact_a_finding_explains_is_not_checked() -> None:
     (found,), (skipped,) = check(both, facts())
     assert (found.rule.id, found.verdict) == ("known-ailment", Verdict.FOUND)
     assert (skipped.rule.id, str(skipped.why)) == ("one", "nobody knows it")
+
+
+def replayed(function: Callable[..., Any], tool: str) -> tuple[list[Outcome], list[NotChecked]]:
+    """What a rule comes to on an empty recording of this doctor."""
+    recording = Recording(1, tool, "/v/bin/python", "--python", {})
+    return check([a_rule(function)], Facts(Tape(recording), (Given(),)))
+
+
+def on_newer(newer: Newer) -> None: ...
+def on_newer_if_there(newer: Newer | None) -> None: ...
+def on_what_needs_it(on_newer: OnNewer) -> None: ...
+def on_older(older: Older) -> None: ...
+def on_newer_on_older(newer: NewerOnOlder) -> None: ...
+
+
+@pytest.mark.parametrize("function", [on_newer, on_newer_if_there, on_what_needs_it])
+def test_what_an_older_doctor_did_not_ask_is_not_checked(function: Callable[..., Any]) -> None:
+    outcomes, (skipped,) = replayed(function, "vllm-doctor 0.1.0")
+    assert not outcomes
+    assert str(skipped.why) == "recorded by vllm-doctor 0.1.0, before this check existed"
+
+
+@pytest.mark.parametrize(
+    ("function", "tool"),
+    [
+        (on_newer, "vllm-doctor 0.2.0"),
+        (on_newer, "vllm-doctor 0.10.0"),
+        (on_newer, "something else"),
+        (on_older, "vllm-doctor 0.1.0"),
+        (on_newer_on_older, "vllm-doctor 0.1.0"),
+    ],
+)
+def test_a_gap_in_a_recording_is_unknown(function: Callable[..., Any], tool: str) -> None:
+    (one,), skipped = replayed(function, tool)
+    assert (one.verdict, skipped) == (Verdict.UNKNOWN, [])
 
 
 def test_an_explanation_that_was_not_found_explains_nothing() -> None:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from doctor import launch
 from doctor import profile as profiles
 from doctor.engine import load_rules
 from doctor.launch import Judged, WrongArguments, argv, difference, shown
-from doctor.model import Rule
+from doctor.model import Rule, Verdict
 from doctor.probes.environment import HOME, SAVED
 from doctor.probes.interpreter import Interpreter, Where
 from doctor.probes.toolkit import HEADERS
@@ -723,6 +723,7 @@ class Place:
         prove: bool = True,
         env: Mapping[str, str] | None = None,
         foreign: bool = False,
+        accept: Collection[str] = (),
     ) -> Judged:
         profile = profiles.load(profiles.DEFAULT, ("gpus=later", "archs=9.0", *sets))
         told: list[str] = []
@@ -734,6 +735,7 @@ class Place:
             self.rules,
             profile_name="it",
             prove=prove,
+            accept=accept,
             tell=told.append,
         )
         assert told or self.builds == builds
@@ -942,6 +944,20 @@ class TestProof:
         made = place.judge()
         assert made.refused == "cuda-headers-missing"
         assert place.builds == 0
+
+    def test_a_build_that_fails_is_no_obstacle_where_it_was_accepted(self, place: Place) -> None:
+        add_nvcc(place.one, breaks="echo 'error: no such thing' >&2; exit 1")
+        assert place.judge().refused == "deep-check-failed"
+        assert place.judge(accept=("deep-check-failed",)).refused is None
+        assert not place.proofs.exists()
+
+    def test_what_cannot_be_built_at_all_is_accepted_by_that_name(self, place: Place) -> None:
+        (place.toolkit / "bin/nvcc").unlink()
+        found = {o.rule.id for o in place.judge().report.outcomes if o.verdict is Verdict.FOUND}
+        made = place.judge(accept=found)
+        assert made.refused is not None
+        assert "--accept deep-check-failed" in made.refused
+        assert place.judge(accept={*found, "deep-check-failed"}).refused is None
 
     def test_a_dry_run_builds_nothing_and_says_that_a_start_would(self, place: Place) -> None:
         made = place.judge(prove=False)

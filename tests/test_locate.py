@@ -184,7 +184,9 @@ class TestDiscovery:
 
     def test_the_report_says_which_and_why(self, bare: Environment) -> None:
         said = run_doctor("diagnose", "--set", "device=cpu", env={"VIRTUAL_ENV": str(bare.prefix)})
-        assert said.out.startswith(f"Judged {bare.python} (found by VIRTUAL_ENV) for glm-4.7-flash")
+        assert said.out.startswith(
+            f"Judged {bare.python} (found by VIRTUAL_ENV) for zai-org/GLM-4.7-Flash (profile "
+        )
 
 
 class TestForeignOwner:

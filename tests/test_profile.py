@@ -42,7 +42,24 @@ from doctor.profile import DEFAULT, ModelNeeds, Profile, ProfileError
         ("needs.weights_gib=heavy", "needs.weights_gib"),
         ("needs.vllm=not a version", "needs.vllm"),
         ("needs.transformers=>=five", "needs.transformers"),
-        ("model=", "model"),
+        ("needs.vllm=1..2", "needs.vllm"),
+        ("needs.attention_heads=-3", "needs.attention_heads"),
+        ("needs.attention_heads=0", "needs.attention_heads"),
+        ("needs.attention_heads=" + "9" * 5000, "needs.attention_heads"),
+        ("needs.moe_intermediate_size=-1", "needs.moe_intermediate_size"),
+        ("needs.weights_gib=inf", "needs.weights_gib"),
+        ("needs.weights_gib=nan", "needs.weights_gib"),
+        ("needs.weights_gib=" + "9" * 400, "needs.weights_gib"),
+        ("needs.kv_bytes_per_token=0", "needs.kv_bytes_per_token"),
+        ("gpu_memory_utilization=inf", "gpu_memory_utilization"),
+        ("tensor_parallel_size=99999999999", "tensor_parallel_size"),
+        ("tensor_parallel_size=²", "tensor_parallel_size"),
+        ("max_model_len=３２", "max_model_len"),
+        ("port=８０００", "port"),
+        ("archs=9.²", "archs"),
+        ("archs=９.０", "archs"),
+        ("archs=٩.٠", "archs"),
+        ("archs=9." + "0" * 5000, "archs"),
     ],
 )
 def test_a_set_that_does_not_fit_names_its_key(value: str, key: str) -> None:
@@ -58,7 +75,10 @@ def test_a_set_that_does_not_fit_names_its_key(value: str, key: str) -> None:
     [
         ("model = 'm'\nnonsense = 1", "nonsense"),
         ("model = 'm'\n[needs]\nnonsense = 1", "needs.nonsense"),
-        ("port = 8000", "model: is missing"),
+        ("model = ''", "model: is empty"),
+        ("[needs]\nattention_heads = 3", "needs"),
+        ("model = 'm'\n[needs]\nweights_gib = " + "9" * 400, "weights_gib"),
+        ("model = 'm'\n[needs]\nattention_heads = 0x" + "f" * 5000, "attention_heads"),
         ("model = 1", "model: expected text, got 1"),
         ("model = 'm'\nport = '8000'", "port: expected a whole number"),
         ("model = 'm'\nport = true", "port: expected a whole number"),
@@ -112,6 +132,46 @@ def test_another_model_is_not_taken_for_the_profiles_own() -> None:
     made = profiles.load(DEFAULT, ["model=Qwen/Qwen3-8B", "needs.weights_gib=16.4"])
     assert made.needs == ModelNeeds(weights_gib=16.4)
     assert made.served_model_name is None
+    assert (made.reasoning_parser, made.tool_call_parser) == (None, None)
+    assert not made.enable_auto_tool_choice
+    assert (made.tensor_parallel_size, made.max_model_len) == (1, None)
+
+
+def test_another_model_is_served_in_the_same_place() -> None:
+    base, made = profiles.load(DEFAULT), profiles.load(DEFAULT, ["model=Qwen/Qwen3-8B"])
+    place = ("host", "port", "mirror", "env", "device", "gpus", "archs", "gpu_memory_utilization")
+    assert [getattr(made, n) for n in place] == [getattr(base, n) for n in place]
+
+
+def test_what_is_set_beside_another_model_is_kept() -> None:
+    sets = ["tensor_parallel_size=4", "model=Qwen/Qwen3-8B", "reasoning_parser=qwen3"]
+    made = profiles.load(DEFAULT, sets)
+    assert (made.tensor_parallel_size, made.reasoning_parser) == (4, "qwen3")
+    left = profiles.left_out(profiles.load(DEFAULT), made)
+    assert "tool_call_parser" in left
+    assert not {"tensor_parallel_size", "reasoning_parser"} & set(left)
+
+
+def test_the_same_model_named_again_changes_nothing() -> None:
+    base = profiles.load(DEFAULT)
+    made = profiles.load(DEFAULT, [f"model={base.model}"])
+    assert made == base
+    assert not profiles.left_out(base, made)
+
+
+def test_a_profile_without_a_model_is_one_of_the_place_alone(tmp_path: Path) -> None:
+    file = tmp_path / "place.toml"
+    file.write_text("port = 8100\n")
+    assert profiles.load(str(file)).model is None
+    made = profiles.load(DEFAULT, ["model="])
+    assert (made.model, made.needs) == (None, ModelNeeds())
+
+
+@pytest.mark.parametrize("sets", [["needs.attention_heads=32", "model=m"], ["model=m"]])
+def test_a_model_may_be_put_into_a_profile_that_has_none(tmp_path: Path, sets: list[str]) -> None:
+    file = tmp_path / "place.toml"
+    file.write_text("port = 8100\n")
+    assert profiles.load(str(file), sets).model == "m"
 
 
 def test_the_order_of_the_sets_does_not_matter() -> None:

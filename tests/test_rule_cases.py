@@ -16,13 +16,14 @@ from doctor.shipped import rules_folder
 
 CASES = Path(__file__).parent.parent / "fixtures/rules"
 RULES = {rule.id: rule for rule in load_rules(rules_folder())}
-_OUTCOME_KEYS = {"name", "finds", "severity", "steps", "not_checked"}
+_OUTCOME_KEYS = {"name", "finds", "severity", "steps", "titles", "not_checked", "cannot_tell"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """`finds`: the messages; `severity`: of each; `steps`: of the first fix of each finding, in
-    order; `not_checked`: the reason why the question does not arise."""
+    """`finds`: the messages; `severity`: of each; `steps`, `titles`: of the first fix of each
+    finding, in order; `not_checked`: the reason why the question does not arise; `cannot_tell`: why
+    it has no answer."""
 
     rule: Rule
     name: str
@@ -30,7 +31,9 @@ class Case:
     finds: list[str]
     severity: list[str] | None
     steps: list[str] | None
+    titles: list[str] | None
     not_checked: str | None
+    cannot_tell: str | None
 
 
 def cases() -> list[Case]:
@@ -49,7 +52,9 @@ def cases() -> list[Case]:
                     finds=row.get("finds", []),
                     severity=row.get("severity"),
                     steps=row.get("steps"),
+                    titles=row.get("titles"),
                     not_checked=row.get("not_checked"),
+                    cannot_tell=row.get("cannot_tell"),
                 )
             )
     return made
@@ -76,10 +81,11 @@ def run(case: Case) -> list[Finding]:
 
 @pytest.mark.parametrize("case", cases(), ids=lambda c: f"{c.rule.id}: {c.name}")
 def test_a_rule_finds_what_its_case_says(case: Case) -> None:
-    if case.not_checked is not None:
+    if why := case.not_checked or case.cannot_tell:
         with pytest.raises(Missing) as missing:
             run(case)
-        assert str(missing.value.reason) == case.not_checked
+        assert str(missing.value.reason) == why
+        assert missing.value.applies or case.cannot_tell is None
         return
     found = run(case)
     assert [str(f.message) for f in found] == case.finds
@@ -87,13 +93,16 @@ def test_a_rule_finds_what_its_case_says(case: Case) -> None:
         assert [(f.severity or case.rule.severity).value for f in found] == case.severity
     if case.steps is not None:
         assert [str(s) for f in found if f.fixes for s in f.fixes[0].steps] == case.steps
+    if case.titles is not None:
+        assert [str(f.fixes[0].title) for f in found] == case.titles
 
 
 @pytest.mark.parametrize("id", RULES)
 def test_every_rule_fires_somewhere_and_is_quiet_somewhere(id: str) -> None:
     own = [c for c in cases() if c.rule.id == id]
-    assert any(c.finds for c in own), f"{id} fires in no case"
-    assert any(not c.finds and c.not_checked is None for c in own), f"{id} is quiet in no case"
+    assert any(c.finds or c.cannot_tell for c in own), f"{id} fires in no case"
+    quiet = [c for c in own if not (c.finds or c.not_checked or c.cannot_tell)]
+    assert quiet, f"{id} is quiet in no case"
 
 
 @pytest.mark.parametrize("id", RULES)

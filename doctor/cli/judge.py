@@ -14,9 +14,11 @@ from doctor import about
 from doctor import profile as profiles
 from doctor.cli.shared import (
     ALLOW_HELP,
+    accept_option,
     did_you_mean,
     fail,
     fail_to_judge,
+    ids,
     live,
     load,
     print_lines,
@@ -66,6 +68,7 @@ def _from_tape(path: str) -> tuple[Target, Where]:
     show_default=True,
     help="The least finding that makes the exit code 1.",
 )
+@accept_option
 @click.option("--from", "tape", metavar="FILE", help="Judge a snapshot instead of this machine.")
 @click.option("-v", "--verbose", is_flag=True, help="Everything that was checked.")
 @click.option("-q", "--quiet", is_flag=True, help="Findings only.")
@@ -78,6 +81,7 @@ def diagnose(
     deep: bool,
     form: str,
     fail_on: str,
+    accept: tuple[str, ...],
     tape: str | None,
     verbose: bool,
     quiet: bool,
@@ -91,6 +95,7 @@ def diagnose(
     if verbose and quiet:
         fail("--verbose and --quiet exclude each other", USAGE)
     asked = profile(profile_name, sets)
+    accepted = ids("--accept", accept, load(rules_dir, allow)) if accept else frozenset()
     target, where = _from_tape(tape) if tape else live(python, allow)
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -103,6 +108,7 @@ def diagnose(
                 source="tape" if tape else "live",
                 deep=deep,
                 fail_on=Severity(fail_on),
+                accept=accepted,
             )
     except (Missing, Crashed) as error:
         fail_to_judge(error)

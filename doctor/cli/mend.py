@@ -8,7 +8,7 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from doctor.cli.shared import (
-    did_you_mean,
+    accept_option,
     fail,
     fail_to_judge,
+    ids,
     live,
     load,
     print_lines,
@@ -69,6 +70,7 @@ _CONSENTS = ("core", "running")
     metavar="ID[,ID...]",
     help="Repair these ailments and no others; may be given several times.",
 )
+@accept_option
 @click.option("--script", metavar="FILE", help="Write the plan as a shell script; - for stdout.")
 @click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -91,6 +93,7 @@ def fix(
     mirrors: tuple[str, ...],
     keep_extra_indexes: bool,
     only: tuple[str, ...],
+    accept: tuple[str, ...],
     script: str | None,
     form: str,
     fail_on: str,
@@ -113,7 +116,8 @@ def fix(
         rules,
         Severity(fail_on),
         form,
-        frozenset(_known(only, rules)),
+        ids("--only", only, rules),
+        ids("--accept", accept, rules),
     )
     if wanted and python is not None:
         _mend_creation(Path(python))
@@ -155,16 +159,7 @@ class Asked:
     fail_on: Severity
     form: str
     only: frozenset[str] = frozenset()
-
-
-def _known(only: Iterable[str], rules: Iterable[Rule]) -> Iterator[str]:
-    """The ids, one by one; none that no rule has."""
-    known = {r.id for r in rules}
-    for words in only:
-        for id in filter(None, words.split(",")):
-            if id not in known:
-                fail(f"--only {id}: there is no such rule{did_you_mean(id, known)}", USAGE)
-            yield id
+    accept: frozenset[str] = frozenset()
 
 
 class Fixing:
@@ -188,6 +183,7 @@ class Fixing:
             profile_name=self._asked.profile_name,
             deep=deep,
             fail_on=self._asked.fail_on,
+            accept=self._asked.accept,
         )
 
     def _tell(self, line: str) -> None:

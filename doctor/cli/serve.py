@@ -14,8 +14,10 @@ import click
 from doctor import profile as profiles
 from doctor.cli.shared import (
     ALLOW_HELP,
+    accept_option,
     fail,
     fail_to_judge,
+    ids,
     live,
     load,
     print_lines,
@@ -120,6 +122,7 @@ def _prefix(target: Target, where: Where) -> Path:
 
 @click.command()
 @target_options
+@accept_option
 @click.option("--exec", "replace", is_flag=True, help="Become the server instead of its parent.")
 @click.option(
     "--dry-run",
@@ -134,6 +137,7 @@ def launch(
     sets: tuple[str, ...],
     allow: tuple[str, ...],
     rules_dir: str | None,
+    accept: tuple[str, ...],
     replace: bool,
     dry_run: bool,
     extra: tuple[str, ...],
@@ -141,13 +145,14 @@ def launch(
     """Judge, prove, and serve: `vllm serve` with the profile's arguments, if nothing is wrong.
 
     Runs it in the foreground, passes signals on, and ends with its exit code. Refuses with the
-    report and exit code 78 where there is an error, or something that could not be told; no option
-    overrides that. The test build is made once for a toolchain.
+    report and exit code 78 where there is an error, or something that could not be told, unless
+    --accept names it. The test build is made once for a toolchain.
     """
     from doctor import launch as launching
 
     asked = profile(profile_name, sets)
     rules = load(rules_dir, allow)
+    accepted = ids("--accept", accept, rules)
     target, where = live(python, allow)
     # A profile gives the server its variables and arguments, and so what it loads.
     if Path(profile_name).is_file() and (why := target.distrust(Path(profile_name))):
@@ -164,6 +169,7 @@ def launch(
                     rules,
                     profile_name=profile_name,
                     prove=not dry_run,
+                    accept=accepted,
                     tell=_tell,
                 )
                 server = None if dry_run else _start(judged, asked, words, replace)
@@ -186,18 +192,29 @@ def _start(judged: Judged, profile: Profile, words: Sequence[str], replace: bool
     if judged.refused is not None:
         _print_report(judged.report)
         fail(f"not started: {judged.refused}", launching.REFUSED)
-    warned = (Verdict.FOUND, Severity.WARNING)
-    found = [o.rule.id for o in judged.report.outcomes if (o.verdict, o.severity) == warned]
-    health = f"healthy, with warnings ({', '.join(found)})" if found else "healthy"
     if profile.gpus == "later" and profile.device != "cpu":
         _tell("the profile says that the GPUs come later: nothing about them was judged")
-    _tell(f"{health}; starting {launching.shown(words)}")
+    _tell(f"{_health(judged.report)}; starting {launching.shown(words)}")
     sys.stdout.flush()
     sys.stderr.flush()
     variables = _variables(judged)
     if replace:
         launching.become(words, variables)
     return launching.start(words, variables)
+
+
+def _health(report: Report) -> str:
+    """In a few words, what a start goes over."""
+    known = {
+        "with warnings": [
+            o.rule.id
+            for o in report.outcomes
+            if o.verdict is Verdict.FOUND and o.severity is Severity.WARNING and not o.accepted
+        ],
+        "accepted": [o.rule.id for o in report.outcomes if o.accepted],
+    }
+    told = (f", {word} ({', '.join(ids)})" for word, ids in known.items() if ids)
+    return "healthy" + "".join(told)
 
 
 def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoReturn:
@@ -213,6 +230,8 @@ def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoRe
             f"a start would be refused: {judged.refused}; vllm-doctor diagnose says more",
             launching.REFUSED,
         )
+    if any(o.accepted for o in judged.report.outcomes):
+        _tell(_health(judged.report))
     if judged.unproven:
         _tell("a start would first prove the toolchain with a test build")
     raise SystemExit(HEALTHY)

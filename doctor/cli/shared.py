@@ -102,11 +102,42 @@ def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
     return python_options(command, consents)
 
 
-def profile(name: str, sets: Iterable[str]) -> Profile:
+def accept_option(command: F) -> F:
+    """--accept; its ids are read by `ids`."""
+    return click.option(
+        "--accept",
+        "accept",
+        multiple=True,
+        metavar="ID[,ID...]",
+        help="Go on though this was found, or could not be told; may be given several times.",
+    )(command)
+
+
+def ids(option: str, given: Iterable[str], rules: Iterable[Rule]) -> frozenset[str]:
+    """The ids of an option that takes several; none that no rule has."""
+    known = {r.id for r in rules}
+    asked = [id for words in given for id in filter(None, words.split(","))]
+    for id in asked:
+        if id not in known:
+            fail(f"{option} {id}: there is no such rule{did_you_mean(id, known)}", USAGE)
+    return frozenset(asked)
+
+
+def profile(name: str, sets: Collection[str]) -> Profile:
+    """The profile with its settings put in; says what of it does not count for another model."""
     try:
-        return profiles.load(name, sets)
+        base = profiles.load(name)
+        made = profiles.load(name, sets) if sets else base
     except ProfileError as error:
         fail(str(error), USAGE)
+    if left := profiles.left_out(base, made):
+        whose = f"{name}'s {', '.join(left)}"
+        click.echo(
+            f"vllm-doctor: {printable(whose)} belong to {printable(base.model)}, not to "
+            f"{printable(made.model or 'a server without a model')}, and are left out",
+            err=True,
+        )
+    return made
 
 
 def load(folder: str | None, allow: Collection[str]) -> tuple[Rule, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from doctor.fixes.cuda_home import CudaHome
 from doctor.fixes.environment import PrependPath, SetVariable
 from doctor.fixes.person import Command
 from doctor.fixes.pip import PipInstall
 from doctor.model import Fix, Installer, Needs, Step, Text
+from doctor.numbers import version_of
 from doctor.probes.toolkit import WheelToolkit
 from doctor.profile import ModelNeeds
 
@@ -48,10 +49,8 @@ def install_vllm(name: str, needs: ModelNeeds) -> PipInstall:
 
 
 def _of_cuda_13(release: str | None) -> bool:
-    try:
-        return release is None or Version(release) >= _FIRST_CUDA_13
-    except InvalidVersion:
-        return False
+    version = version_of(release)
+    return release is None or (version is not None and version >= _FIRST_CUDA_13)
 
 
 def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:

@@ -11,6 +11,7 @@ from packaging.version import Version
 from doctor.codec import decode, parse_json
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
+from doctor.numbers import cuda_version, number_of
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.profile import Profile
 from doctor.target import OWN, OWN_PYTHON, Target
@@ -41,9 +42,7 @@ class LibCuda:
 
     @property
     def cuda(self) -> Version | None:
-        if self.version is None:
-            return None
-        return Version(f"{self.version // 1000}.{self.version % 1000 // 10}")
+        return cuda_version(self.version)
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def gpus(driver: Driver, env: LaunchEnv) -> Gpus:
 def _chosen(entry: str, devices: tuple[Device, ...]) -> Device | None:
     number = re.match(r"\+?([0-9]+)", entry)  # as strtol reads it: "0gpu" is 0
     if number:
-        index = int(number[1])
-        return devices[index] if index < len(devices) else None
+        index = number_of(number[1])
+        return devices[index] if index is not None and index < len(devices) else None
     named = [d for d in devices if entry.startswith("GPU-") and d.uuid.startswith(entry)]
     return named[0] if len(named) == 1 else None

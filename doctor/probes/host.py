@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from doctor.engine import probe
 from doctor.model import Fact
+from doctor.numbers import version_of
 from doctor.probes.environment import LaunchEnv, child_env, which
 from doctor.probes.interpreter import Interpreter, is_targets
 from doctor.target import OWN, Ran, Target
@@ -151,13 +152,13 @@ class _Look:
     def _version(self, command: tuple[str, ...]) -> tuple[Ran, _Said]:
         """What --version says, for a compiler of the target: its glibc is then not known."""
         ran = self.target.run(*command, "--version", env=child_env(self.env))
-        clang = re.search(r"clang version (\d+)\.(\d+)", ran.out)
-        gcc = re.search(r"\) (\d+)\.(\d+)\S*(?: .*)?\n.*Free Software Foundation", ran.out)
+        clang = re.search(r"clang version ([0-9]+\.[0-9]+)", ran.out)
+        gcc = re.search(r"\) ([0-9]+\.[0-9]+)\S*(?: .*)?\n.*Free Software Foundation", ran.out)
         found = clang or gcc
-        if not ran.ok or found is None:
+        version = version_of(found[1]) if ran.ok and found else None
+        if version is None:
             return ran, {}
-        family = "clang" if clang else "gcc"
-        return ran, {"family": (family, Version(f"{found[1]}.{found[2]}"))}
+        return ran, {"family": ("clang" if clang else "gcc", version)}
 
     def _preprocessed(self, command: tuple[str, ...], language: str) -> tuple[Ran, _Said]:
         """What the preprocessor makes of compiler.h; {} where it fails."""
@@ -165,9 +166,10 @@ class _Look:
             ran = self.target.run(
                 *command, "-E", "-P", "-x", each, _QUESTION, env=child_env(self.env)
             )
-            pattern = r"(?m)^vllm_doctor (\w+) (\w+) (\d+) (\d+)$"
+            pattern = r"(?m)^vllm_doctor (\w+) (\w+) ([0-9]+) ([0-9]+)$"
             rows = re.findall(pattern, ran.out) if ran.ok else []
-            said = {kind: (name, Version(f"{a}.{b}")) for kind, name, a, b in rows}
+            found = ((kind, name, version_of(f"{a}.{b}")) for kind, name, a, b in rows)
+            said = {kind: (name, version) for kind, name, version in found if version}
             if "family" in said:
                 break
         return ran, said
@@ -217,4 +219,4 @@ def python_headers(target: Target, interpreter: Interpreter, env: LaunchEnv) -> 
     )
     rows = target.search(folder / "patchlevel.h", r'(?m)^#define PY_VERSION\s+"([\d.]+)')
     found = target.stat(folder / "Python.h") is not None
-    return PythonHeaders(folder, found, Version(rows[0]) if rows else None)
+    return PythonHeaders(folder, found, version_of(rows[0]) if rows else None)

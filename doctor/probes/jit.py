@@ -11,6 +11,7 @@ from packaging.version import Version
 from doctor.elf import cudart_major
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
+from doctor.numbers import number_of
 from doctor.probes.driver import NO_GPU_NEEDED, Gpus
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.wheels import ROCM, FlashInfer, Torch, Vllm
@@ -21,7 +22,7 @@ from doctor.target import Target
 # Hopper on the kernels of an unquantised mixture of experts (vllm/model_executor/layers/fused_moe/
 # oracle/unquantized.py); from Blackwell on attention as well.
 _HOPPER, _BLACKWELL = 9, 10
-_ARCH = re.compile(r"(\d+)(\d[a-z]?)")
+_ARCH = re.compile(r"([0-9]{1,3})([0-9][a-z]?)")
 # FlashInferBackend.supports_compute_capability, vllm/v1/attention/backends/flashinfer.py.
 _SAMPLER_FROM = (7, 5)
 
@@ -106,8 +107,10 @@ def _capabilities(profile: Profile, gpus: Gpus | None) -> tuple[tuple[int, int],
     rows = profile.archs if profile.gpus == "later" else _visible(gpus)
     made = []
     for row in rows:
-        major, _, minor = row.partition(".")
-        made.append((int(major), int(minor)))
+        major, minor = map(number_of, row.partition(".")[::2])
+        if major is None or minor is None:
+            raise Missing(Text("a GPU says that its compute capability is {row}", row=repr(row)))
+        made.append((major, minor))
     return tuple(made)
 
 
@@ -134,7 +137,7 @@ def nvcc_arch(major: int, minor: int) -> str:
 
 
 def _listed(entry: str) -> str | None:
-    match = re.fullmatch(r"(\d+)\.(\d+)([a-z]?)", entry)
+    match = re.fullmatch(r"([0-9]{1,2})\.([0-9])([a-z]?)", entry)
     if match is None:
         return None
     if match[3]:
@@ -243,9 +246,10 @@ def _kept(target: Target, folder: Path) -> bool:
     noted = target.search(folder / ".ninja_log", pattern)
     objects = [n for n in target.listdir(folder) or () if n.endswith(".o")]
     stats = [target.stat(folder / name) for name in objects]
-    if not noted or not stats:
+    latest = number_of(noted[-1]) if noted else None
+    if latest is None or not stats:
         return False
-    return all(s is not None and s.mtime <= int(noted[-1]) for s in stats)
+    return all(s is not None and s.mtime <= latest for s in stats)
 
 
 def _locks(target: Target, folder: Path) -> list[CachedLock]:
@@ -255,22 +259,24 @@ def _locks(target: Target, folder: Path) -> list[CachedLock]:
         if stat is None or stat.size == 0:
             continue
         rows = (target.read(folder / name) or b"").decode("utf-8", "replace").split("\n")
-        if len(rows) > 1 and rows[0].isdecimal() and rows[1]:
-            running = target.stat(Path("/proc") / rows[0]) is not None
+        holder = number_of(rows[0])
+        if holder is not None and len(rows) > 1 and rows[1]:
+            running = target.stat(Path("/proc") / str(holder)) is not None
             here = rows[1] == _host(target)
             op = name.removesuffix(".lock")
-            made.append(CachedLock(op, folder / name, int(rows[0]), rows[1], running, here))
+            made.append(CachedLock(op, folder / name, holder, rows[1], running, here))
     return made
 
 
-_FIRST_NAMESPACE = "4026531836"  # PID_NS_INIT_INO, linux/nsfs.h
+_FIRST_NAMESPACE = 4026531836  # PID_NS_INIT_INO, linux/nsfs.h
 
 
 def _host(target: Target) -> str:
     """This machine as filelock names it (filelock/_identity.py): its name, and the namespace of
     processes where that is not the machine's own."""
     name = (target.read(Path("/proc/sys/kernel/hostname")) or b"").decode("utf-8", "replace")
-    namespace = re.search(r"\d+", target.realpath(Path("/proc/self/ns/pid")).name)
-    if namespace is None or namespace[0] == _FIRST_NAMESPACE:
+    digits = re.search(r"[0-9]+", target.realpath(Path("/proc/self/ns/pid")).name)
+    namespace = number_of(digits[0]) if digits else None
+    if namespace in (None, _FIRST_NAMESPACE):
         return name.strip()
-    return f"{name.strip()}?pidns-{int(namespace[0]):x}"
+    return f"{name.strip()}?pidns-{namespace:x}"

@@ -10,6 +10,7 @@ from packaging.version import Version
 
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
+from doctor.numbers import cuda_version, number_of
 from doctor.probes.driver import Driver
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.probes.host import HostCompilers
@@ -46,10 +47,12 @@ def runtimes(target: Target, env: LaunchEnv, torch: Torch, profile: Profile) -> 
     foreign = []
     for folder_path in env.folders("LD_LIBRARY_PATH"):
         for name in target.listdir(folder_path) or ():
-            match = re.fullmatch(r"libcudart\.so\.(\d+)", name)
+            match = re.fullmatch(r"libcudart\.so\.([0-9]+)", name)
+            number = number_of(match[1]) if match else None
             path = folder_path / name
-            if match and (own is None or target.realpath(path) != target.realpath(own.path)):
-                foreign.append(Cudart(path, int(match[1]), _version(target, env, path)))
+            if number is None or (own and target.realpath(path) == target.realpath(own.path)):
+                continue
+            foreign.append(Cudart(path, number, _version(target, env, path)))
     return Runtimes(tuple(foreign), own)
 
 
@@ -57,10 +60,7 @@ def _version(target: Target, env: LaunchEnv, path: Path) -> Version | None:
     ran = target.run(
         OWN_PYTHON, "-I", "-S", "-B", OWN + "probes/_cudart.py", str(path), env=child_env(env)
     )
-    number = ran.out.strip()
-    if not ran.ok or not number.isdigit():
-        return None
-    return Version(f"{int(number) // 1000}.{int(number) % 1000 // 10}")
+    return cuda_version(number_of(ran.out.strip())) if ran.ok else None
 
 
 @dataclass(frozen=True)

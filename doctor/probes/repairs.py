@@ -8,6 +8,7 @@ from pathlib import Path
 from doctor.codec import parse_json
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
+from doctor.numbers import number_of
 from doctor.probes.environment import HOME
 from doctor.probes.interpreter import Interpreter
 from doctor.target import Target
@@ -40,14 +41,15 @@ def repairs(target: Target, interpreter: Interpreter) -> Repairs:
     if not unfinished:
         return Repairs()
     words = (target.read(interpreter.prefix / LOCK) or b"").decode("ascii", "replace").split()
-    if not words or not words[0].isdecimal():
+    process_id = number_of(words[0]) if words else None
+    if process_id is None:
         return Repairs(tuple(unfinished))
-    process = Path("/proc") / words[0]
+    process = Path("/proc") / str(process_id)
     if target.realpath(Path("/proc/self")) == process:
         return Repairs()  # our own, which judges what it has done so far
     # The lock of a doctor that was killed is still there, and another process may have the number.
     started = target.read(process / "cmdline") or b""
-    return Repairs(tuple(unfinished), int(words[0]) if b"doctor" in started else None)
+    return Repairs(tuple(unfinished), process_id if b"doctor" in started else None)
 
 
 def _state(target: Target, path: Path) -> object:

@@ -17,6 +17,7 @@ from packaging.version import Version
 from doctor import toml
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
+from doctor.numbers import cuda_version, number_of, version_of
 from doctor.probes.driver import Driver
 from doctor.probes.environment import HOME, LaunchEnv, child_env, which
 from doctor.probes.host import HostCompilers, nvcc_flags, split
@@ -50,7 +51,7 @@ _ARCHS = {
         ("107", "13.4", ""),
     )
 }
-_RELEASE = re.compile(r"release [\d.]+, V([\d.]+)")
+_RELEASE = re.compile(r"release [0-9.]+, V([0-9.]+)")
 # What the sources of FlashInfer's sampler include of a toolkit.
 HEADERS = (
     "cuda_runtime_api.h",
@@ -215,7 +216,7 @@ class _Look:
         number = include and target.search(
             include / "cuda_runtime_api.h", r"(?m)^#define CUDART_VERSION\s+(\d+)"
         )
-        headers = int(number[0]) if number else None
+        headers = number_of(number[0]) if number else None
         cicc = top / "nvvm/bin/cicc"
         nvvm, nvvm_error = self._owner(cicc, "nvidia-nvvm"), None
         if nvcc is not None and nvvm is None:
@@ -234,7 +235,7 @@ class _Look:
             nvvm=nvvm,
             nvvm_error=nvvm_error,
             crt=self._owner(crt / _CRT, *_CRT_WHEELS) if crt else None,
-            headers=Version(f"{headers // 1000}.{headers % 1000 // 10}") if headers else None,
+            headers=cuda_version(headers),
             include=include,
             missing_headers=tuple(h for h in wanted if not self._first(with_cccl, h)),
             missing_libraries=self._missing_libraries(root),
@@ -266,8 +267,8 @@ class _Look:
             return None, "not executable"
         ran = target.run(str(program), *arguments, env=child_env(self.env))
         match = _RELEASE.search(ran.out)
-        if match:
-            return Version(match[1]), None
+        if version := version_of(match[1] if match else None):
+            return version, None
         said = (ran.err or ran.out).strip().splitlines()
         return None, ran.failure or (said[-1][:200] if said else f"exit code {ran.code}")
 
@@ -379,7 +380,7 @@ class _Look:
     def _host_limit(self, include: Path | None, pattern: str) -> int | None:
         """The newest host compiler that crt/host_config.h admits."""
         found = self.target.search(include / _CRT, pattern) if include else None
-        return max(map(int, found)) if found else None
+        return max(filter(None, map(number_of, found or ())), default=None)
 
     def _guarded(self, include: Path | None, name: str) -> bool | None:
         """crt/math_functions.h declares the function as newer glibc headers do: with an exception
@@ -485,7 +486,7 @@ def measured_mixes() -> MeasuredMixes:
 class NvccOptions(Fact):
     """Options that this FlashInfer passes to every nvcc, each with the first nvcc that knows it."""
 
-    since: dict[str, Version] = field(default_factory=dict)
+    known_from: dict[str, Version] = field(default_factory=dict)
 
 
 # nvcc's release notes; vllm issue 58236 and flashinfer issue 1532 are what failing looks like.

@@ -6,17 +6,37 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from doctor.elf import cudart_major
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
+from doctor.numbers import version_of
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import Interpreter, import_path
 from doctor.profile import Profile
 from doctor.target import Target
 
 _REQUIRES = r"(?m)^Requires-Dist: (.+?)\r?$"
+
+
+@dataclass(frozen=True)
+class SiteFolders(Fact):
+    """Where the server's Python looks for distributions, in order. `listed`: one of them at least
+    could be; `there`: those that are there."""
+
+    searched: tuple[Path, ...] = ()
+    listed: bool = True
+    there: tuple[Path, ...] = ()
+
+
+@probe
+def site_folders(target: Target, interpreter: Interpreter, env: LaunchEnv) -> SiteFolders:
+    """What is there is asked only where nothing could be listed."""
+    searched = import_path(interpreter, env.vars)
+    if any(target.listdir(folder) is not None for folder in searched):
+        return SiteFolders(searched)
+    return SiteFolders(searched, False, tuple(f for f in searched if target.stat(f)))
 
 
 @dataclass(frozen=True)
@@ -42,24 +62,23 @@ class Packages(Fact):
 
 
 @probe
-def packages(target: Target, interpreter: Interpreter, env: LaunchEnv) -> Packages:
+def packages(target: Target, interpreter: Interpreter, sites: SiteFolders) -> Packages:
     """Read from the names of the metadata folders alone: 195 of them cost one listing."""
+    if not sites.listed:
+        raise Missing(
+            Text("none of {folders} can be listed", folders=sites.searched),
+            ("site-packages-missing",),
+        )
     found: dict[str, Distribution] = {}
-    listed = False
-    queue = list(import_path(interpreter, env.vars))
+    queue = list(sites.searched)
     for folder in queue:
         names = target.listdir(folder)
         if names is None:
             continue
-        listed = True
         for name, one in _distributions(target, folder, names):
             found.setdefault(name, one)
         if folder in (*interpreter.site_packages, interpreter.user_site):
             queue += [p for p in _pth_folders(target, folder, names) if p not in queue]
-    if not listed:
-        raise Missing(
-            Text("none of {folders} can be listed", folders=interpreter.site_packages),
-        )
     return Packages(found, tuple(queue))
 
 
@@ -77,7 +96,7 @@ def module_root(target: Target, packages: Packages, one: Distribution, name: str
     return None
 
 
-_INFO = re.compile(r"(.+?)-([^-]+)(?:-py\d[\w.]*)?\.(?:dist|egg)-info")
+_INFO = re.compile(r"(.+?)-([^-]+)(?:-py[0-9][\w.]*)?\.(?:dist|egg)-info")
 _DEVELOP = re.compile(r"([^-]+)\.egg-info")  # of `setup.py develop`: the version is inside
 
 
@@ -90,7 +109,7 @@ def _distributions(
         match = None if info.startswith("~") else _INFO.fullmatch(info) or _DEVELOP.fullmatch(info)
         if match is None:
             continue
-        version = _version(match[2] if match.re is _INFO else _told(target, folder / info))
+        version = version_of(match[2] if match.re is _INFO else _told(target, folder / info))
         if version is None:
             continue
         name = re.sub(r"[-_.]+", "-", match[1]).lower()
@@ -171,18 +190,18 @@ class Specifiers:
     def exact(self) -> Version | None:
         """The version of a lone `==`, None for anything else."""
         match = re.fullmatch(r"===?([^,*]+)", self.text)
-        return _version(match[1]) if match else None
+        return version_of(match[1]) if match else None
 
     def admits(self, version: Version) -> bool:
         """Local versions (+cu130) make no difference."""
         if self.exact:
             return Version(self.exact.public) == Version(version.public)
         # Late: 15 ms, and most pins are exact.
-        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+        from packaging.specifiers import SpecifierSet
 
         try:
             return SpecifierSet(self.text).contains(version.public, prereleases=True)
-        except InvalidSpecifier:
+        except ValueError:  # no specifiers, or a number in them that Python does not read
             return False
 
 
@@ -282,21 +301,14 @@ def torch(target: Target, packages: Packages, vllm: Vllm) -> Torch:
     first = target.elf(root / "lib/libtorch_global_deps.so")
     binding = root / "lib/libtorch_python.so"  # what `import torch` cannot do without
     return Torch(
-        version=_version(values.get("__version__")) or one.version,
+        version=version_of(values.get("__version__")) or one.version,
         root=root,
-        cuda=_version(values.get("cuda")),
+        cuda=version_of(values.get("cuda")),
         hip=values.get("hip"),
         toolkit=toolkit.exact if toolkit else None,
         rpath=bool(first and first.rpath and not first.runpath),
         lacks=None if target.stat(binding) else binding,
     )
-
-
-def _version(text: str | None) -> Version | None:
-    try:
-        return Version(text) if text else None
-    except InvalidVersion:
-        return None
 
 
 @dataclass(frozen=True)

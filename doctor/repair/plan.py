@@ -146,7 +146,7 @@ def choose(
 
 def _findings(report: Report, fail_on: Severity) -> Iterator[tuple[str, tuple[Fix, ...], bool]]:
     for outcome in report.outcomes:
-        if outcome.verdict is Verdict.FOUND:
+        if outcome.verdict is Verdict.FOUND and not outcome.accepted:
             for finding in outcome.findings:
                 severity = finding.severity or outcome.rule.severity
                 yield outcome.rule.id, finding.fixes, severity.rank >= fail_on.rank

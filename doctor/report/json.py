@@ -32,6 +32,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "prefix": printable(report.interpreter.prefix),
             "found_by": where.found_by,
             "profile": report.profile_name,
+            "model": None if report.model is None else printable(report.model),
             "source": report.source,
         },
         "verdict": report.verdict,
@@ -50,6 +51,7 @@ def _outcome(outcome: Outcome, primary: Outcome | None) -> dict[str, Any]:
         "title": outcome.rule.title,
         "severity": outcome.severity.value,
         "verdict": outcome.verdict.value,
+        "accepted": outcome.accepted,
         "why": None if outcome.why is None else str(outcome.why),
         "findings": [
             _finding(f, Role.PRIMARY if outcome is primary and i == 0 else Role.CONTRIBUTING)
@@ -212,6 +214,7 @@ def report_schema() -> dict[str, Any]:
         title=TEXT,
         severity={"enum": [s.value for s in Severity]},
         verdict={"enum": [v.value for v in Verdict]},
+        accepted=BOOL,
         why=MAYBE_TEXT,
         findings=list_of(finding),
     )
@@ -223,6 +226,7 @@ def report_schema() -> dict[str, Any]:
             prefix=TEXT,
             found_by=TEXT,
             profile=TEXT,
+            model=MAYBE_TEXT,
             source={"enum": ["live", "tape"]},
         ),
         verdict={"enum": ["healthy", "findings", "unknown"]},

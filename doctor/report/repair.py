@@ -12,7 +12,7 @@ from doctor.repair.apply import Applied
 from doctor.repair.plan import Action, Plan, is_core
 from doctor.repair.resolver import Move, name_of
 from doctor.repair.state import Run
-from doctor.report.text import Line
+from doctor.report.text import Line, served
 
 _TITLES = {
     "install": "install distributions, in one transaction",
@@ -42,7 +42,7 @@ def _plan_lines(plan: Plan, report: Report) -> Iterator[Line]:
         ("", "Plan for "),
         ("bold", f"{where.python}"),
         ("", f" (found by {where.found_by}), to serve "),
-        ("bold", report.profile_name),
+        *served(report),
     )
     yield ()
     for number, action in enumerate(plan.actions, 1):
@@ -58,6 +58,9 @@ def _plan_lines(plan: Plan, report: Report) -> Iterator[Line]:
         yield ()
     if plan.untried:
         yield (("dim", f"Judged again after that: {', '.join(plan.untried)}"),)
+        yield ()
+    if accepted := [o.rule.id for o in report.outcomes if o.accepted]:
+        yield (("dim", f"Accepted, and left as it is: {', '.join(accepted)}"),)
         yield ()
     for held in plan.withheld:
         how = f"  (--allow {held.consent})" if held.consent else ""

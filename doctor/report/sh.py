@@ -23,7 +23,7 @@ def script(plan: Plan, report: Report, shell: Mapping[str, str]) -> str:
 def _lines(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[str]:
     yield "#!/bin/sh"
     about_it = f"{about.NAME} {about.VERSION}: the repair of {report.where.python}"
-    yield f"# {printable(about_it)}, to serve {printable(report.profile_name)}."
+    yield f"# {printable(about_it)}, to serve {printable(report.model or 'no model')}."
     yield "# It stops at the first command that fails. It keeps no journal: `vllm-doctor undo`"
     yield "# takes back what `vllm-doctor fix --apply` did, not what this script did."
     yield "set -eu"

@@ -7,7 +7,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from doctor.model import Finding, Fix, Installer, NotChecked, Outcome, Severity, Verdict, printable
+from doctor.model import (
+    NO_MODEL,
+    Finding,
+    Fix,
+    Installer,
+    NotChecked,
+    Outcome,
+    Severity,
+    Verdict,
+    printable,
+)
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -43,7 +53,9 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
         yield from _header(report)
     shown: dict[Fix, str] = {}
     for outcome in report.outcomes:
-        if outcome.verdict is Verdict.FOUND:
+        if outcome.accepted:
+            yield from _accepted(outcome, style)
+        elif outcome.verdict is Verdict.FOUND:
             for i, finding in enumerate(outcome.findings):
                 first = outcome is report.primary and i == 0
                 yield from _finding(outcome, finding, first, shown, report.installer, style)
@@ -62,12 +74,30 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
 
 def _header(report: Report) -> Iterator[Line]:
     where = report.where
+    if report.model is None:
+        yield (("", "environment only: "), ("", NO_MODEL))
     yield (
         ("", "Judged "),
         ("bold", f"{where.python}"),
         ("", f" (found by {where.found_by}) for "),
-        ("bold", report.profile_name),
+        *served(report),
     )
+    yield ()
+
+
+def served(report: Report) -> Line:
+    """What is to be served, and which profile says so."""
+    profile = f"(profile {report.profile_name})"
+    if report.model is None:
+        return (("", f"no model {profile}"),)
+    return (("bold", report.model), ("", f" {profile}"))
+
+
+def _accepted(outcome: Outcome, style: Style) -> Iterator[Line]:
+    """What was accepted is told, without what could be done about it."""
+    yield (("dim", f"~ {outcome.rule.id}"), ("", "  accepted"))
+    for said in [str(f.message) for f in outcome.findings] or [str(outcome.why)]:
+        yield from wrapped(said, "    ", style, "dim")
     yield ()
 
 
@@ -150,14 +180,19 @@ def _skipped(skipped: Iterable[NotChecked]) -> str:
 
 
 def _verdict(report: Report, style: Style) -> Iterator[Line]:
-    found = [o for o in report.outcomes if o.verdict is Verdict.FOUND]
+    decide = [o for o in report.outcomes if not o.accepted]
+    found = [o for o in decide if o.verdict is Verdict.FOUND]
     each = [f.severity or o.rule.severity for o in found for f in o.findings]
     counts = [(each.count(s), s.value) for s in Severity]
     told = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in reversed(counts) if n)
-    unknown = sum(o.verdict in (Verdict.UNKNOWN, Verdict.CRASHED) for o in report.outcomes)
+    unknown = sum(o.verdict in (Verdict.UNKNOWN, Verdict.CRASHED) for o in decide)
     parts = [told] if told else []
+    if report.model is None and report.verdict == "healthy":
+        parts.append("environment only")
     if unknown:
         parts.append(f"{unknown} could not be told")
+    if accepted := [o.rule.id for o in report.outcomes if o.accepted]:
+        parts.append(f"accepted: {', '.join(accepted)}")
     if report.verdict == "healthy":
         yield (("bold green", "Healthy"), ("", f" ({'; '.join(parts)})" if parts else ""))
     else:
