@@ -340,8 +340,9 @@ class _Look:
         if self.target.stat(cicc) is None or not self._is_targets(cicc):
             return self._release(cicc, OWN + "probes/empty.ci", "-o", "-")
         records = self.target.listdir(self.interpreter.prefix / "conda-meta") or ()
-        found = [re.match(r"cuda-nvvm-(?:impl|tools)-(\d+\.\d+)\.", name) for name in records]
-        return next((Version(match[1]) for match in found if match), None), None
+        pattern = r"cuda-nvvm-(?:impl|tools)-([0-9]+\.[0-9]+)\."
+        found = (version_of(m[1]) for name in records if (m := re.match(pattern, name)))
+        return next(found, None), None
 
     def _archs(self, nvcc_path: Path, nvcc: Version) -> tuple[str, ...] | None:
         if self._is_targets(nvcc_path):
