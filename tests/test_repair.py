@@ -353,7 +353,7 @@ def test_pip_is_the_tool_where_there_is_no_uv(
 KINDS = ("venv", "system-site-packages", "behind a link", "no venv")
 
 
-@pytest.mark.parametrize(("base", "kind"), zip(cycle(OTHER_PYTHONS), KINDS, strict=False), ids=str)
+@pytest.mark.parametrize(("base", "kind"), [*zip(cycle(OTHER_PYTHONS), KINDS)], ids=str)
 def test_a_plan_is_what_uv_would_do_which_asks_the_target_itself(
     bench: Bench, index: Index, tmp_path: Path, base: Path, kind: str
 ) -> None:
