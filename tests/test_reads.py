@@ -147,6 +147,11 @@ def test_a_number_too_large_to_write_is_an_error_like_any(tmp_path: Path) -> Non
     refused(run_inside("diagnose", "--profile", path), "model: expected text, got a number")
 
 
+def test_a_whole_number_beyond_every_other_number_is_an_error_like_any() -> None:
+    with pytest.raises(CodecError, match=r"x: 1000.*000 is too large"):
+        decode(float, 10**400, "x")
+
+
 def test_brackets_are_counted_before_they_are_parsed() -> None:
     text = HEAD + "[]," * 10 + "[]]}"
     assert len(parse_json(text, 20)["runs"]) == 11

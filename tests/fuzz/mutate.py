@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -75,6 +76,10 @@ def words(r: random.Random, most: int = 4) -> str:
     return "".join(r.choice(WORDS) for _ in range(r.randint(1, most)))
 
 
+def odd_value(r: random.Random) -> Any:
+    return copy.deepcopy(r.choice(VALUES))  # for it may be changed in its turn
+
+
 def changed_text(r: random.Random, text: str) -> str:
     """The text with a piece left out, doubled, moved, or replaced by something else."""
     for _ in range(r.randint(1, 4)):
@@ -108,7 +113,7 @@ def changed_value(r: random.Random, value: Any) -> Any:
         if how < 0.08:
             del value[key]
         elif how < 0.16:
-            value[words(r, 2)] = value[key] if r.random() < 0.5 else r.choice(VALUES)
+            value[words(r, 2)] = copy.deepcopy(value[key]) if r.random() < 0.5 else odd_value(r)
         else:
             value[key] = changed_value(r, value[key])
         return value
@@ -118,13 +123,13 @@ def changed_value(r: random.Random, value: Any) -> Any:
         if how < 0.1:
             del value[at]
         elif how < 0.2:
-            value.insert(at, value[at] if r.random() < 0.5 else r.choice(VALUES))
+            value.insert(at, copy.deepcopy(value[at]) if r.random() < 0.5 else odd_value(r))
         else:
             value[at] = changed_value(r, value[at])
         return value
     if isinstance(value, str) and r.random() < 0.8:
         return changed_text(r, value)
-    return r.choice(VALUES) if r.random() < 0.6 else words(r)
+    return odd_value(r) if r.random() < 0.6 else words(r)
 
 
 def changed_json(r: random.Random, text: str) -> bytes:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-import time
 
 from doctor.exits import FAILED, FINDINGS, HEALTHY, UNKNOWN, USAGE
 from doctor.launch import is_proven
 from doctor.probes.environment import HOME, SAVED
-from doctor.repair import swap
-from doctor.repair.state import Done, State
+from doctor.repair.state import State
 from doctor.target import Live
 from tests.conftest import Environment, run_inside
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import changed_json, is_sound
+from tests.test_state import applied
 
 SAVED_TEXT = json.dumps(
     {
@@ -58,15 +57,7 @@ def test_proofs_of_earlier_starts(fuzz: Fuzz, bare: Environment) -> None:
 
 def test_journals_and_manifests(fuzz: Fuzz, bare: Environment) -> None:
     """Listed only: what undoes and repairs has tests of properties of its own."""
-    state = State(bare.prefix)
-    with state.locked():
-        run = state.begin("test")
-        change = run.begin_change()
-        (change / "new/lib").mkdir()
-        (change / "new/lib/a.py").write_text("new")
-        run.commit(change, swap.plan(bare.prefix, change / "new", change / "aside", []))
-        done = (Done("install", ("x",), ("y",), (1,)),)
-        run.note(state="applied", ended=time.time(), actions=done)
+    run = applied(State(bare.prefix), {"lib/a.py": b"new"})
     files = list(run.folder.rglob("*.json"))
     texts = {path: path.read_text() for path in files}
     assert len(files) == 2
