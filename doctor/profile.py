@@ -51,7 +51,11 @@ class ModelNeeds:
 
 @dataclass(frozen=True)
 class Profile(Fact):
-    """The serve profile: `vllm serve MODEL` with these arguments, in this kind of place."""
+    """The serve profile: `vllm serve MODEL` with these arguments, in this kind of place.
+
+    `env`: variables of the server that the shell does not have; `env_asked`: what the person said
+    of one with `--set env.NAME=...`, which wins over the shell's, and takes it out where empty.
+    """
 
     model: str
     served_model_name: str | None = None
@@ -68,6 +72,7 @@ class Profile(Fact):
     archs: tuple[str, ...] = ()
     mirror: str | None = None
     env: dict[str, str] = field(default_factory=dict)
+    env_asked: dict[str, str] = field(default_factory=dict)
     needs: ModelNeeds = ModelNeeds()
 
     def __post_init__(self) -> None:
@@ -105,6 +110,8 @@ def load(name: str, sets: Iterable[str] = ()) -> Profile:
         data = toml.load(path)
     except (OSError, ValueError, RecursionError) as error:
         raise ProfileError(f"--profile {name}: {error}") from None
+    if isinstance(data, dict) and "env_asked" in data:
+        raise ProfileError(f"--profile {name}: env_asked: only --set env.NAME=... says that")
     given = list(sets)
     try:
         base: Profile = decode(Profile, data)
@@ -133,7 +140,8 @@ def _with(base: Profile, sets: list[str]) -> Profile:
         key, equals, text = one.partition("=")
         if not equals:
             raise ProfileError(f"--set {one}: write it as key=value")
-        flat[key.strip()] = text
+        key = key.strip()
+        flat[f"env_asked.{key[4:]}" if key.startswith("env.") else key] = text
     if flat.get("model", base.model) != base.model:
         # What the profile knows of its own model is not true of another one.
         base = dataclasses.replace(base, served_model_name=None, needs=ModelNeeds())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
-from doctor.fixes import Command, UnsetVariable
+from doctor.fixes import Doctor, UnsetVariable
 from doctor.probes.driver import Gpus
 from doctor.profile import Profile
 
@@ -35,7 +35,7 @@ def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
         fixes.append(
             Fix(
                 Text("run on {fewer}, if the model fits", fewer=fewer),
-                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={fewer}"),),
+                (Doctor("diagnose", ("--set", f"tensor_parallel_size={fewer}")),),
                 Needs.PERSON,
             )
         )
@@ -74,7 +74,7 @@ def tp_not_dividing_heads(profile: Profile) -> Finding | None:
         (
             Fix(
                 Text("run on {near} GPUs", near=near),
-                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={near}"),),
+                (Doctor("diagnose", ("--set", f"tensor_parallel_size={near}")),),
                 Needs.PERSON,
             ),
         ),
@@ -147,7 +147,7 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
         (
             Fix(
                 Text("use more or larger GPUs, or a quantised checkpoint"),
-                (Command(f"vllm-doctor diagnose --set tensor_parallel_size={more}"),),
+                (Doctor("diagnose", ("--set", f"tensor_parallel_size={more}")),),
                 Needs.PERSON,
             ),
         ),
