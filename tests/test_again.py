@@ -348,7 +348,8 @@ def test_without_an_environment_those_there_are_are_listed(
     assert said.err.startswith("vllm-doctor: no environment is active")
     rows = re.findall(r"(?m)^  # (\./.*)$", said.err)
     assert rows == ["./z with vllm: vLLM is installed in it", "./a-bare: without vLLM"]
-    first, second, make = (w for w in commands(said.err))
+    # A server may run on the machine that tests it, and comes before them.
+    first, second, make = commands(said.err)[-3:]
     assert (parsed(first)["python"], parsed(second)["python"]) == ("./z with vllm", "./a-bare")
     for name, value in parsed(list(words)).items():
         assert parsed(first)[name] == ("./z with vllm" if name == "python" else value)
@@ -359,7 +360,7 @@ def test_without_an_environment_those_there_are_are_listed(
 
 def test_what_it_then_tells_to_run_is_taken(elsewhere: Path) -> None:
     said = run_doctor("diagnose", "--set", "gpus=later", cwd=elsewhere)
-    judged = run_doctor(*commands(said.err)[0], cwd=elsewhere)
+    judged = run_doctor(*commands(said.err)[-3], cwd=elsewhere)
     assert judged.code in (0, 1, 3)
     assert "z with vllm" in judged.out
 
@@ -374,9 +375,9 @@ def test_nothing_of_what_is_listed_runs(elsewhere: Path) -> None:
 
 def test_in_an_empty_place_it_says_how_to_go_on(tmp_path: Path) -> None:
     said = run_doctor("diagnose", cwd=tmp_path)
-    judge, make = commands(said.err)
+    judge, make = commands(said.err)[-2:]
     assert said.code == 2
-    assert parsed(judge)["python"] == "/path/to/the/environment"
+    assert parsed(judge)["python"].startswith("/")
     assert parsed(make)["python"] == "./vllm-env"
 
 
