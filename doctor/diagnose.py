@@ -32,9 +32,19 @@ from doctor.target import Target
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """Of a snapshot: which doctor made it, when (seconds since 1970) and on which machine, None
+    where it does not say."""
+
+    tool: str
+    at: float | None = None
+    host: str | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What a diagnosis came to. `seconds` of wall time; `proof` None where it was not asked for;
-    `facts`: what was found out, for a repair to ask."""
+    `facts`: what was found out, for a repair to ask; `recorded`: of a snapshot."""
 
     where: Where
     interpreter: Interpreter
@@ -51,6 +61,8 @@ class Report:
     seconds: float
     rules: int
     facts: Facts
+    fail_on: Severity
+    recorded: Recorded | None = None
 
     @property
     def verdict(self) -> str:
@@ -108,6 +120,7 @@ def diagnose(
         seconds=time.perf_counter() - began,
         rules=len(outcomes) + len(not_checked),
         facts=facts,
+        fail_on=fail_on,
     )
 
 

@@ -30,7 +30,8 @@ from doctor.engine import Facts
 from doctor.exits import HEALTHY
 from doctor.locate import locate
 from doctor.model import Missing, Rule, Severity, Verdict
-from doctor.probes.environment import HOME, LaunchEnv, own_file
+from doctor.patience import AT_ONCE, Patience, busy_with
+from doctor.probes.environment import HOME, HUB_SWITCH, LaunchEnv, own_file
 from doctor.probes.host import HostCompilers
 from doctor.probes.interpreter import Interpreter, Where, distrusted
 from doctor.probes.jit import Jit
@@ -171,7 +172,8 @@ def difference(shell: Mapping[str, str], server: Mapping[str, str]) -> Iterator[
         if name not in server:
             yield f"unset {name}"
         elif shell.get(name) != server[name]:
-            value = "***" if _is_secret(name) else without_secrets(server[name])
+            secret = _is_secret(name) and name != HUB_SWITCH
+            value = "***" if secret else without_secrets(server[name])
             yield f"export {name}={shlex.quote(value)}"
 
 
@@ -387,27 +389,37 @@ def _why(report: Report) -> str:
 
 
 @contextlib.contextmanager
-def undisturbed(prefix: Path) -> Iterator[None]:
-    """Raises LaunchError where another doctor is changing the environment (the lock of
-    doctor.repair.state, which is there as long as one works).
+def undisturbed(prefix: Path, patience: Patience = AT_ONCE) -> Iterator[None]:
+    """Keeps other doctors from changing the environment meanwhile (the lock of
+    doctor.repair.state, which is there as long as one works). Raises Busy where one does, unless
+    there is patience to wait for it.
     """
+    handle = patience.get(lambda: _shared(prefix))
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _shared(prefix: Path) -> int | None:
+    """The lock, held with others; None where no doctor is at work here, or one of a user whose lock
+    we may not read. Raises Busy where a doctor holds it alone."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         handle = os.open(prefix / LOCK, flags)
-    except OSError:  # no doctor is at work here, or one of a user whose lock we may not read
-        yield
-        return
+    except OSError:
+        return None
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             try:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise LaunchError(
-                    f"another vllm-doctor is changing {prefix}; start the server when it has ended"
-                ) from None
-        yield
-    finally:
+                raise busy_with(prefix, handle) from None
+    except BaseException:
         os.close(handle)
+        raise
+    return handle
 
 
 # The server's life.

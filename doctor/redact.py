@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,16 @@ def without_secrets(text: str) -> str:
     for pattern, new in _SECRETS:
         text = pattern.sub(new, text)
     return text
+
+
+def holds_secret(words: Iterable[str]) -> bool:
+    """Whether one of a command's words shows a secret: by its shape, or as the value of a variable
+    or an option with such a name."""
+    return any(
+        without_secrets(word) != word or SECRET_NAME.search(word.partition("=")[0])
+        for word in words
+        if "=" in word or "://" in word
+    )
 
 
 # A name ends where no further letter of a name follows.

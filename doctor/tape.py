@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ class NotAskedThen(NotRecorded):
 
 
 TAPE_VERSION = 1
+_YEAR_10000 = 253402300800
+"""Seconds since 1970; no calendar of Python's goes so far."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded machine: every question that was asked of it, and its answer."""
+    """A recorded machine: every question that was asked of it, and its answer. `recorded`: when, in
+    seconds since 1970; `host`: its name, where whoever recorded it wanted it kept."""
 
     schema_version: int
     tool: str
@@ -61,6 +65,12 @@ class Recording:
     executable: dict[str, bool] = field(default_factory=dict)
     realpath: dict[str, str] = field(default_factory=dict)
     elf: dict[str, Elf | None] = field(default_factory=dict)
+    recorded: float | None = None
+    host: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.recorded is not None and not 0 <= self.recorded < _YEAR_10000:
+            raise ValueError(f"recorded: {self.recorded:g} is no time in seconds since 1970")
 
 
 class Tape:
@@ -169,9 +179,13 @@ class Recorder:
         self._notes.setdefault(method, {})[str(path)] = answer
         return answer
 
-    def recording(self, tool: str, python: str, found_by: str) -> dict[str, Any]:
+    def recording(
+        self, tool: str, python: str, found_by: str, host: str | None = None
+    ) -> dict[str, Any]:
         """The recording as JSON data, not yet redacted (see `doctor.redact`)."""
         return {
+            "recorded": round(time.time()),
+            "host": host,
             "schema_version": TAPE_VERSION,
             "tool": tool,
             "python": python,

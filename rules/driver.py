@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
-from doctor.fixes import Command, SetVariable, UnsetVariable
+from doctor.fixes import Command, Doctor, SetVariable, UnsetVariable
 from doctor.probes.driver import Driver
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.libraries import Runtimes
@@ -73,7 +73,7 @@ def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Findin
     fixes = [
         Fix(
             Text("build for GPUs that come later: judge without them"),
-            (Command("vllm-doctor diagnose --set gpus=later --set archs=9.0"),),
+            (Doctor("diagnose", ("--set", "gpus=later", "--set", "archs=9.0")),),
             Needs.PERSON,
         )
     ]

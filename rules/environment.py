@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 
 from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
-from doctor.fixes import Command, UnsetVariable
+from doctor.fixes import LoadVariables, UnsetVariable
 from doctor.probes.environment import LaunchEnv
-from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 
 
 @rule("shell-env-not-loaded", Severity.INFO, Stage.SHELL)
-def shell_env_not_loaded(env: LaunchEnv, interpreter: Interpreter) -> Finding | None:
+def shell_env_not_loaded(env: LaunchEnv) -> Finding | None:
     """What an earlier fix saved for this environment is not in this shell.
 
     It is judged as part of the server's environment, and `vllm-doctor launch` starts the server
@@ -21,14 +19,13 @@ def shell_env_not_loaded(env: LaunchEnv, interpreter: Interpreter) -> Finding | 
     """
     if not env.differs:
         return None
-    python = shlex.quote(str(interpreter.python))
     return Finding(
         Text("a `vllm serve` typed in this shell would not see {names}", names=env.differs),
         tuple(_as_launched(env, name) for name in env.differs),
         (
             Fix(
                 Text("load them into this shell"),
-                (Command(f'eval "$(vllm-doctor env --python {python})"'),),
+                (LoadVariables(),),
                 Needs.PERSON,
             ),
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
-from doctor.fixes import Command, UnsetVariable
+from doctor.fixes import Doctor, UnsetVariable
 from doctor.probes.driver import Gpus
 from doctor.profile import Profile
 
@@ -58,7 +58,7 @@ def _other_size(profile: Profile, gpus: Gpus | None) -> tuple[Fix, ...]:
         sizes = [n for n in sizes if (fit := _fit(profile, gpus, n)) is None or fit.roomy]
     if sizes:
         near = min(sizes, key=lambda n: (n > asked, abs(n - asked)))
-        line = Command(f"vllm-doctor diagnose --set tensor_parallel_size={near}")
+        line = Doctor("diagnose", ("--set", f"tensor_parallel_size={near}"))
         return (Fix(_on(near, profile.device), (line,), Needs.PERSON),)
     if gpus is None or not gpus.visible:
         return ()

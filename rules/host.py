@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
 from doctor.fixes import Command, CudaHome, PipInstall, PrependPath, SetVariable, UnsetVariable
-from doctor.fixes.recipes import use_wheels, without_compiler
+from doctor.fixes.recipes import prove_it, use_wheels, without_compiler
 from doctor.model import Step
 from doctor.probes.driver import Driver
 from doctor.probes.host import HostCompilers, Ninja, PythonHeaders
@@ -268,11 +268,8 @@ def glibc_headers_vs_cuda(
                 root=one.root,
                 glibc=host.glibc,
             ),
-            (
-                Text("crt/math_functions.h declares {names} without noexcept", names=wrong),
-                Text("`vllm-doctor diagnose --deep` tries it"),
-            ),
-            (newer, without_compiler()),
+            (Text("crt/math_functions.h declares {names} without noexcept", names=wrong),),
+            (newer, without_compiler(), prove_it()),
             Severity.INFO if candidate else Severity.WARNING,
         )
 

@@ -6,7 +6,7 @@ import shlex
 from difflib import get_close_matches
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
-from doctor.fixes import Command, PipInstall
+from doctor.fixes import Command, Doctor, PipInstall
 from doctor.model import NO_MODEL
 from doctor.probes.model import ModelPath
 from doctor.probes.parsers import ReasoningParsers, ToolParsers
@@ -187,7 +187,7 @@ def tool_parser_unknown(
     if name is None:
         if not asked:
             raise Missing(Text("the profile names no tool parser"), applies=False)
-        off = Command("vllm-doctor diagnose --set enable_auto_tool_choice=false")
+        off = Doctor("diagnose", ("--set", "enable_auto_tool_choice=false"))
         return Finding(
             Text("enable_auto_tool_choice is on, and no tool parser is named"),
             (Text("--enable-auto-tool-choice requires --tool-call-parser"),),
@@ -219,7 +219,7 @@ def _no_parser(
     take = tuple(
         Fix(
             Text("take {near}, if that is what the model writes", near=one),
-            (Command(f"vllm-doctor diagnose --set {key}={one}"),),
+            (Doctor("diagnose", ("--set", f"{key}={one}")),),
             Needs.PERSON,
         )
         for one in near

@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
 from doctor.fixes import Command, CudaHome, SetVariable, UnsetVariable
-from doctor.fixes.recipes import use_wheels
+from doctor.fixes.recipes import prove_it, use_wheels
 from doctor.probes.cuda_home import HomeOfLinks
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.host import nvcc_flags
@@ -303,12 +303,14 @@ def _skew(
     if minor(version) == minor(one.nvcc):
         return None
     verdict, words = mixes.of(one)
+    fixes = use_wheels(kit, install=True)
     if verdict == "fails":
         said = Text("this mix was compiled, and fails: {words}", words=words)
     elif verdict == "compiles":
         said = Text("this mix was compiled, and works")
     else:
-        said = Text("this mix was never tried: `vllm-doctor diagnose --deep` tries it")
+        said = Text("this mix was never tried")
+        fixes = (*fixes, prove_it())
     milder = None if verdict == "fails" else Severity.WARNING
     return Finding(
         Text(
@@ -318,7 +320,7 @@ def _skew(
             nvcc=one.nvcc,
         ),
         (Text("the toolkit: {root} ({by})", root=one.root, by=one.found_by), said),
-        unless_unused(severity, use_wheels(kit, install=True)),
+        unless_unused(severity, fixes),
         severity or milder,
     )
 
@@ -513,11 +515,8 @@ def toolkit_major_mismatch(
             major=found.nvcc.major,
             cuda=torch.cuda.major,
         ),
-        (
-            Text("the toolkit: {root} ({by})", root=found.root, by=found.found_by),
-            Text("`vllm-doctor diagnose --deep` tries it"),
-        ),
-        use_wheels(kit),
+        (Text("the toolkit: {root} ({by})", root=found.root, by=found.found_by),),
+        (*use_wheels(kit), prove_it()),
     )
 
 

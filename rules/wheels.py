@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
-from doctor.fixes import Command, PipInstall, PipUninstall, SetAside
+from doctor.fixes import Command, Doctor, PipInstall, PipUninstall, SetAside
 from doctor.fixes.recipes import install_vllm
 from doctor.model import Step
 from doctor.probes.driver import NO_GPU_NEEDED
@@ -49,7 +49,7 @@ def vllm_missing(
         fixes = [Fix(Text("install it"), steps, needs)]
         if where.found_by == OWN:
             # Nobody named this one: nothing is put into it unasked.
-            line = Command("vllm-doctor diagnose --python /path/to/the/environment")
+            line = Doctor("diagnose", ("--python", "/path/to/the/environment"))
             name_it = Fix(Text("name the environment to judge"), (line,), Needs.PERSON)
             fixes = [name_it, Fix(Text("install it"), steps, Needs.PERSON)]
         yield Finding(
@@ -90,7 +90,7 @@ def vllm_missing(
             (
                 Fix(
                     Text("install vLLM's own CPU wheel in its place (docs.vllm.ai, CPU)"),
-                    (Command("vllm-doctor rules show vllm-missing"),),
+                    (Doctor("rules", ("show", "vllm-missing")),),
                     Needs.PERSON,
                 ),
             ),
@@ -154,7 +154,7 @@ def site_packages_missing(sites: SiteFolders, interpreter: Interpreter) -> Findi
 
 
 @rule("repair-unfinished", Severity.ERROR, Stage.INSTALL)
-def repair_unfinished(repairs: Repairs, interpreter: Interpreter) -> Iterator[Finding]:
+def repair_unfinished(repairs: Repairs) -> Iterator[Finding]:
     """A repair of this environment was begun and did not come to its end.
 
     It was killed, or the machine went down, and the environment is between two states: what is
@@ -163,8 +163,7 @@ def repair_unfinished(repairs: Repairs, interpreter: Interpreter) -> Iterator[Fi
     does that first. While another doctor is at work, what is found here is not to be trusted.
     """
     for run in repairs.unfinished:
-        line = f"vllm-doctor undo --python {shlex.quote(str(interpreter.python))}"
-        fix = Fix(Text("take it back"), (Command(line),), Needs.PERSON)
+        fix = Fix(Text("take it back"), (Doctor("undo"),), Needs.PERSON)
         message = Text("the repair {run} was interrupted", run=run)
         if repairs.at_work is not None:
             message = Text(

@@ -29,7 +29,8 @@ from doctor.probes.environment import (
     SavedValue,
 )
 from doctor.probes.interpreter import Interpreter
-from doctor.report.exports import FORMS, WHY, ExportError, exports, notes
+from doctor.report import exports as reporting
+from doctor.report.exports import FORMS, WHY, ExportError, notes
 from doctor.shipped import rules_folder
 from tests.conftest import (
     DOCTOR,
@@ -61,6 +62,10 @@ NASTY = [
     "!history",
     "中文",
 ]
+
+
+def exports(form: str, shell: Mapping[str, str], saved: Saved) -> str:
+    return reporting.exports(form, shell, saved, Path("/env"))
 
 
 def kept(**variables: SavedValue) -> Saved:
@@ -149,10 +154,11 @@ class TestShells:
 
 
 SYSTEMD = Path("/lib/systemd/systemd")
+UNITS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def read_by_systemd(lines: str) -> dict[str, str | None]:
-    """What systemd's own parser makes of the lines; None for what it takes out."""
+    """What systemd's own parser makes of a drop-in; None for what it takes out."""
     as_user = []
     if os.geteuid() == 0:  # as root it does not run as a user's instance
         as_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -163,7 +169,9 @@ def read_by_systemd(lines: str) -> dict[str, str | None]:
         for unit in ("basic.target", "shutdown.target", "sysinit.target"):
             (folder / unit).write_text(quiet)
         (folder / "default.target").write_text(f"{quiet}Requires=x.service\n")
-        (folder / "x.service").write_text(f"[Service]\nExecStart=/bin/true\n{lines}")
+        (folder / "x.service").write_text("[Service]\nExecStart=/bin/true\n")
+        (folder / "x.service.d").mkdir()
+        (folder / "x.service.d/ours.conf").write_text(lines)
         ran = subprocess.run(
             [*as_user, str(SYSTEMD), "--user", "--test", "--unit=default.target"],
             env={
@@ -192,6 +200,45 @@ def read_by_systemd(lines: str) -> dict[str, str | None]:
     return made
 
 
+ESCAPES = {"\\": "\\", '"': '"'}
+
+
+def read_as_systemd(lines: str) -> dict[str, str | None]:
+    """The same by what systemd.syntax(7) and systemd.exec(5) say, in the part that is used here."""
+    section, made = "", dict[str, str | None]()
+    for line in lines.splitlines():
+        if heading := re.fullmatch(r"\[(\w+)\]", line):
+            section = heading[1]
+            continue
+        key, _, words = line.partition("=")
+        assert section == "Service", f"systemd ignores what stands in no section: {line}"
+        quoted = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', words)
+        assert quoted, f"more than one word: {line}"
+        word = re.sub(r"\\(.)", lambda escape: ESCAPES[escape[1]], quoted[1])
+        assert not re.search(r"(?<!%)(?:%%)*%(?!%)", word), f"a specifier: {line}"
+        word = word.replace("%%", "%")
+        if key == "Environment":
+            name, _, value = word.partition("=")
+            made[name] = value
+        else:
+            assert key == "UnsetEnvironment"
+            made[word] = None
+    return made
+
+
+def complaints_of_systemd(unit: Path) -> list[str]:
+    """What `systemd-analyze verify` says of a unit's own files."""
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit],
+        env={**SYSTEM, "SYSTEMD_UNIT_PATH": f"{unit.parent}:"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return [row for row in verified.stderr.splitlines() if str(unit.parent) in row]
+
+
 class TestOthers:
     """Forms that no shell reads."""
 
@@ -203,8 +250,71 @@ class TestOthers:
                 CUDA_PATH=SavedValue(None, instead_of=("/bad",)),
                 PATH=SavedValue("/x y", prepend=True),
             )
-            made = read_by_systemd(exports("systemd", {"CUDA_PATH": "/bad", "PATH": "/b"}, saved))
-            assert made == {"CUDA_HOME": value, "CUDA_PATH": None, "PATH": "/x y:/b"}
+            made = read_by_systemd(exports("systemd", {"PATH": "/of/the/shell"}, saved))
+            path = f"/x y:/env/bin:{UNITS_PATH}"
+            assert made == {"CUDA_HOME": value, "CUDA_PATH=/bad": None, "PATH": path}
+
+    def test_a_unit_gets_nothing_of_the_calling_shell(self) -> None:
+        shell = dict.fromkeys(PATH_LIKE, "/of/the/shell") | {"CUDA_HOME": "/of/the/shell"}
+        saved = kept(
+            CUDA_HOME=SavedValue("/ours", instead_of=("/bad",)),
+            LD_LIBRARY_PATH=SavedValue("/ours/lib", prepend=True),
+        )
+        assert exports("systemd", shell, saved).splitlines() == [
+            "[Service]",
+            'Environment="CUDA_HOME=/ours"',
+            'Environment="LD_LIBRARY_PATH=/ours/lib"',
+            f'Environment="PATH=/env/bin:{UNITS_PATH}"',
+        ]
+
+    def test_a_parser_with_the_rules_of_systemd_reads_what_was_saved(self) -> None:
+        for value in NASTY:
+            saved = kept(
+                CUDA_HOME=SavedValue(value),
+                CUDA_PATH=SavedValue(None, instead_of=(value,)),
+                PATH=SavedValue("/x y", prepend=True),
+            )
+            made = read_as_systemd(exports("systemd", {}, saved))
+            path = f"/x y:/env/bin:{UNITS_PATH}"
+            assert made == {"CUDA_HOME": value, f"CUDA_PATH={value}": None, "PATH": path}
+
+    @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+    def test_the_recipe_of_the_readme_makes_a_unit_that_systemd_takes(
+        self, readme: str, bare: Environment, tmp_path: Path
+    ) -> None:
+        """Its own lines, in a folder of the test's; only systemctl is a stand-in."""
+        text = (Path(__file__).parent.parent / readme).read_text(encoding="utf-8")
+        (recipe,) = re.findall(r"<!-- systemd -->\n```sh\n(.*?)```\n<!-- /systemd -->", text, re.S)
+        units = tmp_path / "units"
+        units.mkdir()
+        (units / "vllm.service").write_text("[Service]\nExecStart=/bin/true\n")
+        save(
+            bare,
+            CUDA_HOME={"value": "/our home/100%"},
+            PATH={"value": "/our home/100%/bin", "prepend": True},
+        )
+        recipe = recipe.replace("/etc/systemd/system", str(units))
+        recipe = recipe.replace("/opt/vllm", str(bare.prefix))
+        script(tmp_path / "bin/systemctl", f'echo "$@" > {tmp_path}/reloaded')
+        path = f"{tmp_path}/bin:{DOCTOR.parent}:/usr/bin:/bin"
+        subprocess.run(["sh", "-eu", "-c", recipe], env={**SYSTEM, "PATH": path}, check=True)
+        assert (tmp_path / "reloaded").read_text() == "daemon-reload\n"
+        (drop_in,) = units.glob("vllm.service.d/*.conf")
+        assert read_as_systemd(drop_in.read_text()) == {
+            "CUDA_HOME": "/our home/100%",
+            "PATH": f"/our home/100%/bin:{bare.prefix}/bin:{UNITS_PATH}",
+        }
+        if shutil.which("systemd-analyze"):
+            assert not complaints_of_systemd(units / "vllm.service")
+
+    @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd here")
+    def test_systemd_complains_of_lines_without_a_section(self, tmp_path: Path) -> None:
+        """As they were printed once: or the test above would prove nothing."""
+        unit = tmp_path / "vllm.service"
+        unit.write_text("[Service]\nExecStart=/bin/true\n")
+        (tmp_path / "vllm.service.d").mkdir()
+        (tmp_path / "vllm.service.d/cuda.conf").write_text('Environment="CUDA_HOME=/ours"\n')
+        assert "Assignment outside of section" in complaints_of_systemd(unit)[0]
 
     @pytest.mark.parametrize(
         ("value", "line"),
@@ -259,7 +369,7 @@ class TestWhatIsPrinted:
     def test_nothing_of_the_shells_own_that_a_form_cannot_hold(self, form: str) -> None:
         saved = kept(PATH=SavedValue("/ours", prepend=True))
         shell = {"PATH": "/a\nb"}
-        if form in ("sh", "fish"):
+        if form in ("sh", "fish", "systemd"):
             assert "/a" not in exports(form, shell, saved)
         else:
             with pytest.raises(ExportError):
@@ -276,7 +386,7 @@ class TestWhatIsPrinted:
         )
         assert exports(form, {}, saved) == ""
 
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("form", [f for f in FORMS if f != "systemd"])
     def test_the_shells_own_value_wins_where_it_was_never_judged_bad(self, form: str) -> None:
         saved = kept(CUDA_HOME=SavedValue("/ours", instead_of=("/bad",)))
         assert exports(form, {"CUDA_HOME": "/theirs"}, saved) == ""
@@ -331,8 +441,12 @@ class TestCommand:
         plain, told = run_doctor(*options, env=env), run_doctor(*options, "-v", env=env)
         assert (plain.code, plain.err) == (0, "")
         assert told.out == plain.out
-        assert "CUDA_HOME: /ours, for this shell's /bad was judged bad" in told.err
-        assert "CC: this shell's own value wins, clang; saved is: gcc-12" in told.err
+        if form == "systemd":
+            assert "CUDA_HOME: /ours (" in told.err
+            assert "CC: gcc-12 (" in told.err
+        else:
+            assert "CUDA_HOME: /ours, for this shell's /bad was judged bad" in told.err
+            assert "CC: this shell's own value wins, clang; saved is: gcc-12" in told.err
         assert "PATH: /ours/bin put in front" in told.err
         assert "not set: CPATH, LIBRARY_PATH, LD_LIBRARY_PATH; CUDA_HOME and PATH are enough" in (
             told.err

@@ -328,7 +328,8 @@ class TestThisMachine:
         )
         assert said.code == RECOGNISED
         assert "this machine still has it" in said.out
-        assert "vllm-doctor fix --apply --only cuda-home-bad-path" in said.out
+        target = f"--python {python} --set gpus=later --set archs=9.0"
+        assert f"vllm-doctor fix {target} --apply --only cuda-home-bad-path\n" in said.out
 
     def test_a_program_is_told_the_same(self, python: Path) -> None:
         logged = next(o for o in LOGS.values() if o.folder == "cuda-home-bad-path" and o.is_real)
@@ -346,7 +347,9 @@ class TestThisMachine:
             env={"CUDA_HOME": "/nowhere"},
         )
         assert said.report["findings"][0]["confirmed"] is True
-        assert said.report["command"] == "vllm-doctor fix --apply --only cuda-home-bad-path"
+        target = f"--python {python} --set gpus=later --set archs=9.0"
+        command = f"{DOCTOR} fix {target} --apply --only cuda-home-bad-path"
+        assert said.report["command"] == command
         assert said.report["findings"][0]["fixes"]
 
     def test_it_no_longer_has_the_fault(self, python: Path) -> None:

@@ -29,10 +29,10 @@ from doctor import profile as profiles
 from doctor.engine import load_rules
 from doctor.launch import Judged, WrongArguments, argv, difference, shown
 from doctor.model import Rule, Verdict
-from doctor.probes.environment import HOME, SAVED
+from doctor.probes.environment import HOME, HUB_SWITCH, HUB_TOKENS, SAVED
 from doctor.probes.interpreter import Interpreter, Where
 from doctor.probes.toolkit import HEADERS
-from doctor.profile import Profile
+from doctor.profile import Profile, ProfileError
 from doctor.shipped import rules_folder
 from doctor.target import Live
 from tests.conftest import (
@@ -316,7 +316,7 @@ class TestStart:
         assert got["argv"][-1] == "--enforce-eager"
         wanted = {**SYSTEM, "RECORD": str(record), "OWN": "x y", "EXITS": "7"}
         wanted |= {"CUDA_HOME": "/ours", "PATH": f"/ours/bin:{SYSTEM['PATH']}"}
-        wanted |= {"HF_ENDPOINT": "https://hf-mirror.com"}
+        wanted |= {"HF_ENDPOINT": "https://hf-mirror.com", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
         got["env"].pop("LC_CTYPE", None)  # of Python itself, where the locale is C
         assert got["env"] == wanted
 
@@ -331,8 +331,9 @@ class TestStart:
             timeout=HANG,
         )
         assert (ran.returncode, ran.stdout) == (0, "hello you\n")
-        assert ran.stderr.startswith(f"vllm-doctor: healthy; starting {served.prefix}/bin/vllm ")
-        assert len(ran.stderr.splitlines()) == 1
+        of_token, starts = ran.stderr.splitlines()
+        assert "the server gets no Hugging Face token" in of_token
+        assert starts.startswith(f"vllm-doctor: healthy; starting {served.prefix}/bin/vllm ")
 
     def test_a_descriptor_that_was_handed_down_reaches_the_server(
         self, cpu_server: Environment
@@ -596,13 +597,14 @@ class TestRefusal:
     ) -> None:
         lock = served.prefix / HOME / "lock"
         lock.parent.mkdir(parents=True)
-        with lock.open("w") as held:
+        lock.write_text("4711\n")
+        with lock.open("r+") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             said = run(served, record, *options)
-            assert (said.code, said.out, records(record)) == (REFUSED, "", [])
+            assert (said.code, said.out, records(record)) == (75, "", [])
             assert said.err == (
-                f"vllm-doctor: another vllm-doctor is changing {served.prefix}; "
-                "start the server when it has ended\n"
+                f"vllm-doctor: another vllm-doctor (pid 4711) is changing {served.prefix}; "
+                "--wait waits for it\n"
             )
         assert run(served, record, EXITS="0").code == 0
 
@@ -672,11 +674,12 @@ class TestDryRun:
         (served.prefix / SAVED).write_text(json.dumps(kept))
         said = run(served, record, "--dry-run", "--", "--api-key", "mine", CUDA_PATH="/bad")
         lines = said.out.splitlines()
-        assert (said.code, said.err, records(record)) == (0, "", [])
+        assert (said.code, len(said.err.splitlines()), records(record)) == (0, 1, [])
         assert lines[:-1] == [
             "export CUDA_HOME='/our home'",
             "unset CUDA_PATH",
             "export HF_ENDPOINT=https://hf-mirror.com",
+            "export HF_HUB_DISABLE_IMPLICIT_TOKEN=1",
         ]
         assert lines[-1].startswith(f"{served.prefix}/bin/vllm serve zai-org/GLM-4.7-Flash ")
         assert lines[-1].endswith("--api-key '***'")
@@ -690,6 +693,78 @@ class TestDryRun:
         assert said.out.splitlines()[-1].startswith(f"{served.prefix}/bin/vllm serve ")
         assert "a start would be refused: " in said.err
         assert len(said.err.splitlines()) == 1
+
+
+# Tokens, and variables of the person's own.
+
+MIRROR = "https://hf-mirror.com"
+TOKENS = dict.fromkeys(HUB_TOKENS, "not-a-real-one")
+
+
+class TestTokens:
+    """A token is for the hub, and not for whoever mirrors it."""
+
+    def got(self, served: Environment, record: Path, *options: str, **env: str) -> dict[str, str]:
+        said = run(served, record, *options, EXITS="0", **env)
+        assert said.code == 0, said.err
+        (one,) = records(record)
+        assert ("no Hugging Face token" in said.err) == (HUB_SWITCH in one["env"])
+        return dict(one["env"])
+
+    def test_the_profiles_mirror_gets_none(self, served: Environment, record: Path) -> None:
+        env = self.got(served, record, **TOKENS, **{HUB_SWITCH: "0"}, OTHER="kept")
+        assert (env["HF_ENDPOINT"], env[HUB_SWITCH]) == (MIRROR, "1")
+        assert not set(TOKENS) & set(env)
+        assert env["OTHER"] == "kept"
+
+    def test_one_that_the_person_names_for_it_is_no_exception(
+        self, served: Environment, record: Path
+    ) -> None:
+        env = self.got(served, record, "--set", "env.HF_TOKEN=not-a-real-one")
+        assert "HF_TOKEN" not in env
+
+    @pytest.mark.parametrize(
+        ("options", "shell"),
+        [
+            ((), {"HF_ENDPOINT": "https://hub.example"}),
+            (("--set", "env.HF_ENDPOINT=https://hub.example"), {}),
+            (("--set", "env.HF_ENDPOINT=https://hub.example"), {"HF_ENDPOINT": MIRROR}),
+            (("--set", "env.HF_ENDPOINT="), {"HF_ENDPOINT": MIRROR}),
+            (("--set", "env.HF_ENDPOINT="), {}),
+        ],
+    )
+    def test_where_the_person_chose_the_hub_it_gets_theirs(
+        self, served: Environment, record: Path, options: tuple[str, ...], shell: dict[str, str]
+    ) -> None:
+        env = self.got(served, record, *options, **TOKENS, **shell)
+        assert env.items() >= TOKENS.items()
+        chosen = None if options[-1:] == ("env.HF_ENDPOINT=",) else "https://hub.example"
+        assert env.get("HF_ENDPOINT") == chosen
+
+    def test_a_variable_that_is_set_empty_is_taken_out(
+        self, served: Environment, record: Path
+    ) -> None:
+        env = self.got(served, record, "--set", "env.OWN=", "--set", "env.NEVER=", OWN="x")
+        assert not {"OWN", "NEVER"} & set(env)
+
+    def test_a_dry_run_names_them_without_their_values(
+        self, served: Environment, record: Path
+    ) -> None:
+        said = run(served, record, "--dry-run", **TOKENS)
+        assert {f"unset {name}" for name in TOKENS} <= set(said.out.splitlines())
+        assert "not-a-real-one" not in said.out + said.err
+        assert "--set env.HF_ENDPOINT=" in said.err
+
+    def test_what_the_person_set_is_judged_as_it_is_launched(self, served: Environment) -> None:
+        options = ("--set", "device=cpu", "--set", "env.VLLM_USE_FLASHINFER_SAMPLER=true")
+        said = run_doctor("diagnose", "--python", served.prefix, *options, "--format", "json")
+        assert "variable-unreadable" in said.found()
+
+    def test_no_profile_says_that_the_person_chose(self, tmp_path: Path) -> None:
+        path = tmp_path / "p.toml"
+        path.write_text('model = "x"\n[env_asked]\nHF_ENDPOINT = "https://mirror.example"\n')
+        with pytest.raises(ProfileError, match="env_asked"):
+            profiles.load(str(path))
 
 
 # Proving.

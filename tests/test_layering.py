@@ -176,7 +176,8 @@ def test_a_diagnosis_in_json_imports_neither_rich_nor_torch_nor_vllm() -> None:
 
     code = (
         "import sys\nfrom doctor.cli import cli\n"
-        "try: cli.main(['diagnose', '--format', 'json', '--set', 'gpus=later'])\n"
+        "try: cli.main(['diagnose', '--format', 'json', '--set', 'gpus=later', '--python', "
+        "sys.executable])\n"
         "except SystemExit: pass\n"
         "heavy = {'rich', 'torch', 'vllm', 'psutil', 'pynvml', 'importlib.metadata'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"

@@ -121,8 +121,8 @@ def test_values_that_fit_are_put_in() -> None:
     )
     assert (made.port, made.device, made.archs) == (8100, "cpu", ("8.0", "9.0"))
     assert made.max_model_len is None
-    assert (made.env["A"], made.env["X.Y"]) == ("b=c", "1")
-    assert made.env["HF_ENDPOINT"] == "https://hf-mirror.com"
+    assert made.env_asked == {"A": "b=c", "X.Y": "1"}
+    assert made.env == {"HF_ENDPOINT": "https://hf-mirror.com"}
     assert made.needs.weights_gib == 7
     assert made.enable_auto_tool_choice is False
 

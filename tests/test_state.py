@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from doctor.patience import Busy
 from doctor.probes.environment import HOME
 from doctor.repair import state as states
 from doctor.repair import swap
-from doctor.repair.state import Busy, Done, Run, State, StateError
+from doctor.repair.state import Done, Run, State, StateError
 from tests.test_swap import grow, seen
 
 
@@ -195,7 +196,7 @@ def test_a_second_doctor_is_told_the_pid_of_the_first(state: State) -> None:
     ) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(Busy, match=rf"pid {first.pid} "), state.locked():
+        with pytest.raises(Busy, match=rf"\(pid {first.pid}\) "), state.locked():
             pass
         first.kill()
     with state.locked():

@@ -14,10 +14,13 @@ from typing import NoReturn
 import click
 
 from doctor import about
+from doctor.cli import signs
+from doctor.cli.again import program
 from doctor.cli.shared import fail
 from doctor.engine import place
-from doctor.exits import UNKNOWN, USAGE
+from doctor.exits import BUSY, INTERRUPTED, UNKNOWN, USAGE
 from doctor.model import reason
+from doctor.patience import Busy
 from doctor.target import OUT_OF_FILES
 
 
@@ -66,7 +69,9 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    about.NAME, commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -92,7 +97,7 @@ def main() -> None:
     try:
         _prepare()
         try:
-            cli.main(standalone_mode=False)
+            cli.main(prog_name=program(), standalone_mode=False)
         finally:
             sys.stdout.flush()
     except click.ClickException as error:
@@ -100,9 +105,11 @@ def main() -> None:
         raise SystemExit(USAGE) from None
     except (click.Abort, KeyboardInterrupt):
         click.echo("vllm-doctor: interrupted", err=True)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
     except _Terminated:
         raise SystemExit(143) from None
+    except Busy as busy:
+        fail(f"{busy}; --wait waits for it", BUSY)
     except OSError as error:
         _give_up(*_refused(error))
     except Exception as error:
@@ -125,7 +132,7 @@ def _prepare() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for good
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
+            stream.reconfigure(errors=signs.register())  # a locale without ✓ is no reason to fail
 
 
 def _refused(error: OSError) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from doctor import signatures
+from doctor.cli.again import Again
 from doctor.cli.shared import (
     fail,
     load,
@@ -23,7 +24,7 @@ from doctor.cli.shared import (
     trusted_rules,
 )
 from doctor.exits import UNKNOWN, USAGE
-from doctor.locate import LocateError
+from doctor.locate import LocateError, nobody_named
 from doctor.logs.explain import Explanation
 from doctor.logs.explain import explain as explain_log
 from doctor.logs.index import Index
@@ -76,7 +77,7 @@ def explain(
     # Of most ailments that only a log can name there is no rule to load.
     carried = all(known.explains(id) for id in ids) and rules_dir is None
     rules = () if carried else load(rules_dir, allow)
-    installer = Installer(Path(sys.executable), own_pip=True)
+    installer = Installer(Path(sys.executable), own_pip=True, again=Again())
     confirmed: Mapping[str, Confirmed] = {}
     if not no_live:
         with contextlib.redirect_stdout(sys.stderr):
@@ -133,11 +134,15 @@ def _ask(
     """What this machine says. Without a target of its own a log is explained all the same."""
     from doctor.logs.confirm import confirm, unknown
 
+    ruled = {r.id for r in rules}
     try:
         target, where = located(python, allow)
     except LocateError as error:
         if python is not None:
             fail(str(error), USAGE)
-        ruled = {r.id for r in rules}
         return otherwise, unknown((i for i in ids if i in ruled), str(error))
-    return Installer(where.python, own_pip=True), confirm(ids, target, where, asked, rules)
+    if nobody_named(where):
+        why = "no environment is active; name it with --python"
+        return otherwise, unknown((i for i in ids if i in ruled), why)
+    installer = Installer(where.python, own_pip=True, again=Again(where))
+    return installer, confirm(ids, target, where, asked, rules)

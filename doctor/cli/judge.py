@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import platform
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import click
 
 from doctor import about
 from doctor import profile as profiles
+from doctor.cli.again import Again, told
 from doctor.cli.shared import (
     ALLOW_HELP,
     accept_option,
@@ -19,15 +22,15 @@ from doctor.cli.shared import (
     fail,
     fail_to_judge,
     ids,
-    live,
     load,
+    named,
     print_lines,
     profile,
     rules_when_asked,
     target_options,
 )
 from doctor.codec import CodecError, parse_json
-from doctor.diagnose import Report
+from doctor.diagnose import Recorded, Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import USAGE
@@ -41,7 +44,7 @@ _TAPE_MOST = 4 << 20  # bytes; a real snapshot is far below one MiB
 _PARTS_MOST = 100_000  # lists and tables; a real one holds some hundreds
 
 
-def _from_tape(path: str) -> tuple[Target, Where]:
+def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
     try:
         tape = load_tape(parse_json(must_read(Path(path), _TAPE_MOST), _PARTS_MOST))
     except OSError as error:
@@ -52,7 +55,8 @@ def _from_tape(path: str) -> tuple[Target, Where]:
         fail(f"--from {path}: {error}", USAGE)
     except ValueError as error:
         fail(f"--from {path}: no JSON, or cut off ({error})", USAGE)
-    return Tape(tape), Where(Path(tape.python), tape.found_by)
+    recorded = Recorded(tape.tool, tape.recorded, tape.host)
+    return Tape(tape), Where(Path(tape.python), tape.found_by), recorded
 
 
 @click.command()
@@ -96,7 +100,7 @@ def diagnose(
         fail("--verbose and --quiet exclude each other", USAGE)
     asked = profile(profile_name, sets)
     accepted = ids("--accept", accept, load(rules_dir, allow)) if accept else frozenset()
-    target, where = _from_tape(tape) if tape else live(python, allow)
+    target, where, recorded = _from_tape(tape) if tape else (*named(python, allow), None)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             report = run_diagnosis(
@@ -112,6 +116,7 @@ def diagnose(
             )
     except (Missing, Crashed) as error:
         fail_to_judge(error)
+    report = told(dataclasses.replace(report, recorded=recorded), Again(where))
     if form == "json":
         from doctor.report.json import to_json
 
@@ -158,7 +163,7 @@ def show(known: tuple[Rule, ...], id: str) -> None:
         return
     in_logs = signatures.shipped().ailments
     if id not in in_logs:
-        hint = did_you_mean(id, {*found, *in_logs}, "; `vllm-doctor rules` lists them")
+        hint = did_you_mean(id, {*found, *in_logs}, f"; `{Again()('rules')}` lists them")
         fail(f"there is no rule {id!r}{hint}", USAGE)
     ailment = in_logs[id]
     click.echo(f"{id}  (found in a server's log)\n\n{ailment.title}.\n\n{ailment.explanation}")
@@ -169,6 +174,7 @@ def show(known: tuple[Rule, ...], id: str) -> None:
 @click.option(
     "-o", "--output", required=True, metavar="FILE", help="Where to write it; - for stdout."
 )
+@click.option("--host", is_flag=True, help="Keep this machine's name in it.")
 def snapshot(
     python: str | None,
     profile_name: str,
@@ -176,13 +182,14 @@ def snapshot(
     allow: tuple[str, ...],
     rules_dir: str | None,
     output: str,
+    host: bool,
 ) -> None:
     """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
     from doctor.redact import redact
 
     asked = profile(profile_name, sets)
     known = load(rules_dir, allow)
-    target, where = live(python, allow)
+    target, where = named(python, allow)
     recorder = Recorder(target)
     try:
         for one in (asked, *profiles.variants(asked)):
@@ -190,7 +197,8 @@ def snapshot(
     except (Missing, Crashed) as error:
         fail_to_judge(error)
     tool = f"{about.NAME} {about.VERSION}"
-    recording = recorder.recording(tool, str(where.python), where.found_by)
+    name = platform.node() if host else None
+    recording = recorder.recording(tool, str(where.python), where.found_by, name)
     text = json.dumps(redact(recording, target.env.get("HOME")), indent=1, sort_keys=True) + "\n"
     if output == "-":
         click.echo(text, nl=False)

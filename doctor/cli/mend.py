@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -15,17 +16,20 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from doctor.cli.again import Again, told
 from doctor.cli.shared import (
     accept_option,
     fail,
     fail_to_judge,
     ids,
-    live,
     load,
+    named,
+    patience,
     print_lines,
     profile,
     python_options,
     target_options,
+    wait_option,
 )
 from doctor.diagnose import Report
 from doctor.diagnose import diagnose as run_diagnosis
@@ -33,6 +37,7 @@ from doctor.engine import Crashed
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.locate import LocateError, base_python
 from doctor.model import Missing, Rule, Severity, printable, reason, refusal
+from doctor.patience import AT_ONCE, Patience
 from doctor.probes.interpreter import OWN, Interpreter, Where, distrusted
 from doctor.profile import Profile
 from doctor.target import Live, Target
@@ -41,7 +46,7 @@ from doctor.trust import ALLOW, NotTrusted
 if TYPE_CHECKING:
     from doctor.repair.apply import Applied
     from doctor.repair.index import Index
-    from doctor.repair.plan import Chosen, Consent, Plan
+    from doctor.repair.plan import Chosen, Consent, Plan, Withheld
     from doctor.repair.stage import Ground
     from doctor.repair.state import Run, State
 
@@ -82,6 +87,7 @@ _CONSENTS = ("core", "running")
     show_default=True,
     help="The least finding that is repaired.",
 )
+@wait_option
 def fix(
     python: str | None,
     profile_name: str,
@@ -97,11 +103,12 @@ def fix(
     script: str | None,
     form: str,
     fail_on: str,
+    wait: float | None,
 ) -> None:
     """Show what would repair the environment; with --apply, repair it.
 
     Exit codes: 0 healthy, 1 findings are left, 2 usage, 3 could not tell, 4 a repair failed and
-    was taken back.
+    was taken back, 75 another doctor is at work.
     """
     if create and python is None:
         fail("--create makes the environment that --python names; name one", USAGE)
@@ -118,16 +125,17 @@ def fix(
         form,
         ids("--only", only, rules),
         ids("--accept", accept, rules),
+        patience(wait),
     )
     if wanted and python is not None:
-        _mend_creation(Path(python))
+        _mend_creation(Path(python), asked.patience)
     fresh = create and python is not None and not _is_environment(Path(python))
     if fresh and not wanted:
         fail(f"--create {python}: there is nothing to judge yet; add --apply", USAGE)
     if fresh and python is not None:
         _sources(asked, mirrors, keep_extra_indexes, Path(python).absolute())
         _make_environment(Path(python), allow)
-    target, where = live(python, allow)
+    target, where = named(python, allow)
     if wanted and where.found_by == OWN:
         fail("no environment is active: name the one to repair with --python", USAGE)
     try:
@@ -160,6 +168,7 @@ class Asked:
     form: str
     only: frozenset[str] = frozenset()
     accept: frozenset[str] = frozenset()
+    patience: Patience = AT_ONCE
 
 
 class Fixing:
@@ -175,7 +184,7 @@ class Fixing:
     def _judge(self, deep: bool) -> Report:
         if deep:
             self._tell("proving it: a kernel is compiled, linked and loaded ...")
-        return run_diagnosis(
+        report = run_diagnosis(
             self._target,
             self._where,
             self._asked.profile,
@@ -185,6 +194,7 @@ class Fixing:
             fail_on=self._asked.fail_on,
             accept=self._asked.accept,
         )
+        return told(report, Again(self._where))
 
     def _tell(self, line: str) -> None:
         """What goes on, for a person who waits; programs read the result."""
@@ -236,7 +246,7 @@ class Fixing:
         _do_not_die_of_a_pipe()
         state = State(who.prefix)
         try:
-            with state.locked():
+            with state.locked(self._asked.patience):
                 run = work.adopt(state) if created else None
                 try:
                     self._mend(state, run)
@@ -311,9 +321,16 @@ class Fixing:
         if not set(asks) <= allowed:
             plan = self._prepare(self.report, ground, allowed)
             for one in plan.withheld:
-                how = f"; --allow {one.consent} allows it" if one.consent else ""
-                click.echo(f"vllm-doctor: {one.id} is left: {one.why}{how}", err=True)
+                click.echo(
+                    f"vllm-doctor: {one.id} is left: {one.why}{self._allowing(one)}", err=True
+                )
         return plan, ground, allowed
+
+    def _allowing(self, one: Withheld) -> str:
+        if one.consent is None:
+            return ""
+        command = self.report.installer.again("fix", "--apply", "--allow", one.consent)
+        return f"; to allow it: {command}"
 
     def show(self, plan: Plan) -> None:
         """The plan as text on stdout."""
@@ -321,7 +338,10 @@ class Fixing:
 
         print_lines(plan_lines(plan, self.report))
         if plan.actions:
-            click.echo("Nothing was changed. To do it: vllm-doctor fix --apply")
+            asks = dict.fromkeys(ask.consent for action in plan.actions for ask in action.asks)
+            consents = [word for consent in asks for word in ("--allow", consent)]
+            command = self.report.installer.again("fix", "--apply", *consents)
+            click.echo(f"Nothing was changed. To do it: {command}")
         else:
             _print_verdict(self.report)
 
@@ -379,7 +399,7 @@ def _sources(
         fail(str(error), USAGE)
 
 
-def _mend_creation(path: Path) -> None:
+def _mend_creation(path: Path, patience: Patience) -> None:
     """Takes back the making of an environment that was cut off: it would end what judges it."""
     from doctor.repair.state import State, StateError
 
@@ -387,7 +407,7 @@ def _mend_creation(path: Path) -> None:
     if not state.folder.is_dir():
         return
     try:
-        with state.locked():
+        with state.locked(patience):
             state.recover()
     except StateError as error:
         fail(str(error), FAILED)
@@ -433,7 +453,7 @@ def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
         Path(file).chmod(0o755)
     except OSError as error:
         fail(f"--script {file}: {reason(error)}", USAGE)
-    click.echo(f"wrote {file}; read it, then: sh {file}", err=True)
+    click.echo(f"wrote {file}; read it, then: {shlex.join(['sh', file])}", err=True)
 
 
 @click.command()
@@ -441,16 +461,19 @@ def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
 @click.argument("run", required=False)
 @click.option("--list", "listed", is_flag=True, help="The runs that can be taken back.")
 @click.option("--purge", is_flag=True, help="Remove what was set aside; no run can be undone then.")
+@wait_option
 def undo(
     python: str | None,
     allow: tuple[str, ...],
     run: str | None,
     listed: bool,
     purge: bool,
+    wait: float | None,
 ) -> None:
     """Put everything back as it was before RUN, by default the last one. Needs no network.
 
-    Exit codes: 0 done, 1 something was changed since and is left, 2 usage, 4 it failed.
+    Exit codes: 0 done, 1 something was changed since and is left, 2 usage, 4 it failed, 75 another
+    doctor is at work.
     """
     from doctor.repair.state import State, StateError
 
@@ -467,7 +490,7 @@ def undo(
         if not any(r.journal.state in ("applying", "undoing") for r in state.runs()):
             _must_not_run(state.prefix, allow)
         _do_not_die_of_a_pipe()
-        with state.locked():
+        with state.locked(patience(wait)):
             left = _purge(state) if purge else _undo(state, run)
     except StateError as error:
         fail(str(error), FAILED)
@@ -481,7 +504,8 @@ def _must_not_run(prefix: Path, allow: tuple[str, ...]) -> None:
 
     if "running" not in allow and (users := running.users(prefix)):
         who = ", ".join(map(str, users))
-        fail(f"{who} runs out of this environment; to undo all the same: --allow running", FINDINGS)
+        command = Again()("undo", "--allow", "running")
+        fail(f"{who} runs out of this environment; to undo all the same: {command}", FINDINGS)
 
 
 def _prefix(python: str | None, allow: tuple[str, ...]) -> Path:
@@ -491,7 +515,7 @@ def _prefix(python: str | None, allow: tuple[str, ...]) -> Path:
     if python and (State(Path(python).absolute()).folder / "runs").is_dir():
         # Its journal is there, whatever became of its interpreter.
         return Path(python).absolute()
-    target, where = live(python, allow)
+    target, where = named(python, allow)
     try:
         return Facts(target, (where,)).get(Interpreter).prefix
     except (Missing, Crashed) as error:

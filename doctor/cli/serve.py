@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from doctor import profile as profiles
+from doctor.cli.again import Again, told
 from doctor.cli.shared import (
     ALLOW_HELP,
     accept_option,
@@ -20,9 +22,12 @@ from doctor.cli.shared import (
     ids,
     live,
     load,
+    named,
+    patience,
     print_lines,
     profile,
     target_options,
+    wait_option,
 )
 from doctor.engine import Crashed, Facts
 from doctor.exits import HEALTHY, UNKNOWN, USAGE
@@ -30,6 +35,7 @@ from doctor.model import Missing, Severity, Verdict, printable
 from doctor.probes.environment import LaunchEnv, saved_below
 from doctor.probes.interpreter import OWN, Interpreter, NotPython, Where
 from doctor.profile import Profile
+from doctor.redact import without_secrets
 from doctor.report.exports import FORMS, ExportError, exports, notes
 from doctor.target import Target
 from doctor.trust import ALLOW
@@ -55,7 +61,7 @@ if TYPE_CHECKING:
     type=click.Choice(FORMS),
     default=FORMS[0],
     show_default=True,
-    help="For whom: a POSIX shell, fish, a systemd unit's [Service], a dotenv file, a program.",
+    help="For whom: a POSIX shell, fish, a drop-in of a systemd unit, a dotenv file, a program.",
 )
 @click.option(
     "--profile",
@@ -89,8 +95,10 @@ def env(
         profile(profile_name, sets)  # a slip in it is told here as everywhere
     target, where = live(python, allow)
     try:
-        saved = saved_below(target, _prefix(target, where))
-        text = exports(form, target.env, saved)
+        prefix = _prefix(target, where)
+        saved = saved_below(target, prefix)
+        shell = {} if form == "systemd" else target.env  # a unit has nothing of this shell
+        text = exports(form, shell, saved, prefix)
         text.encode(sys.stdout.encoding)  # click would print what does not fit it as ?
     except (Missing, Crashed) as error:
         fail_to_judge(error)
@@ -100,7 +108,7 @@ def env(
         fail(f"this locale ({error.encoding}) cannot print what was saved", UNKNOWN)
     if verbose:
         about = f"for {where.python} (found by {where.found_by})"
-        for note in (about, *notes(target.env, saved)):
+        for note in (about, *notes(shell, saved)):
             click.echo(f"# {printable(note)}", err=True)
     elif where.found_by == OWN and not text:
         click.echo(
@@ -130,6 +138,7 @@ def _prefix(target: Target, where: Where) -> Path:
     help="Judge without the test build, print the command and what is different in its "
     "environment, start nothing.",
 )
+@wait_option
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- VLLM OPTIONS]")
 def launch(
     python: str | None,
@@ -140,20 +149,22 @@ def launch(
     accept: tuple[str, ...],
     replace: bool,
     dry_run: bool,
+    wait: float | None,
     extra: tuple[str, ...],
 ) -> None:
     """Judge, prove, and serve: `vllm serve` with the profile's arguments, if nothing is wrong.
 
     Runs it in the foreground, passes signals on, and ends with its exit code. Refuses with the
     report and exit code 78 where there is an error, or something that could not be told, unless
-    --accept names it. The test build is made once for a toolchain.
+    --accept names it. Exit code 75 where another doctor is at work on the environment. The test
+    build is made once for a toolchain.
     """
     from doctor import launch as launching
 
     asked = profile(profile_name, sets)
     rules = load(rules_dir, allow)
     accepted = ids("--accept", accept, rules)
-    target, where = live(python, allow)
+    target, where = named(python, allow)
     # A profile gives the server its variables and arguments, and so what it loads.
     if Path(profile_name).is_file() and (why := target.distrust(Path(profile_name))):
         fail(f"--profile {profile_name}: {why}", USAGE)
@@ -161,7 +172,7 @@ def launch(
         with contextlib.redirect_stdout(sys.stderr):
             interpreter = Facts(target, (where,)).get(Interpreter)
             words = launching.argv(target, interpreter, asked, extra)
-            with launching.undisturbed(interpreter.prefix):
+            with launching.undisturbed(interpreter.prefix, patience(wait)):
                 judged = launching.judge(
                     target,
                     where,
@@ -172,6 +183,7 @@ def launch(
                     accept=accepted,
                     tell=_tell,
                 )
+                judged = dataclasses.replace(judged, report=told(judged.report, Again(where)))
                 server = None if dry_run else _start(judged, asked, words, replace)
     except launching.WrongArguments as error:
         fail(str(error), USAGE)
@@ -194,6 +206,7 @@ def _start(judged: Judged, profile: Profile, words: Sequence[str], replace: bool
         fail(f"not started: {judged.refused}", launching.REFUSED)
     if profile.gpus == "later" and profile.device != "cpu":
         _tell("the profile says that the GPUs come later: nothing about them was judged")
+    _tell_of_hub(judged)
     _tell(f"{_health(judged.report)}; starting {launching.shown(words)}")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -226,15 +239,23 @@ def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoRe
         click.echo(printable(line))
     click.echo(printable(launching.shown(words)))
     if judged.refused is not None:
-        fail(
-            f"a start would be refused: {judged.refused}; vllm-doctor diagnose says more",
-            launching.REFUSED,
-        )
+        more = judged.report.installer.again("diagnose")
+        fail(f"a start would be refused: {judged.refused}; see: {more}", launching.REFUSED)
+    _tell_of_hub(judged)
     if any(o.accepted for o in judged.report.outcomes):
         _tell(_health(judged.report))
     if judged.unproven:
         _tell("a start would first prove the toolchain with a test build")
     raise SystemExit(HEALTHY)
+
+
+def _tell_of_hub(judged: Judged) -> None:
+    """A token is for the hub, and not for whoever mirrors it."""
+    if hub := judged.report.facts.get(LaunchEnv).hub:
+        _tell(
+            f"the profile's HF_ENDPOINT is {without_secrets(hub)}: the server gets no Hugging Face "
+            "token; for a gated model set it yourself: --set env.HF_ENDPOINT=https://huggingface.co"
+        )
 
 
 def _variables(judged: Judged) -> Mapping[str, str]:

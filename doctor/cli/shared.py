@@ -14,8 +14,9 @@ import click
 from doctor import profile as profiles
 from doctor.engine import Crashed, RuleError, load_rules
 from doctor.exits import UNKNOWN, USAGE
-from doctor.locate import LocateError, locate, refuse_foreign
+from doctor.locate import LocateError, environments, locate, nobody_named, refuse_foreign
 from doctor.model import Missing, Rule, printable, shortened
+from doctor.patience import Patience
 from doctor.probes.interpreter import NotPython, Where
 from doctor.profile import Profile, ProfileError
 from doctor.shipped import rules_folder
@@ -123,6 +124,22 @@ def ids(option: str, given: Iterable[str], rules: Iterable[Rule]) -> frozenset[s
     return frozenset(asked)
 
 
+def wait_option(command: F) -> F:
+    return click.option(
+        "--wait",
+        type=click.FloatRange(min=0),
+        is_flag=False,
+        flag_value=0,
+        metavar="[SECONDS]",
+        help="Wait for another doctor that is changing the environment; for ever without a number, "
+        "or with 0. Else, and when the time is over, exit code 75.",
+    )(command)
+
+
+def patience(wait: float | None) -> Patience:
+    return Patience(wait, lambda line: click.echo(f"vllm-doctor: {printable(line)}", err=True))
+
+
 def profile(name: str, sets: Collection[str]) -> Profile:
     """The profile with its settings put in; says what of it does not count for another model."""
     try:
@@ -188,6 +205,35 @@ def live(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
         return located(python, allow)
     except LocateError as error:
         fail(str(error), USAGE)
+
+
+def named(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
+    """As `live`, but never the doctor's own interpreter where no server could run on it: then the
+    environments that there are, each with the command for it, and out."""
+    target, where = live(python, allow)
+    if nobody_named(where):
+        _list_environments()
+    return target, where
+
+
+def _list_environments() -> NoReturn:
+    """Each with the whole command for it, which can be copied with what is said of it."""
+    from doctor.cli.again import Again
+    from doctor.repair.running import servers
+
+    again, verb = Again(), str(click.get_current_context().info_name)
+    rows = {str(python): f"{process} runs it" for python, process in servers().items()}
+    for folder, has_vllm in environments(Path()):
+        rows[f"./{folder}"] = "vLLM is installed in it" if has_vllm else "without vLLM"
+    said = [(f"{python}: {what}", again(verb, "--python", python)) for python, what in rows.items()]
+    if not said:
+        said = [("the one that serves", again(verb, "--python", "/path/to/the/environment"))]
+    fresh = again("fix", "--apply", "--create", "--python", "./vllm-env")
+    sentence = "no environment is active, and the doctor's own has no vLLM: name the one to use"
+    click.echo(f"vllm-doctor: {sentence}", err=True)
+    for what, command in (*said, ("a new one", fresh)):
+        click.echo(f"  # {printable(what)}\n  {printable(command)}", err=True)
+    raise SystemExit(USAGE)
 
 
 def fail_to_judge(error: Missing | Crashed) -> NoReturn:

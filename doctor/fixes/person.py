@@ -1,11 +1,12 @@
-"""What only a person may do: drivers, system packages, containers."""
+"""What only a person may do: drivers, system packages, containers, another command of ours."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import ClassVar
 
-from doctor.model import Installer, Step
+from doctor.model import Installer, Step, plainly
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,41 @@ class Command(Step):
 
     def commands(self, installer: Installer) -> tuple[str, ...]:
         return (self.line,)
+
+
+@dataclass(frozen=True)
+class Doctor(Step):
+    """A command of the doctor's own. It is printed for the target and with the settings that are
+    judged, `words` beside them; a rule knows neither."""
+
+    verb: str
+    words: tuple[str, ...] = ()
+    kind: ClassVar[str] = "command"
+
+    def __str__(self) -> str:
+        return plainly(self.verb, *self.words)
+
+    def commands(self, installer: Installer) -> tuple[str, ...]:
+        return (installer.again(self.verb, *self.words),)
+
+
+@dataclass(frozen=True)
+class LoadVariables(Step):
+    """Has a shell set what fixes have saved for the target."""
+
+    kind: ClassVar[str] = "command"
+
+    def __str__(self) -> str:
+        return 'eval "$(vllm-doctor env)"'
+
+    def commands(self, installer: Installer) -> tuple[str, ...]:
+        return (f'eval "$({installer.again("env")})"',)
+
+
+def typed(line: str) -> Step:
+    """A command line as a row of data has it: one of the doctor's own, or any other."""
+    name, _, rest = line.partition(" ")
+    if name != "vllm-doctor":
+        return Command(line)
+    verb, *words = shlex.split(rest)
+    return Doctor(verb, tuple(words))

@@ -8,7 +8,7 @@ from packaging.version import Version
 
 from doctor.fixes.cuda_home import CudaHome
 from doctor.fixes.environment import PrependPath, SetVariable
-from doctor.fixes.person import Command
+from doctor.fixes.person import Command, Doctor
 from doctor.fixes.pip import PipInstall
 from doctor.model import Fix, Installer, Needs, Step, Text
 from doctor.numbers import version_of
@@ -130,4 +130,13 @@ def without_compiler() -> Fix:
             SetVariable("VLLM_USE_FLASHINFER_SAMPLER", "0"),
             SetVariable("VLLM_USE_FLASHINFER_MOE_FP16", "0"),
         ),
+    )
+
+
+def prove_it() -> Fix:
+    """The test build says what no table does."""
+    return Fix(
+        Text("see whether it works: compile, link and load a small kernel"),
+        (Doctor("diagnose", ("--deep",)),),
+        Needs.PERSON,
     )

@@ -42,6 +42,19 @@ SETTABLE = frozenset(
 PATH_LIKE = frozenset(("CPATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "PATH"))
 
 
+_HUB = "HF_ENDPOINT"
+HUB_SWITCH = "HF_HUB_DISABLE_IMPLICIT_TOKEN"
+"""Whether huggingface_hub sends a token of itself; holds none, whatever its name looks like."""
+HUB_TOKENS = (
+    "HF_OIDC_ID_TOKEN",
+    "HF_OIDC_RESOURCE",
+    "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "HUGGING_FACE_HUB_TOKEN",
+)
+"""By which huggingface_hub 2.4 (constants.py, utils/_auth.py) and vLLM find a token."""
+
+
 @dataclass(frozen=True)
 class SavedValue:
     """A variable that a fix set. `value` None: it is taken out. `prepend`: path-like, the folders
@@ -87,10 +100,12 @@ class Saved(Fact):
 @dataclass(frozen=True)
 class LaunchEnv(Fact):
     """Every variable the server would see; `differs` names those that the shell has otherwise,
-    or that it has and the server has not."""
+    or that it has and the server has not. `hub`: where the profile, and nobody else, sends what is
+    asked of Hugging Face; there the server has no token."""
 
     vars: dict[str, str] = field(default_factory=dict)
     differs: tuple[str, ...] = ()
+    hub: str | None = None
 
     def get(self, name: str) -> str | None:
         return self.vars.get(name)
@@ -102,7 +117,8 @@ class LaunchEnv(Fact):
 
 @probe
 def launch_env(target: Target, saved: Saved, profile: Profile) -> LaunchEnv:
-    """The shell's variables, what earlier fixes saved for this target, the profile's."""
+    """The shell's variables, what earlier fixes saved for this target, the profile's, and what the
+    person said of one."""
     shell = target.env
     made = dict(shell)
     differs = []
@@ -116,7 +132,16 @@ def launch_env(target: Target, saved: Saved, profile: Profile) -> LaunchEnv:
             made[name] = value
     for name, value in profile.env.items():
         made.setdefault(name, value)
-    return LaunchEnv(made, tuple(differs))
+    for name, value in profile.env_asked.items():
+        made[name] = value
+        if not value:
+            del made[name]
+    hub = made.get(_HUB) if _HUB not in shell and _HUB not in profile.env_asked else None
+    if hub:
+        for name in HUB_TOKENS:
+            made.pop(name, None)
+        made[HUB_SWITCH] = "1"  # nor what `hf auth login` has kept
+    return LaunchEnv(made, tuple(differs), hub)
 
 
 def _prepended(folders: str, shells: str | None) -> str:

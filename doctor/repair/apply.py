@@ -170,9 +170,11 @@ def _must_not_be_the_systems(report: Report) -> None:
     version = f"python{who.version.major}.{who.version.minor}"
     mark = who.base_prefix / "lib" / version / "EXTERNALLY-MANAGED"
     if not who.virtual and mark.exists():
+        home = str(Path.home() / "vllm-env")
+        command = report.installer.again("fix", "--apply", "--create", "--python", home)
         raise RepairError(
             f"{who.python} belongs to the system's package manager ({mark}); make an environment: "
-            "vllm-doctor fix --apply --create --python ~/vllm-env"
+            f"{command}"
         )
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _PYTHON = re.compile(r"(python|pypy)[\d.]*t?")
 # Below a prefix that the whole machine shares (/usr), only what loaded one of these matters.
 _SERVED_WITH = ("/torch/", "/vllm/", "/flashinfer/")
+# How a server of vLLM is started, and what its processes call themselves.
+_VLLM = re.compile(r"(?:.*/)?vllm|vllm\.entrypoints\..+|VLLM::.*")
+_VLLM_LOADED = re.compile(r" (/.*)/lib/python[\d.]+t?/site-packages/vllm/")
 _PYTHONS_OWN = re.compile(r"-[uISBEsOPq]+")
 _MAPS_MOST = 16 << 20
 _NAME_MOST = 60
@@ -59,6 +62,29 @@ def builders(folder: Path, ignore_own: bool = True) -> tuple[Process, ...]:
     return tuple(
         _process(p) for p in _processes(ignore_own) if _builds(p, folder, spellings, locks)
     )
+
+
+def servers() -> dict[Path, Process]:
+    """The interpreters that run vLLM now, as they are called, and one process of each."""
+    found: dict[Path, Process] = {}
+    for process in _processes(ignore_own=True):
+        command = _command(process)
+        if any(_VLLM.fullmatch(word) for word in command[:4]):
+            for python in _interpreter_of(process, command):
+                found.setdefault(python, _process(process))
+    return found
+
+
+def _interpreter_of(process: psutil.Process, command: list[str]) -> Iterator[Path]:
+    """As it was called: its executable is the one that an environment was made of. A process that
+    calls itself something else has vLLM's files loaded out of it."""
+    if command[0].startswith("/") and _PYTHON.fullmatch(Path(command[0]).name):
+        yield Path(command[0])
+        return
+    for row in _maps(process.pid):
+        if match := _VLLM_LOADED.search(row):
+            yield Path(match[1], "bin/python")
+            return
 
 
 class _Prefix:

@@ -23,6 +23,7 @@ from typing import Literal
 
 from doctor.codec import decode, encode, parse_json
 from doctor.model import reason
+from doctor.patience import AT_ONCE, Patience, busy_with
 from doctor.probes.environment import HOME
 from doctor.probes.repairs import JOURNAL, LOCK, RUNS, UNFINISHED
 from doctor.repair import swap
@@ -37,10 +38,6 @@ KEEP_DAYS = 14
 
 class StateError(Exception):
     """The doctor's own folder cannot be used; one sentence."""
-
-
-class Busy(StateError):
-    """Another doctor is at work on this target."""
 
 
 @dataclass(frozen=True)
@@ -187,11 +184,11 @@ class State:
         self._made: tuple[str, ...] = ()
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """One doctor at a time: raises Busy with the pid of the one at work, StateError where the
-        folder cannot be written. The kernel frees the lock of a doctor that died."""
-        self._make()
-        handle = self._lock()
+    def locked(self, patience: Patience = AT_ONCE) -> Iterator[None]:
+        """One doctor at a time: raises Busy with the pid of the one at work, unless there is
+        patience to wait for it, and StateError where the folder cannot be written. The kernel frees
+        the lock of a doctor that died."""
+        handle = patience.get(self._lock)
         try:
             yield
         finally:
@@ -213,7 +210,7 @@ class State:
                 for folder in reversed(made):
                     remove_if_empty(self.prefix / folder)
                 raise StateError(f"{at} cannot be made: {reason(error)}") from None
-        self._made = tuple(made)
+        self._made = tuple(dict.fromkeys((*self._made, *made)))
 
     def _must_be_ours(self) -> None:
         """What is kept here says which files are put back and removed: it has to be root's or the
@@ -235,19 +232,20 @@ class State:
     def _lock(self) -> int:
         path = self._locked
         while True:
+            self._make()
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             try:
                 handle = os.open(path, flags, 0o644)
+            except FileNotFoundError:
+                continue  # another doctor has ended just now, and its folder went with it
             except OSError as error:
                 raise StateError(f"{path} cannot be written: {reason(error)}") from None
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                pid = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
+                busy = busy_with(self.prefix, handle)
                 os.close(handle)
-                raise Busy(
-                    f"a doctor with pid {pid or 'unknown'} is at work on {self.prefix}"
-                ) from None
+                raise busy from None
             with contextlib.suppress(FileNotFoundError):
                 if os.fstat(handle).st_ino == path.stat().st_ino:
                     break

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from doctor.fixes import Command
+from doctor.fixes import Doctor
+from doctor.fixes.person import typed
 from doctor.logs.explain import Explanation
 from doctor.logs.found import Unknown
 from doctor.logs.judge import LogFinding, fill
@@ -65,8 +66,8 @@ class Explained:
         there = self.confirmed.get(one.id)
         ours = tuple(f for finding in (there.findings if there else ()) for f in finding.fixes)
         if one.id in self.rules and not self.live:
-            only = f"vllm-doctor fix --only {one.id}"
-            steps = (Command(only), Command(f"{only} --apply"))
+            only = ("--only", one.id)
+            steps = (Doctor("fix", only), Doctor("fix", (*only, "--apply")))
             title = Text("where it failed: see what the doctor would do, and have it done")
             ours = (Fix(title, steps),)
         ailment = self.ailments.get(one.id)
@@ -76,7 +77,7 @@ class Explained:
     def command(self) -> str | None:
         """What repairs, on this machine, all that `fix` can repair of it."""
         ids = [f.id for f in self.told.findings if self._repairable(f.id)]
-        return f"vllm-doctor fix --apply --only {','.join(ids)}" if ids else None
+        return self.installer.again("fix", "--apply", "--only", ",".join(ids)) if ids else None
 
     def _repairable(self, id: str) -> bool:
         there = self.confirmed.get(id)
@@ -89,7 +90,7 @@ def _filled(ailment: Ailment, values: Mapping[str, str]) -> Iterator[Fix]:
         title = fill(remedy.title, clean)
         lines = [fill(command, clean) for command in remedy.commands]
         if title is not None and None not in lines:
-            steps = tuple(Command(line) for line in lines if line is not None)
+            steps = tuple(typed(line) for line in lines if line is not None)
             yield Fix(Text("{title}", title=title), steps, remedy.needs)
 
 
@@ -132,7 +133,7 @@ def _finding_json(one: Explained, finding: LogFinding) -> dict[str, Any]:
         "excerpt": shown(finding.excerpt),
         "message": one.message(finding),
         "values": {name: shown(value) for name, value in finding.values.items()},
-        "fixes": [fix_json(fix) for fix in one.fixes(finding)],
+        "fixes": [fix_json(fix, one.installer) for fix in one.fixes(finding)],
         "confirmed": there.still if there else None,
     }
 
@@ -238,7 +239,8 @@ def _there(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
         for found in there.findings:
             yield from wrapped(f"- {found.message}", "    ", style, "dim", "  ")
         if there.repairable:
-            yield (("cyan", f"      vllm-doctor fix --apply --only {finding.id}"),)
+            command = one.installer.again("fix", "--apply", "--only", finding.id)
+            yield (("cyan", f"      {command}"),)
     elif there.still is False:
         yield (("green", "    this machine no longer has it"),)
     else:
@@ -273,11 +275,13 @@ def _closing(one: Explained, style: Style) -> Iterator[Line]:
             yield from wrapped(text, "", style)
     elif told.verdict == "unrecognised":
         text = (
-            "It failed, and why is not known to this doctor. `vllm-doctor diagnose --deep` judges "
-            "the environment; the quoted line is what to search for."
+            "It failed, and why is not known to this doctor. The quoted line is what to search "
+            "for, and this judges the environment:"
         )
         yield from wrapped(text, "", style)
+        yield (("cyan", f"      {one.installer.again('diagnose', '--deep')}"),)
     elif one.command:
         yield (("bold", "To repair it: "), ("cyan", one.command))
     else:
-        yield (("dim", f"More about it: vllm-doctor rules show {told.primary}"),)
+        command = one.installer.again("rules", "show", str(told.primary))
+        yield (("dim", f"More about it: {command}"),)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from doctor.model import printable
 from doctor.probes.environment import Saved, SavedValue
@@ -24,18 +25,20 @@ class ExportError(ValueError):
     """A value that a form cannot hold; one sentence."""
 
 
-def exports(form: str, shell: Mapping[str, str], saved: Saved) -> str:
-    """The text, "" where there is nothing to set. `form` is one of FORMS.
+def exports(form: str, shell: Mapping[str, str], saved: Saved, prefix: Path) -> str:
+    """The text, "" where there is nothing to set. `form` is one of FORMS; `prefix`: of the
+    environment that it was saved for.
 
     A variable that has a value of the shell's own which was never judged bad is not in it: the
     shell's wins. Raises ExportError where a value does not fit the form.
     """
+    if form == "systemd":
+        return _unit(saved.ours(), prefix)
     standing = {n: v for n, v in saved.ours().items() if v.stands(shell.get(n))}
     for name, one in standing.items():
         # A shell still has its own part of a list; elsewhere it has to be written down with ours.
         value = one.value if form in ("sh", "fish") else one.over(shell.get(name))
-        if value is not None and _UNFIT.search(value):
-            raise ExportError(f"{name} has a control character in it: {printable(value)}")
+        _must_fit(name, value)
     if form == "json":
         made = {name: one.over(shell.get(name)) for name, one in standing.items()}
         return json.dumps(made, indent=1) + "\n" if made else ""
@@ -69,14 +72,38 @@ def _fish(name: str, one: SavedValue, _: str | None) -> str:
     )
 
 
-def _systemd(name: str, _: SavedValue, value: str | None) -> str:
-    """A line of a unit's [Service] section (systemd.exec(5), systemd.syntax(7)): a quoted word with
-    C escapes, in which % begins a specifier and $ is a plain character."""
-    if value is None:
-        return f"UnsetEnvironment={name}"
+_UNITS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""What a unit has without a word about it (systemd.exec(5)); the last two where /usr is split."""
+
+
+def _unit(saved: Mapping[str, SavedValue], prefix: Path) -> str:
+    """A drop-in of a service. No shell is behind it: PATH is ours, the environment's own programs,
+    and what systemd gives; what a fix has taken out goes where the unit sets that very value."""
+    lines = []
+    for name, one in saved.items():
+        if one.value is None:
+            lines += [f"UnsetEnvironment={_word(name, value)}" for value in one.instead_of]
+        elif name != "PATH":
+            lines.append(f"Environment={_word(name, one.value)}")
+    if not saved:
+        return ""
+    first = saved["PATH"].value if "PATH" in saved else None
+    folders = ":".join(filter(None, (first, str(prefix / "bin"), _UNITS_PATH)))
+    return "\n".join(["[Service]", *lines, f"Environment={_word('PATH', folders)}", ""])
+
+
+def _word(name: str, value: str) -> str:
+    """An assignment as a quoted word with C escapes, in which % begins a specifier and $ is a plain
+    character (systemd.exec(5), systemd.syntax(7))."""
+    _must_fit(name, value)
     for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
         value = value.replace(plain, escaped)
-    return f'Environment="{name}={value}"'
+    return f'"{name}={value}"'
+
+
+def _must_fit(name: str, value: str | None) -> None:
+    if value is not None and _UNFIT.search(value):
+        raise ExportError(f"{name} has a control character in it: {printable(value)}")
 
 
 # What every reader of such files takes as it stands, without quotes and with.
@@ -100,7 +127,6 @@ def _dotenv(name: str, _: SavedValue, value: str | None) -> str:
 _LINES: dict[str, Callable[[str, SavedValue, str | None], str]] = {
     "sh": _sh,
     "fish": _fish,
-    "systemd": _systemd,
     "dotenv": _dotenv,
 }
 

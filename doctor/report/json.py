@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from doctor import about
 from doctor.codec import encode
-from doctor.model import Finding, Fix, Outcome, Role, Severity, Step, Verdict, printable
+from doctor.fixes import Doctor, LoadVariables
+from doctor.model import Finding, Fix, Installer, Outcome, Role, Severity, Step, Verdict, printable
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -34,18 +35,20 @@ def to_json(report: Report) -> dict[str, Any]:
             "profile": report.profile_name,
             "model": None if report.model is None else printable(report.model),
             "source": report.source,
+            "recorded": encode(report.recorded),
         },
         "verdict": report.verdict,
         "exit_code": report.exit_code,
         "primary": report.primary.rule.id if report.primary else None,
         "seconds": round(report.seconds, 3),
-        "outcomes": [_outcome(o, report.primary) for o in report.outcomes],
+        "outcomes": [_outcome(o, report) for o in report.outcomes],
         "deep": _deep(report),
         "not_checked": [{"id": n.rule.id, "why": str(n.why)} for n in report.not_checked],
     }
 
 
-def _outcome(outcome: Outcome, primary: Outcome | None) -> dict[str, Any]:
+def _outcome(outcome: Outcome, report: Report) -> dict[str, Any]:
+    first = Role.PRIMARY if outcome is report.primary else Role.CONTRIBUTING
     return {
         "id": outcome.rule.id,
         "title": outcome.rule.title,
@@ -54,28 +57,30 @@ def _outcome(outcome: Outcome, primary: Outcome | None) -> dict[str, Any]:
         "accepted": outcome.accepted,
         "why": None if outcome.why is None else str(outcome.why),
         "findings": [
-            _finding(f, Role.PRIMARY if outcome is primary and i == 0 else Role.CONTRIBUTING)
+            _finding(f, first if i == 0 else Role.CONTRIBUTING, report.installer)
             for i, f in enumerate(outcome.findings)
         ],
     }
 
 
-def _finding(finding: Finding, role: Role) -> dict[str, Any]:
+def _finding(finding: Finding, role: Role, by: Installer) -> dict[str, Any]:
     return {
         "message": str(finding.message),
         "values": {k: encode(v) for k, v in finding.message.values.items()},
         "evidence": [str(e) for e in finding.evidence],
         "role": role.value,
-        "fixes": [fix_json(f) for f in finding.fixes],
+        "fixes": [fix_json(f, by) for f in finding.fixes],
     }
 
 
-def fix_json(fix: Fix) -> dict[str, Any]:
-    steps = [_step(s) for s in fix.steps]
+def fix_json(fix: Fix, by: Installer) -> dict[str, Any]:
+    steps = [_step(s, by) for s in fix.steps]
     return {"title": str(fix.title), "needs": fix.needs.value, "steps": steps}
 
 
-def _step(step: Step) -> dict[str, Any]:
+def _step(step: Step, by: Installer) -> dict[str, Any]:
+    if isinstance(step, (Doctor, LoadVariables)):  # whole only with what the person asked for
+        return {"kind": step.kind, "line": step.commands(by)[0]}
     return {"kind": step.kind, **encode(step)}
 
 
@@ -118,7 +123,7 @@ def repair_json(report: Report, plan: Plan, applied: Applied | None) -> dict[str
                 "action": action.kind,
                 "ids": list(action.ids),
                 "needs": action.needs.value,
-                "steps": [_step(step) for step in action.steps],
+                "steps": [_step(step, report.installer) for step in action.steps],
             }
             for action in plan.actions
         ],
@@ -218,6 +223,7 @@ def report_schema() -> dict[str, Any]:
         why=MAYBE_TEXT,
         findings=list_of(finding),
     )
+    recorded = object_of(tool=TEXT, at={"type": ["number", "null"]}, host=MAYBE_TEXT)
     schema = object_of(
         schema_version={"const": SCHEMA_VERSION},
         tool=object_of(name=TEXT, version=TEXT, rules=INT, signatures=INT),
@@ -228,6 +234,7 @@ def report_schema() -> dict[str, Any]:
             profile=TEXT,
             model=MAYBE_TEXT,
             source={"enum": ["live", "tape"]},
+            recorded={"anyOf": [recorded, {"type": "null"}]},
         ),
         verdict={"enum": ["healthy", "findings", "unknown"]},
         exit_code=INT,

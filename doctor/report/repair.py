@@ -134,7 +134,8 @@ def result_lines(applied: Applied) -> Iterator[Line]:
                 yield (("dim", f"    {printable(line)}"),)
     if applied.run:
         yield ()
-        yield (("dim", f"Take it back: vllm-doctor undo {applied.run}"),)
+        command = applied.report.installer.again("undo", applied.run)
+        yield (("dim", f"Take it back: {command}"),)
 
 
 def run_lines(runs: Iterable[Run]) -> Iterator[Line]:

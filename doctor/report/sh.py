@@ -51,8 +51,7 @@ def _lines(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[str
                 yield from (f"#   {line}" for line in step.commands(report.installer))
     yield ""
     yield "# What could not be judged before is judged now."
-    name = shlex.quote(str(report.where.python))
-    yield f"# vllm-doctor diagnose --deep --python {name}"
+    yield f"# {report.installer.again('diagnose', '--deep')}"
 
 
 def _install(plan: Plan, installer: Installer) -> Iterator[str]:

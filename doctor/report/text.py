@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from doctor.model import (
     Finding,
     Fix,
     Installer,
+    Needs,
     NotChecked,
     Outcome,
     Severity,
@@ -20,7 +22,7 @@ from doctor.model import (
 )
 
 if TYPE_CHECKING:
-    from doctor.diagnose import Report
+    from doctor.diagnose import Recorded, Report
 
 # (style, text) pieces of one line; style is a rich style, "" for plain.
 Line = tuple[tuple[str, str], ...]
@@ -49,6 +51,8 @@ def lines(report: Report, style: Style) -> Iterator[Line]:
 
 
 def _lines(report: Report, style: Style) -> Iterator[Line]:
+    if report.recorded:
+        yield (("bold yellow", f"{_snapshot(report.recorded)}; this machine was not asked"),)
     if not style.quiet:
         yield from _header(report)
     shown: dict[Fix, str] = {}
@@ -70,6 +74,14 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
     if not style.quiet:
         yield from _areas(report, style)
     yield from _verdict(report, style)
+
+
+def _snapshot(recorded: Recorded) -> str:
+    when = ""
+    if recorded.at is not None:
+        when = time.strftime(" %Y-%m-%d %H:%M UTC", time.gmtime(recorded.at))
+    where = f" on {recorded.host}" if recorded.host else ""
+    return f"Snapshot recorded{when}{where} by {recorded.tool}"
 
 
 def _header(report: Report) -> Iterator[Line]:
@@ -197,9 +209,27 @@ def _verdict(report: Report, style: Style) -> Iterator[Line]:
         yield (("bold green", "Healthy"), ("", f" ({'; '.join(parts)})" if parts else ""))
     else:
         yield (("bold", f"Not healthy: {'; '.join(parts)}."),)
-        if report.primary and not style.quiet:
-            line = f"More about it: vllm-doctor rules show {report.primary.rule.id}"
-            yield (("dim", line),)
+    if not style.quiet:
+        yield from _next(report)
+
+
+def _next(report: Report) -> Iterator[Line]:
+    """What to do now: where to read more, and the command that shows what `fix` would do."""
+    say = report.installer.again
+    if report.primary and report.verdict != "healthy":
+        yield (("dim", f"More about it: {say('rules', 'show', report.primary.rule.id)}"),)
+    fixable = [
+        f.severity or o.rule.severity
+        for o in report.outcomes
+        for f in o.findings
+        if any(fix.needs is not Needs.PERSON for fix in f.fixes)
+    ]
+    if fixable:
+        gravest = max(fixable, key=lambda s: s.rank)
+        counts = gravest.rank >= report.fail_on.rank
+        command = say("fix", *(() if counts else ("--fail-on", gravest.value)))
+        there = ", on the machine that was recorded" if report.recorded else ""
+        yield (("bold", f"To fix it{there}: "), ("cyan", command))
 
 
 def wrapped(

@@ -1,0 +1,150 @@
+"""The next command, complete: what is printed asks the same of the same target as what just ran."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+from click.core import ParameterSource
+
+from doctor import about
+from doctor.redact import holds_secret
+
+if TYPE_CHECKING:
+    from doctor.diagnose import Report
+    from doctor.probes.interpreter import Where
+
+# One option with its value, as words: ("--set", "gpus=later"), ("--apply",).
+_Row = tuple[str, ...]
+
+# How an answer is shown, written or waited for: another command has its own way.
+_MANNER = frozenset(("form", "verbose", "quiet", "script", "output", "wait", "dry_run", "replace"))
+# `env` prints nothing of a profile.
+_UNUSED = {"env": frozenset(("profile_name", "sets"))}
+
+
+def program() -> str:
+    """The words that start this doctor, quoted for a shell: its name where PATH leads to it, else
+    its full path, or `python -m doctor` as it was typed."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return shlex.join(sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1])
+    if started.name != about.NAME:
+        return about.NAME  # embedded in another program: how it was started says nothing
+    found = shutil.which(about.NAME)
+    if found and started.exists() and started.samefile(found):
+        return about.NAME
+    return shlex.quote(str(started.absolute()))
+
+
+class Again:
+    """The command that runs now, to be said again with changes (doctor.model.Again). `where`: what
+    it judges, named also where it was found and not named."""
+
+    def __init__(self, where: Where | None = None) -> None:
+        self._context = click.get_current_context()
+        self._where = where
+        self._tape: str | None = self._context.params.get("tape")
+
+    def __call__(self, verb: str, *words: str) -> str:
+        """The command `verb` as one line for a shell: every option of the running command that it
+        has too, then `words`, which replace what they contradict. In words only, where the line
+        would show a secret."""
+        of_tape = self._tape is not None and verb == "diagnose" and "--deep" not in words
+        elsewhere = self._tape is not None and not of_tape
+        options = self._options(verb)
+        without = {"--from"} if not of_tape else set[str]()
+        if "--apply" in words:
+            without.add("--script")
+        rows = [r for r in self._rows(verb, options) if r[0] not in without]
+        if self._where and not of_tape and "--python" in options:
+            rows = [("--python", str(self._where.python)), *(r for r in rows if r[0] != "--python")]
+        said = [*_said(rows, words, options), *words]
+        if verb == self._context.info_name:
+            said += self._arguments()
+        if holds_secret(said):
+            return self._described(verb, words, elsewhere)
+        start = about.NAME if elsewhere else str(self._context.find_root().info_name)
+        return f"{start} {shlex.join([verb, *said])}"
+
+    def _described(self, verb: str, words: Sequence[str], elsewhere: bool) -> str:
+        ours = self._context.info_name
+        said = ["the same command again"]
+        if verb != ours:
+            said.append(f"as {verb} in place of {ours}")
+        if elsewhere and self._where:
+            said.append("without --from")
+            words = ("--python", str(self._where.python), *words)
+        return ", ".join([*said, *([f"with {shlex.join(words)}"] if words else [])])
+
+    def _options(self, verb: str) -> dict[str, click.Option]:
+        """The options of a command, by the longest of their names."""
+        root = cast("click.Group", self._context.find_root().command)
+        return {_flag(p): p for p in root.commands[verb].params if isinstance(p, click.Option)}
+
+    def _rows(self, verb: str, options: dict[str, click.Option]) -> Iterator[_Row]:
+        """What was given to the running command, or to the group it is of, and `verb` takes."""
+        unsaid = _UNUSED.get(verb, frozenset()) | (
+            _MANNER if verb != self._context.info_name else frozenset()
+        )
+        context: click.Context | None = self._context
+        while context:
+            for one in context.command.params:
+                theirs = options.get(_flag(one))
+                if theirs is None or theirs.name != one.name or one.name in unsaid:
+                    continue
+                given = context.get_parameter_source(str(one.name))
+                if given is not ParameterSource.DEFAULT:
+                    yield from _as_words(theirs, context.params[str(one.name)])
+            context = context.parent
+
+    def _arguments(self) -> list[str]:
+        """Those of the running command; what follows `--` is a program's."""
+        made: list[str] = []
+        for one in self._context.command.params:
+            value = self._context.params.get(str(one.name))
+            if isinstance(one, click.Argument) and value:
+                made += [value] if isinstance(value, str) else ["--", *value]
+        return made
+
+
+def _flag(one: click.Parameter) -> str:
+    return max(one.opts, key=len)
+
+
+def _as_words(option: click.Option, value: object) -> Iterator[_Row]:
+    """An option's value as it is typed; without what its command does not take."""
+    if option.is_flag:
+        yield from [(_flag(option),)] if value else []
+        return
+    for one in value if isinstance(value, tuple) else (value,):
+        if not isinstance(option.type, click.Choice) or one in option.type.choices:
+            yield (_flag(option), str(one))
+
+
+def _said(
+    rows: Iterable[_Row], words: Sequence[str], options: dict[str, click.Option]
+) -> Iterator[str]:
+    """The words of the rows that `words` neither repeat nor replace: of an option that may be given
+    several times only the same value, or the same key's."""
+    later: set[_Row] = set()
+    for flag, value in zip(words, (*words[1:], ""), strict=False):
+        if flag in options and not options[flag].is_flag and options[flag].multiple:
+            later.add((flag, value.partition("=")[0]))
+        else:
+            later.add((flag,))
+    for row in rows:
+        key = (row[0], row[1].partition("=")[0]) if len(row) > 1 else row
+        if key not in later and row[:1] not in later:
+            yield from row
+
+
+def told(report: Report, again: Again) -> Report:
+    """The report, whose commands of the doctor's own are said by `again`."""
+    return replace(report, installer=replace(report.installer, again=again))

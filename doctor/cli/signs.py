@@ -1,0 +1,44 @@
+"""What stands for a sign of ours where a stream's encoding has none: GBK has no ✓, ASCII no →."""
+
+from __future__ import annotations
+
+import codecs
+
+NAME = "vllm-doctor-signs"
+
+# Each as different from the others, and from the signs !, i, +, ~, - and ?, as it was.
+STAND_INS = {
+    "✓": "ok",
+    "✗": "x",
+    "→": "->",
+    "×": "*",
+    "·": ".",
+    "…": "...",
+    "–": "-",
+    "—": "--",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    # uv draws its explanations with these.
+    "├": "|-",
+    "╰": "`-",
+    "─": "-",
+    "▶": ">",
+    "│": "|",
+    "┃": "|",
+}
+
+
+def _instead(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    one = error.object[error.start]
+    escaped = one.encode("ascii", "backslashreplace").decode()
+    return STAND_INS.get(one, escaped), error.start + 1
+
+
+def register() -> str:
+    """The name by which a stream knows this way out (`errors` of a text stream)."""
+    codecs.register_error(NAME, _instead)
+    return NAME

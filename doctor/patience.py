@@ -1,0 +1,58 @@
+"""Another doctor at work on the same environment: to be told, or to be waited for."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_EVERY = 0.1
+"""Seconds between two looks at the lock."""
+
+
+class Busy(Exception):
+    """Another doctor is at work on this environment; one sentence that names it."""
+
+
+def busy_with(prefix: Path, lock: int) -> Busy:
+    """Of the doctor that holds the open lock of this prefix, and has written its pid into it."""
+    pid = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+    who = f"pid {pid}" if pid.isascii() and pid.isdecimal() else "its pid is not known"
+    return Busy(f"another vllm-doctor ({who}) is changing {prefix}")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a command waits for another doctor. `seconds` None: not at all; 0: for ever.
+    `tell` is told once that it waits, and for whom."""
+
+    seconds: float | None = None
+    tell: Callable[[str], None] = lambda _: None
+
+    def get(self, attempt: Callable[[], T]) -> T:
+        """What `attempt` returns once it no longer raises Busy; raises that when the time is over.
+
+        It looks again and again, which a signal can end, and does not hang on one lock's file: the
+        other doctor removes that when it ends.
+        """
+        until = None if not self.seconds else time.monotonic() + self.seconds
+        waiting = False
+        while True:
+            try:
+                return attempt()
+            except Busy as busy:
+                left = _EVERY if until is None else until - time.monotonic()
+                if self.seconds is None or left <= 0:
+                    raise
+                if not waiting:
+                    self.tell(f"{busy}; waiting for it")
+                waiting = True
+            time.sleep(min(_EVERY, left))
+
+
+AT_ONCE = Patience()
