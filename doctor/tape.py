@@ -68,10 +68,6 @@ class Recording:
     recorded: float | None = None
     host: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.recorded is not None and not 0 <= self.recorded < _YEAR_10000:
-            raise ValueError(f"recorded: {self.recorded:g} is no time in seconds since 1970")
-
 
 class Tape:
     """Answers from a Recording; raises NotRecorded for what it was never asked."""
@@ -207,4 +203,6 @@ def load_tape(data: Any) -> Recording:
             f"up to {TAPE_VERSION}; use a newer vllm-doctor",
         )
     made: Recording = decode(Recording, data)
+    if made.recorded is not None and not 0 <= made.recorded < _YEAR_10000:
+        raise CodecError("recorded", f"{made.recorded:g} is no time in seconds since 1970")
     return made
