@@ -159,7 +159,10 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
     except (InvalidVersion, ValueError) as error:
         raise CodecError(path, str(error)) from None
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise CodecError(path, "is too large for a number") from None
     if kind in (str, int, bool, float) and type(value) is kind:
         return value
     raise CodecError(path, f"expected {_name(kind)}, got {value!r}")

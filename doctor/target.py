@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -23,8 +24,10 @@ from typing import BinaryIO, Literal, Protocol
 
 from doctor import elf
 from doctor.elf import Elf
+from doctor.model import Missing, Text, reason
 
 READ_MOST = 1 << 20
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 _SEARCH_MOST = 8 << 20
 _OUTPUT_MOST = 1 << 20
 
@@ -65,7 +68,8 @@ class Stat:
 
 
 class Target(Protocol):
-    """Everything a probe may ask. No method raises for what the machine answers."""
+    """Everything a probe may ask. No method raises for what the machine answers; Missing where it
+    was not asked."""
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -100,21 +104,55 @@ class Target(Protocol):
     def elf(self, path: Path) -> Elf | None: ...
 
 
+class TooLarge(ValueError):
+    """A file larger than any of its kind; one sentence with its path and the limit."""
+
+    def __init__(self, path: Path, at_most: int) -> None:
+        most = f"{at_most >> 20} MiB" if at_most >= 1 << 20 else f"{at_most} bytes"
+        super().__init__(f"{path} is larger than {most}, which no such file is")
+
+
+def read_regular(path: Path, at_most: int) -> bytes | None:
+    """The whole of a regular file, links followed; None where there is none that can be read.
+
+    Raises TooLarge beyond `at_most` bytes. Who has to tell a missing file from an unreadable one
+    asks `must_read`.
+    """
+    try:
+        return must_read(path, at_most)
+    except OSError:
+        return None
+
+
+def must_read(path: Path, at_most: int) -> bytes:
+    """The same, but raises OSError where it cannot be read: FileNotFoundError, IsADirectoryError,
+    "Not a regular file" for a fifo or a device."""
+    with _regular(path) as file:
+        if os.fstat(file.fileno()).st_size > at_most:
+            raise TooLarge(path, at_most)
+        data = file.read(at_most + 1)
+    if len(data) > at_most:  # it grew, or it is one of those in /proc, which tell no size
+        raise TooLarge(path, at_most)
+    return data
+
+
 @contextlib.contextmanager
-def _regular(path: Path) -> Iterator[BinaryIO | None]:
-    """The file opened for reading, or None where it is none: a fifo or a device in its place must
-    not hang a diagnosis."""
+def _regular(path: Path) -> Iterator[BinaryIO]:
+    """The file opened for reading. Raises OSError for anything else: a fifo or a device in its
+    place must not hang a diagnosis."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError):
-        yield None
-        return
-    if stat_mode.S_ISREG(os.fstat(handle).st_mode):
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    kind = os.fstat(handle).st_mode
+    if stat_mode.S_ISREG(kind):
         with os.fdopen(handle, "rb") as file:
             yield file
-    else:
-        os.close(handle)
-        yield None
+        return
+    os.close(handle)
+    if stat_mode.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
 class Live:
@@ -131,11 +169,12 @@ class Live:
         return run_child(map(_own, argv), timeout, self._env if env is None else env)
 
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
-        with _regular(path) as file:
-            try:
-                return file.read(limit) if file else None
-            except OSError:
-                return None
+        try:
+            with _regular(path) as file:
+                return file.read(limit)
+        except OSError as error:
+            _must_be_an_answer(error)
+            return None
 
     def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
         data = self.read(path, _SEARCH_MOST)
@@ -147,7 +186,10 @@ class Live:
     def listdir(self, path: Path) -> tuple[str, ...] | None:
         try:
             return tuple(sorted(os.listdir(path)))  # noqa: PTH208 - names, not paths
-        except (OSError, ValueError):
+        except OSError as error:
+            _must_be_an_answer(error)
+            return None
+        except ValueError:
             return None
 
     def stat(self, path: Path) -> Stat | None:
@@ -172,8 +214,18 @@ class Live:
             return path
 
     def elf(self, path: Path) -> Elf | None:
-        with _regular(path) as file:
-            return elf.parse(file) if file else None
+        try:
+            with _regular(path) as file:
+                return elf.parse(file)
+        except OSError as error:
+            _must_be_an_answer(error)
+            return None
+
+
+def _must_be_an_answer(error: OSError) -> None:
+    """Raises Missing where it is the doctor that may open no more: that tells nothing of a file."""
+    if error.errno in OUT_OF_FILES:
+        raise Missing(Text("{why}: raise `ulimit -n`", why=reason(error)))
 
 
 def _own(argument: str) -> str:
@@ -190,8 +242,9 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
     Never raises for what the child does: a child that does not start, hangs or dies is a value.
     When `timeout` (seconds) is over, its whole process group is killed.
     """
-    with _memory_file() as out, _memory_file() as err:
+    with contextlib.ExitStack() as stack:
         try:
+            out, err = (stack.enter_context(_memory_file()) for _ in range(2))
             with _starting:
                 if _ending:
                     return Ran(None, failure="the doctor is ending")

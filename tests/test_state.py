@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from doctor.fixes import SetAside
 from doctor.probes.environment import HOME
+from doctor.repair import stage, swap
 from doctor.repair import state as states
-from doctor.repair import swap
-from doctor.repair.state import Busy, Done, Run, State, StateError
+from doctor.repair.manifest import Done
+from doctor.repair.state import Busy, Run, State, StateError
 from tests.test_swap import grow, seen
 
 
@@ -39,6 +41,19 @@ def applied(state: State, files: dict[str, bytes]) -> Run:
         run.note(
             state="applied", ended=time.time(), actions=(Done("install", ("x",), ("y",), (1,)),)
         )
+    return run
+
+
+CACHE = ".cache/flashinfer/0.6.11/90a"
+
+
+def set_aside(state: State, kernel: Path) -> Run:
+    """A run that set one kernel of FlashInfer's aside."""
+    with state.locked():
+        run = state.begin("test")
+        folder = run.begin_change()
+        run.commit(folder, stage.set_aside(state.prefix, run.id, SetAside(kernel), folder))
+        run.note(state="applied", ended=0.0)
     return run
 
 
@@ -139,7 +154,7 @@ def test_what_a_person_changed_keeps_its_set_aside_and_the_run_is_kept(state: St
     (state.prefix / "lib/a.py").write_bytes(b"mine")
     with state.locked():
         (run,) = state.runs()
-        assert state.undo(run) == [state.prefix / "lib/a.py"]
+        assert state.undo(run) == [f"{state.prefix}/lib/a.py was modified since; left untouched"]
     (kept,) = state.runs()
     assert kept.journal.state == "kept"
     assert kept.size() == len(b"old")
@@ -162,20 +177,17 @@ def test_a_purge_keeps_what_was_made_and_forgets_what_was_there(state: State) ->
 def test_a_purge_removes_what_lies_beside_a_cache_and_nothing_else(
     state: State, tmp_path: Path
 ) -> None:
-    cache = grow(tmp_path / "cache/90a/cached_ops", {"op/op.so": b"1", "fine/fine.so": b"2"})
-    aside = tmp_path / "cache/90a/vllm-doctor-set-aside/run-1"
-    with state.locked():
-        run = state.begin("test")
-        folder = run.begin_change()
-        run.commit(folder, swap.plan(cache, folder / "new", aside, ["op/op.so"]))
-        run.note(state="applied", ended=0.0)
-    assert seen(tmp_path / "cache/90a") == {
+    cache = grow(tmp_path / CACHE / "cached_ops", {"op/op.so": b"1", "fine/fine.so": b"2"})
+    run = set_aside(state, cache / "op")
+    aside = f"vllm-doctor-set-aside/{run.id}-1"
+    assert seen(cache.parent) == {
         "cached_ops/fine/fine.so": b"2",
-        "vllm-doctor-set-aside/run-1/op/op.so": b"1",
+        f"{aside}/op/op.so": b"1",
     }
+    (cache.parent / aside / "mine").write_bytes(b"3")
     with state.locked():
         state.purge()
-    assert seen(tmp_path / "cache/90a") == {"cached_ops/fine/fine.so": b"2"}
+    assert seen(cache.parent) == {"cached_ops/fine/fine.so": b"2", f"{aside}/mine": b"3"}
 
 
 HOLD = """
