@@ -32,7 +32,7 @@ from doctor.engine import Crashed
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.locate import LocateError, base_python
 from doctor.model import Missing, Rule, Severity, printable, reason, refusal
-from doctor.probes.environment import HOME
+from doctor.probes.environment import HOME, saved_below
 from doctor.probes.interpreter import OWN, Interpreter, Where
 from doctor.profile import Profile
 from doctor.target import Live, Target
@@ -129,6 +129,7 @@ def fix(
     try:
         with contextlib.redirect_stdout(sys.stderr):
             fixing = Fixing(asked, target, where)
+            fixing.must_know_what_is_saved(FAILED if wanted else UNKNOWN)
             fixing.find_indexes(mirrors, keep_extra_indexes)
             plan, applied = fixing.apply(allow, fresh) if wanted else (fixing.plan(), None)
     except (Missing, Crashed) as error:
@@ -195,6 +196,13 @@ class Fixing:
         if self._asked.form == "text" and line.strip():
             with contextlib.suppress(OSError):  # nobody reads any more: no reason to stop half-way
                 click.echo(f"  {printable(line.strip())}", err=True)
+
+    def must_know_what_is_saved(self, code: int) -> None:
+        """Ends in a sentence where earlier fixes kept something that cannot be read."""
+        try:
+            saved_below(self._target, self.report.interpreter.prefix)
+        except Missing as error:
+            fail(f"{error}; what it held is lost: remove it, and fix again", code)
 
     def find_indexes(self, mirrors: tuple[str, ...], keep_extra: bool) -> None:
         prefix = self.report.interpreter.prefix

@@ -19,6 +19,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -59,10 +60,12 @@ class Unusable:
 
     id: str
     why: str
+    prefix: Path
 
     @property
     def refusal(self) -> str:
-        return f"{self.why}; `vllm-doctor undo --forget {self.id}` gives the run up"
+        words = ("undo", "--python", str(self.prefix), "--forget", self.id)
+        return f"{self.why}; `vllm-doctor {shlex.join(words)}` gives the run up"
 
 
 class Run:
@@ -180,7 +183,7 @@ class Run:
 
     def _must_be_possible(self) -> None:
         if self.elsewhere is not None:
-            raise StateError(Unusable(self.id, _made_elsewhere(self)).refusal)
+            raise StateError(Unusable(self.id, _made_elsewhere(self), self._prefix).refusal)
         for _, made in self.changes():
             if made.root != self._prefix and (why := why_not_private(made.aside)):
                 raise StateError(f"{why}; nothing was taken back of {self.id}")
@@ -279,9 +282,10 @@ class State:
                 handle = os.open(path, flags, 0o644)
             except OSError as error:
                 raise StateError(f"{path} cannot be written: {reason(error)}") from None
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                os.close(handle)
-                raise StateError(f"{path} is no file: remove it if no doctor is at work")
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                os.close(handle)  # what is written into it would be written into another file
+                raise StateError(f"{path} is no lock of a doctor: remove it")
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -358,9 +362,9 @@ class State:
                 try:
                     run = self._read(tree, name)
                 except Damaged as error:
-                    found.append(Unusable(name, str(error)))
+                    found.append(Unusable(name, str(error), self.prefix))
                 except OSError as error:
-                    found.append(Unusable(name, refusal(error)))
+                    found.append(Unusable(name, refusal(error), self.prefix))
                 else:
                     found += [run] if run else []
         return found
@@ -432,7 +436,7 @@ class State:
         runs = self.runs()
         for run in runs:
             if run.unfinished and run.elsewhere is not None:
-                raise StateError(Unusable(run.id, _made_elsewhere(run)).refusal)
+                raise StateError(Unusable(run.id, _made_elsewhere(run), self.prefix).refusal)
         mended = []
         for run in reversed(runs):
             if run.unfinished and (ours is None or run.id != ours.id):
