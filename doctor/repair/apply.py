@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,7 +286,7 @@ def apply(
         state.undo(run)
         raise
     if done:
-        run.end("applied")
+        run.note(state="applied", ended=time.time())
     else:
         state.undo(run)
     results = [

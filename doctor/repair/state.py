@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from doctor.codec import encode
 from doctor.model import reason, refusal
@@ -129,21 +128,13 @@ class Run:
         self._changes[int(change.name)] = made
 
     def drop(self, change: Path) -> None:
-        """Forgets a change that was never made or is taken back; that it is, is on disk before,
-        and that it is no change any more, before anything else is done."""
-        with contextlib.suppress(OSError):
-            if made := self._changes.pop(int(change.name), None):
-                _sync(made)
-            with Tree(self.folder) as tree:
-                tree.unlink(f"{change.name}/{MANIFEST}")
-                tree.sync_folder(change.name)
-                tree.remove(change.name)
-
-    def end(self, state: Literal["applied", "kept"]) -> None:
-        """Notes that the run has come to its end, once all that it did is on disk."""
-        for made in self._changes.values():
-            _sync(made)
-        self.note(state=state, ended=time.time())
+        """Forgets a change that was never made or is taken back: that it is none any more is on
+        disk before anything else is done."""
+        self._changes.pop(int(change.name), None)
+        with contextlib.suppress(OSError), Tree(self.folder) as tree:
+            tree.unlink(f"{change.name}/{MANIFEST}")
+            tree.sync_folder(change.name)
+            tree.remove(change.name)
 
     def changes(self) -> list[tuple[Path, Swap]]:
         """The changes whose manifests are on disk, in the order in which they were made."""
@@ -175,8 +166,10 @@ class Run:
             _leave_aside(made)
             if not _size_of(made.aside)[0]:
                 self.drop(folder)
+            elif not alone and not spared:
+                left.append(f"{made.aside} still holds what no manifest names; left there")
         if self.changes():
-            self.end("kept")
+            self.note(state="kept", ended=time.time())
         else:
             self._remove()
         return left
@@ -515,11 +508,6 @@ def _size_of(folder: Path) -> tuple[int, int]:
     except NotADirectoryError:  # a link or a file in its place
         return 1, 0
     return len(sizes), sum(sizes)
-
-
-def _sync(made: Swap) -> None:
-    with Tree(made.root) as root:
-        root.sync()
 
 
 def _leave_aside(made: Swap) -> None:

@@ -5,7 +5,7 @@ like `root`, and a manifest of it all is on disk before the first rename. So a s
 at any instant can be taken back by looking at what is where: no installer ever works on the target
 itself. Nothing is reached through a link (doctor.repair.tree). What a power cut could reorder is on
 disk in time: the staged files and the manifest before the first rename, what went aside before
-anything takes its place, all of it before the journal says so.
+anything takes its place, the whole change before anything else is done.
 """
 
 # A vLLM environment has seventy thousand files: the loops over them work on text, not on Path.
@@ -171,7 +171,8 @@ class _Guard:
 
 
 def forward(swap: Swap) -> None:
-    """Makes the change. Raises OSError half-way; `back` then takes back what was done."""
+    """Makes the change; it is on disk when this returns. Raises OSError half-way; `back` then takes
+    back what was done."""
     with Tree(swap.root) as root, Tree(swap.new) as new, Tree(swap.aside) as aside:
         going = [i.path for i in swap.items if i.was]
         if any(i.now for i in swap.items):
@@ -192,11 +193,12 @@ def forward(swap: Swap) -> None:
                 new.move(item.path, root)
         for folder, _ in reversed(swap.kept):
             root.rmdir(folder)
+        root.sync()
 
 
 def back(swap: Swap, spared: Collection[str] = ()) -> list[str]:
     """Takes the change back but for the distributions `spared`, from wherever it stands, and may
-    itself be killed and called again.
+    itself be killed and called again; what it did is on disk when it returns.
 
     Returns what was left alone, in sentences: what is no longer what the change made of it, and
     what was set aside and is no longer what it was. What was set aside for those stays aside.
@@ -218,6 +220,7 @@ def back(swap: Swap, spared: Collection[str] = ()) -> list[str]:
             for folder in sorted(swap.made, reverse=True):
                 root.rmdir(f"{folder}/__pycache__")
                 root.rmdir(folder)
+        root.sync()
     return sorted(left)
 
 
