@@ -252,6 +252,52 @@ def test_staged_files_are_not_put_through_a_link_out_of_the_root(tmp_path: Path)
         swap.plan(tmp_path / "root", tmp_path / "new", tmp_path / "aside", [])
 
 
+OURS = "share/vllm-doctor"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/lock", "/proofs.json", "/runs/20260101-000000/journal.json", "/cuda-x/a", "/new"],
+)
+@pytest.mark.parametrize("way", ["staged", "taken out", "staged through a link"])
+def test_no_change_reaches_into_the_doctors_own_folder(tmp_path: Path, path: str, way: str) -> None:
+    """The data files of a wheel may be called anything, and a RECORD may list anything."""
+    root = grow(tmp_path / "root", {f"{OURS}/kept": b"1"})
+    (root / "way").symlink_to("share")
+    name = f"{OURS}{path}" if way != "staged through a link" else f"way/vllm-doctor{path}"
+    new = grow(tmp_path / "new", {name: b"2"} if way != "taken out" else {})
+    gone = [name] if way == "taken out" else []
+    with pytest.raises(SwapError, match="is the doctor's own"):
+        swap.plan(root, new, tmp_path / "aside", gone)
+
+
+@pytest.mark.parametrize("path", ["/environment.json", "/cuda-13.0/bin"])
+def test_what_fixes_keep_there_is_changed_like_anything(tmp_path: Path, path: str) -> None:
+    grow(tmp_path / "root", {})
+    grow(tmp_path / "new", {f"{OURS}{path}": b"1"})
+    made = swap.plan(tmp_path / "root", tmp_path / "new", tmp_path / "aside", [])
+    swap.forward(made)
+    assert seen(tmp_path / "root") == {f"{OURS}{path}": b"1"}
+
+
+@pytest.mark.parametrize("when", ["forward", "back"])
+def test_a_folder_that_has_become_a_link_is_not_followed(tmp_path: Path, when: str) -> None:
+    """Between the look and the deed: everything on the way is opened, never resolved."""
+    made = planned(tmp_path, BEFORE, NEW, GONE)
+    if when == "back":
+        swap.forward(made)
+    (tmp_path / "root/sub").rename(tmp_path / "elsewhere")
+    (tmp_path / "root/sub").symlink_to(tmp_path / "elsewhere")
+    was = seen(tmp_path / "elsewhere")
+    if when == "forward":
+        with pytest.raises(NotADirectoryError):
+            swap.forward(made)
+    left = swap.back(made)
+    assert seen(tmp_path / "elsewhere") == was
+    assert (tmp_path / "root/sub").is_symlink()
+    assert all(line.endswith("was modified since; left untouched") for line in left)
+
+
 def test_a_pipe_in_the_way_is_refused(tmp_path: Path) -> None:
     grow(tmp_path / "root", {})
     grow(tmp_path / "new", {"a": b""})
