@@ -77,7 +77,7 @@ def recorded() -> Iterator[list[Op]]:
         return call
 
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("make", "mkdir", "rmdir", "move", "unlink", "remove", "write"):
+        for name in ("make", "mkdir", "rmdir", "move", "rename", "unlink", "remove", "write"):
             patched.setattr(Tree, name, wrapped(name, getattr(Tree, name)))
         for name in ("sync", "sync_folder"):
             patched.setattr(Tree, name, wrapped(name, getattr(Tree, name)))
@@ -198,6 +198,23 @@ def in_its_place(make: Callable[[Path], object]) -> Callable[[Path], object]:
         make(path)
 
     return harm
+
+
+@pytest.mark.parametrize("way", ["purge", "forget"])
+def test_a_run_that_is_removed_is_there_or_is_not(way: str, prefix: Path, tmp_path: Path) -> None:
+    run = fix(State(prefix))
+    start = shutil.copytree(prefix, tmp_path / "start", symlinks=True)
+    with recorded() as ops, State(prefix).locked():
+        State(prefix).purge() if way == "purge" else State(prefix).forget(run.id)
+    now = seen(prefix)
+    draw = random.Random(SEED)  # noqa: S311
+    for number in range(CUTS):
+        replay(prefix, start, ops, draw, set())
+        state = State(prefix)
+        with state.locked():
+            assert state.recover() == []
+            left = state.runs()
+        assert len(left) == 1 or seen(prefix) == now, number
 
 
 HARM: dict[str, Callable[[Path], object]] = {

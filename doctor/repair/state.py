@@ -41,6 +41,8 @@ KEEP_DAYS = 14
 """How long what was set aside is kept before the next fix removes it."""
 _JOURNAL_MOST, _MANIFEST_MOST = 1 << 20, 64 << 20
 """Bytes; a manifest of seventy thousand files is a fifth of that."""
+_REMOVED = ".removed"
+"""What was a run and is on its way out; the next doctor removes the rest."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 
@@ -171,7 +173,7 @@ class Run:
         if self.changes():
             self.note(state="kept", ended=time.time())
         else:
-            self._remove()
+            _discard(self.folder)
         return left
 
     def _must_be_possible(self) -> None:
@@ -186,15 +188,6 @@ class Run:
                     "`vllm-doctor undo --purge` forgets the run"
                 )
 
-    def _remove(self) -> None:
-        """The journal goes last: until then, a kill leaves a run that says "undoing"."""
-        with Tree(self.folder.parent) as tree:
-            for name in tree.names(self.id):
-                if name != JOURNAL:
-                    tree.remove(f"{self.id}/{name}")
-            tree.sync_folder(self.id)
-            tree.remove(self.id)
-
     def forget(self) -> None:
         """Removes the run with what it has set aside; of what lies beside a cache only what is
         still the very same, and nothing where the run was made elsewhere."""
@@ -205,7 +198,7 @@ class Run:
                         if item.was and swap.same(item.was, aside, item.path):
                             aside.unlink(item.path)
                 _leave_aside(made)
-        self._remove()
+        _discard(self.folder)
 
     def size(self) -> int:
         """Bytes of what is set aside."""
@@ -350,7 +343,7 @@ class State:
         with Tree(self.prefix) as tree:
             for name in tree.names(str(RUNS)):
                 at = tree.lstat(f"{RUNS}/{name}")
-                if at is None or stat.S_ISREG(at.st_mode):
+                if at is None or stat.S_ISREG(at.st_mode) or name == _REMOVED:
                     continue
                 try:
                     run = self._read(tree, name)
@@ -437,7 +430,8 @@ class State:
         known = {run.id for run in runs}
         with Tree(self._runs) as tree:
             for name in tree.names(""):
-                # Nothing was changed before there was a journal: only staging can be in there.
+                # Nothing was changed before there was a journal: only staging can be in there, or
+                # what was on its way out.
                 at = tree.lstat(name)
                 if name not in known and at and stat.S_ISDIR(at.st_mode):
                     tree.remove(name)
@@ -480,9 +474,17 @@ class State:
         """Removes the folder of a run, and nothing else, whatever state it is in: what is in place
         stays, what was set aside goes."""
         self._must_be_ours()
-        with Tree(self._runs) as tree:
-            tree.remove(name)
-            tree.sync_folder("")
+        _discard(self._runs / name)
+
+
+def _discard(run: Path) -> None:
+    """Removes the folder of a run. From one instant to the next it is none any more: a kill leaves
+    no half of one."""
+    with Tree(run.parent) as tree:
+        tree.remove(_REMOVED)
+        tree.rename(run.name, _REMOVED)
+        tree.sync_folder("")
+        tree.remove(_REMOVED)
 
 
 def _made_elsewhere(run: Run) -> str:

@@ -207,6 +207,8 @@ def back(swap: Swap, spared: Collection[str] = ()) -> list[str]:
     left = []
     with Tree(swap.root) as root, Tree(swap.new) as new, Tree(swap.aside) as aside:
         _remove_compiled(root, new, items)
+        _remove_copies(root, [i.path for i in items if i.now])
+        _remove_copies(aside, [i.path for i in items if i.was])
         needed = folders_of(i.path for i in items if i.was)
         for folder, mode in swap.kept:
             if folder in needed:
@@ -230,12 +232,8 @@ def _back(root: Tree, new: Tree, aside: Tree, item: Item) -> str | None:
     modified = f"{root.top}/{path} was modified since; left untouched"
     try:
         unplaced = new.lstat(path) is not None
-        if item.was:
-            aside.unlink(_copy(path))  # of a copy across filesystems that was cut off
-            if aside.lstat(path) is None:
-                return None  # never went aside, or is back already
-        if item.was or unplaced:
-            root.unlink(_copy(path))
+        if item.was and aside.lstat(path) is None:
+            return None  # never went aside, or is back already
         here = root.lstat(path) is not None
         ours = item.now is not None and same(item.now, root, path)
         placed = item.now is not None and not unplaced
@@ -259,9 +257,11 @@ def _restore(root: Tree, aside: Tree, item: Item) -> None:
     if item.was is None:
         root.unlink(item.path)
         return
-    if "/" in item.path:
+    try:
+        aside.move(item.path, root)
+    except FileNotFoundError:  # the folder went with what was in it
         root.mkdir(item.path.rpartition("/")[0])
-    aside.move(item.path, root)
+        aside.move(item.path, root)
 
 
 def lost(swap: Swap) -> list[str]:
@@ -362,6 +362,13 @@ def _remove_compiled(root: Tree, new: Tree, items: Iterable[Item]) -> None:
                 root.unlink(path)
 
 
-def _copy(path: str) -> str:
-    folder, _, name = path.rpartition("/")
-    return f"{folder}/{name_of_copy(name)}" if folder else name_of_copy(name)
+def _remove_copies(tree: Tree, paths: Iterable[str]) -> None:
+    """What a copy across filesystems that was cut off has left beside the place of its file."""
+    wanted: dict[str, set[str]] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        wanted.setdefault(folder, set()).add(name_of_copy(name))
+    for folder, copies in wanted.items():
+        with contextlib.suppress(NotADirectoryError):
+            for name in copies.intersection(tree.names(folder)):
+                tree.unlink(f"{folder}/{name}" if folder else name)

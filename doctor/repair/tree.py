@@ -105,6 +105,8 @@ class Tree:
 
     def lstat(self, path: str) -> os.stat_result | None:
         """Of a file, folder or link; None where there is nothing."""
+        if self._absent:
+            return None
         try:
             with self._at(path) as (folder, name):
                 return os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -179,6 +181,12 @@ class Tree:
         """Removes a folder if it is there and empty."""
         with contextlib.suppress(OSError), self._at(path) as (folder, name):
             os.rmdir(name, dir_fd=folder)
+            self._forget(path)
+
+    def rename(self, path: str, name: str) -> None:
+        """Another name in the same folder."""
+        with self._at(path) as (folder, old):
+            os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
             self._forget(path)
 
     def move(self, path: str, other: Tree) -> None:
