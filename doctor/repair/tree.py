@@ -248,8 +248,9 @@ class Tree:
 
         handle = os.open(".", _LISTED, dir_fd=self._folder(""))
         try:
-            if ctypes.CDLL(None).syncfs(handle):
-                raise OSError(errno.EIO, "cannot be written to disk", str(self.top))
+            if ctypes.CDLL(None, use_errno=True).syncfs(handle):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(self.top))
         finally:
             os.close(handle)
 
