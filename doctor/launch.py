@@ -296,7 +296,7 @@ def _write(prefix: Path, text: str) -> None:
         stack.callback(os.close, at)
         for name in _PROOFS.parent.parts:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(name, dir_fd=at)
+                os.mkdir(name, 0o755, dir_fd=at)
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             at = os.open(name, flags, dir_fd=at)
             stack.callback(os.close, at)

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -335,6 +336,18 @@ def facts_of(
     profile: Profile = profiles.load(profiles.DEFAULT, sets)
     given = (Where(environment.python, "--python"), profile, DeepAsked())
     return Facts(target or Live({**SYSTEM, **(env or {})}), given)
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder that lies in memory where the machine has such: for what is asked to be on
+    disk a thousand times."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=shared, prefix="vllm-doctor-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

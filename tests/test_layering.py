@@ -118,6 +118,7 @@ OPEN_FILES = {
     "repair/stage.py": "what it stages",
     "repair/state.py": "our own folder",
     "repair/swap.py": "the files that are replaced, to know them again",
+    "repair/tree.py": "folders, so that no path leads through a link",
     "repair/uv.py": "what uv is asked",
     "about.py": "the rules, to count them",
 }

@@ -230,8 +230,11 @@ def test_what_a_person_changed_since_is_left_and_named(fix: Fix) -> None:
     mine.write_text("# mine")
     said = fix.run("undo")
     assert said.code == 1
-    assert str(mine) in said.err
+    assert said.err == "vllm-doctor: transformers was modified since; left untouched\n"
     assert mine.read_text() == "# mine"
+    site = fix.environment.site
+    assert not list(site.glob("transformers-4*")), "not half of it was taken back"
+    assert list(site.glob("nvidia_cuda_nvcc-13.5*")), "everything else was"
     assert "kept" in fix.run("undo", "--list").out
 
 

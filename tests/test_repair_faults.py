@@ -49,8 +49,14 @@ class Place:
         return self.environment.prefix
 
     def lay_out(self, snapshot: Path) -> None:
-        shutil.rmtree(self.prefix, ignore_errors=True)
-        shutil.copytree(snapshot, self.prefix, symlinks=True)
+        """In the very folder: a run of another one, a copy's original, would not be obeyed."""
+        self.prefix.mkdir(exist_ok=True)
+        for one in self.prefix.iterdir():
+            if one.is_dir() and not one.is_symlink():
+                shutil.rmtree(one)
+            else:
+                one.unlink()
+        shutil.copytree(snapshot, self.prefix, symlinks=True, dirs_exist_ok=True)
 
     def run(self, command: str, *words: str, index: str, **variables: str) -> Said:
         about = FOR_H100 if command == "fix" else ()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,12 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from doctor.fixes import SetAside
 from doctor.patience import Busy
 from doctor.probes.environment import HOME
+from doctor.repair import stage, swap
 from doctor.repair import state as states
-from doctor.repair import swap
-from doctor.repair.state import Done, Run, State, StateError
+from doctor.repair.manifest import Done
+from doctor.repair.stage import StageError
+from doctor.repair.state import Run, State, StateError
+from tests.stand_ins.killer import tree
 from tests.test_swap import grow, seen
+
+
+@pytest.fixture
+def tmp_path(in_memory: Path) -> Path:
+    return in_memory
 
 
 @pytest.fixture
@@ -40,6 +49,19 @@ def applied(state: State, files: dict[str, bytes]) -> Run:
         run.note(
             state="applied", ended=time.time(), actions=(Done("install", ("x",), ("y",), (1,)),)
         )
+    return run
+
+
+CACHE = ".cache/flashinfer/0.6.11/90a"
+
+
+def set_aside(state: State, kernel: Path) -> Run:
+    """A run that set one kernel of FlashInfer's aside."""
+    with state.locked():
+        run = state.begin("test")
+        folder = run.begin_change()
+        run.commit(folder, stage.set_aside(state.prefix, run.id, SetAside(kernel), folder))
+        run.note(state="applied", ended=0.0)
     return run
 
 
@@ -140,7 +162,7 @@ def test_what_a_person_changed_keeps_its_set_aside_and_the_run_is_kept(state: St
     (state.prefix / "lib/a.py").write_bytes(b"mine")
     with state.locked():
         (run,) = state.runs()
-        assert state.undo(run) == [state.prefix / "lib/a.py"]
+        assert state.undo(run) == [f"{state.prefix}/lib/a.py was modified since; left untouched"]
     (kept,) = state.runs()
     assert kept.journal.state == "kept"
     assert kept.size() == len(b"old")
@@ -163,20 +185,17 @@ def test_a_purge_keeps_what_was_made_and_forgets_what_was_there(state: State) ->
 def test_a_purge_removes_what_lies_beside_a_cache_and_nothing_else(
     state: State, tmp_path: Path
 ) -> None:
-    cache = grow(tmp_path / "cache/90a/cached_ops", {"op/op.so": b"1", "fine/fine.so": b"2"})
-    aside = tmp_path / "cache/90a/vllm-doctor-set-aside/run-1"
-    with state.locked():
-        run = state.begin("test")
-        folder = run.begin_change()
-        run.commit(folder, swap.plan(cache, folder / "new", aside, ["op/op.so"]))
-        run.note(state="applied", ended=0.0)
-    assert seen(tmp_path / "cache/90a") == {
+    cache = grow(tmp_path / CACHE / "cached_ops", {"op/op.so": b"1", "fine/fine.so": b"2"})
+    run = set_aside(state, cache / "op")
+    aside = f"vllm-doctor-set-aside/{run.id}-1"
+    assert seen(cache.parent) == {
         "cached_ops/fine/fine.so": b"2",
-        "vllm-doctor-set-aside/run-1/op/op.so": b"1",
+        f"{aside}/op/op.so": b"1",
     }
+    (cache.parent / aside / "mine").write_bytes(b"3")
     with state.locked():
         state.purge()
-    assert seen(tmp_path / "cache/90a") == {"cached_ops/fine/fine.so": b"2"}
+    assert seen(cache.parent) == {"cached_ops/fine/fine.so": b"2", f"{aside}/mine": b"3"}
 
 
 HOLD = """
@@ -212,17 +231,38 @@ def test_a_link_in_place_of_our_folder_is_refused(state: State, tmp_path: Path) 
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+LEVELS = ["", "runs", "runs/RUN", "runs/RUN/journal.json", "runs/RUN/1", "runs/RUN/1/manifest.json"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-@pytest.mark.parametrize("what", ["", "runs", "runs/1", "runs/1/journal.json"])
+@pytest.mark.parametrize("what", LEVELS)
 def test_root_follows_no_journal_that_another_user_could_write(state: State, what: str) -> None:
-    """It says which files are put back and removed: any file, for root."""
-    run = state.prefix / HOME / "runs/1"
-    run.mkdir(parents=True)
-    (run / "journal.json").write_text(json.dumps({"run": "1", "state": "applied"}))
-    assert [r.id for r in state.runs()] == ["1"]
-    os.chown(state.folder / what, 12345, 12345)
+    run = applied(state, {"lib/a.py": b"new"})
+    os.chown(state.folder / what.replace("RUN", run.id), 12345, 12345)
     with pytest.raises(StateError, match="belongs to the user 12345"):
         state.runs()
+
+
+@pytest.mark.parametrize("mode", [0o020, 0o002], ids=["group", "others"])
+@pytest.mark.parametrize("what", LEVELS)
+def test_what_others_may_write_is_not_obeyed(state: State, what: str, mode: int) -> None:
+    run = applied(state, {"lib/a.py": b"new"})
+    path = state.folder / what.replace("RUN", run.id)
+    path.chmod(path.stat().st_mode | mode)
+    with pytest.raises(StateError, match=f"^{path} can be written by others: chmod go-w"):
+        state.runs()
+    path.chmod(path.stat().st_mode & ~mode)
+    assert [r.id for r in state.runs()] == [run.id]
+
+
+def test_what_is_made_may_be_written_by_no_other_whatever_the_umask(state: State) -> None:
+    before = os.umask(0)
+    try:
+        run = applied(state, {"lib/a.py": b"new"})
+    finally:
+        os.umask(before)
+    for what in LEVELS:
+        assert not (state.folder / what.replace("RUN", run.id)).stat().st_mode & 0o022
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"run": "1"}', '{"run": "1", "state": "odd"}'])
@@ -243,3 +283,275 @@ def test_a_prefix_that_cannot_be_written_is_named(state: State) -> None:
 
 def test_the_time_that_set_asides_are_kept_is_two_weeks() -> None:
     assert states.KEEP_DAYS == 14
+
+
+@pytest.mark.parametrize("how", ["fifo", "hard link", "folder", "link"])
+def test_what_lies_in_the_place_of_the_lock_is_not_written(
+    state: State, how: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_text("mine")
+    lock = state.folder / "lock"
+    lock.parent.mkdir(parents=True)
+    if how == "fifo":
+        os.mkfifo(lock)
+    elif how == "folder":
+        lock.mkdir()
+    elif how == "link":
+        lock.symlink_to(tmp_path / "mine")
+    else:
+        lock.hardlink_to(tmp_path / "mine")
+    with pytest.raises(StateError, match=str(lock)), state.locked():
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+# Elsewhere.
+
+
+def copied(state: State, at: Path) -> State:
+    return State(shutil.copytree(state.prefix, at, symlinks=True))
+
+
+def test_a_run_that_was_made_elsewhere_is_told_and_not_obeyed(state: State, tmp_path: Path) -> None:
+    run = applied(state, {"lib/a.py": b"new"})
+    copy = copied(state, tmp_path / "copy")
+    was = tree(copy.prefix)
+    with copy.locked():
+        assert copy.recover() == []
+        (found,) = copy.runs()
+        with pytest.raises(StateError, match=f"was made in {state.prefix}.*--forget {run.id}"):
+            copy.undo(found)
+    assert tree(copy.prefix) == was
+    with state.locked():
+        assert state.undo(state.runs()[-1]) == []
+    assert (state.prefix / "lib/a.py").read_bytes() == b"old"
+
+
+def test_a_moved_environment_obeys_no_run_until_it_is_back(state: State, tmp_path: Path) -> None:
+    applied(state, {"lib/a.py": b"new"})
+    moved = State(state.prefix.rename(tmp_path / "moved"))
+    assert [run.elsewhere for run in moved.runs()] == [str(state.prefix)]
+    moved.prefix.rename(state.prefix)
+    assert [run.elsewhere for run in state.runs()] == [None]
+
+
+def test_a_copy_at_the_very_same_place_is_a_copy(state: State, tmp_path: Path) -> None:
+    """A backup, or an image of a container."""
+    applied(state, {"lib/a.py": b"new"})
+    backup = shutil.copytree(state.prefix, tmp_path / "backup", symlinks=True)
+    state.prefix.rename(tmp_path / "original")
+    backup.rename(state.prefix)
+    assert [run.elsewhere for run in state.runs()] == [str(state.prefix)]
+
+
+def test_half_a_run_from_elsewhere_stops_every_change_until_it_is_forgotten(
+    state: State, tmp_path: Path
+) -> None:
+    run = applied(state, {"lib/a.py": b"new"})
+    run.note(state="applying")
+    copy = copied(state, tmp_path / "copy")
+    with pytest.raises(StateError, match=f"--forget {run.id}"), copy.locked():
+        copy.recover()
+    with copy.locked():
+        assert copy.held(run.id) == (1, len(b"old"))
+        copy.forget(run.id)
+        assert copy.recover() == []
+    assert (copy.prefix / "lib/a.py").read_bytes() == b"new"
+    assert not copy.folder.exists()
+
+
+def test_a_purge_of_a_run_from_elsewhere_leaves_the_caches_alone(
+    state: State, tmp_path: Path
+) -> None:
+    cache = grow(tmp_path / CACHE / "cached_ops", {"op/op.so": b"1"})
+    run = set_aside(state, cache / "op")
+    copy = copied(state, tmp_path / "copy")
+    with copy.locked():
+        assert [one.id for one in copy.purge()] == [run.id]
+    assert seen(cache.parent) == {
+        "cached_ops": "empty",
+        f"vllm-doctor-set-aside/{run.id}-1/op/op.so": b"1",
+    }
+
+
+# Kernels.
+
+
+def test_a_kernel_is_put_back_where_it_was(state: State, tmp_path: Path) -> None:
+    cache = grow(tmp_path / CACHE / "cached_ops", {"op/op.so": b"1", "tmp/op.lock": b"2"})
+    was = tree(tmp_path / ".cache")
+    for what in ("op", "tmp/op.lock"):
+        set_aside(state, cache / what)
+        assert not (cache / what).exists()
+    with state.locked():
+        for run in reversed(state.runs()):
+            assert state.undo(run) == []
+    assert tree(tmp_path / ".cache") == was
+
+
+def test_nothing_but_a_kernel_is_set_aside_outside_of_the_environment(
+    state: State, tmp_path: Path
+) -> None:
+    grow(tmp_path, {"home/precious": b""})
+    with pytest.raises(StageError, match="home/precious is outside of the environment"):
+        set_aside(state, tmp_path / "home/precious")
+    assert (tmp_path / "home/precious").exists()
+
+
+@pytest.mark.parametrize("planted", ["link", "anyone's", "anyone's cache"])
+def test_no_kernel_is_set_aside_where_another_user_could_reach_it(
+    state: State, tmp_path: Path, planted: str
+) -> None:
+    cache = grow(tmp_path / CACHE / "cached_ops", {"op/op.so": b"1"})
+    victim = grow(tmp_path / "victim", {})
+    aside = cache.parent / "vllm-doctor-set-aside"
+    if planted == "link":
+        aside.symlink_to(victim)
+    elif planted == "anyone's":
+        aside.mkdir()
+        aside.chmod(0o777)
+    else:
+        cache.parent.chmod(0o777)
+    with pytest.raises(StageError, match="op stays: "):
+        set_aside(state, cache / "op")
+    assert seen(victim) == {}
+    assert (cache / "op/op.so").read_bytes() == b"1"
+
+
+def test_a_run_whose_kernels_another_user_could_have_changed_is_not_taken_back(
+    state: State, tmp_path: Path
+) -> None:
+    cache = grow(tmp_path / CACHE / "cached_ops", {"op/op.so": b"1"})
+    set_aside(state, cache / "op")
+    (cache.parent / "vllm-doctor-set-aside").chmod(0o777)
+    with pytest.raises(StateError, match="can be written by others"), state.locked():
+        state.undo(state.runs()[-1])
+    assert not (cache / "op").exists()
+
+
+# Distributions.
+
+NUMPY = {"numpy/__init__.py": b"2", "numpy/new.py": b"2"}
+TORCH = {"torch/__init__.py": b"2"}
+
+
+def upgraded(state: State) -> Run:
+    """A run that replaced two distributions."""
+    grow(state.prefix, {"numpy/__init__.py": b"1", "numpy/old.py": b"1", "torch/__init__.py": b"1"})
+    with state.locked():
+        run = state.begin("test")
+        folder = run.begin_change()
+        grow(folder / "new", {**NUMPY, **TORCH})
+        gone = ["numpy/old.py"]
+        groups = {name: name.split("/")[0] for name in (*NUMPY, *TORCH, *gone)}
+        new, aside = folder / "new", folder / "aside"
+        run.commit(folder, swap.plan(state.prefix, new, aside, gone, groups=groups))
+        run.note(state="applied", ended=time.time())
+    return run
+
+
+@pytest.mark.parametrize("touched", ["numpy/__init__.py", "numpy/old.py"])
+def test_a_distribution_that_a_person_changed_is_left_whole_and_the_others_go_back(
+    state: State, touched: str
+) -> None:
+    upgraded(state)
+    grow(state.prefix, {touched: b"3"})
+    mine = {k: v for k, v in seen(state.prefix).items() if k.startswith("numpy")}
+    with state.locked():
+        assert state.undo(state.runs()[-1]) == ["numpy was modified since; left untouched"]
+    now = seen(state.prefix)
+    assert {k: v for k, v in now.items() if k.startswith("numpy")} == mine
+    assert now["torch/__init__.py"] == b"1"
+    (kept,) = state.runs()
+    assert kept.journal.state == "kept"
+    with state.locked():  # as it was made again: there is nothing against it any more
+        for name in ("numpy/__init__.py", "numpy/old.py"):
+            (state.prefix / name).unlink(missing_ok=True)
+        grow(state.prefix, {"numpy/__init__.py": b"2"})
+        assert state.undo(kept) == []
+    assert seen(state.prefix)["numpy/__init__.py"] == b"1"
+    assert state.runs() == []
+
+
+def test_bytecode_is_no_change_of_a_distribution(state: State) -> None:
+    upgraded(state)
+    grow(state.prefix, {"numpy/__pycache__/new.cpython-312.pyc": b""})
+    with state.locked():
+        assert state.undo(state.runs()[-1]) == []
+    assert not list((state.prefix / "numpy/__pycache__").iterdir())
+
+
+def test_what_an_undo_decided_holds_for_the_one_that_ends_it(state: State) -> None:
+    """Killed half-way, it finds what it put back itself, and what the person has mended since."""
+    run = upgraded(state)
+    grow(state.prefix, {"numpy/__init__.py": b"3"})
+    ((_, made),) = run.changes()
+    with state.locked():
+        run.note(state="undoing", spared=("numpy",))
+        swap.back(made, ("numpy",))
+    grow(state.prefix, {"numpy/__init__.py": b"2"})
+    with state.locked():
+        ((_, left),) = state.recover()
+    assert left == ["numpy was modified since; left untouched"]
+    now = seen(state.prefix)
+    assert (now["numpy/__init__.py"], now["torch/__init__.py"]) == (b"2", b"1")
+
+
+def test_the_last_of_several_changes_of_a_distribution_is_what_counts(state: State) -> None:
+    grow(state.prefix, {"numpy/__init__.py": b"1"})
+    with state.locked():
+        run = state.begin("test")
+        for text in (b"2", b"3"):
+            folder = run.begin_change()
+            grow(folder / "new", {"numpy/__init__.py": text})
+            groups = {"numpy/__init__.py": "numpy"}
+            new, aside = folder / "new", folder / "aside"
+            run.commit(folder, swap.plan(state.prefix, new, aside, [], groups=groups))
+        run.note(state="applied", ended=time.time())
+        assert state.undo(run) == []
+    assert (state.prefix / "numpy/__init__.py").read_bytes() == b"1"
+
+
+# Absence.
+
+
+def test_a_run_folder_without_a_journal_that_holds_something_is_not_removed(state: State) -> None:
+    grow(state.folder / "runs/20260101-000000/1/aside", {"lib/a.py": b"the only copy"})
+    was = tree(state.prefix)
+    for work in (state.recover, state.runs):
+        with pytest.raises(StateError, match="1 files are set aside"), state.locked():
+            work()
+    with state.locked():
+        assert state.purge() == []
+    assert tree(state.prefix) == was
+
+
+def test_a_change_that_the_journal_names_and_no_manifest_does_is_missed(state: State) -> None:
+    """It only added files: nothing is aside that could tell of it."""
+    run = applied(state, {"lib/more.py": b"new"})
+    (run.folder / "1/manifest.json").unlink()
+    with pytest.raises(StateError, match=r"1/manifest\.json is gone"):
+        state.runs()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../..", "a/b", "/etc", "a\0b", "none"])
+def test_only_a_run_can_be_forgotten(state: State, name: str) -> None:
+    applied(state, {"lib/a.py": b"new"})
+    assert state.held(name) is None
+
+
+def test_forgetting_follows_no_link_and_knows_no_depth(state: State, tmp_path: Path) -> None:
+    run = applied(state, {"lib/a.py": b"new"})
+    grow(tmp_path / "elsewhere", {"mine": b"mine"})
+    (run.folder / "1/aside/out").symlink_to(tmp_path / "elsewhere")
+    here = os.open(run.folder / "1", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with state.locked():
+        state.forget(run.id)
+    assert not state.folder.exists()
+    assert seen(tmp_path / "elsewhere") == {"mine": b"mine"}

@@ -38,6 +38,7 @@ from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.locate import LocateError, base_python
 from doctor.model import Missing, Rule, Severity, printable, reason, refusal
 from doctor.patience import AT_ONCE, Patience
+from doctor.probes.environment import HOME, saved_below
 from doctor.probes.interpreter import OWN, Interpreter, Where, distrusted
 from doctor.profile import Profile
 from doctor.target import Live, Target
@@ -141,6 +142,7 @@ def fix(
     try:
         with contextlib.redirect_stdout(sys.stderr):
             fixing = Fixing(asked, target, where)
+            fixing.must_know_what_is_saved(FAILED if wanted else UNKNOWN)
             fixing.find_indexes(mirrors, keep_extra_indexes)
             plan, applied = fixing.apply(allow, fresh) if wanted else (fixing.plan(), None)
     except (Missing, Crashed) as error:
@@ -201,6 +203,13 @@ class Fixing:
         if self._asked.form == "text" and line.strip():
             with contextlib.suppress(OSError):  # nobody reads any more: no reason to stop half-way
                 click.echo(f"  {printable(line.strip())}", err=True)
+
+    def must_know_what_is_saved(self, code: int) -> None:
+        """Ends in a sentence where earlier fixes kept something that cannot be read."""
+        try:
+            saved_below(self._target, self.report.interpreter.prefix)
+        except Missing as error:
+            fail(f"{error}; what it held is lost: remove it, and fix again", code)
 
     def find_indexes(self, mirrors: tuple[str, ...], keep_extra: bool) -> None:
         prefix = self.report.interpreter.prefix
@@ -377,11 +386,9 @@ def _with_tail(error: Exception) -> str:
     return str(error)
 
 
-def _tell_left(left: Iterable[Path]) -> None:
-    for path in left:
-        click.echo(
-            f"vllm-doctor: {printable(path)} was changed since, and is left as it is", err=True
-        )
+def _tell_left(left: Iterable[str]) -> None:
+    for line in left:
+        click.echo(f"vllm-doctor: {printable(line)}", err=True)
 
 
 def _is_environment(path: Path) -> bool:
@@ -417,6 +424,7 @@ def _make_environment(path: Path, allow: Collection[str]) -> None:
     """An empty virtual environment, or the rest of one whose making was cut off."""
     from doctor.repair import resolver
     from doctor.repair.state import MAKING, State
+    from doctor.repair.tree import Tree
 
     here = Live(foreign=ALLOW in allow)
     if why := here.distrust(path.absolute()):
@@ -432,7 +440,9 @@ def _make_environment(path: Path, allow: Collection[str]) -> None:
         tool = resolver.find(here)
         if tool is None:
             fail("there is no uv to make an environment with: pip install uv", FAILED)
-        mark.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        with Tree(path.resolve()) as tree:  # what others may write into is obeyed by no doctor
+            tree.mkdir(str(HOME))
         mark.touch()
         tool.make_environment(base, path.absolute(), here.env)
     except NotTrusted as error:
@@ -461,6 +471,12 @@ def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
 @click.argument("run", required=False)
 @click.option("--list", "listed", is_flag=True, help="The runs that can be taken back.")
 @click.option("--purge", is_flag=True, help="Remove what was set aside; no run can be undone then.")
+@click.option(
+    "--forget",
+    metavar="RUN",
+    help="Give up a run that is damaged or was made elsewhere: what it set aside is deleted, what "
+    "is in place stays.",
+)
 @wait_option
 def undo(
     python: str | None,
@@ -468,6 +484,7 @@ def undo(
     run: str | None,
     listed: bool,
     purge: bool,
+    forget: str | None,
     wait: float | None,
 ) -> None:
     """Put everything back as it was before RUN, by default the last one. Needs no network.
@@ -475,23 +492,31 @@ def undo(
     Exit codes: 0 done, 1 something was changed since and is left, 2 usage, 4 it failed, 75 another
     doctor is at work.
     """
-    from doctor.repair.state import State, StateError
+    from doctor.repair.state import State, StateError, Unusable
 
-    if listed and purge:
-        fail("--list and --purge exclude each other", USAGE)
-    if run and (listed or purge):
-        fail(f"{run}: --list and --purge take no run", USAGE)
+    given = [o for o, is_given in (("--list", listed), ("--purge", purge)) if is_given]
+    given += ["--forget"] if forget is not None else []
+    if len(given) > 1:
+        fail(f"{' and '.join(given)} exclude each other", USAGE)
+    if run and given:
+        fail(f"{run}: {given[0]} takes no further run", USAGE)
     state = State(_prefix(python, allow))
     try:
         if listed:
             _list(state)
             return
         # What was cut off is taken back whoever runs: half a change serves nobody.
-        if not any(r.journal.state in ("applying", "undoing") for r in state.runs()):
+        runs = state.survey()
+        whole = not any(isinstance(r, Unusable) or r.unfinished for r in runs)
+        if whole and forget is None:
             _must_not_run(state.prefix, allow)
         _do_not_die_of_a_pipe()
         with state.locked(patience(wait)):
-            left = _purge(state) if purge else _undo(state, run)
+            if forget is not None:
+                _forget(state, forget)
+                left: list[str] = []
+            else:
+                left = _purge(state) if purge else _undo(state, run)
     except StateError as error:
         fail(str(error), FAILED)
     except OSError as error:
@@ -525,30 +550,50 @@ def _prefix(python: str | None, allow: tuple[str, ...]) -> Path:
 def _list(state: State) -> None:
     from doctor.report.repair import run_lines
 
-    runs = state.runs()
+    runs = state.survey()
     if not runs:
-        click.echo(f"nothing to take back in {state.prefix}")
+        click.echo(f"nothing to take back in {printable(state.prefix)}")
     print_lines(run_lines(runs))
 
 
-def _purge(state: State) -> list[Path]:
+def _purge(state: State) -> list[str]:
+    from doctor.repair.state import StateError, Unusable
+
     for run in state.purge():
         click.echo(f"removed what the run {run.id} had set aside")
+    unusable = [run for run in state.survey() if isinstance(run, Unusable)]
+    for one in unusable[1:]:
+        click.echo(f"vllm-doctor: {printable(one.refusal)}", err=True)
+    if unusable:
+        raise StateError(unusable[0].refusal)
     return []
 
 
-def _undo(state: State, name: str | None) -> list[Path]:
-    """The paths that were left alone."""
+def _forget(state: State, name: str) -> None:
+    """Says what is given up, and gives it up."""
+    held = state.held(name)
+    if held is None:
+        fail(f"there is no run {name} in {state.prefix}", USAGE)
+    files, size = held
+    click.echo(
+        f"deleting the run {printable(name)}: {files} files ({size / 2**20:.1f} MiB) that it had "
+        "set aside are gone for good, and what is in place now stays"
+    )
+    state.forget(name)
+
+
+def _undo(state: State, name: str | None) -> list[str]:
+    """What was left alone, in sentences."""
     mended = state.recover()
     for run, left in mended:
         click.echo(f"the run {run.id} was cut off: it is taken back")
         _tell_left(left)
     runs = state.runs()
     if name is None and mended:
-        return [path for _, left in mended for path in left]
+        return [line for _, left in mended for line in left]
     if not runs:
         if name is None:
-            click.echo(f"nothing to take back in {state.prefix}")
+            click.echo(f"nothing to take back in {printable(state.prefix)}")
             return []
         fail(f"there is no run {name} in {state.prefix}", USAGE)
     chosen = runs[-1] if name is None else next((r for r in runs if r.id == name), None)

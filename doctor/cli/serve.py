@@ -185,6 +185,8 @@ def launch(
                 )
                 judged = dataclasses.replace(judged, report=told(judged.report, Again(where)))
                 server = None if dry_run else _start(judged, asked, words, replace)
+        if server is None:
+            _print_dry_run(target, judged, words)
     except launching.WrongArguments as error:
         fail(str(error), USAGE)
     except launching.LaunchError as error:
@@ -192,8 +194,6 @@ def launch(
     except (Missing, Crashed) as error:
         wrong = isinstance(error, NotPython) and error.wrong
         fail(str(error), USAGE if wrong else launching.REFUSED)
-    if server is None:
-        _print_dry_run(target, judged, words)
     raise SystemExit(launching.attend(server))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from doctor.target import Target
 RUNS = HOME / "runs"
 LOCK = HOME / "lock"
 JOURNAL = "journal.json"
+MANIFEST = "manifest.json"
 UNFINISHED = ("applying", "undoing")
+FINISHED = ("applied", "kept")
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,19 @@ class Repairs(Fact):
 @probe
 def repairs(target: Target, interpreter: Interpreter) -> Repairs:
     """From the journals that `vllm-doctor fix` keeps below the prefix. A folder without a journal
-    is no run: nothing is changed before there is one."""
+    is no run: nothing is changed before there is one. Raises Missing where one is lost or damaged:
+    what was changed is then not known."""
     folder = interpreter.prefix / RUNS
     unfinished = []
     for run in target.listdir(folder) or ():
         path = folder / run / JOURNAL
         if target.stat(path) and _state(target, path) in UNFINISHED:
             unfinished.append(run)
+        elif not target.stat(path) and any(
+            target.stat(folder / run / number / MANIFEST)
+            for number in target.listdir(folder / run) or ()
+        ):
+            raise Missing(Text("{path} is gone, and changes were made", path=path))
     if not unfinished:
         return Repairs()
     words = (target.read(interpreter.prefix / LOCK) or b"").decode("ascii", "replace").split()
@@ -52,9 +61,9 @@ def repairs(target: Target, interpreter: Interpreter) -> Repairs:
     return Repairs(tuple(unfinished), process_id if b"doctor" in started else None)
 
 
-def _state(target: Target, path: Path) -> object:
-    try:
-        data = parse_json(target.read(path) or b"")
-        return data["state"]
-    except (ValueError, TypeError, KeyError):
-        raise Missing(Text("{path} cannot be read", path=path)) from None
+def _state(target: Target, path: Path) -> str:
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        state = parse_json(target.read(path) or b"")["state"]
+        if state in (*UNFINISHED, *FINISHED):
+            return str(state)
+    raise Missing(Text("{path} cannot be read", path=path))

@@ -21,10 +21,11 @@ from doctor.probes.host import HostCompilers
 from doctor.repair import plan as planning
 from doctor.repair import resolver, running, stage, swap
 from doctor.repair.index import Index
+from doctor.repair.manifest import Done, Swap
 from doctor.repair.plan import Action, Chosen, Consent, Plan, Withheld
 from doctor.repair.resolver import Move, Resolution, ToolError, Wanted
 from doctor.repair.stage import Ground, StageError
-from doctor.repair.state import MAKING, Done, Run, State
+from doctor.repair.state import MAKING, Run, State
 from doctor.target import Target
 
 ROUNDS = 3
@@ -352,7 +353,7 @@ def _carry_out(action: Action, plan: Plan, ground: Ground, run: Run) -> Done:
     return Done(action.kind, action.ids, summary(action, plan), tuple(numbers))
 
 
-_Prepare = Callable[[Path], swap.Swap]
+_Prepare = Callable[[Path], Swap]
 
 
 def _inconsistent(ground: Ground) -> frozenset[str]:
@@ -392,7 +393,7 @@ def _there(report: Report, ids: Iterable[str], counted: Collection[str]) -> bool
 
 def _earlier(state: State, report: Report, fail_on: Severity) -> tuple[Result, ...]:
     """Nothing is to be done: what the last run healed is healed still."""
-    runs = [r for r in state.runs() if r.journal.state == "applied"]
+    runs = [r for r in state.runs() if r.journal.state == "applied" and r.elsewhere is None]
     there = _counted(report, fail_on)
     return tuple(
         Result(d.action, d.ids, "already-healed")

@@ -19,12 +19,14 @@ from pathlib import Path
 from doctor.codec import decode, encode, parse_json
 from doctor.fixes import CudaHome, PrependPath, SetAside, SetVariable, UnsetVariable
 from doctor.model import Step
-from doctor.probes.environment import SAVED, Saved, SavedValue
+from doctor.probes.environment import HOME, SAVED, Saved, SavedValue
 from doctor.probes.wheels import Distribution
 from doctor.repair import swap
+from doctor.repair.manifest import Swap, kernels, places
 from doctor.repair.plan import Request
 from doctor.repair.resolver import Resolution, Tool, ToolError, name_of
-from doctor.repair.swap import Swap, SwapError
+from doctor.repair.swap import SwapError
+from doctor.repair.tree import why_not_private
 from doctor.target import READ_MOST, Target, TooLarge, must_read, read_regular
 from doctor.trust import NotTrusted
 
@@ -68,17 +70,35 @@ def distributions(
             raise StageError(f"the installation {error}", error.tail) from None
     leaving = [m.name for m in resolution.moves if m.old] if resolution else []
     leaving += [name for name in request.gone if name not in leaving]
-    away = list(_leaving(ground, leaving, request.half))
+    away = _leaving(ground, leaving, request.half)
+    coming, digests = _recorded(new)
     try:
-        return swap.plan(ground.prefix, new, change / "aside", away, _recorded(new))
+        made = swap.plan(
+            ground.prefix, new, change / "aside", away, digests, _together(away, coming)
+        )
     except (SwapError, OSError) as error:
         raise StageError(str(error)) from None
+    if ours := next((i.path for i in made.items if f"{i.path}/".startswith(f"{HOME}/")), None):
+        raise StageError(f"a distribution would change {ours}, which is the doctor's own")
+    return made
 
 
-def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> Iterator[str]:
-    """Every file of these distributions, relative to the prefix; what another distribution also
-    lists stays."""
-    going: dict[str, None] = {}
+def _together(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """The distribution of each path; those that hand a file on to one another have one name, since
+    they can only be undone together."""
+    of: dict[str, frozenset[str]] = {}
+    for name in {*old.values(), *new.values()}:
+        of.setdefault(name, frozenset((name,)))
+    for path in old.keys() & new.keys():
+        merged = of[old[path]] | of[new[path]]
+        of.update(dict.fromkeys(merged, merged))
+    return {path: ", ".join(sorted(of[name])) for path, name in {**old, **new}.items()}
+
+
+def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> dict[str, str]:
+    """Every file of these distributions, relative to the prefix, and whose it is; what another
+    distribution also lists stays."""
+    going: dict[str, str] = {}
     top = f"{ground.prefix}/"
     folders = {*half, *_metadata(ground, names)}
     for info in sorted(folders):
@@ -87,7 +107,7 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
             if info not in half:
                 raise StageError(
                     f"{info.name} has no RECORD of its files (not installed from a wheel): "
-                    f"remove {name_of(info.name.partition('-')[0])} with the tool that installed it"
+                    f"remove {_distribution(info)} with the tool that installed it"
                 )
             rows = []
         site = info.parent
@@ -97,7 +117,7 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
         for row in rows:
             path = os.path.normpath(f"{site}/{row}")
             if path.startswith(top) and _can_go(path):
-                going[path[len(top) :]] = None
+                going[path[len(top) :]] = _distribution(info)
     for site in ground.site_packages:
         # As a RECORD of this folder writes them: seventy thousand rows are compared as they are.
         here = f"{site}/"
@@ -110,8 +130,13 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
             if info not in folders:
                 for row in rows_here.keys() & set(_record(info) or ()):
                     going.pop(rows_here[row], None)
-    yield from going
-    yield from swap.compiled(ground.prefix, list(going))
+    for path in list(swap.compiled(ground.prefix, list(going))):
+        going[path] = going[swap.module_of(path)]
+    return going
+
+
+def _distribution(info: Path) -> str:
+    return name_of(info.name.partition("-")[0])
 
 
 def _can_go(path: str) -> bool:
@@ -130,7 +155,7 @@ def _metadata(ground: Ground, names: Collection[str]) -> Iterator[Path]:
     for site in ground.site_packages:
         if site.is_relative_to(ground.prefix):
             for info in (*site.glob("*.dist-info"), *site.glob("*.egg-info")):
-                if name_of(info.name.partition("-")[0]) in names:
+                if _distribution(info) in names:
                     yield info
 
 
@@ -158,20 +183,23 @@ def _rows(record: Path) -> list[list[str]] | None:
         raise StageError(str(error)) from None
 
 
-def _recorded(new: Path) -> dict[str, str]:
-    """sha256 of the staged files as their RECORDs have it, in hexadecimal, by path below `new`."""
+def _recorded(new: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Of the staged files, by path below `new`, as their RECORDs have it: the distribution, and the
+    sha256 in hexadecimal."""
     import base64
 
+    owners: dict[str, str] = {}
     digests: dict[str, str] = {}
     for record in new.glob("lib*/python*/*-packages/*.dist-info/RECORD"):
         site = record.parent.parent.relative_to(new)
         for row in _rows(record) or ():
+            path = os.path.normpath(site / row[0])
+            owners[path] = _distribution(record.parent)
             if len(row) > 1 and row[1].startswith("sha256="):
                 padded = row[1][len("sha256=") :] + "=="
-                path = os.path.normpath(site / row[0])
                 with contextlib.suppress(ValueError):  # else the file itself is read
                     digests[path] = base64.urlsafe_b64decode(padded).hex()
-    return digests
+    return owners, digests
 
 
 def cuda_home(ground: Ground, change: Path, steps: Iterable[Step]) -> Swap:
@@ -291,13 +319,17 @@ def saved(
 def set_aside(prefix: Path, run: str, step: SetAside, change: Path) -> Swap:
     """A file or folder goes, by renames on its own filesystem, to a place where its owner does not
     look for it; one below the prefix goes to the run's own folder."""
-    path = step.path
-    if path.is_relative_to(prefix):
-        root, aside = prefix, change / "aside"
-    else:
-        # Beside `cached_ops`, where FlashInfer looks an op up by its name alone.
-        root = path.parent
-        aside = root.parent / "vllm-doctor-set-aside" / f"{run}-{change.name}"
+    path = Path(os.path.realpath(step.path.parent)) / step.path.name
+    prefix = Path(os.path.realpath(prefix))
+    root = prefix if path.is_relative_to(prefix) else path.parent
+    if root != prefix and not kernels(root):
+        raise StageError(
+            f"{path} is outside of the environment, and nothing of FlashInfer's: set it aside by "
+            "hand"
+        )
+    _, aside = places(prefix, run, int(change.name), root)
+    if root != prefix and (why := why_not_private(aside)):
+        raise StageError(f"{path} stays: {why}")
     if path.is_dir() and not path.is_symlink():
         away = [
             os.path.relpath(Path(at) / name, root)

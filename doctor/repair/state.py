@@ -5,6 +5,10 @@ environment.json        what fixes have set (doctor.probes.environment)
 cuda-<version>/         the CUDA home of links (doctor.fixes.cuda_home)
 runs/<run>/journal.json state and actions of one run; written before, between and after them
 runs/<run>/<n>/         one change: manifest.json, written before the first rename; new/, aside/
+
+All of it lies in the environment, so that undo goes where the environment goes; and so whoever made
+the environment may have written it. It is obeyed only as far as `doctor.repair.manifest` lets it,
+and only where nobody but root and this user can have written it.
 """
 
 from __future__ import annotations
@@ -14,26 +18,33 @@ import dataclasses
 import fcntl
 import json
 import os
-import shutil
+import re
+import shlex
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from doctor.codec import decode, encode, parse_json
-from doctor.model import reason
+from doctor.codec import encode
+from doctor.model import reason, refusal
 from doctor.patience import AT_ONCE, Patience, busy_with
 from doctor.probes.environment import HOME
-from doctor.probes.repairs import JOURNAL, LOCK, RUNS, UNFINISHED
-from doctor.repair import swap
-from doctor.repair.swap import Swap
+from doctor.probes.repairs import JOURNAL, LOCK, MANIFEST, RUNS, UNFINISHED
+from doctor.repair import manifest, swap
+from doctor.repair.manifest import Damaged, Journal, Swap
+from doctor.repair.tree import Tree, why_not_ours, why_not_private
+from doctor.target import TooLarge, must_read
 
 MAKING = "making"
 """The file that says: this environment was begun by us, and all that is in it is ours."""
-_MANIFEST = "manifest.json"
 KEEP_DAYS = 14
 """How long what was set aside is kept before the next fix removes it."""
+_JOURNAL_MOST, _MANIFEST_MOST = 1 << 20, 64 << 20
+"""Bytes; a manifest of seventy thousand files is a fifth of that."""
+_REMOVED = ".removed"
+"""What was a run and is on its way out; the next doctor removes the rest."""
+_NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 
 class StateError(Exception):
@@ -41,39 +52,31 @@ class StateError(Exception):
 
 
 @dataclass(frozen=True)
-class Done:
-    """One action of a run. `changes`: the numbers of its changes."""
+class Unusable:
+    """A run that cannot be taken back: `why`, one sentence. What it set aside is left alone until
+    someone gives it up (`State.forget`)."""
 
-    action: str
-    ids: tuple[str, ...]
-    summary: tuple[str, ...] = ()
-    changes: tuple[int, ...] = ()
+    id: str
+    why: str
+    prefix: Path
 
-
-@dataclass(frozen=True)
-class Journal:
-    """The state of one run. `began` and `ended` in seconds since 1970; `made`: the folders of our
-    own that the run had to make, relative to the prefix, outermost first; `prefix`: what it was
-    called then, since an environment may be copied."""
-
-    run: str
-    state: Literal["applying", "applied", "undoing", "kept"]
-    tool: str = ""
-    began: float = 0.0
-    ended: float | None = None
-    actions: tuple[Done, ...] = ()
-    made: tuple[str, ...] = ()
-    prefix: str = ""
-    schema_version: int = 1
+    @property
+    def refusal(self) -> str:
+        words = ("undo", "--python", str(self.prefix), "--forget", self.id)
+        return f"{self.why}; `vllm-doctor {shlex.join(words)}` gives the run up"
 
 
 class Run:
-    """One run on disk."""
+    """One run on disk. `elsewhere`: where it was made, if that is not this environment."""
 
-    def __init__(self, folder: Path, journal: Journal) -> None:
+    def __init__(
+        self, folder: Path, journal: Journal, changes: dict[int, Swap], elsewhere: str | None = None
+    ) -> None:
         self.folder = folder
         self.journal = journal
-        self._prefix = folder.parents[len(HOME.parts) + 1]
+        self.elsewhere = elsewhere
+        self._changes = changes
+        self._prefix = folder.parents[len(RUNS.parts)]
 
     @property
     def id(self) -> str:
@@ -87,13 +90,17 @@ class Run:
     def note(self, **changes: object) -> None:
         """Writes the journal anew, whole or not at all, and to disk before this returns."""
         self.journal = dataclasses.replace(self.journal, **changes)  # type: ignore[arg-type]
-        _write(self.folder / JOURNAL, json.dumps(encode(self.journal), indent=1) + "\n")
+        text = json.dumps(encode(self.journal), indent=1) + "\n"
+        with Tree(self.folder) as tree:
+            tree.write(JOURNAL, text.encode("utf-8", "surrogateescape"))
 
     def begin_change(self) -> Path:
         """A fresh numbered folder with an empty `new` in it, to stage a change."""
-        folder = self.folder / str(len(self._numbers()) + 1)
-        (folder / "new").mkdir(parents=True)
-        return folder
+        number = max((0, *self._numbers())) + 1
+        with Tree(self.folder) as tree:
+            tree.mkdir(f"{number}/new")
+            tree.sync_folder("")
+        return self.folder / str(number)
 
     def commit(self, change: Path, made: Swap, then: Callable[[], None] | None = None) -> None:
         """Writes the manifest, then makes the change, and has `then` look at it; takes it back if
@@ -105,82 +112,104 @@ class Run:
                 then()
         except BaseException:
             if not swap.back(made):
+                _leave_aside(made)
                 self.drop(change)  # else what is aside is all that there is of it
             raise
         # What it left of the staging is only empty folders.
-        shutil.rmtree(change / "new", ignore_errors=True)
+        with contextlib.suppress(OSError), Tree(change) as tree:
+            tree.remove("new")
 
     def adopt(self, change: Path, made: Swap) -> None:
         """Notes a change that is made already."""
-        _write(change / _MANIFEST, json.dumps(swap.encode(made, self._prefix)))
+        text = manifest.encode(made, self._prefix)
+        with Tree(change) as tree:
+            tree.write(MANIFEST, text.encode("utf-8", "surrogateescape"))
+        self._changes[int(change.name)] = made
 
     def drop(self, change: Path) -> None:
-        """Forgets a change that was never made or is taken back."""
-        shutil.rmtree(change, ignore_errors=True)
+        """Forgets a change that was never made or is taken back: that it is none any more is on
+        disk before anything else is done."""
+        self._changes.pop(int(change.name), None)
+        with contextlib.suppress(OSError), Tree(self.folder) as tree:
+            tree.unlink(f"{change.name}/{MANIFEST}")
+            tree.sync_folder(change.name)
+            tree.remove(change.name)
 
     def changes(self) -> list[tuple[Path, Swap]]:
         """The changes whose manifests are on disk, in the order in which they were made."""
-        found = []
-        for number in self._numbers():
-            folder = self.folder / str(number)
-            with contextlib.suppress(FileNotFoundError):
-                data = parse_json((folder / _MANIFEST).read_bytes())
-                made = _swap(data, folder, self._prefix)
-                # In a copy of an environment, a cache outside of it is the original's affair.
-                ours = self.journal.prefix in ("", str(self._prefix))
-                if ours or made.root.is_relative_to(self._prefix):
-                    found.append((folder, made))
-        return found
+        return [(self.folder / str(number), made) for number, made in sorted(self._changes.items())]
 
     def _numbers(self) -> list[int]:
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+        with Tree(self.folder) as tree:
+            return _numbers(tree, "")
 
-    def take_back(self) -> list[Path]:
+    def take_back(self) -> list[str]:
         """Takes every change back, the last one first, and removes the run where nothing is left of
-        it. Returns the paths that were left alone; then the run stays, with what was set aside for
-        them. Can be killed and called again. Raises StateError, with nothing moved, where what
-        was set aside is gone."""
-        if self.journal.state == "applied":
-            for _, made in self.changes():
-                if gone := swap.lost(made):
-                    raise StateError(
-                        f"what the run {self.id} set aside of {gone[0]} is gone; "
-                        "`vllm-doctor undo --purge` forgets the run"
-                    )
+        it. Returns what was left alone, in sentences; then the run stays, with what was set aside
+        for it. Can be killed and called again. Raises StateError, with nothing moved, where what
+        was set aside is gone or could be another's."""
+        self._must_be_possible()
+        spared = self.journal.spared
+        if not self.unfinished:
+            # Decided for all changes before anything is moved: a killed undo goes on with it.
+            changed = swap.modified(made for _, made in self.changes())
+            first = self.journal.state == "applied"
+            spared = tuple(sorted(changed if first else changed.intersection(spared)))
         with contextlib.suppress(OSError):  # a full disk must not keep anything from going back
-            self.note(state="undoing")
-        refused: list[Path] = []
+            self.note(state="undoing", spared=spared)
+        left = [f"{name} was modified since; left untouched" for name in spared]
         for folder, made in reversed(self.changes()):
-            left = swap.back(made)
-            if left:
-                refused += left
-            else:
-                # What someone changed since, and nothing is aside for any more, is theirs.
-                refused += swap.missing_or_changed(made)
-                _leave_aside(made)
+            alone = swap.back(made, spared)
+            # What someone changed since, and nothing is aside for any more, is theirs.
+            left += alone or swap.still_different(made, spared)
+            _leave_aside(made)
+            if not _size_of(made.aside)[0]:
                 self.drop(folder)
+            elif not alone and not spared:
+                left.append(f"{made.aside} still holds what no manifest names; left there")
         if self.changes():
             self.note(state="kept", ended=time.time())
         else:
-            # The journal goes last: until then, a kill leaves a run that says "undoing".
-            for number in self._numbers():
-                self.drop(self.folder / str(number))
-            shutil.rmtree(self.folder)
-        return refused
+            _discard(self.folder)
+        return left
+
+    def _must_be_possible(self) -> None:
+        if self.elsewhere is not None:
+            raise StateError(Unusable(self.id, _made_elsewhere(self), self._prefix).refusal)
+        for _, made in self.changes():
+            if made.root != self._prefix and (why := why_not_private(made.aside)):
+                raise StateError(f"{why}; nothing was taken back of {self.id}")
+            if self.journal.state == "applied" and (gone := swap.lost(made)):
+                raise StateError(
+                    f"what the run {self.id} set aside of {gone[0]} is gone; "
+                    "`vllm-doctor undo --purge` forgets the run"
+                )
+
+    def forget(self) -> None:
+        """Removes the run with what it has set aside; of what lies beside a cache only what is
+        still the very same, and nothing where the run was made elsewhere."""
+        for _, made in self.changes() if self.elsewhere is None else ():
+            if made.root != self._prefix and why_not_private(made.aside) is None:
+                with Tree(made.aside) as aside:
+                    for item in made.items:
+                        if item.was and swap.same(item.was, aside, item.path):
+                            aside.unlink(item.path)
+                _leave_aside(made)
+        _discard(self.folder)
 
     def size(self) -> int:
         """Bytes of what is set aside."""
-        return sum(item.was.size for _, made in self.changes() for item in made.items if item.was)
+        return sum(_size_of(made.aside)[1] for _, made in self.changes())
 
 
 class State:
     """The doctor's folder below a prefix."""
 
     def __init__(self, prefix: Path) -> None:
-        self.prefix = prefix
-        self.folder = prefix / HOME
-        self._runs = prefix / RUNS
-        self._locked = prefix / LOCK
+        self.prefix = Path(os.path.realpath(prefix))
+        self.folder = self.prefix / HOME
+        self._runs = self.prefix / RUNS
+        self._locked = self.prefix / LOCK
         self._made: tuple[str, ...] = ()
 
     @contextlib.contextmanager
@@ -202,7 +231,7 @@ class State:
         for name in RUNS.parts:
             at = at / name
             try:
-                at.mkdir()
+                at.mkdir(0o755)
                 made.append(str(at.relative_to(self.prefix)))
             except FileExistsError:
                 pass
@@ -214,7 +243,7 @@ class State:
 
     def _must_be_ours(self) -> None:
         """What is kept here says which files are put back and removed: it has to be root's or the
-        user's own, and behind no link, or another user could have root move any file."""
+        user's own, and behind no link, or another user could have root move files."""
         at = self.prefix
         for name in RUNS.parts:
             at = at / name
@@ -225,21 +254,24 @@ class State:
 
     @staticmethod
     def _must_own(path: Path) -> None:
-        owner = path.lstat().st_uid
-        if owner not in (0, os.geteuid()):
-            raise StateError(f"{path} belongs to the user {owner}: run the doctor as that user")
+        if why := why_not_ours(path, path.lstat()):
+            raise StateError(why)
 
     def _lock(self) -> int:
         path = self._locked
         while True:
             self._make()
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             try:
                 handle = os.open(path, flags, 0o644)
             except FileNotFoundError:
                 continue  # another doctor has ended just now, and its folder went with it
             except OSError as error:
                 raise StateError(f"{path} cannot be written: {reason(error)}") from None
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                os.close(handle)  # what is written into it would be written into another file
+                raise StateError(f"{path} is no lock of a doctor: remove it")
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -275,116 +307,221 @@ class State:
         """A new run, its journal on disk."""
         stem = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         number = 1
-        while (self._runs / (id := stem if number == 1 else f"{stem}-{number}")).exists():
+        while os.path.lexists(self._runs / (id := stem if number == 1 else f"{stem}-{number}")):
             number += 1
-        (self._runs / id).mkdir()
-        prefix = str(self.prefix)
-        journal = Journal(id, "applying", tool, time.time(), made=self._made, prefix=prefix)
-        run = Run(self._runs / id, journal)
-        try:
-            run.note()
-        except BaseException:
-            shutil.rmtree(run.folder, ignore_errors=True)
-            raise
+        journal = Journal(
+            id,
+            "applying",
+            tool,
+            time.time(),
+            made=self._made,
+            prefix=str(self.prefix),
+            inode=self.prefix.stat().st_ino,
+            schema_version=manifest.VERSION,
+        )
+        run = Run(self._runs / id, journal, {})
+        with Tree(self.prefix) as tree:
+            tree.mkdir(f"{RUNS}/{id}")
+            try:
+                for folder in (RUNS, *RUNS.parents):
+                    tree.sync_folder("" if folder == Path() else str(folder))
+                run.note()
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    tree.remove(f"{RUNS}/{id}")
+                raise
         return run
 
-    def runs(self) -> list[Run]:
-        """All runs, oldest first. A folder without a journal is none: nothing was changed before
-        there was one. Raises StateError for a journal that cannot be read."""
+    def survey(self) -> list[Run | Unusable]:
+        """Every run, oldest first, with its changes, and why one cannot be used. A folder that
+        holds neither a journal nor a manifest nor anything set aside is none: nothing was changed
+        before there was one."""
         self._must_be_ours()
-        found = []
-        with contextlib.suppress(FileNotFoundError):
-            for folder in sorted(self._runs.iterdir()):
-                try:
-                    self._must_own(folder)
-                    self._must_own(folder / JOURNAL)
-                    data = parse_json((folder / JOURNAL).read_bytes())
-                    found.append(Run(folder, decode(Journal, data)))
-                except (FileNotFoundError, NotADirectoryError):
+        found: list[Run | Unusable] = []
+        with Tree(self.prefix) as tree:
+            for name in tree.names(str(RUNS)):
+                at = tree.lstat(f"{RUNS}/{name}")
+                if at is None or stat.S_ISREG(at.st_mode) or name == _REMOVED:
                     continue
-                except ValueError as error:
-                    raise StateError(f"{folder / JOURNAL}: {error}") from None
+                try:
+                    run = self._read(tree, name)
+                except Damaged as error:
+                    found.append(Unusable(name, str(error), self.prefix))
+                except OSError as error:
+                    found.append(Unusable(name, refusal(error), self.prefix))
+                else:
+                    found += [run] if run else []
         return found
 
-    def recover(self, ours: Run | None = None) -> list[tuple[Run, list[Path]]]:
-        """Takes back every run but `ours` that was cut off, the last one first: (run, paths left
-        alone)."""
+    def runs(self) -> list[Run]:
+        """Every run, oldest first. Raises StateError where one cannot be used."""
+        made: list[Run] = []
+        for run in self.survey():
+            if isinstance(run, Unusable):
+                raise StateError(run.refusal)
+            made.append(run)
+        return made
+
+    def _read(self, tree: Tree, name: str) -> Run | None:
+        """A run as its folder holds it; None where nothing but staging can be in it. Raises Damaged
+        where something set aside is in it that nothing written down accounts for."""
+        at = f"{RUNS}/{name}"
+        folder = self._runs / name
+        self._owned(tree, at)
+        journal = self._file(tree, f"{at}/{JOURNAL}", _JOURNAL_MOST)
+        manifests = {}
+        for number in _numbers(tree, at):
+            self._owned(tree, f"{at}/{number}")
+            data = self._file(tree, f"{at}/{number}/{MANIFEST}", _MANIFEST_MOST)
+            if data is not None:
+                manifests[number] = data
+            elif files := _size_of(folder / str(number) / "aside")[0]:
+                raise Damaged(
+                    f"{folder / str(number) / MANIFEST} is gone, and {files} files are set aside "
+                    f"in {folder / str(number) / 'aside'}"
+                )
+        if journal is None:
+            if manifests:
+                raise Damaged(f"{folder / JOURNAL} is gone, and changes were made")
+            return None
+        made, changes = manifest.decode(name, journal, manifests, self.prefix)
+        here = (str(self.prefix), self.prefix.stat().st_ino)
+        moved = made.schema_version > 1 and (made.prefix, made.inode) != here
+        return Run(folder, made, changes, made.prefix if moved else None)
+
+    def _owned(self, tree: Tree, path: str) -> None:
+        """Raises Damaged where others may have written what is at `path`, and for what is no
+        folder."""
+        found = tree.lstat(path)
+        if found is not None and (why := why_not_ours(self.prefix / path, found)):
+            raise Damaged(why)
+        if found is not None and not stat.S_ISDIR(found.st_mode):
+            raise Damaged(f"{self.prefix / path} is no folder")
+
+    def _file(self, tree: Tree, path: str, at_most: int) -> bytes | None:
+        """A file of ours; None where there is none. Raises Damaged where others may have written
+        it, and where it cannot be read."""
+        found = tree.lstat(path)
+        if found is None:
+            return None
+        if why := why_not_ours(self.prefix / path, found):
+            raise Damaged(why)
+        try:
+            return must_read(self.prefix / path, at_most)
+        except TooLarge as error:
+            raise Damaged(str(error)) from None
+        except OSError as error:
+            raise Damaged(f"{self.prefix / path} cannot be read: {reason(error)}") from None
+
+    def recover(self, ours: Run | None = None) -> list[tuple[Run, list[str]]]:
+        """Takes back every run but `ours` that was cut off, the last one first: (run, what was left
+        alone). Raises StateError, before anything is moved, where a run cannot be used, and where
+        one that was made elsewhere was cut off: half of it lies here."""
+        runs = self.runs()
+        for run in runs:
+            if run.unfinished and run.elsewhere is not None:
+                raise StateError(Unusable(run.id, _made_elsewhere(run), self.prefix).refusal)
         mended = []
-        for run in reversed(self.runs()):
+        for run in reversed(runs):
             if run.unfinished and (ours is None or run.id != ours.id):
                 mended.append((run, self.undo(run)))
-        with contextlib.suppress(FileNotFoundError):
-            for folder in self._runs.iterdir():
-                # Nothing was changed before there was a journal: only staging can be in there.
-                begun = [*folder.glob(JOURNAL), *folder.glob(f"*/{_MANIFEST}")]
-                if folder.is_dir() and not folder.is_symlink() and not begun:
-                    shutil.rmtree(folder)
+        known = {run.id for run in runs}
+        with Tree(self._runs) as tree:
+            for name in tree.names(""):
+                # Nothing was changed before there was a journal: only staging can be in there, or
+                # what was on its way out.
+                at = tree.lstat(name)
+                if name not in known and at and stat.S_ISDIR(at.st_mode):
+                    tree.remove(name)
         return mended
 
-    def undo(self, run: Run) -> list[Path]:
-        """Takes a run back; the paths that were left alone."""
+    def undo(self, run: Run) -> list[str]:
+        """Takes a run back; what was left alone, in sentences."""
         # The folders that it made for us are the last of ours to go.
         self._made = tuple(dict.fromkeys((*run.journal.made, *self._made)))
         return run.take_back()
 
     def purge(self, older_than: float = 0.0) -> list[Run]:
         """Removes what finished runs set aside, so that they can no longer be undone; only of runs
-        that ended before `older_than` seconds ago. Returns them."""
+        that ended before `older_than` seconds ago. Returns them. Of one that was made elsewhere
+        its folder alone goes; one that cannot be used stays."""
         removed = []
-        for run in self.runs():
+        for run in self.survey():
+            if isinstance(run, Unusable):
+                continue
             ended = run.journal.ended
             finished = run.journal.state in ("applied", "kept") and ended is not None
             if finished and time.time() - (ended or 0) >= older_than:
                 self._made = tuple(dict.fromkeys((*run.journal.made, *self._made)))
-                for _, made in run.changes():
-                    _forget_aside(made)
-                shutil.rmtree(run.folder)
+                run.forget()
                 removed.append(run)
         return removed
 
+    def held(self, name: str) -> tuple[int, int] | None:
+        """Of a run, whatever state it is in: (files, bytes) that it has set aside in its folder.
+        None where there is no such run."""
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            return None
+        with Tree(self._runs) as tree:
+            if tree.lstat(name) is None:
+                return None
+            sizes = [_size_of(self._runs / name / str(n) / "aside") for n in _numbers(tree, name)]
+        return sum(files for files, _ in sizes), sum(size for _, size in sizes)
 
-def _forget_aside(made: Swap) -> None:
-    """Removes what a change has set aside; all of it lies in one folder of ours."""
-    for item in made.items:
-        if item.was:
-            (made.aside / item.path).unlink(missing_ok=True)
-    _leave_aside(made)
+    def forget(self, name: str) -> None:
+        """Removes the folder of a run, and nothing else, whatever state it is in: what is in place
+        stays, what was set aside goes."""
+        self._must_be_ours()
+        _discard(self._runs / name)
+
+
+def _discard(run: Path) -> None:
+    """Removes the folder of a run. From one instant to the next it is none any more: a kill leaves
+    no half of one."""
+    with Tree(run.parent) as tree:
+        tree.remove(_REMOVED)
+        tree.rename(run.name, _REMOVED)
+        tree.sync_folder("")
+        tree.remove(_REMOVED)
+
+
+def _made_elsewhere(run: Run) -> str:
+    return (
+        f"the run {run.id} was made in {run.elsewhere}, and this environment is a copy of that or "
+        "was moved: undo it there"
+    )
+
+
+def _numbers(tree: Tree, path: str) -> list[int]:
+    """Of the changes in the folder of a run."""
+    try:
+        return sorted(int(name) for name in tree.names(path) if _NUMBER.fullmatch(name))
+    except NotADirectoryError:
+        return []
+
+
+def _size_of(folder: Path) -> tuple[int, int]:
+    """(files, bytes) below a folder; links and whatever else is no folder count as files."""
+    try:
+        with Tree(folder) as tree:
+            sizes = [found.st_size for _, found in tree.files("")]
+    except NotADirectoryError:  # a link or a file in its place
+        return 1, 0
+    return len(sizes), sum(sizes)
 
 
 def _leave_aside(made: Swap) -> None:
-    """Removes the folder aside once no file is left in it; beside a cache also the one around it,
+    """Removes the folders aside in which no file is left; beside a cache also the one around them,
     which holds those of all runs."""
-    for at, _, _ in os.walk(made.aside, topdown=False):
-        remove_if_empty(Path(at))
-    remove_if_empty(made.aside.parent)
+    folders = sorted(manifest.folders_of(i.path for i in made.items if i.was), reverse=True)
+    with Tree(made.aside) as tree:
+        for folder in folders:
+            tree.rmdir(folder)
+    for at in (made.aside, made.aside.parent):
+        with Tree(at.parent) as tree:
+            tree.rmdir(at.name)
 
 
 def remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def _swap(data: object, folder: Path, base: Path) -> Swap:
-    try:
-        return swap.decode(data, base)
-    except ValueError as error:
-        raise StateError(f"{folder / _MANIFEST}: {error}") from None
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and on disk before this returns."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

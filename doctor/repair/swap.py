@@ -3,25 +3,26 @@
 What is to come lies ready in a staging folder, what was there goes to a folder aside, both laid out
 like `root`, and a manifest of it all is on disk before the first rename. So a swap that was killed
 at any instant can be taken back by looking at what is where: no installer ever works on the target
-itself.
+itself. Nothing is reached through a link (doctor.repair.tree). What a power cut could reorder is on
+disk in time: the staged files and the manifest before the first rename, what went aside before
+anything takes its place, the whole change before anything else is done.
 """
 
 # A vLLM environment has seventy thousand files: the loops over them work on text, not on Path.
-# ruff: noqa: PTH105, PTH108, PTH114, PTH115, PTH123
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
-import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
+
+from doctor.repair.manifest import Item, Print, Swap, folders_of, may_change
+from doctor.repair.tree import Tree, name_of_copy
 
 _CHUNK = 1 << 20
 
@@ -30,75 +31,43 @@ class SwapError(Exception):
     """A change that cannot be made; one sentence. Nothing was moved."""
 
 
-class Print(NamedTuple):
-    """What one file or link was, to know it again. `digest`: sha256 of a file's bytes in
-    hexadecimal, or where a link leads; mtime in nanoseconds. A file whose size, mtime and inode are
-    the same is the same; another one is compared by its digest."""
-
-    kind: Literal["file", "link"]
-    mode: int
-    size: int
-    mtime: int
-    inode: int
-    digest: str
-
-    def of(self, path: str) -> bool:
-        """`path` is still what this was taken of."""
-        try:
-            now = os.lstat(path)
-        except OSError:
+def same(known: Print, tree: Tree, path: str) -> bool:
+    """What lies at `path` is still what the Print was taken of."""
+    try:
+        now = tree.lstat(path)
+        if now is None:
             return False
-        if self.kind == "link":
-            return stat.S_ISLNK(now.st_mode) and os.readlink(path) == self.digest
-        if not stat.S_ISREG(now.st_mode) or now.st_size != self.size:
+        if known.kind == "link":
+            return stat.S_ISLNK(now.st_mode) and tree.readlink(path) == known.digest
+        if not stat.S_ISREG(now.st_mode) or now.st_size != known.size:
             return False
-        if (now.st_mtime_ns, now.st_ino) == (self.mtime, self.inode):
+        if (now.st_mtime_ns, now.st_ino) == (known.mtime, known.inode):
             return True
-        return sha256(path) == self.digest
+        return sha256(tree, path) == known.digest
+    except OSError:
+        return False
 
 
-def fingerprint(path: str, known_digest: str | None = None) -> Print:
+def fingerprint(tree: Tree, path: str, known_digest: str | None = None) -> Print:
     """The Print of what lies at `path`, a link itself; `known_digest` saves reading the file.
     Raises SwapError for what is neither a file nor a link."""
-    at = os.lstat(path)
+    at = tree.lstat(path)
     kind: Literal["file", "link"]
-    if stat.S_ISLNK(at.st_mode):
-        kind, digest = "link", os.readlink(path)
-    elif stat.S_ISREG(at.st_mode):
-        kind, digest = "file", known_digest or sha256(path)
+    if at is not None and stat.S_ISLNK(at.st_mode):
+        kind, digest = "link", tree.readlink(path)
+    elif at is not None and stat.S_ISREG(at.st_mode):
+        kind, digest = "file", known_digest or sha256(tree, path)
     else:
-        raise SwapError(f"{path} is neither a file nor a link")
+        raise SwapError(f"{tree.top}/{path} is neither a file nor a link")
     return Print(kind, stat.S_IMODE(at.st_mode), at.st_size, at.st_mtime_ns, at.st_ino, digest)
 
 
-def sha256(path: str) -> str:
+def sha256(tree: Tree, path: str) -> str:
     made = hashlib.sha256()
-    with open(path, "rb") as file:
+    with os.fdopen(tree.open(path), "rb") as file:
         while chunk := file.read(_CHUNK):
             made.update(chunk)
     return made.hexdigest()
-
-
-class Item(NamedTuple):
-    """One path below the root: what it was and what it becomes; None is nothing."""
-
-    path: str
-    was: Print | None
-    now: Print | None
-
-
-@dataclass(frozen=True)
-class Swap:
-    """One change. `new` holds what is put below `root`, `aside` takes what was there; `made` are
-    the folders, relative to `root` and outermost first, that the change creates, `kept` those that
-    it may empty and remove, with the permissions to make them with again."""
-
-    root: Path
-    new: Path
-    aside: Path
-    items: tuple[Item, ...] = ()
-    made: tuple[str, ...] = ()
-    kept: tuple[tuple[str, int], ...] = ()
 
 
 def plan(
@@ -107,11 +76,13 @@ def plan(
     aside: Path,
     away: Iterable[str],
     digests: Mapping[str, str] | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> Swap:
     """The swap that puts everything below `new` into `root` and takes the paths `away` out of it.
 
-    `digests`: sha256 of staged files that is known already, by path. Raises SwapError where a path
-    leads out of `root`, or something other than files and links is in the way.
+    `digests`: sha256 of staged files that is known already, by path; `groups`: the distribution
+    that a path belongs to. Raises SwapError where a path leads out of `root` or into the doctor's
+    own folder, or something other than files and links is in the way.
     """
     known = digests or {}
     guard = _Guard(root)
@@ -120,57 +91,37 @@ def plan(
         if path != real:  # lib64 of Fedora is a link to lib
             (new / real).parent.mkdir(parents=True, exist_ok=True)
             (new / path).rename(new / real)
-    coming = {real: fingerprint(f"{new}/{real}", known.get(p)) for p, real in staged.items()}
-    there = []
-    for path in dict.fromkeys([*map(guard.real, away), *coming]):
-        if os.path.lexists(f"{root}/{path}"):
-            there.append(path)
-    with ThreadPoolExecutor() as pool:  # hashing is most of the work, and runs beside itself
-        going = dict(zip(there, pool.map(fingerprint, (f"{root}/{p}" for p in there)), strict=True))
+    with Tree(guard.root) as there, Tree(new) as ready:
+        coming = {real: fingerprint(ready, real, known.get(p)) for p, real in staged.items()}
+        named = {guard.real(p): p for p in away} | {real: p for p, real in staged.items()}
+        old = [path for path in named if there.lstat(path) is not None]
+        with ThreadPoolExecutor() as pool:  # hashing is most of the work, and runs beside itself
+            prints = pool.map(lambda path: fingerprint(there, path), old)
+            going = dict(zip(old, prints, strict=True))
+        emptied = sorted(folders_of(p for p in going if p not in coming))
+        kept = tuple((f, stat.S_IMODE(_folder(there, f).st_mode)) for f in emptied)
+        made = tuple(f for f in sorted(folders_of(coming)) if not _is_folder(there, f))
+    of = groups or {}
     items = tuple(
-        Item(path, going.get(path), coming.get(path)) for path in sorted({*going, *coming})
+        Item(path, going.get(path), coming.get(path), of.get(named[path]))
+        for path in sorted({*going, *coming})
     )
-    made = sorted(f for f in _folders(coming) if not (root / f).is_dir())
-    emptied = sorted(_folders(i.path for i in items if i.was and not i.now))
-    kept = tuple((f, stat.S_IMODE((root / f).lstat().st_mode)) for f in emptied)
-    return Swap(root, new, aside, items, tuple(made), kept)
+    return Swap(guard.root, new, aside, items, made, kept)
 
 
-def _folders(paths: Iterable[str]) -> set[str]:
-    """All folders, relative like the paths, on the way to them."""
-    found: set[str] = set()
-    for folder in {path.rpartition("/")[0] for path in paths}:
-        at = folder
-        while at and at not in found:
-            found.add(at)
-            at = at.rpartition("/")[0]
-    return found
-
-
-def encode(swap: Swap, base: Path) -> dict[str, Any]:
-    """The manifest as JSON data: rows, since a whole environment has seventy thousand. Folders
-    below `base` relative to it, so that an environment may be moved or copied."""
-    rows = [[i.path, i.was and list(i.was), i.now and list(i.now)] for i in swap.items]
-    named = {"root": swap.root, "new": swap.new, "aside": swap.aside}
-    folders = {
-        name: str(path.relative_to(base) if path.is_relative_to(base) else path)
-        for name, path in named.items()
-    }
-    kept = [list(row) for row in swap.kept]
-    return {**folders, "made": list(swap.made), "kept": kept, "items": rows}
-
-
-def decode(data: Any, base: Path) -> Swap:
-    """The manifest again. Raises ValueError where it is none."""
+def _is_folder(tree: Tree, path: str) -> bool:
     try:
-        items = tuple(
-            Item(path, was and Print(*was), now and Print(*now)) for path, was, now in data["items"]
-        )
-        root, new, aside = (base / data[name] for name in ("root", "new", "aside"))
-        kept = tuple((str(folder), int(mode)) for folder, mode in data["kept"])
-        return Swap(root, new, aside, items, tuple(data["made"]), kept)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"no manifest of a change: {error!r}") from None
+        found = tree.lstat(path)
+    except NotADirectoryError:  # a file on the way, which goes
+        return False
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def _folder(tree: Tree, path: str) -> os.stat_result:
+    found = tree.lstat(path)
+    if found is None:
+        raise SwapError(f"{tree.top}/{path} went away meanwhile")
+    return found
 
 
 def adopted(root: Path, change: Path, but: Path) -> Swap:
@@ -181,7 +132,8 @@ def adopted(root: Path, change: Path, but: Path) -> Swap:
         links = [n for n in folders if Path(at, n).is_symlink()]
         files += [os.path.relpath(Path(at, n), root) for n in [*names, *links]]
         made += [os.path.relpath(Path(at, n), root) for n in folders if n not in links]
-    items = tuple(Item(p, None, fingerprint(f"{root}/{p}")) for p in sorted(files))
+    with Tree(root) as tree:
+        items = tuple(Item(p, None, fingerprint(tree, p)) for p in sorted(files))
     return Swap(root, change / "new", change / "aside", items, tuple(sorted(made)))
 
 
@@ -189,122 +141,196 @@ def _below(folder: Path) -> Iterator[str]:
     """All files and links below a folder, relative to it; links are not followed."""
     top = len(str(folder)) + 1
     for at, names, files in os.walk(folder):
-        links = [n for n in names if os.path.islink(f"{at}/{n}")]
+        links = [n for n in names if os.path.islink(f"{at}/{n}")]  # noqa: PTH114
         for name in [*files, *links]:
             yield f"{at}/{name}"[top:]
 
 
 class _Guard:
-    """Keeps every path below the root, also where a folder on the way is a link out of it."""
+    """Keeps every path below the root, also where a folder on the way is a link out of it, and out
+    of the doctor's own folder."""
 
     def __init__(self, root: Path) -> None:
-        self._root = Path(os.path.realpath(root))
+        self.root = Path(os.path.realpath(root))
         self._folders: dict[str, str | None] = {}
 
     def real(self, path: str) -> str:
         """The path without links on the way to it, so that every file has one name."""
         folder, _, name = path.rpartition("/")
         if folder not in self._folders:
-            real = Path(os.path.realpath(self._root / folder))
-            inside = real.is_relative_to(self._root)
-            self._folders[folder] = str(real.relative_to(self._root)) if inside else None
+            real = Path(os.path.realpath(self.root / folder))
+            inside = real.is_relative_to(self.root)
+            self._folders[folder] = str(real.relative_to(self.root)) if inside else None
         real_folder = self._folders[folder]
         if path.startswith("/") or ".." in path.split("/") or real_folder is None:
-            raise SwapError(f"{path} leads out of {self._root}")
-        return name if real_folder == "." else f"{real_folder}/{name}"
+            raise SwapError(f"{path} leads out of {self.root}")
+        made = name if real_folder == "." else f"{real_folder}/{name}"
+        if not may_change(made):
+            raise SwapError(f"{path} is the doctor's own, and no change of it")
+        return made
 
 
 def forward(swap: Swap) -> None:
-    """Makes the change. Raises OSError half-way; `back` then takes back what was done."""
-    going = [i.path for i in swap.items if i.was]
-    swap.aside.mkdir(parents=True, exist_ok=True)
-    for folder in sorted(_folders(going)):
-        (swap.aside / folder).mkdir(exist_ok=True)
-    for path in going:
-        _move(f"{swap.root}/{path}", f"{swap.aside}/{path}")
-    for folder in swap.made:
-        (swap.root / folder).mkdir(exist_ok=True)
-    for item in swap.items:
-        if item.now:
-            _move(f"{swap.new}/{item.path}", f"{swap.root}/{item.path}")
-    for folder, _ in reversed(swap.kept):
-        _remove_if_empty(swap.root / folder)
+    """Makes the change; it is on disk when this returns. Raises OSError half-way; `back` then takes
+    back what was done."""
+    with Tree(swap.root) as root, Tree(swap.new) as new, Tree(swap.aside) as aside:
+        going = [i.path for i in swap.items if i.was]
+        if any(i.now for i in swap.items):
+            root.sync()  # what was staged
+        aside.make()
+        for folder in sorted(folders_of(going)):
+            aside.mkdir(folder)
+        for path in going:
+            root.move(path, aside)
+        if any(i.was and i.now for i in swap.items):
+            # Lost from one folder and not yet in the other, a file would be nowhere once another
+            # one has its place.
+            root.sync()
+        for folder in swap.made:
+            root.mkdir(folder)
+        for item in swap.items:
+            if item.now:
+                new.move(item.path, root)
+        for folder, _ in reversed(swap.kept):
+            root.rmdir(folder)
+        root.sync()
 
 
-def back(swap: Swap) -> list[Path]:
-    """Takes the change back, from wherever it stands, and may itself be killed and called again.
+def back(swap: Swap, spared: Collection[str] = ()) -> list[str]:
+    """Takes the change back but for the distributions `spared`, from wherever it stands, and may
+    itself be killed and called again; what it did is on disk when it returns.
 
-    Returns the paths that were left alone because they are no longer what the change made of them.
-    What was set aside for those stays aside.
+    Returns what was left alone, in sentences: what is no longer what the change made of it, and
+    what was set aside and is no longer what it was. What was set aside for those stays aside.
     """
-    refused = []
-    _remove_compiled(swap)
-    for folder, mode in swap.kept:
-        if not os.path.lexists(swap.root / folder):
-            (swap.root / folder).mkdir()
-            (swap.root / folder).chmod(mode)
-    for old in (False, True):  # a folder that was made may stand where a file was
-        for item in reversed(swap.items):
-            if bool(item.was) is old and not _back(swap, item):
-                refused.append(swap.root / item.path)
-        for folder in sorted(swap.made, reverse=True):
-            _remove_if_empty(swap.root / folder / "__pycache__")
-            _remove_if_empty(swap.root / folder)
-    return sorted(refused)
+    items = [i for i in swap.items if i.group not in spared]
+    left = []
+    with Tree(swap.root) as root, Tree(swap.new) as new, Tree(swap.aside) as aside:
+        _remove_compiled(root, new, items)
+        _remove_copies(root, [i.path for i in items if i.now])
+        _remove_copies(aside, [i.path for i in items if i.was])
+        needed = folders_of(i.path for i in items if i.was)
+        for folder, mode in swap.kept:
+            if folder in needed:
+                with contextlib.suppress(NotADirectoryError):  # a file of ours is there, and goes
+                    if root.lstat(folder) is None:
+                        root.mkdir(folder, mode)
+        for old in (False, True):  # a folder that was made may stand where a file was
+            for item in reversed(items):
+                if bool(item.was) is old and (why := _back(root, new, aside, item)):
+                    left.append(why)
+            for folder in sorted(swap.made, reverse=True):
+                root.rmdir(f"{folder}/__pycache__")
+                root.rmdir(folder)
+        root.sync()
+    return sorted(left)
 
 
-def lost(swap: Swap) -> list[Path]:
+def _back(root: Tree, new: Tree, aside: Tree, item: Item) -> str | None:
+    """Why one path was left alone, None where it is as it was before the change."""
+    path = item.path
+    modified = f"{root.top}/{path} was modified since; left untouched"
+    try:
+        unplaced = new.lstat(path) is not None
+        if item.was and aside.lstat(path) is None:
+            return None  # never went aside, or is back already
+        here = root.lstat(path) is not None
+        ours = item.now is not None and same(item.now, root, path)
+        placed = item.now is not None and not unplaced
+        if here and item.was and not (placed and ours) and same(item.was, root, path):
+            aside.unlink(path)  # a copy that was cut off, or the same bytes put back by someone
+            return None
+        if here and not ours:
+            if item.was is None and unplaced:
+                return None
+            if not derived(path):
+                return modified
+        if item.was and not same(item.was, aside, path):
+            return f"what was set aside of {root.top}/{path} is damaged; left in {aside.top}/{path}"
+        _restore(root, aside, item)
+    except (IsADirectoryError, NotADirectoryError, FileExistsError):
+        return modified  # a folder is there now, or something else where a folder was on the way
+    return None
+
+
+def _restore(root: Tree, aside: Tree, item: Item) -> None:
+    if item.was is None:
+        root.unlink(item.path)
+        return
+    try:
+        aside.move(item.path, root)
+    except FileNotFoundError:  # the folder went with what was in it
+        root.mkdir(item.path.rpartition("/")[0])
+        aside.move(item.path, root)
+
+
+def lost(swap: Swap) -> list[str]:
     """What cannot be put back: it is neither aside nor where it was."""
-    return [
-        swap.root / i.path
-        for i in swap.items
-        if i.was
-        and not os.path.lexists(swap.aside / i.path)
-        and not i.was.of(f"{swap.root}/{i.path}")
-    ]
+    with Tree(swap.root) as root, Tree(swap.aside) as aside:
+        return [
+            f"{swap.root}/{i.path}"
+            for i in swap.items
+            if i.was and not _there(aside, i.path) and not same(i.was, root, i.path)
+        ]
 
 
-def _back(swap: Swap, item: Item) -> bool:
-    here, aside, new = (f"{at}/{item.path}" for at in (swap.root, swap.aside, swap.new))
-    with contextlib.suppress(OSError):
-        os.unlink(_copy(here))  # of a copy across filesystems that was cut off
-    if item.was and not os.path.lexists(aside):
-        return True  # never went aside, or is back already
-    if os.path.lexists(here):
-        placed = item.now is not None and not os.path.lexists(new)
-        ours = item.now is not None and item.now.of(here)
-        if item.was and not (placed and ours) and item.was.of(here):
-            os.unlink(aside)  # a copy that was cut off, or someone has put the same bytes back
-            return True
-        if not ours and item.was is None and os.path.lexists(new):
-            return True  # ours was never placed
-        if not ours and not _derived(item.path):
-            return False
-        if item.was is None:
-            os.unlink(here)
-    if item.was:
-        os.makedirs(os.path.dirname(here), exist_ok=True)  # noqa: PTH103, PTH120
-        _move(aside, here)
-    return True
+def modified(swaps: Iterable[Swap]) -> set[str]:
+    """The distributions of which something is no longer what these changes, one after the other,
+    made of it; bytecode does not count."""
+    last = {(s.root, i.path): (s, i) for s in swaps for i in s.items if i.group is not None}
+    found: set[str] = set()
+    by_swap: dict[int, tuple[Swap, list[Item]]] = {}
+    for one, item in last.values():
+        by_swap.setdefault(id(one), (one, []))[1].append(item)
+    for one, items in by_swap.values():
+        with Tree(one.root) as root, Tree(one.aside) as aside:
+            for item in items:
+                counts = item.group not in found and not derived(item.path)
+                if item.group and counts and not _stands(root, aside, item):
+                    found.add(item.group)
+    return found
 
 
-def missing_or_changed(swap: Swap) -> list[Path]:
-    """Of a change that was taken back: what is not as it was, by manifest."""
-    return [
-        swap.root / i.path
-        for i in swap.items
-        if (i.was and not i.was.of(f"{swap.root}/{i.path}"))
-        or (i.was is None and os.path.lexists(f"{swap.root}/{i.path}"))
-    ]
+def _stands(root: Tree, aside: Tree, item: Item) -> bool:
+    """The path is what the change made of it, or what it was before again."""
+    here = _there(root, item.path)
+    if (here and item.now and same(item.now, root, item.path)) or not (here or item.now):
+        return True
+    if item.was is None:
+        return not here
+    return not _there(aside, item.path) and same(item.was, root, item.path)
 
 
-def _derived(path: str) -> bool:
+def _there(tree: Tree, path: str) -> bool:
+    try:
+        return tree.lstat(path) is not None
+    except NotADirectoryError:
+        return False
+
+
+def still_different(swap: Swap, spared: Collection[str] = ()) -> list[str]:
+    """Of a change that was taken back: what is not as it was, in sentences."""
+    with Tree(swap.root) as root:
+        return [
+            f"{swap.root}/{i.path} was modified since; left untouched"
+            for i in swap.items
+            if i.group not in spared
+            and ((i.was and not same(i.was, root, i.path)) or (not i.was and _there(root, i.path)))
+        ]
+
+
+def derived(path: str) -> bool:
     """Bytecode: whoever imports the module writes it anew."""
     return path.endswith(".pyc")
 
 
 def compiled(root: Path, paths: Iterable[str]) -> Iterator[str]:
     """The bytecode files, relative to `root`, that belong to the Python files among `paths`."""
+    with Tree(Path(os.path.realpath(root))) as tree:
+        yield from _compiled(tree, paths)
+
+
+def _compiled(tree: Tree, paths: Iterable[str]) -> Iterator[str]:
     wanted: dict[str, set[str]] = {}
     for path in paths:
         if path.endswith(".py"):
@@ -313,41 +339,36 @@ def compiled(root: Path, paths: Iterable[str]) -> Iterator[str]:
     for parent, stems in wanted.items():
         cache = f"{parent}/__pycache__" if parent else "__pycache__"
         with contextlib.suppress(OSError):
-            for name in os.listdir(root / cache):  # noqa: PTH208 - names, not paths
+            for name in tree.names(cache):
                 if name.endswith(".pyc") and name.partition(".")[0] in stems:
                     yield f"{cache}/{name}"
 
 
-def _remove_compiled(swap: Swap) -> None:
+def module_of(path: str) -> str:
+    """The Python file that a bytecode file was made of."""
+    parent, _, name = path.rpartition("/")
+    folder = parent.rpartition("/")[0]
+    module = f"{name.partition('.')[0]}.py"
+    return f"{folder}/{module}" if folder else module
+
+
+def _remove_compiled(root: Tree, new: Tree, items: Iterable[Item]) -> None:
     """Bytecode that was written of files which we placed goes with them."""
-    kept = {i.path for i in swap.items if i.was}
-    placed = (i.path for i in swap.items if i.now and not os.path.lexists(swap.new / i.path))
-    for path in list(compiled(swap.root, placed)):
+    kept = {i.path for i in items if i.was}
+    placed = [i.path for i in items if i.now and new.lstat(i.path) is None]
+    for path in list(_compiled(root, placed)):
         if path not in kept:
             with contextlib.suppress(OSError):
-                (swap.root / path).unlink()
+                root.unlink(path)
 
 
-def _copy(place: str) -> str:
-    """Where a file is copied to before it takes its place."""
-    folder, _, name = place.rpartition("/")
-    return f"{folder}/.{name}.vllm-doctor"
-
-
-def _move(source: str, place: str) -> None:
-    """A rename; across filesystems a copy that appears whole or not at all, then the removal."""
-    try:
-        os.replace(source, place)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        copy = Path(_copy(place))
-        copy.unlink(missing_ok=True)
-        shutil.copy2(source, copy, follow_symlinks=False)
-        copy.replace(place)
-        Path(source).unlink()
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+def _remove_copies(tree: Tree, paths: Iterable[str]) -> None:
+    """What a copy across filesystems that was cut off has left beside the place of its file."""
+    wanted: dict[str, set[str]] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        wanted.setdefault(folder, set()).add(name_of_copy(name))
+    for folder, copies in wanted.items():
+        with contextlib.suppress(NotADirectoryError):
+            for name in copies.intersection(tree.names(folder)):
+                tree.unlink(f"{folder}/{name}" if folder else name)

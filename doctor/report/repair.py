@@ -11,7 +11,7 @@ from doctor.model import Fix, Installer, printable
 from doctor.repair.apply import Applied
 from doctor.repair.plan import Action, Plan, is_core
 from doctor.repair.resolver import Move, name_of
-from doctor.repair.state import Run
+from doctor.repair.state import Run, Unusable
 from doctor.report.text import Line, served
 
 _TITLES = {
@@ -138,13 +138,21 @@ def result_lines(applied: Applied) -> Iterator[Line]:
         yield (("dim", f"Take it back: {command}"),)
 
 
-def run_lines(runs: Iterable[Run]) -> Iterator[Line]:
-    """The runs that can be taken back, oldest first."""
+def run_lines(runs: Iterable[Run | Unusable]) -> Iterator[Line]:
+    """The runs, oldest first: those that can be taken back, and why others cannot."""
     for run in runs:
+        if isinstance(run, Unusable):
+            yield (("bold", printable(run.id)), ("red", f"  damaged: {printable(run.why)}"))
+            continue
+        if run.elsewhere is not None:
+            where = printable(run.elsewhere)
+            yield (("bold", run.id), ("", f"  made elsewhere, in {where}: undo it there"))
+            continue
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.journal.began))
         size = f"{run.size() / 2**20:.0f} MiB set aside"
         yield (("bold", run.id), ("", f"  {began}  {run.journal.state}  {size}"))
         for done in run.journal.actions:
-            yield (("", f"    {done.action}"), ("dim", f"  {', '.join(done.ids)}"))
+            ids = f"  {printable(done.ids)}"
+            yield (("", f"    {printable(done.action)}"), ("dim", ids))
             for line in done.summary[:20]:
                 yield (("dim", f"      {printable(line)}"),)

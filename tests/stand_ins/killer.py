@@ -62,9 +62,11 @@ class Wrapped:  # an object and no function: as an attribute of a class it has t
         global seen
         if posix.getpid() != ours:  # between fork and exec
             return self.real(*given, **words)
-        folder = next((v for k, v in words.items() if k.endswith("dir_fd")), None)
+        folders = {0: words.get("dir_fd", words.get("src_dir_fd")), 1: words.get("dst_dir_fd")}
+        if self.name == "os.symlink":
+            folders[1] = words.get("dir_fd")
         numbers = PATHS.get(self.name, (0,))
-        places = [place(given[i], folder) for i in numbers if i < len(given)]
+        places = [place(given[i], folders[i]) for i in numbers if i < len(given)]
         if not is_counted(places):
             return self.real(*given, **words)
         seen += 1
