@@ -116,11 +116,11 @@ def test_those_of_a_rule_change_what_they_name_and_keep_the_rest(asked: Asked) -
     said = run_doctor("diagnose", *asked.words, *options)
     found = asked.check(said.out, "diagnose", "fix")
     sets = [parsed(w)["sets"] for w in found if w[0] == "diagnose"]
-    assert ("gpus=later", "archs=9.0", "tensor_parallel_size=5") in sets
+    assert ("gpus=later", "archs=9.0", "tensor_parallel_size=4") in sets
     (fix,) = (parsed(w) for w in found if w[0] == "fix")
     assert fix["fail_on"] == "warning"
     assert "tensor_parallel_size=8" in fix["sets"]
-    again = next(w for w in found if "tensor_parallel_size=5" in w)
+    again = next(w for w in found if "tensor_parallel_size=4" in w)
     assert "tp-not-dividing-heads" not in run_doctor(*again).out
 
 

@@ -25,6 +25,8 @@ _Row = tuple[str, ...]
 
 # How an answer is shown, written or waited for: another command has its own way.
 _MANNER = frozenset(("form", "verbose", "quiet", "script", "output", "wait", "dry_run", "replace"))
+# What one option rules out.
+_INSTEAD_OF = {"--apply": {"--script"}, "--forget": {"--list", "--purge"}}
 # `env` prints nothing of a profile.
 _UNUSED = {"env": frozenset(("profile_name", "sets"))}
 
@@ -60,13 +62,13 @@ class Again:
         elsewhere = self._tape is not None and not of_tape
         options = self._options(verb)
         without = {"--from"} if not of_tape else set[str]()
-        if "--apply" in words:
-            without.add("--script")
+        for chosen, others in _INSTEAD_OF.items():
+            without |= others if chosen in words else set()
         rows = [r for r in self._rows(verb, options) if r[0] not in without]
         if self._where and not of_tape and "--python" in options:
             rows = [("--python", str(self._where.python)), *(r for r in rows if r[0] != "--python")]
         said = [*_said(rows, words, options), *words]
-        if verb == self._context.info_name:
+        if verb == self._context.info_name and "--forget" not in words:
             said += self._arguments()
         if holds_secret(said):
             return self._described(verb, words, elsewhere)

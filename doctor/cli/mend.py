@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from doctor.repair.index import Index
     from doctor.repair.plan import Chosen, Consent, Plan, Withheld
     from doctor.repair.stage import Ground
-    from doctor.repair.state import Run, State
+    from doctor.repair.state import Run, State, StateError
 
 _CONSENTS = ("core", "running")
 
@@ -285,7 +285,7 @@ class Fixing:
                         state.undo(run)
                     raise
         except StateError as error:
-            fail(str(error), FAILED)
+            fail(_with_way_out(error), FAILED)
         except work.RepairError as error:
             fail(_with_tail(error), FAILED)
         except OSError as error:
@@ -417,7 +417,7 @@ def _mend_creation(path: Path, patience: Patience) -> None:
         with state.locked(patience):
             state.recover()
     except StateError as error:
-        fail(str(error), FAILED)
+        fail(_with_way_out(error), FAILED)
 
 
 def _make_environment(path: Path, allow: Collection[str]) -> None:
@@ -518,10 +518,17 @@ def undo(
             else:
                 left = _purge(state) if purge else _undo(state, run)
     except StateError as error:
-        fail(str(error), FAILED)
+        fail(_with_way_out(error), FAILED)
     except OSError as error:
         fail(refusal(error), FAILED)
     raise SystemExit(FINDINGS if left else 0)
+
+
+def _with_way_out(error: StateError) -> str:
+    """The sentence, and the complete command that gives up the run which is in the way."""
+    if error.run is None:
+        return str(error)
+    return f"{error}; to give the run up: {Again()('undo', '--forget', error.run)}"
 
 
 def _must_not_run(prefix: Path, allow: tuple[str, ...]) -> None:
@@ -557,15 +564,15 @@ def _list(state: State) -> None:
 
 
 def _purge(state: State) -> list[str]:
-    from doctor.repair.state import StateError, Unusable
+    from doctor.repair.state import Unusable
 
     for run in state.purge():
         click.echo(f"removed what the run {run.id} had set aside")
     unusable = [run for run in state.survey() if isinstance(run, Unusable)]
     for one in unusable[1:]:
-        click.echo(f"vllm-doctor: {printable(one.refusal)}", err=True)
+        click.echo(f"vllm-doctor: {printable(_with_way_out(one.error))}", err=True)
     if unusable:
-        raise StateError(unusable[0].refusal)
+        raise unusable[0].error
     return []
 
 

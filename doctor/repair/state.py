@@ -19,7 +19,6 @@ import fcntl
 import json
 import os
 import re
-import shlex
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -48,7 +47,12 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 
 class StateError(Exception):
-    """The doctor's own folder cannot be used; one sentence."""
+    """The doctor's own folder cannot be used; one sentence. `run`: giving this one up is a way
+    out."""
+
+    def __init__(self, message: str, run: str | None = None) -> None:
+        super().__init__(message)
+        self.run = run
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,10 @@ class Unusable:
 
     id: str
     why: str
-    prefix: Path
 
     @property
-    def refusal(self) -> str:
-        words = ("undo", "--python", str(self.prefix), "--forget", self.id)
-        return f"{self.why}; `vllm-doctor {shlex.join(words)}` gives the run up"
+    def error(self) -> StateError:
+        return StateError(self.why, self.id)
 
 
 class Run:
@@ -175,15 +177,12 @@ class Run:
 
     def _must_be_possible(self) -> None:
         if self.elsewhere is not None:
-            raise StateError(Unusable(self.id, _made_elsewhere(self), self._prefix).refusal)
+            raise StateError(_made_elsewhere(self), self.id)
         for _, made in self.changes():
             if made.root != self._prefix and (why := why_not_private(made.aside)):
                 raise StateError(f"{why}; nothing was taken back of {self.id}")
             if self.journal.state == "applied" and (gone := swap.lost(made)):
-                raise StateError(
-                    f"what the run {self.id} set aside of {gone[0]} is gone; "
-                    "`vllm-doctor undo --purge` forgets the run"
-                )
+                raise StateError(f"what the run {self.id} set aside of {gone[0]} is gone", self.id)
 
     def forget(self) -> None:
         """Removes the run with what it has set aside; of what lies beside a cache only what is
@@ -282,8 +281,9 @@ class State:
                 if os.fstat(handle).st_ino == path.stat().st_ino:
                     break
             os.close(handle)  # its owner has removed it meanwhile
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk must not keep anything from going back
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         return handle
 
     def _leave(self) -> None:
@@ -346,9 +346,9 @@ class State:
                 try:
                     run = self._read(tree, name)
                 except Damaged as error:
-                    found.append(Unusable(name, str(error), self.prefix))
+                    found.append(Unusable(name, str(error)))
                 except OSError as error:
-                    found.append(Unusable(name, refusal(error), self.prefix))
+                    found.append(Unusable(name, refusal(error)))
                 else:
                     found += [run] if run else []
         return found
@@ -358,7 +358,7 @@ class State:
         made: list[Run] = []
         for run in self.survey():
             if isinstance(run, Unusable):
-                raise StateError(run.refusal)
+                raise run.error
             made.append(run)
         return made
 
@@ -420,7 +420,7 @@ class State:
         runs = self.runs()
         for run in runs:
             if run.unfinished and run.elsewhere is not None:
-                raise StateError(Unusable(run.id, _made_elsewhere(run), self.prefix).refusal)
+                raise StateError(_made_elsewhere(run), run.id)
         mended = []
         for run in reversed(runs):
             if run.unfinished and (ours is None or run.id != ours.id):
