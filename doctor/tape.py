@@ -33,13 +33,16 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded machine: every question that was asked of it, and its answer."""
+    """A recorded machine: every question that was asked of it, and its answer. `env` has the
+    variables whose values are judged; `env_names` names all that were set of the families that
+    change a server, for whoever reads it: nothing is judged by them."""
 
     schema_version: int
     tool: str
     python: str
     found_by: str
     env: dict[str, str]
+    env_names: tuple[str, ...] = ()
     runs: tuple[RunRecord, ...] = ()
     read: dict[str, str | None] = field(default_factory=dict)
     search: dict[str, dict[str, tuple[str, ...] | None]] = field(default_factory=dict)
@@ -146,7 +149,7 @@ class Recorder:
         return answer
 
     def recording(self, tool: str, python: str, found_by: str) -> dict[str, Any]:
-        """The recording as JSON data, not yet redacted (see `doctor.redact`)."""
+        """The recording as JSON data, not yet to be shared (see `doctor.snapshot`)."""
         return {
             "schema_version": TAPE_VERSION,
             "tool": tool,

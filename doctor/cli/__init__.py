@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from doctor import about
-from doctor.cli.shared import fail
+from doctor.cli.output import fail, fail_usage, say, tell
 from doctor.engine import place
 from doctor.exits import UNKNOWN, USAGE
 from doctor.model import reason
@@ -61,7 +61,7 @@ _COMMANDS = _Commands(
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         known = f"{about.rules()} rules, {about.signatures()} signatures"
-        click.echo(f"{about.NAME} {about.VERSION} ({known})")
+        say(f"{about.NAME} {about.VERSION} ({known})")
         ctx.exit()
 
 
@@ -104,10 +104,10 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        fail_usage(error)
         raise SystemExit(USAGE) from None
     except (click.Abort, KeyboardInterrupt):
-        click.echo("vllm-doctor: interrupted", err=True)
+        tell("interrupted")
         raise SystemExit(130) from None
     except _Terminated:
         raise SystemExit(143) from None

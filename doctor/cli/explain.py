@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sys
 from collections.abc import Collection, Mapping
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from doctor import signatures
-from doctor.cli.shared import fail, load, located, print_lines, profile, target_options
+from doctor.cli.output import fail, print_json, print_lines, rules_print_to_stderr, tell
+from doctor.cli.shared import load, located, profile, target_options
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError
 from doctor.logs.explain import Explanation
@@ -57,6 +57,9 @@ def explain(
     asked = profile(profile_name, sets)
     known = _catalogue(rules_dir)
     source = Log(log)
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # stdin may be closed
+        if log == "-" and sys.stdin.isatty():
+            tell("paste the log, then Ctrl-D")
     try:
         told = explain_log(source.blocks(), Index(known.signatures))
     except LogError as error:
@@ -69,7 +72,7 @@ def explain(
     installer = Installer(Path(sys.executable), own_pip=True)
     confirmed: Mapping[str, Confirmed] = {}
     if not no_live:
-        with contextlib.redirect_stdout(sys.stderr):
+        with rules_print_to_stderr():
             installer, confirmed = _ask(ids, python, allow, asked, rules, installer)
     from doctor.report.explained import Explained, explained_json, lines
     from doctor.report.text import Style
@@ -84,7 +87,7 @@ def explain(
         installer,
     )
     if form == "json":
-        click.echo(json.dumps(explained_json(made)))
+        print_json(explained_json(made))
     else:
         width = min(shutil.get_terminal_size((100, 24)).columns, 100)
         print_lines(lines(made, Style(width=width)))

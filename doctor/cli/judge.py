@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import click
 
 from doctor import about
 from doctor import profile as profiles
+from doctor.cli.output import (
+    fail,
+    print_json,
+    print_lines,
+    rules_print_to_stderr,
+    say,
+    verbatim,
+    write_file,
+)
 from doctor.cli.shared import (
     did_you_mean,
-    fail,
     fail_to_judge,
     live,
     load,
-    print_lines,
     profile,
     rules_when_asked,
     target_options,
@@ -92,7 +97,7 @@ def diagnose(
     asked = profile(profile_name, sets)
     target, where = _from_tape(tape) if tape else live(python, allow)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with rules_print_to_stderr():
             report = run_diagnosis(
                 target,
                 where,
@@ -108,7 +113,7 @@ def diagnose(
     if form == "json":
         from doctor.report.json import to_json
 
-        click.echo(json.dumps(to_json(report)))  # no indent: that takes the slow encoder
+        print_json(to_json(report))
     else:
         _print_text(report, verbose, quiet)
     raise SystemExit(report.exit_code)
@@ -130,7 +135,7 @@ def rules(ctx: click.Context, rules_dir: str | None) -> None:
     if ctx.invoked_subcommand is None:
         width = max(len(r.id) for r in ctx.obj)
         for one in sorted(ctx.obj, key=lambda r: (r.area, r.id)):
-            click.echo(f"{one.id:<{width}}  {one.severity.value:<7}  {one.area:<11}  {one.title}")
+            say(f"{one.id:<{width}}  {one.severity.value:<7}  {one.area:<11}  {one.title}")
 
 
 @rules.command()
@@ -143,14 +148,14 @@ def show(known: tuple[Rule, ...], id: str) -> None:
     found = {r.id: r for r in known}
     if id in found:
         one = found[id]
-        click.echo(f"{one.id}  ({one.severity.value}, {one.area})\n\n{one.explanation}")
+        say(f"{one.id}  ({one.severity.value}, {one.area})\n\n{one.explanation}")
         return
     in_logs = signatures.shipped().ailments
     if id not in in_logs:
         hint = did_you_mean(id, {*found, *in_logs}, "; `vllm-doctor rules` lists them")
         fail(f"there is no rule {id!r}{hint}", USAGE)
     ailment = in_logs[id]
-    click.echo(f"{id}  (found in a server's log)\n\n{ailment.title}.\n\n{ailment.explanation}")
+    say(f"{id}  (found in a server's log)\n\n{ailment.title}.\n\n{ailment.explanation}")
 
 
 @click.command()
@@ -167,7 +172,7 @@ def snapshot(
     output: str,
 ) -> None:
     """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
-    from doctor.redact import redact
+    from doctor.snapshot import shareable
 
     asked = profile(profile_name, sets)
     known = load(rules_dir)
@@ -180,17 +185,13 @@ def snapshot(
         fail_to_judge(error)
     tool = f"{about.NAME} {about.VERSION}"
     recording = recorder.recording(tool, str(where.python), where.found_by)
-    text = json.dumps(redact(recording, target.env.get("HOME")), indent=1, sort_keys=True) + "\n"
+    kept = shareable(recording, target.env.get("HOME"))
+    text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
     if output == "-":
-        click.echo(text, nl=False)
+        verbatim(text)
         return
-    try:
-        Path(output).write_text(text, encoding="utf-8")
-    except OSError as error:
-        fail(f"--output {output}: {reason(error)}", USAGE)
-    click.echo(
-        f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True
-    )
+    write_file("--output", output, text)
+    say(f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True)
 
 
 @click.command()
@@ -209,4 +210,4 @@ def schema(what: str) -> None:
         "snapshot": snapshot_schema,
         "explain": explained_schema,
     }
-    click.echo(json.dumps(made[what](), indent=1))
+    print_json(made[what](), indent=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import shutil
 import signal
 import sys
@@ -15,13 +14,22 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from doctor.cli.output import (
+    confirm,
+    fail,
+    print_json,
+    print_lines,
+    rules_print_to_stderr,
+    say,
+    tell,
+    verbatim,
+    write_file,
+)
 from doctor.cli.shared import (
     did_you_mean,
-    fail,
     fail_to_judge,
     live,
     load,
-    print_lines,
     profile,
     python_options,
     target_options,
@@ -31,7 +39,7 @@ from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.locate import LocateError, base_python
-from doctor.model import Missing, Rule, Severity, printable, reason, refusal
+from doctor.model import Missing, Rule, Severity, reason, refusal
 from doctor.probes.interpreter import OWN, Interpreter, Where
 from doctor.profile import Profile
 from doctor.target import Live, Target
@@ -126,7 +134,7 @@ def fix(
     if wanted and where.found_by == OWN:
         fail("no environment is active: name the one to repair with --python", USAGE)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with rules_print_to_stderr():
             fixing = Fixing(asked, target, where)
             fixing.find_indexes(mirrors, keep_extra_indexes)
             plan, applied = fixing.apply(allow, fresh) if wanted else (fixing.plan(), None)
@@ -135,7 +143,7 @@ def fix(
     if form == "json":
         from doctor.report.json import repair_json
 
-        click.echo(json.dumps(repair_json(fixing.report, plan, applied)))
+        print_json(repair_json(fixing.report, plan, applied))
     elif script is not None:
         _write_script(script, fixing, plan)
     elif applied is None:
@@ -193,7 +201,7 @@ class Fixing:
         """What goes on, for a person who waits; programs read the result."""
         if self._asked.form == "text" and line.strip():
             with contextlib.suppress(OSError):  # nobody reads any more: no reason to stop half-way
-                click.echo(f"  {printable(line.strip())}", err=True)
+                say(f"  {line.strip()}", err=True)
 
     def find_indexes(self, mirrors: tuple[str, ...], keep_extra: bool) -> None:
         prefix = self.report.interpreter.prefix
@@ -305,13 +313,13 @@ class Fixing:
         asks = {ask.consent: ask for action in plan.actions for ask in action.asks}
         for consent, ask in asks.items():
             person = sys.stdin is not None and sys.stdin.isatty() and self._asked.form == "text"
-            if consent not in allowed and person and click.confirm(f"{ask.why}. Do it?", err=True):
+            if consent not in allowed and person and confirm(f"{ask.why}. Do it?"):
                 allowed.add(consent)
         if not set(asks) <= allowed:
             plan = self._prepare(self.report, ground, allowed)
             for one in plan.withheld:
                 how = f"; --allow {one.consent} allows it" if one.consent else ""
-                click.echo(f"vllm-doctor: {one.id} is left: {one.why}{how}", err=True)
+                tell(f"{one.id} is left: {one.why}{how}")
         return plan, ground, allowed
 
     def show(self, plan: Plan) -> None:
@@ -320,7 +328,7 @@ class Fixing:
 
         print_lines(plan_lines(plan, self.report))
         if plan.actions:
-            click.echo("Nothing was changed. To do it: vllm-doctor fix --apply")
+            say("Nothing was changed. To do it: vllm-doctor fix --apply")
         else:
             _print_verdict(self.report)
 
@@ -352,15 +360,13 @@ def _with_tail(error: Exception) -> str:
     """The sentence; what the tool said goes before it, for whoever has to look closer."""
     tail = getattr(error, "tail", "")
     for line in tail.splitlines()[-12:]:
-        click.echo(f"  {printable(line)}", err=True)
+        say(f"  {line}", err=True)
     return str(error)
 
 
 def _tell_left(left: Iterable[Path]) -> None:
     for path in left:
-        click.echo(
-            f"vllm-doctor: {printable(path)} was changed since, and is left as it is", err=True
-        )
+        tell(f"{path} was changed since, and is left as it is")
 
 
 def _is_environment(path: Path) -> bool:
@@ -420,14 +426,10 @@ def _make_environment(path: Path, asked: Asked) -> None:
 def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
     text = fixing.script(plan)
     if file == "-":
-        click.echo(text, nl=False)
+        verbatim(text)
         return
-    try:
-        Path(file).write_text(text, encoding="utf-8")
-        Path(file).chmod(0o755)
-    except OSError as error:
-        fail(f"--script {file}: {reason(error)}", USAGE)
-    click.echo(f"wrote {file}; read it, then: sh {file}", err=True)
+    write_file("--script", file, text, executable=True)
+    say(f"wrote {file}; read it, then: sh {file}", err=True)
 
 
 @click.command()
@@ -497,13 +499,13 @@ def _list(state: State) -> None:
 
     runs = state.runs()
     if not runs:
-        click.echo(f"nothing to take back in {state.prefix}")
+        say(f"nothing to take back in {state.prefix}")
     print_lines(run_lines(runs))
 
 
 def _purge(state: State) -> list[Path]:
     for run in state.purge():
-        click.echo(f"removed what the run {run.id} had set aside")
+        say(f"removed what the run {run.id} had set aside")
     return []
 
 
@@ -511,14 +513,14 @@ def _undo(state: State, name: str | None) -> list[Path]:
     """The paths that were left alone."""
     mended = state.recover()
     for run, left in mended:
-        click.echo(f"the run {run.id} was cut off: it is taken back")
+        say(f"the run {run.id} was cut off: it is taken back")
         _tell_left(left)
     runs = state.runs()
     if name is None and mended:
         return [path for _, left in mended for path in left]
     if not runs:
         if name is None:
-            click.echo(f"nothing to take back in {state.prefix}")
+            say(f"nothing to take back in {state.prefix}")
             return []
         fail(f"there is no run {name} in {state.prefix}", USAGE)
     chosen = runs[-1] if name is None else next((r for r in runs if r.id == name), None)
@@ -529,5 +531,5 @@ def _undo(state: State, name: str | None) -> list[Path]:
         fail(f"the run {runs[-1].id} came after {chosen.id}: undo that one first", USAGE)
     left = state.undo(chosen)
     _tell_left(left)
-    click.echo(f"took back the run {chosen.id}")
+    say(f"took back the run {chosen.id}")
     return left

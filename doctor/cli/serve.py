@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,18 +11,11 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from doctor import profile as profiles
-from doctor.cli.shared import (
-    fail,
-    fail_to_judge,
-    live,
-    load,
-    print_lines,
-    profile,
-    target_options,
-)
+from doctor.cli.output import fail, print_lines, rules_print_to_stderr, say, tell, verbatim
+from doctor.cli.shared import fail_to_judge, live, load, profile, target_options
 from doctor.engine import Crashed, Facts
 from doctor.exits import HEALTHY, UNKNOWN, USAGE
-from doctor.model import Missing, Severity, Verdict, printable
+from doctor.model import Missing, Severity, Verdict
 from doctor.probes.environment import LaunchEnv, saved_below
 from doctor.probes.interpreter import OWN, Interpreter, NotPython, Where
 from doctor.profile import Profile
@@ -97,14 +89,13 @@ def env(
     if verbose:
         about = f"for {where.python} (found by {where.found_by})"
         for note in (about, *notes(target.env, saved)):
-            click.echo(f"# {printable(note)}", err=True)
+            say(f"# {note}", err=True)
     elif where.found_by == OWN and not text:
-        click.echo(
-            "vllm-doctor: no environment is active, and nothing is saved for the doctor's own: "
-            "name another with --python",
-            err=True,
+        tell(
+            "no environment is active, and nothing is saved for the doctor's own: "
+            "name another with --python"
         )
-    click.echo(text, nl=False)
+    verbatim(text)
 
 
 def _prefix(target: Target, where: Where) -> Path:
@@ -148,7 +139,7 @@ def launch(
     rules = load(rules_dir)
     target, where = live(python, allow)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with rules_print_to_stderr():
             interpreter = Facts(target, (where,)).get(Interpreter)
             words = launching.argv(target, interpreter, asked, extra)
             with launching.undisturbed(interpreter.prefix):
@@ -159,7 +150,7 @@ def launch(
                     rules,
                     profile_name=profile_name,
                     prove=not dry_run,
-                    tell=_tell,
+                    tell=tell,
                 )
                 server = None if dry_run else _start(judged, asked, words, replace)
     except launching.WrongArguments as error:
@@ -185,8 +176,8 @@ def _start(judged: Judged, profile: Profile, words: Sequence[str], replace: bool
     found = [o.rule.id for o in judged.report.outcomes if (o.verdict, o.severity) == warned]
     health = f"healthy, with warnings ({', '.join(found)})" if found else "healthy"
     if profile.gpus == "later" and profile.device != "cpu":
-        _tell("the profile says that the GPUs come later: nothing about them was judged")
-    _tell(f"{health}; starting {launching.shown(words)}")
+        tell("the profile says that the GPUs come later: nothing about them was judged")
+    tell(f"{health}; starting {launching.shown(words)}")
     sys.stdout.flush()
     sys.stderr.flush()
     variables = _variables(judged)
@@ -201,25 +192,21 @@ def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoRe
     from doctor import launch as launching
 
     for line in launching.difference(target.env, _variables(judged)):
-        click.echo(printable(line))
-    click.echo(printable(launching.shown(words)))
+        say(line)
+    say(launching.shown(words))
     if judged.refused is not None:
         fail(
             f"a start would be refused: {judged.refused}; vllm-doctor diagnose says more",
             launching.REFUSED,
         )
     if judged.unproven:
-        _tell("a start would first prove the toolchain with a test build")
+        tell("a start would first prove the toolchain with a test build")
     raise SystemExit(HEALTHY)
 
 
 def _variables(judged: Judged) -> Mapping[str, str]:
     """Exactly those that were judged."""
     return judged.report.facts.get(LaunchEnv).vars
-
-
-def _tell(message: str) -> None:
-    click.echo(f"vllm-doctor: {printable(message)}", err=True)
 
 
 def _print_report(report: Report) -> None:

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from doctor import profile as profiles
+from doctor.cli.output import fail, rules_print_to_stderr
 from doctor.engine import Crashed, RuleError, load_rules
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError, locate, refuse_foreign
-from doctor.model import Missing, Rule, printable
+from doctor.model import Missing, Rule
 from doctor.probes.interpreter import NotPython, Where
 from doctor.profile import Profile, ProfileError
 from doctor.shipped import rules_folder
 from doctor.target import Live, Target
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """One sentence on stderr, and out."""
-    click.echo(f"vllm-doctor: {printable(message)}", err=True)
-    raise SystemExit(code)
 
 
 def did_you_mean(word: str, known: Collection[str], otherwise: str = "") -> str:
@@ -113,7 +105,7 @@ def load(folder: str | None) -> tuple[Rule, ...]:
     if folder is None:
         return ours
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # a rule that prints must not spoil JSON
+        with rules_print_to_stderr():
             more = load_rules(Path(folder))
     except RuleError as error:
         if any(Path(folder).glob("signatures/*.toml")) and not any(Path(folder).glob("*.py")):
@@ -148,21 +140,3 @@ def live(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
 def fail_to_judge(error: Missing | Crashed) -> NoReturn:
     wrong = isinstance(error, NotPython) and error.wrong
     fail(str(error), USAGE if wrong else UNKNOWN)
-
-
-def print_lines(lines: Iterable[tuple[tuple[str, str], ...]], to: TextIO | None = None) -> None:
-    """Coloured by rich on a terminal; plain, and without rich, elsewhere."""
-    stream = to or sys.stdout
-    if not stream.isatty() or os.environ.get("NO_COLOR"):
-        for line in lines:
-            click.echo("".join(piece for _, piece in line), file=stream)
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True, file=stream)
-    for line in lines:
-        made = Text()
-        for style, piece in line:
-            made.append(piece, style)
-        console.print(made)

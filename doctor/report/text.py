@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from doctor.model import Finding, Fix, Installer, NotChecked, Outcome, Severity, Verdict, printable
+from doctor.redact import redact
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -170,9 +171,10 @@ def _verdict(report: Report, style: Style) -> Iterator[Line]:
 def wrapped(
     text: str, indent: str, style: Style, colour: str = "", hang: str = ""
 ) -> Iterator[Line]:
-    """A paragraph in lines of the style's width; words are never broken."""
+    """A paragraph in lines of the style's width; words are never broken. Redacted before that: in
+    two lines a name and its value might not be known again."""
     for line in textwrap.wrap(
-        text,
+        redact(text),
         style.width,
         initial_indent=indent,
         subsequent_indent=indent + hang,
