@@ -251,9 +251,11 @@ _SHAPES = (
         "-----begin",
         r"(-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----)(?:\*\*\*)?"
         r"(?:(?:(?!-----)[^\0]){0,32768}-----END[A-Z0-9 ]{0,60}-----"
-        r"|(?:\s|\\[nr]|\\x0[ad]|[A-Za-z0-9+/=]{16,128}){0,1024})",
+        r"|(?:(?:\s|\\[nr]|\\x0[ad]){0,8}[A-Za-z0-9+/=]{16,128}){0,1024})",
         lambda found: found[1] + STARS + "\n" * found[0].count("\n"),
     ),
+    _shape("digest", r"(?i)(\bdigest\s+)\w+=[^\n]{0,4096}"),
+    _shape("aws4-hmac", r"(AWS4-HMAC-SHA256\s+)[^\n\"']{0,4096}"),
     # Headers: all that follows in the quotes or in the line.
     _shape(
         "authorization cookie",
@@ -274,15 +276,13 @@ _SHAPES = (
         r"(?i)(\bbearer\s+)(?!(?:authentication|authorization|scheme|credentials?|tokens?)\b)"
         r"[\w.~+/-]{8,}=*",
     ),
-    _shape("digest", r"(?i)(\bdigest\s+)\w+=[^\n]{0,4096}"),
     _shape("negotiate ntlm", r"(?i)(\b(?:negotiate|ntlm)\s+)[A-Za-z0-9+/]{16,}={0,2}"),
-    _shape("aws4-hmac", r"(AWS4-HMAC-SHA256\s+)[^\n\"']{0,4096}"),
     # URLs. The user up to the last @ before the path, since a password may hold one. It may also
     # hold a slash, which makes no URL of it, but uv prints it: what follows the host's colon is
     # then no port.
     _shape(
         "://",
-        r"(://)(?:[^/\s]{0,4096}@"
+        r"(://)(?:[^/\s:]{0,256}:[^/\s]{0,512}@[^/\s@]{0,512}/[^/\s@]{0,512}@|[^/\s]{0,4096}@"
         r"|[^\s/@:\[]{0,256}:(?!\d{1,5}(?:[/?#\s,;'\"`)>\]]|$))\S{0,512}@)",
         rf"\1{STARS}@",
     ),
@@ -372,6 +372,7 @@ _KNOWN = re.compile(
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{20,}")
 _LETTERS = re.compile(r"[A-Za-z0-9]{20,}")
+_SHORT = re.compile(r"[A-Za-z0-9]{6,}")
 _SYLLABLES = re.compile(r"[A-Z]?[a-z]*[aeiouy][a-z]*")
 _CHANGES = re.compile(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[A-Z])(?=[a-z0-9])|(?<=[0-9])(?=[A-Za-z])")
 
@@ -383,22 +384,31 @@ def _without_random(run: re.Match[str]) -> str:
     if _HASH.search(before) or _KNOWN.match(text):
         return text
     # A path has slashes too. What has a + or is padded is none, and AWS's keys have 40 characters.
-    pieces = _BASE64 if "+" in text or text.endswith("=") or len(text) == 40 else _LETTERS
-    for piece in pieces.finditer(text):
-        if _is_random(piece[0], in_path=text[: piece.start()].endswith("/")):
-            return text[: text.rfind("/", 0, piece.start()) + 1] + STARS
+    whole = "+" in text or text.endswith("=") or len(text) == 40
+    short = [m for m in _SHORT.finditer(text) if _is_random(m[0])]
+    if sum(len(m[0]) for m in short) < 20:
+        short = []
+    long = (_BASE64 if whole else _LETTERS).finditer(text)
+    for piece in short or (m for m in long if _is_random(m[0], text[: m.start()])):
+        path = text[: text.rfind("/", 0, piece.start()) + 1]
+        return (path if _changing(path) < 0.25 else "") + STARS
     return text
 
 
-def _is_random(piece: str, in_path: bool) -> bool:
+def _is_random(piece: str, before: str = "") -> bool:
     """Whether letters and digits change more often than in names that people give, and hardly any
     of it can be spoken. Hexadecimal digits are those of hashes, commits and UUIDs."""
     kinds = sum(bool(re.search(kind, piece)) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
     spoken = sum(len(word) for word in _SYLLABLES.findall(piece) if len(word) > 2) / len(piece)
-    changes = len(_CHANGES.findall(piece)) / len(piece)
     if kinds == 3:
-        return spoken <= 0.5 and changes >= 0.35
+        return spoken <= 0.5 and _changing(piece) >= (0.35 if piece.isalnum() else 0.3)
     # Of one case: Triton and torch call the folders of their caches so.
-    hexadecimal = re.fullmatch("[0-9a-f]+|[0-9A-F]+", piece)
-    digits = kinds == 2 and not piece.isalpha() and not hexadecimal
-    return digits and len(piece) >= 32 and not in_path and spoken <= 0.4 and changes >= 0.2
+    if kinds < 2 or piece.isalpha() or re.fullmatch("[0-9a-f]+|[0-9A-F]+", piece):
+        return False
+    in_path = before.endswith("/")
+    return len(piece) >= 32 and not in_path and spoken <= 0.4 and _changing(piece) >= 0.2
+
+
+def _changing(text: str) -> float:
+    """How often the kind of character changes, from 0 to 1."""
+    return len(_CHANGES.findall(text)) / max(1, len(text))

@@ -102,16 +102,17 @@ def test_processes_are_started_by_the_target_the_installer_and_the_hand_off(modu
 # What each reads is its own input, named by the person or shipped with the doctor.
 READ_THE_ENVIRONMENT = {
     "target.py": "what the server would be started with",
-    "cli/shared.py": "NO_COLOR, for its own output",
+    "cli/output.py": "NO_COLOR, for its own output",
+    "redact.py": "the values of secrets, which no output may hold",
     "__init__.py": "PYTHONPATH, so that what the server imports does not run in the doctor",
 }
 OPEN_FILES = {
     "target.py": "the machine under judgement",
     "locate.py": "the script whose interpreter is to be judged",
     "cli/__init__.py": "/dev/null, where a standard stream is closed",
-    "cli/judge.py": "a snapshot, and where it writes one",
+    "cli/judge.py": "a snapshot",
+    "cli/output.py": "the snapshot or the script that a person asked for",
     "toml.py": "profiles, tables and signatures",
-    "cli/mend.py": "the script it writes",
     "logs/source.py": "the log that is explained",
     "launch.py": "the lock of a repair, the proofs of earlier starts",
     "repair/pip.py": "what pip is asked, and its answer",
@@ -139,6 +140,25 @@ def test_files_are_opened_only_by_the_target_and_for_ones_own_input(module: str)
     names = {f.id if isinstance(f, ast.Name) else getattr(f, "attr", "") for f in calls}
     if names & openers:
         assert module in OPEN_FILES
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in CHILDREN])
+def test_all_that_is_printed_goes_through_the_one_module_that_redacts(module: str) -> None:
+    path = PACKAGE / module
+    calls = [
+        n.func for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)
+    ]
+    prints = any(isinstance(f, ast.Name) and f.id in ("print", "input") for f in calls)
+    streams = {"stdout", "stderr", "__stdout__", "__stderr__"}
+    for call in calls:
+        if isinstance(call, ast.Attribute) and call.attr in ("write", "writelines"):
+            prints |= isinstance(call.value, ast.Attribute) and call.value.attr in streams
+    says = ("echo", "secho", "echo_via_pager", "confirm", "prompt", "pause", "style")
+    prints |= uses(path, "click", *says) or "show" in {getattr(f, "attr", "") for f in calls} - (
+        {"show"} if module == "cli/mend.py" else set()  # Fixing.show, which prints nothing itself
+    )
+    prints |= "rich" in tops(path) or uses(path, "warnings", "warn") or uses(path, "os", "write")
+    assert prints == (module == "cli/output.py")
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("probes/")])

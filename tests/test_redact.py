@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from doctor.redact import redact
+from doctor.snapshot import shareable
 from doctor.tape import load_tape
 from tests.conftest import run_doctor, shared_library, vllm_environment
 
@@ -28,7 +28,7 @@ EMPTY: dict[str, Any] = {
 
 def cleaned(home: str | None = "/home/alice", **parts: Any) -> str:
     """What is left, as it would be written."""
-    return json.dumps(redact({**copy.deepcopy(EMPTY), **parts}, home))
+    return json.dumps(shareable({**copy.deepcopy(EMPTY), **parts}, home))
 
 
 def everywhere(text: str) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def test_whatever_stands_around_it_a_secret_is_left_nowhere(
     ],
 )
 def test_a_variable_that_no_rule_reads_or_that_is_secret_stays_at_home(name: str) -> None:
-    left = redact({**EMPTY, "env": {name: "value-of-it", "PATH": "/bin"}}, None)
+    left = shareable({**EMPTY, "env": {name: "value-of-it", "PATH": "/bin"}}, None)
     assert left["env"] == {"PATH": "/bin"}
 
 
@@ -109,7 +109,7 @@ def test_a_variable_that_a_rule_reads_is_kept() -> None:
         "VLLM_USE_FLASHINFER_SAMPLER TRITON_LIBCUDA_PATH PYTHONNOUSERSITE HF_ENDPOINT"
     )
     kept = dict.fromkeys(names.split(), "/value")
-    assert redact({**EMPTY, "env": kept}, None)["env"] == kept
+    assert shareable({**EMPTY, "env": kept}, None)["env"] == kept
 
 
 @pytest.mark.parametrize("home", ["/home/alice", "/home/alice/", "/Users/alice", "/data/u/alice"])
@@ -159,7 +159,7 @@ def test_homes_of_others_are_not_named_either() -> None:
 
 def test_a_longer_name_is_not_cut_in_two() -> None:
     """`al` in `alice` is no home; `/home/al2` is somebody else's."""
-    left = redact({**EMPTY, "read": {"/opt/also/al": "alter /opt/al-x"}}, "/home/al")
+    left = shareable({**EMPTY, "read": {"/opt/also/al": "alter /opt/al-x"}}, "/home/al")
     assert left["read"] == {"/opt/also/user": "alter /opt/al-x"}
 
 
@@ -169,14 +169,14 @@ def test_names_that_are_no_secret_are_left_alone() -> None:
         "listdir": {"/site": ["flashinfer_python-0.6.11.post2.dist-info", "sk-learn"]},
         "runs": [{"argv": ["gcc"], "ran": {"code": 0, "out": "libraries: =/usr/lib:/lib"}}],
     }
-    left = redact({**EMPTY, **plain}, "/home/alice")
+    left = shareable({**EMPTY, **plain}, "/home/alice")
     assert {k: left[k] for k in plain} == plain
 
 
 @pytest.mark.parametrize("home", ["/home/vllm", "/home/python", "/opt", "/", "", "/root", "/home"])
 def test_a_home_with_a_plain_name_does_not_rename_the_world(home: str) -> None:
     parts = {"listdir": {"/opt/python/lib/vllm": ["vllm"], "/root/x": []}, "python": "/opt/python"}
-    left = redact({**EMPTY, **parts}, home)
+    left = shareable({**EMPTY, **parts}, home)
     assert [p for p in left["listdir"] if p.endswith("python/lib/vllm")]
 
 

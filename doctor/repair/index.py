@@ -196,12 +196,13 @@ def _mirror(name: str) -> Index:
     if name in MIRRORS:
         return Index(name, MIRRORS[name])
     if "://" in name:
-        return Index(_shown(name), _location(name, "--mirror"))
+        return Index(_shown(name), _location(name, "the mirror"))
     names = [*MIRRORS, DEFAULT]
     close = get_close_matches(name.lower(), names, 1)
     # What is like none of them may be a password in the wrong place.
-    which = f"unknown mirror {name!r}; did you mean {close[0]}?" if close else "unknown mirror"
-    raise MirrorError(f"--mirror: {which}; there are {', '.join(names)}, or a URL")
+    which = f"unknown mirror {printable(name)!r}" if close else "unknown mirror"
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise MirrorError(f"{which}: there are {', '.join(names)}, or a URL{hint}")
 
 
 def source_of(url: str, shell: Mapping[str, str], prefix: Path) -> str | None:
