@@ -163,7 +163,9 @@ _NO_SECRET_NAME = re.compile(
 _TO = r"(?:\\?[\"'])?\]?\s{0,8}(?::=|=>|->|[:=])\s{0,8}"
 # A value in quotes (of Python or JSON, perhaps escaped), a list of such, or a word. What stands for
 # another value, and what says that there is none, is no secret.
-_QUOTED = r"[bru]{0,2}(?P<q>\\?[\"'])(?!\$\{?[A-Z_][A-Z0-9_]*\}?(?P=q))[^\n]{0,4096}?(?P=q)"
+_QUOTED = (
+    r"[bru]{0,2}(?P<q>\\?[\"'])(?!(?P=q))(?!\$\{?[A-Z_][A-Z0-9_]*\}?(?P=q))[^\n]{0,4096}?(?P=q)"
+)
 _LIST = r"[\[(](?=\s*[\"'])[^\])\n]{0,4096}[\])]"
 _NOTHING = (
     r"(?!(?:none|null|nil|true|false|undefined|optional|str|bool|int|any|union|auto|"
@@ -385,7 +387,7 @@ def _without_random(run: re.Match[str]) -> str:
         return text
     # A path has slashes too. What has a + or is padded is none, and AWS's keys have 40 characters.
     whole = "+" in text or text.endswith("=") or len(text) == 40
-    short = [m for m in _SHORT.finditer(text) if _is_random(m[0])]
+    short = [m for m in _SHORT.finditer(text) if _is_random(m[0], text[: m.start()])]
     if sum(len(m[0]) for m in short) < 20:
         short = []
     long = (_BASE64 if whole else _LETTERS).finditer(text)

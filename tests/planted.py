@@ -1,4 +1,4 @@
-"""Secrets of every shape, made up from a seed so that none is real and no scanner finds one here."""
+"""Secrets of every shape, made up from a seed: none is real, and no scanner finds one here."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ class Planted:
 
 class _Maker:
     def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - the same ones each time
 
     def word(self, size: int, letters: str = ALNUM) -> str:
         return "".join(self._random.choices(letters, k=size))
 
     def base64(self, size: int) -> str:
         return base64.b64encode(self._random.randbytes(size)).decode()
+
+    def base64_of(self, text: str) -> str:
+        return base64.b64encode(text.encode()).decode()
 
     def url_safe(self, size: int) -> str:
         made = base64.urlsafe_b64encode(self._random.randbytes(size)).decode().rstrip("=")
@@ -73,7 +76,7 @@ _TOKENS: dict[str, Callable[[_Maker], str]] = {
     "tailscale": lambda m: "ts" + "key-auth-" + m.word(12) + "-" + m.word(30),
     "digitalocean": lambda m: "do" + "p_v1_" + m.word(64, HEX),
     "modelscope": lambda m: "m" + "s-" + "-".join(m.word(n, HEX) for n in (8, 4, 4, 4, 12)),
-    "jwt": lambda m: "ey" + "J" + m.url_safe(24) + ".ey" + "J" + m.url_safe(40) + "." + m.url_safe(32),
+    "jwt": lambda m: ".".join(["ey" + "J" + m.url_safe(24), m.url_safe(40), m.url_safe(32)]),
     "a random word": lambda m: m.word(40),
     "a random word of base64": lambda m: m.base64(32),
     "a random word for URLs": lambda m: m.url_safe(48),
@@ -92,7 +95,7 @@ _AROUND = {
     "api key header": "> X-Api-Key: {plain}",
     "curl header": "curl -H 'X-Auth-Token: {plain}' https://host.test/v1",
     "curl user": "curl -u me:{plain} https://host.test/v1",
-    "aws signature": "AWS4-HMAC-SHA256 Credential={plain}/20260101/us/s3/aws4_request, Signature=ab",
+    "aws signature": "AWS4-HMAC-SHA256 Credential={plain}/20260101/us/s3, Signature=ab",
     "url user and password": "https://me:{plain}@host.test/simple",
     "url token": "https://{plain}@host.test/simple",
     "url password with @ and /": "https://me:a@{plain}/b@host.test/simple",
@@ -157,7 +160,9 @@ def planted(seed: int = 9) -> list[Planted]:
                 # Lower case and digits: nothing that would be known by itself.
                 "plain": maker.word(1, LOWER) + maker.word(size - 2, LOWER + DIGITS) + "7",
                 "mixed": maker.word(14 + size) + "7a",
-                "b64": base64.b64encode(f"me:{maker.word(size, LOWER + DIGITS)}7".encode()).decode(),
+                "b64": base64.b64encode(
+                    f"me:{maker.word(size, LOWER + DIGITS)}7".encode()
+                ).decode(),
             }
             secret = next(kinds[kind] for kind in kinds if f"{{{kind}}}" in text)
             made.append(Planted(shape, text.format(**kinds), secret))
