@@ -323,7 +323,7 @@ _SHAPES = (
     # An option and its words, a name and its value.
     _shape(
         "--",
-        rf"(?i)(--?[\w-]{{0,64}}(?:{_NAMES})[\w-]{{0,32}}(?:=|\s+))"
+        rf"(?i)((?<![\w-])--?(?=\w)[\w-]{{0,64}}?(?:{_NAMES})[\w-]{{0,32}}(?:=|\s+))"
         rf"(?!-){_PLAINLY}(?!(?:and|as|is|or|with|when|option|flag|argument)\b)"
         rf"(?:{_QUOTED}|{_WORD})(?:[ \t]+(?!-)(?=\S*\d)[^\s\"']{{4,}})*",
         _same_quotes,
@@ -334,7 +334,7 @@ _SHAPES = (
     ),
     _shape(
         "pass pwd secret key token credential cookie auth jwt webhook connection session",
-        rf"(?i)((?:{_NAMES})(?-i:_(?!PATH|FILE|DIR|SOCK|URL|NAME)[A-Z0-9_]{{1,30}})?"
+        rf"(?i)((?=[acdejlmpstw])(?:{_NAMES})(?-i:_(?!PATH|FILE|DIR|SOCK|URL|NAME)[A-Z0-9_]{{1,30}})?"
         rf"(?:[-_]?\d{{1,2}})?{_TO})(?:{_QUOTED}|{_LIST}|{_WORD})",
         _same_quotes,
     ),
