@@ -257,7 +257,7 @@ _SHAPES = (
         lambda found: found[1] + STARS + "\n" * found[0].count("\n"),
     ),
     _shape("digest", r"(?i)(\bdigest\s+)\w+=[^\n]{0,4096}"),
-    _shape("aws4-hmac", r"(AWS4-HMAC-SHA256\s+)[^\n\"']{0,4096}"),
+    _shape("aws4-hmac", r"(AWS4-HMAC-SHA256\s+)(?!\*\*\*)[^\n\"']{0,4096}"),
     # Headers: all that follows in the quotes or in the line.
     _shape(
         "authorization cookie",
@@ -267,7 +267,7 @@ _SHAPES = (
     _shape(
         "authorization cookie",
         rf"(?im)((?:authorization|(?:set-)?cookie)[:=][ \t]{{0,4}}{_AFTER_SCHEME})"
-        r"(?![\s\"'])[^\n\"']{0,8192}",
+        r"(?![\s\"']|(?:[\w-]+[ \t]+)?\*\*\*)[^\n\"']{0,8192}",
     ),
     _shape(
         "basic",
@@ -288,6 +288,8 @@ _SHAPES = (
         r"|[^\s/@:\[]{0,256}:(?!\d{1,5}(?:[/?#\s,;'\"`)>\]]|$))\S{0,512}@)",
         rf"\1{STARS}@",
     ),
+    # As a path has it, which has one slash for two.
+    _shape(":/", r"(?i)(\b(?:https?|ftp|ssh|git\+\w{2,5}):/)(?!/)[^/\s]{1,512}@", rf"\1{STARS}@"),
     _shape(
         "@",
         r"((?<![\w/.:-])[\w.+-]{1,64}:)(?!//)[^\s:@/\"']{4,128}(?=@(?!sha\d)[\w(\[])",
@@ -309,7 +311,7 @@ _SHAPES = (
     _shape("login", r"(?i)(\blogin\s+)\S+(?=\s+(?:account\s+\S+\s+)?password\b)"),
     _shape(
         "password",
-        r"(?im)((?:\blogin\s+\S+\s+(?:account\s+\S+\s+)?|^[ \t]*(?=\w+[ \t]+\S+[ \t]*$))"
+        r"(?im)((?:\blogin\s+\S+\s+(?:account\s+\S+\s+)?|^[ \t#>|]*(?=\w+[ \t]+\S+[ \t]*$))"
         rf"password[ \t]+){_PLAINLY}{_NOTHING}\S+",
     ),
     _shape(
@@ -348,7 +350,7 @@ _SHAPES = (
     # A container's variable in YAML: the name in one line, the value in the next.
     _shape(
         "value",
-        rf"(?i)(name[\"']?:\s*[\"']?\w{{0,64}}(?:{_NAMES})\w{{0,32}}[\"']?[,\s]+"
+        rf"(?i)(name[\"']?:\s*[\"']?\w{{0,64}}(?:{_NAMES})\w{{0,32}}[\"']?[,\s#>|]+"
         rf"[\"']?value[\"']?:\s*)(?:{_QUOTED}|{_WORD})",
         _same_quotes,
     ),

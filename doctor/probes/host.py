@@ -13,6 +13,7 @@ from doctor.engine import probe
 from doctor.model import Fact
 from doctor.probes.environment import LaunchEnv, child_env, which
 from doctor.probes.interpreter import Interpreter
+from doctor.redact import redact
 from doctor.target import OWN, Ran, Target
 
 
@@ -123,7 +124,7 @@ def _sought(
         ran, said = _asked(target, env, command, "c")
     if "family" not in said:
         lines = [line for line in ran.err.splitlines() if "error" in line] or [ran.err.strip()]
-        return Sought(name, error=ran.failure or lines[0][:200] or f"exit code {ran.code}")
+        return Sought(name, error=ran.failure or redact(lines[0])[:200] or f"exit code {ran.code}")
     folders: tuple[Path, ...] = ()
     if libraries:
         listing = target.run(*command, "-print-search-dirs", env=child_env(env)).out

@@ -19,6 +19,7 @@ from doctor.fixes import CudaHome, PrependPath, SetAside, SetVariable, UnsetVari
 from doctor.model import Step
 from doctor.probes.environment import SAVED, Saved, SavedValue
 from doctor.probes.wheels import Distribution
+from doctor.redact import redact
 from doctor.repair import swap
 from doctor.repair.plan import Request
 from doctor.repair.resolver import Resolution, Tool, ToolError, name_of
@@ -195,7 +196,7 @@ def _links(ground: Ground, step: CudaHome, folder: Path) -> None:
         words = ("-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", "/dev/null", "-o", str(stub))
         ran = ground.target.run(*ground.compiler, *words, timeout=60)
         if not ran.ok:
-            why = (ran.failure or ran.err.strip())[-300:]
+            why = redact(ran.failure or ran.err.strip())[-300:]
             raise StageError(f"no stand-in for libcuda.so can be linked: {why}")
 
 
