@@ -86,7 +86,9 @@ def _words(words: list[Any]) -> list[Any]:
     """Hides what follows an option for secrets up to the next option: --api-key takes several."""
     hidden = False
     for place, word in enumerate(words):
-        if isinstance(word, str) and word.startswith("-"):
+        if not isinstance(word, str):
+            continue
+        if word.startswith("-"):
             option, equals, value = word.partition("=")
             secret = is_secret_name(option.lstrip("-"))
             hidden = secret and not equals
@@ -241,8 +243,8 @@ def _same_quotes(found: re.Match[str]) -> str:
     value = found[0][len(found[1]) :]
     if value[0] in "[(":
         return f"{found[1]}{value[0]}{STARS}{value[-1]}"
-    quote = found["q"] or ""
-    return f"{found[1]}{quote}{STARS}{quote}"
+    mark = found["q"] or ""
+    return f"{found[1]}{mark}{STARS}{mark}"
 
 
 _AFTER_SCHEME = r"(?:(?:basic|bearer|digest|token|apikey|negotiate|aws4-hmac-sha256)[ \t]+)?"

@@ -142,7 +142,9 @@ JUDGING: Mapping[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("command", JUDGING)
 def test_no_command_prints_a_secret(machine: Machine, command: str) -> None:
-    said = machine.run(command.split(maxsplit=1)[0], *JUDGING[command])
+    # A variable whose value is kept, because it is judged.
+    judged = {"NVCC_APPEND_FLAGS": f"-O3 {PLANTED[0].text}"}
+    said = machine.run(command.partition(" ")[0], *JUDGING[command], **judged)
     assert said.code in (0, 1, 3, 78), said.err
     assert leaked(said.out, said.err) == []
     if command.endswith("json"):
