@@ -133,8 +133,8 @@ def _with(base: Profile, sets: list[str]) -> Profile:
         key, equals, text = one.partition("=")
         if not equals:
             # What is no key may be anything, a password too.
-            said = one if one in typing.get_type_hints(Profile) else "its value"
-            raise ProfileError(f"--set: write {said} as key=value")
+            key = f" {one}" if one in typing.get_type_hints(Profile) else ""
+            raise ProfileError(f"--set{key}: write it as key=value")
         flat[key.strip()] = text
     if flat.get("model", base.model) != base.model:
         # What the profile knows of its own model is not true of another one.
