@@ -40,7 +40,7 @@ from doctor.probes.repairs import LOCK
 from doctor.probes.toolkit import HEADERS, Toolkit, Toolkits
 from doctor.probes.wheels import FlashInfer
 from doctor.profile import Profile
-from doctor.redact import SECRET_NAME, without_secrets
+from doctor.redact import STARS, is_secret_name, redact, redacted_words
 from doctor.target import Target, ending_with_us
 
 REFUSED = 78
@@ -146,23 +146,8 @@ def _starts(target: Target, script: Path, interpreter: Interpreter) -> bool:
 
 
 def shown(words: Sequence[str]) -> str:
-    """A command line for a person to read or paste, quoted, values of secret options hidden."""
-    made = []
-    hide = False
-    for word in words:
-        option, equals, value = word.partition("=")
-        secret = option.startswith("-") and _is_secret(option)
-        if hide and not word.startswith("-"):
-            made.append("***")
-        elif secret and equals:
-            made.append(f"{option}=***")
-        else:
-            made.append(
-                without_secrets(word) if not equals else f"{option}={without_secrets(value)}"
-            )
-        # Until the next option: --api-key takes several.
-        hide = (secret and not equals) or (hide and not word.startswith("-"))
-    return shlex.join(made)
+    """A command line for a person to read or paste, quoted, without its secrets."""
+    return shlex.join(redacted_words(words))
 
 
 def difference(shell: Mapping[str, str], server: Mapping[str, str]) -> Iterator[str]:
@@ -172,13 +157,9 @@ def difference(shell: Mapping[str, str], server: Mapping[str, str]) -> Iterator[
         if name not in server:
             yield f"unset {name}"
         elif shell.get(name) != server[name]:
-            secret = _is_secret(name) and name != HUB_SWITCH
-            value = "***" if secret else without_secrets(server[name])
+            secret = is_secret_name(name) and name != HUB_SWITCH
+            value = STARS if secret else redact(server[name])
             yield f"export {name}={shlex.quote(value)}"
-
-
-def _is_secret(name: str) -> bool:
-    return bool(SECRET_NAME.search(name.replace("-", "_")))
 
 
 # What was proven.

@@ -212,7 +212,9 @@ def _with(base: Profile, sets: list[str]) -> Profile:
     for one in sets:
         key, equals, text = one.partition("=")
         if not equals:
-            raise ProfileError(f"--set {one}: write it as key=value")
+            # What is no key may be anything, a password too.
+            key = f" {one}" if one in typing.get_type_hints(Profile) else ""
+            raise ProfileError(f"--set{key}: write it as key=value")
         key = key.strip()
         flat[f"env_asked.{key[4:]}" if key.startswith("env.") else key] = text
     model = flat.pop("model", base.model) or None

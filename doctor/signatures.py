@@ -13,6 +13,7 @@ from doctor import toml
 from doctor.codec import CodecError, decode
 from doctor.logs.regex import compiled
 from doctor.model import Needs, Severity
+from doctor.redact import redact
 from doctor.shipped import rules_folder
 
 Role = Literal[
@@ -184,4 +185,4 @@ def ids_of(output: str) -> tuple[tuple[str, ...], str]:
                     ids.append(one.id)
     lines = [x for x in lines if not x.startswith(("collect2:", "ninja:"))] or lines
     errors = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
-    return tuple(ids), (telling or (errors or lines or [""])[-1])[:300]
+    return tuple(ids), redact(telling or (errors or lines or [""])[-1])[:300]

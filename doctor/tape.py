@@ -49,14 +49,17 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded machine: every question that was asked of it, and its answer. `recorded`: when, in
-    seconds since 1970; `host`: its name, where whoever recorded it wanted it kept."""
+    """A recorded machine: every question that was asked of it, and its answer. `env` has the
+    variables whose values are judged; `env_names` names all that were set of the families that
+    change a server, for whoever reads it: nothing is judged by them. `recorded`: when, in seconds
+    since 1970; `host`: its name, where whoever recorded it wanted it kept."""
 
     schema_version: int
     tool: str
     python: str
     found_by: str
     env: dict[str, str]
+    env_names: tuple[str, ...] = ()
     runs: tuple[RunRecord, ...] = ()
     read: dict[str, str | None] = field(default_factory=dict)
     search: dict[str, dict[str, tuple[str, ...] | None]] = field(default_factory=dict)
@@ -178,7 +181,7 @@ class Recorder:
     def recording(
         self, tool: str, python: str, found_by: str, host: str | None = None
     ) -> dict[str, Any]:
-        """The recording as JSON data, not yet redacted (see `doctor.redact`)."""
+        """The recording as JSON data, not yet to be shared (see `doctor.snapshot`)."""
         return {
             "recorded": round(time.time()),
             "host": host,

@@ -24,8 +24,9 @@ from typing import Any
 
 import pytest
 
+from doctor.redact import redact
 from doctor.repair import index as module
-from doctor.repair.index import MIRRORS, Index, MirrorError, choose, without_credentials
+from doctor.repair.index import MIRRORS, Index, MirrorError, choose
 from doctor.target import READ_MOST, Live
 
 ALIYUN, TUNA, USTC = MIRRORS["aliyun"], MIRRORS["tuna"], MIRRORS["ustc"]
@@ -116,7 +117,7 @@ class TestMirror:
 
     def test_a_url_is_shown_without_its_credentials(self) -> None:
         (found,) = chosen(PRIVATE)
-        assert found.name == "https://****@corp.test/simple"
+        assert found.name == "https://***@corp.test/simple"
         assert found.url == PRIVATE
         assert SECRET not in repr(found)
 
@@ -128,13 +129,21 @@ class TestMirror:
         self, value: str, close: str | None
     ) -> None:
         hint = f"; did you mean {close}?" if close else ""
-        assert refused(value) == (
-            f"{value!r} is no mirror: there are aliyun, tuna, ustc, default, or a URL{hint}"
-        )
-        assert refused(profile=value or "x").startswith(repr(value or "x"))
+        which = f"unknown mirror {value!r}" if close else "unknown mirror"
+        said = f"{which}: there are aliyun, tuna, ustc, default, or a URL{hint}"
+        assert refused(value) == said
+        if value:
+            assert refused(profile=value) == said
 
-    def test_a_url_without_its_scheme_does_not_give_its_password_away(self) -> None:
-        assert "'****@corp.test/simple' is no mirror" in refused(f"me:{SECRET}@corp.test/simple")
+    @pytest.mark.parametrize(
+        "value", [f"me:{SECRET}@corp.test/simple", SECRET, f"https://corp.test /{SECRET}"]
+    )
+    def test_what_is_not_a_url_is_not_quoted(self, value: str) -> None:
+        for said in (refused(value), refused(profile=value), refused(PIP_INDEX_URL=value)):
+            assert SECRET not in said
+        (*_, last) = chosen("aliyun", keep_extra=True, PIP_EXTRA_INDEX_URL=value.replace(" ", "\\"))
+        assert SECRET not in " ".join(last.notes)
+        assert "extra-index-url in PIP_EXTRA_INDEX_URL is left out" in last.notes[0]
 
     def test_a_name_cannot_drive_the_terminal(self) -> None:
         assert "\x1b" not in refused("\x1b[31mx")
@@ -177,7 +186,7 @@ class TestLocation:
     def test_plain_http_beyond_this_machine_is_refused(self, url: str) -> None:
         said = refused(url)
         assert said.endswith("is plain http, which is used only on this machine")
-        assert said.startswith(without_credentials(url))
+        assert said.startswith(redact(url))
 
     @pytest.mark.parametrize(
         "url",
@@ -269,7 +278,7 @@ class TestPipsConfiguration:
         assert urls(chosen(profile="aliyun", PIP_NO_INDEX=value))[0] == ALIYUN
 
     def test_no_index_that_is_neither(self) -> None:
-        assert refused(PIP_NO_INDEX="2") == "no-index in PIP_NO_INDEX is '2', not yes or no"
+        assert refused(PIP_NO_INDEX="2") == "no-index in PIP_NO_INDEX is not yes or no"
 
     def test_links_that_are_not_there_are_left_out_and_said(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "fifo")
@@ -280,7 +289,7 @@ class TestPipsConfiguration:
         )
         assert urls(found)[0] == ALIYUN
         assert found[0].notes == (
-            "extra-index-url in PIP_EXTRA_INDEX_URL is left out: http://****@a.test/simple is "
+            "extra-index-url in PIP_EXTRA_INDEX_URL is left out: http://***@a.test/simple is "
             "plain http, which is used only on this machine",
             "extra-index-url in PIP_EXTRA_INDEX_URL is left out: file:///nonexistent/simple does "
             "not exist",
@@ -300,7 +309,7 @@ class TestPipsConfiguration:
         variables = {"PIP_INDEX_URL": f"http://me:{SECRET}@corp.test/simple"}
         said = refused(profile="aliyun", **variables)
         assert said == (
-            "http://****@corp.test/simple is plain http, which is used only on this machine, and "
+            "http://***@corp.test/simple is plain http, which is used only on this machine, and "
             "pip's configuration (PIP_INDEX_URL) names it; --mirror names another one"
         )
         assert refused("default", **variables) == said
@@ -715,33 +724,34 @@ def test_pip_itself_reads_the_same(tmp_path: Path) -> None:
             ("trusted_hosts", "trusted-host"),
         ):
             ours[theirs] = list(found[option].values) if option in found else []
-        assert ours == {**pip, "no_index": bool(pip["no_index"])}, shell
+        same = {**pip, "no_index": bool(pip["no_index"]), "proxy": pip["proxy"] or ""}
+        assert ours == same, shell
 
 
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
-        ("https://u:p@h.test/x", "https://****@h.test/x"),
-        ("https://token@h.test/x", "https://****@h.test/x"),
-        ("https://u:p@ss@h.test:8/x", "https://****@h.test:8/x"),
-        ("http://u:p@[::1]:80/x", "http://****@[::1]:80/x"),
-        ("see <https://u:p@a.test>, `https://b:q@c.test`.", "see <https://****@a.test>, `https://****@c.test`."),
-        ("https://u:p/w@h.test/x", "https://****@h.test/x"),
+        ("https://u:p@h.test/x", "https://***@h.test/x"),
+        ("https://token@h.test/x", "https://***@h.test/x"),
+        ("https://u:p@ss@h.test:8/x", "https://***@h.test:8/x"),
+        ("http://u:p@[::1]:80/x", "http://***@[::1]:80/x"),
+        ("see <https://u:p@a.test>, `https://b:q@c.test`.", "see <https://***@a.test>, `https://***@c.test`."),
+        ("https://u:p/w@h.test/x", "https://***@h.test/x"),
         ("https://u:12/w#x@h.test", "https://u:12/w#x@h.test"),
         ("https://h.test:443/@scope", "https://h.test:443/@scope"),
         ("http://[::1]:8080/x@y", "http://[::1]:8080/x@y"),
-        ("socks5h://u:p@h:1", "socks5h://****@h:1"),
+        ("socks5h://u:p@h:1", "socks5h://***@h:1"),
         ("a@b.test https://h.test/x c@d.test", "a@b.test https://h.test/x c@d.test"),
-        ("one https://u:p@a.test\ntwo https://u:p@b.test", "one https://****@a.test\ntwo https://****@b.test"),
-        ("https://h.test/x?a=1&X-Amz-Signature=abc&b=2", "https://h.test/x?a=1&X-Amz-Signature=****&b=2"),
-        ("(https://h.test/x?access_token=abc)", "(https://h.test/x?access_token=****)"),
+        ("one https://u:p@a.test\ntwo https://u:p@b.test", "one https://***@a.test\ntwo https://***@b.test"),
+        ("https://h.test/x?a=1&X-Amz-Signature=abc&b=2", "https://h.test/x?a=1&X-Amz-Signature=***&b=2"),
+        ("(https://h.test/x?access_token=abc)", "(https://h.test/x?access_token=***)"),
         ("https://h.test:8/x: failed", "https://h.test:8/x: failed"),
         ("", ""),
     ],
 )  # fmt: skip
-def test_without_credentials(text: str, clean: str) -> None:
-    assert without_credentials(text) == clean
-    assert without_credentials(clean) == clean
+def test_the_credentials_of_urls_are_hidden(text: str, clean: str) -> None:
+    assert redact(text) == clean
+    assert redact(clean) == clean
 
 
 # The real uv, against servers on this machine.
@@ -983,7 +993,7 @@ class TestUv:
         ran = ask(Index("x", url), "tiny")
         assert ran.returncode == 2
         assert SECRET in ran.stderr
-        assert SECRET not in without_credentials(ran.stderr)
+        assert SECRET not in redact(ran.stderr)
 
     @pytest.mark.parametrize("host", ["localhost", "127.5.6.7", "::1"])
     def test_every_loopback_address_is_asked(self, host: str, ask: Ask) -> None:

@@ -102,7 +102,8 @@ def test_processes_are_started_by_the_target_the_installer_and_the_hand_off(modu
 # What each reads is its own input, named by the person or shipped with the doctor.
 READ_THE_ENVIRONMENT = {
     "target.py": "what the server would be started with",
-    "cli/shared.py": "NO_COLOR, for its own output",
+    "cli/output.py": "NO_COLOR, for its own output",
+    "redact.py": "the values of secrets, which no output may hold",
     "__main__.py": "PYTHONPATH, so that what the server imports does not run in the doctor",
 }
 # Whatever else is read comes through `read_regular` and `must_read` of target.py, which no fifo
@@ -110,8 +111,7 @@ READ_THE_ENVIRONMENT = {
 OPEN_FILES = {
     "target.py": "the machine under judgement",
     "cli/__init__.py": "/dev/null, where a standard stream is closed",
-    "cli/judge.py": "where it writes a snapshot",
-    "cli/mend.py": "the script it writes",
+    "cli/output.py": "the snapshot or the script that a person asked for",
     "logs/source.py": "the log that is explained",
     "launch.py": "the lock of a repair, the proofs of earlier starts",
     "repair/pip.py": "what pip is asked",
@@ -138,6 +138,35 @@ def test_files_are_opened_only_by_the_target_and_for_ones_own_input(module: str)
     calls = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
     names = {f.id if isinstance(f, ast.Name) else getattr(f, "attr", "") for f in calls}
     assert bool(names & openers) == (module in OPEN_FILES)
+
+
+PRINT = {
+    "cli/output.py": "all that a command prints",
+    "__main__.py": "that it was interrupted or cannot be started, before anything is imported",
+}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in CHILDREN])
+def test_all_that_is_printed_goes_through_the_one_module_that_redacts(module: str) -> None:
+    path = PACKAGE / module
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    names = {f.id for f in calls if isinstance(f, ast.Name)}
+    written = {
+        f.value.attr
+        for f in calls
+        if isinstance(f, ast.Attribute)
+        and f.attr in ("write", "writelines")
+        and isinstance(f.value, ast.Attribute)
+    }
+    prints = (
+        bool(names & {"print", "input"} or written & {"stdout", "stderr", "buffer"})
+        or uses(path, "click", "echo", "secho", "confirm", "prompt", "pause", "echo_via_pager")
+        or uses(path, "error", "show")
+        or uses(path, "os", "write")
+        or "rich" in tops(path)
+    )
+    assert prints == (module in PRINT)
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("probes/")])

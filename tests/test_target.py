@@ -22,8 +22,8 @@ from doctor.engine import load_rules
 from doctor.model import Rule, reason
 from doctor.probes.interpreter import Where
 from doctor.profile import DEFAULT, Profile, load, variants
-from doctor.redact import redact
 from doctor.shipped import rules_folder
+from doctor.snapshot import shareable
 from doctor.tape import NotRecorded, Recorder, Tape, load_tape
 from doctor.target import Live, Ran, TooLarge, must_read, read_regular, run_child
 from tests import stand_ins
@@ -440,7 +440,7 @@ class TestTape:
         recorder = Recorder(Live(env))
         for each in (profile, *variants(profile)):
             diagnose(recorder, where, each, rules, profile_name="p")
-        recording = redact(recorder.recording("t", str(one.python), "--python"), env["HOME"])
+        recording = shareable(recorder.recording("t", str(one.python), "--python"), env["HOME"])
         tape = load_tape(json.loads(json.dumps(recording)))
         assert tape.python == "/home/user/venv/bin/python"
 

@@ -16,7 +16,7 @@ import click
 from doctor import about
 from doctor.cli import signs
 from doctor.cli.again import program
-from doctor.cli.shared import fail
+from doctor.cli.output import fail, fail_usage, say, tell
 from doctor.engine import place
 from doctor.exits import BUSY, INTERRUPTED, UNKNOWN, USAGE
 from doctor.model import reason
@@ -65,7 +65,7 @@ _COMMANDS = _Commands(
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         known = f"{about.rules()} rules, {about.signatures()} signatures"
-        click.echo(f"{about.NAME} {about.VERSION} ({known})")
+        say(f"{about.NAME} {about.VERSION} ({known})")
         ctx.exit()
 
 
@@ -101,10 +101,10 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        fail_usage(error)
         raise SystemExit(USAGE) from None
     except (click.Abort, KeyboardInterrupt):
-        click.echo("vllm-doctor: interrupted", err=True)
+        tell("interrupted")
         raise SystemExit(INTERRUPTED) from None
     except _Terminated:
         raise SystemExit(143) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sys
 from collections.abc import Collection, Mapping
@@ -14,11 +13,10 @@ import click
 
 from doctor import signatures
 from doctor.cli.again import Again
+from doctor.cli.output import fail, print_json, print_lines, rules_print_to_stderr, tell
 from doctor.cli.shared import (
-    fail,
     load,
     located,
-    print_lines,
     profile,
     target_options,
     trusted_rules,
@@ -68,6 +66,9 @@ def explain(
         trusted_rules(Path(rules_dir), allow)
     known = _catalogue(rules_dir)
     source = Log(log)
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # stdin may be closed
+        if log == "-" and sys.stdin.isatty():
+            tell("paste the log, then Ctrl-D")
     try:
         told = explain_log(source.blocks(), Index(known.signatures))
     except LogError as error:
@@ -80,7 +81,7 @@ def explain(
     installer = Installer(Path(sys.executable), own_pip=True, again=Again())
     confirmed: Mapping[str, Confirmed] = {}
     if not no_live:
-        with contextlib.redirect_stdout(sys.stderr):
+        with rules_print_to_stderr():
             installer, confirmed = _ask(ids, python, allow, asked, rules, installer)
     from doctor.report.explained import Explained, explained_json, lines
     from doctor.report.text import Style
@@ -95,7 +96,7 @@ def explain(
         installer,
     )
     if form == "json":
-        click.echo(json.dumps(explained_json(made)))
+        print_json(explained_json(made))
     else:
         width = min(shutil.get_terminal_size((100, 24)).columns, 100)
         print_lines(lines(made, Style(width=width)))

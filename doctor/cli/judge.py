@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import platform
 import shutil
-import sys
 from pathlib import Path
 
 import click
@@ -15,16 +13,23 @@ import click
 from doctor import about
 from doctor import profile as profiles
 from doctor.cli.again import Again, told
+from doctor.cli.output import (
+    fail,
+    print_json,
+    print_lines,
+    rules_print_to_stderr,
+    say,
+    verbatim,
+    write_file,
+)
 from doctor.cli.shared import (
     ALLOW_HELP,
     accept_option,
     did_you_mean,
-    fail,
     fail_to_judge,
     ids,
     load,
     named,
-    print_lines,
     profile,
     rules_when_asked,
     target_options,
@@ -34,7 +39,7 @@ from doctor.diagnose import Recorded, Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import USAGE
-from doctor.model import Missing, Rule, Severity, printable, reason
+from doctor.model import Missing, Rule, Severity, reason
 from doctor.probes.interpreter import Where
 from doctor.tape import Recorder, Tape, load_tape
 from doctor.target import Target, TooLarge, must_read
@@ -102,7 +107,7 @@ def diagnose(
     accepted = ids("--accept", accept, load(rules_dir, allow)) if accept else frozenset()
     target, where, recorded = _from_tape(tape) if tape else (*named(python, allow), None)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with rules_print_to_stderr():
             report = run_diagnosis(
                 target,
                 where,
@@ -120,7 +125,7 @@ def diagnose(
     if form == "json":
         from doctor.report.json import to_json
 
-        click.echo(json.dumps(to_json(report)))  # no indent: that takes the slow encoder
+        print_json(to_json(report))
     else:
         _print_text(report, verbose, quiet)
     raise SystemExit(report.exit_code)
@@ -143,8 +148,7 @@ def rules(ctx: click.Context, rules_dir: str | None, allow: tuple[str, ...]) -> 
     if ctx.invoked_subcommand is None:
         width = max(len(r.id) for r in ctx.obj)
         for one in sorted(ctx.obj, key=lambda r: (r.area, r.id)):
-            row = f"{one.id:<{width}}  {one.severity.value:<7}  {one.area:<11}  {one.title}"
-            click.echo(printable(row))
+            say(f"{one.id:<{width}}  {one.severity.value:<7}  {one.area:<11}  {one.title}")
 
 
 @rules.command()
@@ -157,16 +161,14 @@ def show(known: tuple[Rule, ...], id: str) -> None:
     found = {r.id: r for r in known}
     if id in found:
         one = found[id]
-        click.echo(f"{printable(one.id)}  ({one.severity.value}, {printable(one.area)})\n")
-        for line in one.explanation.splitlines():
-            click.echo(printable(line))
+        say(f"{one.id}  ({one.severity.value}, {one.area})\n\n{one.explanation}")
         return
     in_logs = signatures.shipped().ailments
     if id not in in_logs:
         hint = did_you_mean(id, {*found, *in_logs}, f"; `{Again()('rules')}` lists them")
         fail(f"there is no rule {id!r}{hint}", USAGE)
     ailment = in_logs[id]
-    click.echo(f"{id}  (found in a server's log)\n\n{ailment.title}.\n\n{ailment.explanation}")
+    say(f"{id}  (found in a server's log)\n\n{ailment.title}.\n\n{ailment.explanation}")
 
 
 @click.command()
@@ -185,7 +187,7 @@ def snapshot(
     host: bool,
 ) -> None:
     """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
-    from doctor.redact import redact
+    from doctor.snapshot import shareable
 
     asked = profile(profile_name, sets)
     known = load(rules_dir, allow)
@@ -199,17 +201,13 @@ def snapshot(
     tool = f"{about.NAME} {about.VERSION}"
     name = platform.node() if host else None
     recording = recorder.recording(tool, str(where.python), where.found_by, name)
-    text = json.dumps(redact(recording, target.env.get("HOME")), indent=1, sort_keys=True) + "\n"
+    kept = shareable(recording, target.env.get("HOME"))
+    text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
     if output == "-":
-        click.echo(text, nl=False)
+        verbatim(text)
         return
-    try:
-        Path(output).write_text(text, encoding="utf-8")
-    except OSError as error:
-        fail(f"--output {output}: {reason(error)}", USAGE)
-    click.echo(
-        f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True
-    )
+    write_file("--output", output, text)
+    say(f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True)
 
 
 @click.command()
@@ -228,4 +226,4 @@ def schema(what: str) -> None:
         "snapshot": snapshot_schema,
         "explain": explained_schema,
     }
-    click.echo(json.dumps(made[what](), indent=1))
+    print_json(made[what](), indent=1)

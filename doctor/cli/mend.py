@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import shlex
 import shutil
 import signal
@@ -17,15 +16,24 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from doctor.cli.again import Again, told
+from doctor.cli.output import (
+    confirm,
+    fail,
+    print_json,
+    print_lines,
+    rules_print_to_stderr,
+    say,
+    tell,
+    verbatim,
+    write_file,
+)
 from doctor.cli.shared import (
     accept_option,
-    fail,
     fail_to_judge,
     ids,
     load,
     named,
     patience,
-    print_lines,
     profile,
     python_options,
     target_options,
@@ -36,7 +44,7 @@ from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.locate import LocateError, base_python
-from doctor.model import Missing, Rule, Severity, printable, reason, refusal
+from doctor.model import Missing, Rule, Severity, reason, refusal
 from doctor.patience import AT_ONCE, Patience
 from doctor.probes.environment import HOME, saved_below
 from doctor.probes.interpreter import OWN, Interpreter, Where, distrusted
@@ -140,7 +148,7 @@ def fix(
     if wanted and where.found_by == OWN:
         fail("no environment is active: name the one to repair with --python", USAGE)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with rules_print_to_stderr():
             fixing = Fixing(asked, target, where)
             fixing.must_know_what_is_saved(FAILED if wanted else UNKNOWN)
             fixing.find_indexes(mirrors, keep_extra_indexes)
@@ -150,7 +158,7 @@ def fix(
     if form == "json":
         from doctor.report.json import repair_json
 
-        click.echo(json.dumps(repair_json(fixing.report, plan, applied)))
+        print_json(repair_json(fixing.report, plan, applied))
     elif script is not None:
         _write_script(script, fixing, plan)
     elif applied is None:
@@ -202,7 +210,7 @@ class Fixing:
         """What goes on, for a person who waits; programs read the result."""
         if self._asked.form == "text" and line.strip():
             with contextlib.suppress(OSError):  # nobody reads any more: no reason to stop half-way
-                click.echo(f"  {printable(line.strip())}", err=True)
+                say(f"  {line.strip()}", err=True)
 
     def must_know_what_is_saved(self, code: int) -> None:
         """Ends in a sentence where earlier fixes kept something that cannot be read."""
@@ -325,14 +333,12 @@ class Fixing:
         asks = {ask.consent: ask for action in plan.actions for ask in action.asks}
         for consent, ask in asks.items():
             person = sys.stdin is not None and sys.stdin.isatty() and self._asked.form == "text"
-            if consent not in allowed and person and click.confirm(f"{ask.why}. Do it?", err=True):
+            if consent not in allowed and person and confirm(f"{ask.why}. Do it?"):
                 allowed.add(consent)
         if not set(asks) <= allowed:
             plan = self._prepare(self.report, ground, allowed)
             for one in plan.withheld:
-                click.echo(
-                    f"vllm-doctor: {one.id} is left: {one.why}{self._allowing(one)}", err=True
-                )
+                tell(f"{one.id} is left: {one.why}{self._allowing(one)}")
         return plan, ground, allowed
 
     def _allowing(self, one: Withheld) -> str:
@@ -350,7 +356,7 @@ class Fixing:
             asks = dict.fromkeys(ask.consent for action in plan.actions for ask in action.asks)
             consents = [word for consent in asks for word in ("--allow", consent)]
             command = self.report.installer.again("fix", "--apply", *consents)
-            click.echo(f"Nothing was changed. To do it: {command}")
+            say(f"Nothing was changed. To do it: {command}")
         else:
             _print_verdict(self.report)
 
@@ -382,13 +388,13 @@ def _with_tail(error: Exception) -> str:
     """The sentence; what the tool said goes before it, for whoever has to look closer."""
     tail = getattr(error, "tail", "")
     for line in tail.splitlines()[-12:]:
-        click.echo(f"  {printable(line)}", err=True)
+        say(f"  {line}", err=True)
     return str(error)
 
 
 def _tell_left(left: Iterable[str]) -> None:
     for line in left:
-        click.echo(f"vllm-doctor: {printable(line)}", err=True)
+        tell(line)
 
 
 def _is_environment(path: Path) -> bool:
@@ -456,14 +462,10 @@ def _make_environment(path: Path, allow: Collection[str]) -> None:
 def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
     text = fixing.script(plan)
     if file == "-":
-        click.echo(text, nl=False)
+        verbatim(text)
         return
-    try:
-        Path(file).write_text(text, encoding="utf-8")
-        Path(file).chmod(0o755)
-    except OSError as error:
-        fail(f"--script {file}: {reason(error)}", USAGE)
-    click.echo(f"wrote {file}; read it, then: {shlex.join(['sh', file])}", err=True)
+    write_file("--script", file, text, executable=True)
+    say(f"wrote {file}; read it, then: {shlex.join(['sh', file])}", err=True)
 
 
 @click.command()
@@ -559,7 +561,7 @@ def _list(state: State) -> None:
 
     runs = state.survey()
     if not runs:
-        click.echo(f"nothing to take back in {printable(state.prefix)}")
+        say(f"nothing to take back in {state.prefix}")
     print_lines(run_lines(runs))
 
 
@@ -567,10 +569,10 @@ def _purge(state: State) -> list[str]:
     from doctor.repair.state import Unusable
 
     for run in state.purge():
-        click.echo(f"removed what the run {run.id} had set aside")
+        say(f"removed what the run {run.id} had set aside")
     unusable = [run for run in state.survey() if isinstance(run, Unusable)]
     for one in unusable[1:]:
-        click.echo(f"vllm-doctor: {printable(_with_way_out(one.error))}", err=True)
+        tell(_with_way_out(one.error))
     if unusable:
         raise unusable[0].error
     return []
@@ -582,8 +584,8 @@ def _forget(state: State, name: str) -> None:
     if held is None:
         fail(f"there is no run {name} in {state.prefix}", USAGE)
     files, size = held
-    click.echo(
-        f"deleting the run {printable(name)}: {files} files ({size / 2**20:.1f} MiB) that it had "
+    say(
+        f"deleting the run {name}: {files} files ({size / 2**20:.1f} MiB) that it had "
         "set aside are gone for good, and what is in place now stays"
     )
     state.forget(name)
@@ -593,14 +595,14 @@ def _undo(state: State, name: str | None) -> list[str]:
     """What was left alone, in sentences."""
     mended = state.recover()
     for run, left in mended:
-        click.echo(f"the run {run.id} was cut off: it is taken back")
+        say(f"the run {run.id} was cut off: it is taken back")
         _tell_left(left)
     runs = state.runs()
     if name is None and mended:
         return [line for _, left in mended for line in left]
     if not runs:
         if name is None:
-            click.echo(f"nothing to take back in {printable(state.prefix)}")
+            say(f"nothing to take back in {state.prefix}")
             return []
         fail(f"there is no run {name} in {state.prefix}", USAGE)
     chosen = runs[-1] if name is None else next((r for r in runs if r.id == name), None)
@@ -611,5 +613,5 @@ def _undo(state: State, name: str | None) -> list[str]:
         fail(f"the run {runs[-1].id} came after {chosen.id}: undo that one first", USAGE)
     left = state.undo(chosen)
     _tell_left(left)
-    click.echo(f"took back the run {chosen.id}")
+    say(f"took back the run {chosen.id}")
     return left

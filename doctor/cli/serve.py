@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
 import sys
@@ -14,28 +13,26 @@ import click
 
 from doctor import profile as profiles
 from doctor.cli.again import Again, told
+from doctor.cli.output import fail, print_lines, rules_print_to_stderr, say, tell, verbatim
 from doctor.cli.shared import (
     ALLOW_HELP,
     accept_option,
-    fail,
     fail_to_judge,
     ids,
     live,
     load,
     named,
     patience,
-    print_lines,
     profile,
     target_options,
     wait_option,
 )
 from doctor.engine import Crashed, Facts
 from doctor.exits import HEALTHY, UNKNOWN, USAGE
-from doctor.model import Missing, Severity, Verdict, printable
+from doctor.model import Missing, Severity, Verdict
 from doctor.probes.environment import LaunchEnv, saved_below
 from doctor.probes.interpreter import OWN, Interpreter, NotPython, Where
 from doctor.profile import Profile
-from doctor.redact import without_secrets
 from doctor.report.exports import FORMS, ExportError, exports, notes
 from doctor.target import Target
 from doctor.trust import ALLOW
@@ -109,14 +106,13 @@ def env(
     if verbose:
         about = f"for {where.python} (found by {where.found_by})"
         for note in (about, *notes(shell, saved)):
-            click.echo(f"# {printable(note)}", err=True)
+            say(f"# {note}", err=True)
     elif where.found_by == OWN and not text:
-        click.echo(
-            "vllm-doctor: no environment is active, and nothing is saved for the doctor's own: "
-            "name another with --python",
-            err=True,
+        tell(
+            "no environment is active, and nothing is saved for the doctor's own: "
+            "name another with --python"
         )
-    click.echo(text, nl=False)
+    verbatim(text)
 
 
 def _prefix(target: Target, where: Where) -> Path:
@@ -169,7 +165,7 @@ def launch(
     if Path(profile_name).is_file() and (why := target.distrust(Path(profile_name))):
         fail(f"--profile {profile_name}: {why}", USAGE)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with rules_print_to_stderr():
             interpreter = Facts(target, (where,)).get(Interpreter)
             words = launching.argv(target, interpreter, asked, extra)
             with launching.undisturbed(interpreter.prefix, patience(wait)):
@@ -181,7 +177,7 @@ def launch(
                     profile_name=profile_name,
                     prove=not dry_run,
                     accept=accepted,
-                    tell=_tell,
+                    tell=tell,
                 )
                 judged = dataclasses.replace(judged, report=told(judged.report, Again(where)))
                 server = None if dry_run else _start(judged, asked, words, replace)
@@ -205,9 +201,9 @@ def _start(judged: Judged, profile: Profile, words: Sequence[str], replace: bool
         _print_report(judged.report)
         fail(f"not started: {judged.refused}", launching.REFUSED)
     if profile.gpus == "later" and profile.device != "cpu":
-        _tell("the profile says that the GPUs come later: nothing about them was judged")
+        tell("the profile says that the GPUs come later: nothing about them was judged")
     _tell_of_hub(judged)
-    _tell(f"{_health(judged.report)}; starting {launching.shown(words)}")
+    tell(f"{_health(judged.report)}; starting {launching.shown(words)}")
     sys.stdout.flush()
     sys.stderr.flush()
     variables = _variables(judged)
@@ -236,24 +232,24 @@ def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoRe
     from doctor import launch as launching
 
     for line in launching.difference(target.env, _variables(judged)):
-        click.echo(printable(line))
-    click.echo(printable(launching.shown(words)))
+        say(line)
+    say(launching.shown(words))
     if judged.refused is not None:
         more = judged.report.installer.again("diagnose")
         fail(f"a start would be refused: {judged.refused}; see: {more}", launching.REFUSED)
     _tell_of_hub(judged)
     if any(o.accepted for o in judged.report.outcomes):
-        _tell(_health(judged.report))
+        tell(_health(judged.report))
     if judged.unproven:
-        _tell("a start would first prove the toolchain with a test build")
+        tell("a start would first prove the toolchain with a test build")
     raise SystemExit(HEALTHY)
 
 
 def _tell_of_hub(judged: Judged) -> None:
     """A token is for the hub, and not for whoever mirrors it."""
     if hub := judged.report.facts.get(LaunchEnv).hub:
-        _tell(
-            f"the profile's HF_ENDPOINT is {without_secrets(hub)}: the server gets no Hugging Face "
+        tell(
+            f"the profile's HF_ENDPOINT is {hub}: the server gets no Hugging Face "
             "token; for a gated model set it yourself: --set env.HF_ENDPOINT=https://huggingface.co"
         )
 
@@ -261,10 +257,6 @@ def _tell_of_hub(judged: Judged) -> None:
 def _variables(judged: Judged) -> Mapping[str, str]:
     """Exactly those that were judged."""
     return judged.report.facts.get(LaunchEnv).vars
-
-
-def _tell(message: str) -> None:
-    click.echo(f"vllm-doctor: {printable(message)}", err=True)
 
 
 def _print_report(report: Report) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from doctor import profile as profiles
+from doctor.cli.output import fail, rules_print_to_stderr, say, tell
 from doctor.engine import Crashed, RuleError, load_rules
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError, environments, locate, nobody_named, refuse_foreign
-from doctor.model import Missing, Rule, printable, shortened
+from doctor.model import Missing, Rule, printable
 from doctor.patience import Patience
 from doctor.probes.interpreter import NotPython, Where
 from doctor.profile import Profile, ProfileError
@@ -24,15 +22,6 @@ from doctor.target import Live, Target
 from doctor.trust import ALLOW, refusal
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-_SENTENCE = 2000  # characters
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """One sentence on stderr, and out. What it names may be of megabytes, the sentence is not."""
-    click.echo(f"vllm-doctor: {shortened(printable(message), _SENTENCE)}", err=True)
-    raise SystemExit(code)
 
 
 def did_you_mean(word: str, known: Collection[str], otherwise: str = "") -> str:
@@ -137,7 +126,7 @@ def wait_option(command: F) -> F:
 
 
 def patience(wait: float | None) -> Patience:
-    return Patience(wait, lambda line: click.echo(f"vllm-doctor: {printable(line)}", err=True))
+    return Patience(wait, tell)
 
 
 def profile(name: str, sets: Collection[str]) -> Profile:
@@ -149,11 +138,8 @@ def profile(name: str, sets: Collection[str]) -> Profile:
         fail(str(error), USAGE)
     if left := profiles.left_out(base, made):
         whose = f"{name}'s {', '.join(left)}"
-        click.echo(
-            f"vllm-doctor: {printable(whose)} belong to {printable(base.model)}, not to "
-            f"{printable(made.model or 'a server without a model')}, and are left out",
-            err=True,
-        )
+        whom = made.model or "a server without a model"
+        tell(f"{whose} belong to {base.model}, not to {whom}, and are left out")
     return made
 
 
@@ -166,7 +152,7 @@ def load(folder: str | None, allow: Collection[str]) -> tuple[Rule, ...]:
         return ours
     trusted_rules(Path(folder), allow)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # a rule that prints must not spoil JSON
+        with rules_print_to_stderr():
             more = load_rules(Path(folder))
     except RuleError as error:
         if any(Path(folder).glob("signatures/*.toml")) and not any(Path(folder).glob("*.py")):
@@ -230,30 +216,12 @@ def _list_environments() -> NoReturn:
         said = [("the one that serves", again(verb, "--python", "/path/to/the/environment"))]
     fresh = again("fix", "--apply", "--create", "--python", "./vllm-env")
     sentence = "no environment is active, and the doctor's own has no vLLM: name the one to use"
-    click.echo(f"vllm-doctor: {sentence}", err=True)
+    tell(sentence)
     for what, command in (*said, ("a new one", fresh)):
-        click.echo(f"  # {printable(what)}\n  {printable(command)}", err=True)
+        say(f"  # {printable(what)}\n  {printable(command)}", err=True)
     raise SystemExit(USAGE)
 
 
 def fail_to_judge(error: Missing | Crashed) -> NoReturn:
     wrong = isinstance(error, NotPython) and error.wrong
     fail(str(error), USAGE if wrong else UNKNOWN)
-
-
-def print_lines(lines: Iterable[tuple[tuple[str, str], ...]], to: TextIO | None = None) -> None:
-    """Coloured by rich on a terminal; plain, and without rich, elsewhere."""
-    stream = to or sys.stdout
-    if not stream.isatty() or os.environ.get("NO_COLOR"):
-        for line in lines:
-            click.echo("".join(piece for _, piece in line), file=stream)
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True, file=stream)
-    for line in lines:
-        made = Text()
-        for style, piece in line:
-            made.append(piece, style)
-        console.print(made)

@@ -29,6 +29,7 @@ from doctor.logs.lines import (
 from doctor.logs.prefix import without_unknown_prefix
 from doctor.logs.scan import Hit
 from doctor.logs.traceback import Block
+from doctor.redact import redact
 from doctor.signatures import LEVELS, Level, Signature
 
 _LOOKS, _LOOK_EVERY = 50, 1 << 20
@@ -312,7 +313,7 @@ class _Reading:
             return
         noted = Unknown(
             block.line(failure.line),
-            failure.said[:_SAID],
+            redact(failure.said)[:_SAID],
             failure.raised_in,
             failure.called_from,
             block.place(0),

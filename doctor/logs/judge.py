@@ -13,6 +13,7 @@ from doctor.logs.index import Index
 from doctor.logs.lines import HEADER
 from doctor.logs.values import derive
 from doctor.model import Severity
+from doctor.redact import redact
 
 _EXCERPT = 400
 
@@ -141,7 +142,7 @@ def _finding(
         role,
         Severity.WARNING if survived else first.row.severity,
         best.line,
-        best.excerpt[:_EXCERPT],
+        redact(best.excerpt)[:_EXCERPT],
         fill(told.row.message, values) if told and told.row.message else None,
         values,
     )

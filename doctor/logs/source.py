@@ -89,9 +89,6 @@ def _opened(name: str) -> Iterator[tuple[io.BufferedReader, int | None]]:
     if name == "-":
         if sys.stdin is None or sys.stdin.closed:
             raise LogError("-: standard input is closed")
-        with contextlib.suppress(OSError):
-            if sys.stdin.isatty():
-                sys.stderr.write("vllm-doctor: paste the log, then Ctrl-D\n")
         with _piped(sys.stdin.fileno()) as stream:
             yield stream, None
         return

@@ -14,6 +14,7 @@ from doctor.model import Fact, Missing, Text
 from doctor.numbers import cuda_version, number_of
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.profile import Profile
+from doctor.redact import redact
 from doctor.target import OWN, OWN_PYTHON, Target
 from doctor.trust import NotTrusted
 
@@ -92,7 +93,7 @@ def driver(target: Target, env: LaunchEnv, profile: Profile, deep: DeepAsked) ->
     init = ("init",) if deep.asked else ()
     ran = target.run(OWN_PYTHON, "-I", "-B", script, *init, timeout=60, env=child_env(env))
     if not ran.ok:
-        why = ran.failure or f"it ended with code {ran.code}: {ran.err.strip()[-200:]}"
+        why = ran.failure or f"it ended with code {ran.code}: {redact(ran.err.strip())[-200:]}"
         raise Missing(Text("asking the NVIDIA driver failed: {why}", why=why))
     try:
         made: Driver = decode(Driver, parse_json(ran.out))

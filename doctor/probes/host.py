@@ -14,6 +14,7 @@ from doctor.model import Fact
 from doctor.numbers import version_of
 from doctor.probes.environment import LaunchEnv, child_env, which
 from doctor.probes.interpreter import Interpreter, is_targets
+from doctor.redact import redact
 from doctor.target import OWN, Ran, Target
 
 
@@ -135,7 +136,9 @@ class _Look:
         ran, said = self._version(command) if targets else self._preprocessed(command, language)
         if "family" not in said:
             lines = [line for line in ran.err.splitlines() if "error" in line] or [ran.err.strip()]
-            return Sought(name, error=ran.failure or lines[0][:200] or f"exit code {ran.code}")
+            return Sought(
+                name, error=ran.failure or redact(lines[0])[:200] or f"exit code {ran.code}"
+            )
         folders: tuple[Path, ...] = ()
         if libraries:
             folders = (path.parent.parent / "lib",) if targets else self._library_dirs(command)

@@ -12,6 +12,7 @@ from packaging.version import Version
 from doctor.codec import decode, parse_json
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
+from doctor.redact import redact
 from doctor.target import OWN as OWN_FILES
 from doctor.target import Target
 
@@ -89,7 +90,7 @@ def interpreter(target: Target, where: Where) -> Interpreter:
 
 def _complaint(err: str, code: int | None) -> str:
     lines = err.strip().splitlines()
-    return lines[-1][:200] if lines else f"it ended with code {code} and did not answer"
+    return redact(lines[-1])[:200] if lines else f"it ended with code {code} and did not answer"
 
 
 def import_path(interpreter: Interpreter, env: Mapping[str, str]) -> tuple[Path, ...]:

@@ -19,6 +19,7 @@ from doctor.probes.jit import Jit
 from doctor.probes.libraries import Runtimes
 from doctor.probes.toolkit import Toolkit, Toolkits
 from doctor.probes.wheels import FlashInfer
+from doctor.redact import redact
 from doctor.signatures import ids_of
 from doctor.target import OWN, OWN_PYTHON, Ran, Target
 from doctor.trust import NotTrusted
@@ -163,7 +164,7 @@ def _read(ran: Ran, archs: tuple[str, ...]) -> Proof:
         why = (output.strip() or first).splitlines()[0][:300]
         raise Missing(Text("nothing can be built or loaded in a temporary folder: {why}", why=why))
     if stage not in ("ok", *_STAGES):
-        raise Missing(Text("the test build did not run: {why}", why=ran.err.strip()[-200:]))
+        raise Missing(Text("the test build did not run: {why}", why=redact(ran.err.strip())[-200:]))
     failed = _STAGES.get(stage)
     ids, line = ids_of(output) if failed else ((), "")
     if failed == "load":
@@ -173,7 +174,7 @@ def _read(ran: Ran, archs: tuple[str, ...]) -> Proof:
         stage=failed,
         archs=archs,
         seconds=float(seconds),
-        output=output[-4000:],
+        output=redact(output)[-4000:],
         line=line,
         ids=ids,
         stand_in=stand_in == "stand-in",

@@ -24,6 +24,7 @@ from doctor.probes.host import HostCompilers, nvcc_flags, split
 from doctor.probes.interpreter import Interpreter, is_targets
 from doctor.probes.jit import Jit
 from doctor.probes.wheels import FlashInfer, Packages, Torch
+from doctor.redact import redact
 from doctor.shipped import rules_folder
 from doctor.target import OWN, Target
 
@@ -270,7 +271,7 @@ class _Look:
         if version := version_of(match[1] if match else None):
             return version, None
         said = (ran.err or ran.out).strip().splitlines()
-        return None, ran.failure or (said[-1][:200] if said else f"exit code {ran.code}")
+        return None, ran.failure or (redact(said[-1])[:200] if said else f"exit code {ran.code}")
 
     def _top(self, nvcc_path: Path, nvcc: Version | None) -> tuple[bool, Path]:
         """(it is a wrapper, the root nvcc works from). A real nvcc takes the folder above its own

@@ -7,6 +7,7 @@ Only variables: a command line, where everybody could read a password, is given 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import dataclasses
 import ipaddress
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from doctor.model import printable
+from doctor.redact import redact
 from doctor.target import READ_MOST, Live
 
 MIRRORS = {
@@ -186,54 +188,50 @@ def choose(
     )
 
 
-def without_credentials(text: str) -> str:
-    """`text` (a URL, a log line, several lines) with `****` for the user and password of every
-    URL in it, and for what a query calls a token, a key or a signature."""
-    return _QUERY.sub(r"\1****", _USER.sub("****@", text))
-
-
-# To the last @ before the path, since a password may hold one. A password may also hold a slash,
-# which makes no URL of it, but uv prints it: what follows the host's colon is then no port.
-_USER = re.compile(
-    r"""(?<=://)(?:[^/\s]*@|[^\s/@:\[]*:(?!\d{1,5}(?:[/?#\s,;'"`)>\]]|$))\S*@)""",
-)
-_QUERY = re.compile(
-    r"([?&][\w.%-]*(?:token|key|secret|passw|sig|auth|credential)[\w.%-]*=)[^&\s'\"`)>]+",
-    re.IGNORECASE,
-)
-
-
 def _shown(value: str) -> str:
-    return printable(without_credentials(value))
+    return printable(redact(value))
 
 
 def _mirror(name: str) -> Index:
     if name in MIRRORS:
         return Index(name, MIRRORS[name])
     if "://" in name:
-        return Index(_shown(name), _location(name))
+        return Index(_shown(name), _location(name, "the mirror"))
     names = [*MIRRORS, DEFAULT]
     close = get_close_matches(name.lower(), names, 1)
+    # What is like none of them may be a password in the wrong place.
+    which = f"unknown mirror {printable(name)!r}" if close else "unknown mirror"
     hint = f"; did you mean {close[0]}?" if close else ""
-    # A URL without its scheme may have a password.
-    shown = printable(re.sub(r"(?s).*@", "****@", name))
-    raise MirrorError(f"{shown!r} is no mirror: there are {', '.join(names)}, or a URL{hint}")
+    raise MirrorError(f"{which}: there are {', '.join(names)}, or a URL{hint}")
+
+
+def source_of(url: str, shell: Mapping[str, str], prefix: Path) -> str | None:
+    """The variable or the file of the person's configuration that an Index has a URL from; None
+    where it was named otherwise, as a mirror."""
+    settings = _settings(shell, prefix)
+    for option in ("index-url", "extra-index-url", "find-links"):
+        for value in settings[option].values if option in settings else ():
+            with contextlib.suppress(MirrorError):
+                if _location(_from_home(value, shell), option) == url:
+                    return settings[option].source
+    return None
 
 
 # Locations.
 
 
-def _location(value: str) -> str:
-    """`value`, a URL or a path, as a URL for uv. Raises MirrorError saying why it is not used."""
-    shown = _shown(value)
+def _location(value: str, where: str) -> str:
+    """`value`, a URL or a path, as a URL for uv; `where` it stands. Raises MirrorError saying why
+    it is not used: of what is neither a URL nor an absolute path, without quoting it."""
+    shown = _shown(value) if re.match(r"/|[A-Za-z][\w+.-]*://", value) else f"the value of {where}"
     # Python and uv disagree on where a host ends that is followed by one of these.
     if any(c.isspace() or not c.isprintable() or c == "\\" for c in value):
-        raise MirrorError(f"{shown} is no URL")
+        raise MirrorError(f"the value of {where} is not a URL")
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise MirrorError(f"{shown} is no URL") from None
+        raise MirrorError(f"the value of {where} is not a URL") from None
     if parts.scheme in ("http", "https") and host:
         if parts.scheme == "http" and not _is_loopback(host):
             raise MirrorError(f"{shown} is plain http, which is used only on this machine")
@@ -243,7 +241,7 @@ def _location(value: str) -> str:
     elif not parts.scheme and not parts.netloc:
         path = Path(value)
     else:
-        raise MirrorError(f"{shown} is no https or file URL")
+        raise MirrorError(f"{shown} is not an https or file URL")
     if _kind(path) not in ("dir", "file"):
         raise MirrorError(f"{shown} does not exist")
     return path.absolute().as_uri()
@@ -334,7 +332,7 @@ class _Own:
         if setting is None:
             return Index(_PYPI)
         try:
-            return Index(self.who("index-url"), _location(setting.values[0]))
+            return Index(self.who("index-url"), _location(setting.values[0], "index-url"))
         except MirrorError as error:
             raise MirrorError(
                 f"{error}, and {self.who('index-url')} names it; --mirror names another one"
@@ -389,7 +387,7 @@ def _usable(
     """As pip: what cannot be used of a list is said, not the end of it."""
     for value in setting.values:
         try:
-            yield _location(_from_home(value, shell))
+            yield _location(_from_home(value, shell), option)
         except MirrorError as error:
             left_out.append(f"{option} in {printable(setting.source)} is left out: {error}")
 
@@ -403,7 +401,8 @@ def _file(
     path = Path(_from_home(value, shell)).absolute()
     if _kind(path):
         return str(path)
-    notes.append(f"{option} in {printable(source)} is left out: {_shown(value)} does not exist")
+    shown = _shown(value) if value.startswith(("/", "~/")) else "its file"
+    notes.append(f"{option} in {printable(source)} is left out: {shown} does not exist")
     return None
 
 
@@ -426,7 +425,7 @@ def _truth(setting: _Setting) -> bool:
         return True
     if value in ("n", "no", "f", "false", "off", "0"):
         return False
-    raise MirrorError(f"no-index in {printable(setting.source)} is {value!r}, not yes or no")
+    raise MirrorError(f"no-index in {printable(setting.source)} is not yes or no")
 
 
 def _from_home(value: str, shell: Mapping[str, str]) -> str:

@@ -19,7 +19,8 @@ from typing import Protocol
 from packaging.version import Version
 
 from doctor.model import refusal
-from doctor.repair.index import Index, without_credentials
+from doctor.redact import redact
+from doctor.repair.index import Index
 from doctor.target import Target, ending_with_us
 
 ANSWER_IN = 3
@@ -28,7 +29,7 @@ _LAST_ANSWER_IN = 15
 
 
 class ToolError(Exception):
-    """The tool could not do it. `tail`: the last lines it printed, without credentials.
+    """The tool could not do it. `tail`: the last lines it printed, without secrets.
     `no_solution`: an index answered, and what was asked does not go together there."""
 
     def __init__(self, message: str, tail: str = "", no_solution: bool = False) -> None:
@@ -205,7 +206,7 @@ def run(
     ) as child:
         try:
             for line in child.stdout or ():
-                lines.append(without_credentials(line.rstrip("\n")))
+                lines.append(line.rstrip("\n"))
                 if tell:
                     tell(lines[-1])
         except BaseException:
@@ -213,9 +214,9 @@ def run(
             raise
     if child.returncode != 0:
         said = [line for line in lines if not line.startswith(("DEBUG", "TRACE", "INFO"))]
-        text = "\n".join(said)
+        text = redact("\n".join(said))
         cause = _cause(text, child.returncode)
-        raise ToolError(cause, "\n".join(said[-20:]), bool(_NOT_THERE.search(text)))
+        raise ToolError(cause, "\n".join(text.splitlines()[-20:]), bool(_NOT_THERE.search(text)))
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doctor.model import printable
+from doctor.redact import redact, redacted_words
 from doctor.target import Live
 
 if TYPE_CHECKING:
@@ -177,7 +178,9 @@ def _process(process: psutil.Process) -> Process:
         if word.startswith("-") and word != "-m":
             break
         words.append(Path(word).name if word.startswith("/") else word)
-    return Process(process.pid, printable(" ".join(words))[:_NAME_MOST] or "a process")
+    # Before it is cut: of half a secret nobody knows any more that it was one.
+    name = printable(redact(" ".join(redacted_words(words))))[:_NAME_MOST]
+    return Process(process.pid, name or "a process")
 
 
 def _command(process: psutil.Process) -> list[str]:

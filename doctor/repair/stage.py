@@ -21,6 +21,7 @@ from doctor.fixes import CudaHome, PrependPath, SetAside, SetVariable, UnsetVari
 from doctor.model import Step
 from doctor.probes.environment import HOME, SAVED, Saved, SavedValue
 from doctor.probes.wheels import Distribution
+from doctor.redact import redact
 from doctor.repair import swap
 from doctor.repair.manifest import Swap, kernels, places
 from doctor.repair.plan import Request
@@ -252,7 +253,7 @@ def _links(ground: Ground, step: CudaHome, folder: Path) -> None:
         except NotTrusted as refused:
             raise StageError(str(refused)) from None
         if not ran.ok:
-            why = (ran.failure or ran.err.strip())[-300:]
+            why = redact(ran.failure or ran.err.strip())[-300:]
             raise StageError(f"no stand-in for libcuda.so can be linked: {why}")
 
 

@@ -13,7 +13,7 @@ from doctor.logs.found import Unknown
 from doctor.logs.judge import LogFinding, fill
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
-from doctor.redact import without_secrets
+from doctor.redact import redact
 from doctor.report.json import (
     INT,
     MAYBE_TEXT,
@@ -96,7 +96,7 @@ def _filled(ailment: Ailment, values: Mapping[str, str]) -> Iterator[Fix]:
 
 def shown(text: str) -> str:
     """A piece of the log that can drive no terminal and tells no secret."""
-    return printable(without_secrets(" ".join(text.split())))
+    return printable(redact(" ".join(text.split())))
 
 
 def explained_json(one: Explained) -> dict[str, Any]:

@@ -8,16 +8,19 @@ from collections.abc import Iterator, Mapping
 from doctor import about
 from doctor.diagnose import Report
 from doctor.fixes import CudaHome, SetAside
-from doctor.model import Installer, printable
+from doctor.model import printable
 from doctor.probes.environment import SAVED
-from doctor.repair.index import without_credentials
+from doctor.redact import redact
+from doctor.repair.index import Index, source_of
 from doctor.repair.plan import Action, Plan
 from doctor.repair.stage import as_file, merged
 
 
 def script(plan: Plan, report: Report, shell: Mapping[str, str]) -> str:
     """The whole script. Raises OSError or ValueError where the saved variables cannot be read."""
-    return "".join(f"{line}\n" for line in _lines(plan, report, shell))
+    lines = _lines(plan, report, shell)
+    # Nobody executes a comment.
+    return "".join(f"{redact(line) if line.startswith('#') else line}\n" for line in lines)
 
 
 def _lines(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[str]:
@@ -33,7 +36,7 @@ def _lines(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[str
         for ask in action.asks:
             yield f"# Mind: {ask.why}."
         if action.kind == "install":
-            yield from _install(plan, report.installer)
+            yield from _install(plan, report, shell)
         elif action.kind == "environment":
             yield from _environment(action, report, shell)
         else:
@@ -54,10 +57,10 @@ def _lines(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[str
     yield f"# {report.installer.again('diagnose', '--deep')}"
 
 
-def _install(plan: Plan, installer: Installer) -> Iterator[str]:
+def _install(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[str]:
     """Exactly what was resolved, by hash: what the index has tomorrow makes no difference."""
     if plan.request.gone:
-        yield installer.line("uninstall", plan.request.gone)
+        yield report.installer.line("uninstall", plan.request.gone)
     for info in plan.request.half:
         yield shlex.join(["mv", str(info), f"{info}.set-aside"])
     resolution = plan.resolution
@@ -68,21 +71,35 @@ def _install(plan: Plan, installer: Installer) -> Iterator[str]:
     yield "cat > \"$requirements\" <<'EOF'"
     yield from resolution.requirements.splitlines()
     yield "EOF"
-    index = resolution.index
-    options = ["--no-deps", "--require-hashes"]
-    if index.no_index:
+    options, secrets = ["--no-deps", "--require-hashes"], []
+    if resolution.index.no_index:
         options += ["--no-index"]
-    elif index.url:
-        options += ["--index-url", index.url]
+    for number, (option, url) in enumerate(_sources(resolution.index), 1):
+        if redact(url) == url:
+            options += [option, url]
+            continue
+        # What the script executes has to be the URL itself; what it says is where that is.
+        source = source_of(url, shell, report.interpreter.prefix)
+        name = source if source and shell.get(source, "").strip() == url else None
+        if name is None and source and report.installer.own_pip and not source.startswith("UV_"):
+            yield f"# Of {option}, pip's own configuration has a secret: {printable(source)}."
+            continue
+        name = name or f"INDEX_{number}"
+        yield f"# {printable(redact(url))}"
+        yield f': "${{{name}:?has to be set to the URL above, with its secret}}"'
+        secrets.append(f'{option} "${name}"')
+    line = report.installer.line("install", tuple(options))
+    yield " ".join([line, *secrets, '-r "$requirements"'])
+
+
+def _sources(index: Index) -> Iterator[tuple[str, str]]:
+    """What pip and uv call the places of an index, and their URLs."""
+    if index.url and not index.no_index:
+        yield "--index-url", index.url
     for url in () if index.no_index else index.extra:
-        options += ["--extra-index-url", url]
+        yield "--extra-index-url", url
     for url in index.find_links:
-        options += ["--find-links", url]
-    shown = [without_credentials(word) for word in options]
-    if shown != options:
-        yield "# The index wants a name and a password, which are not written down: put them in."
-    line = installer.line("install", tuple(shown))
-    yield f'{line} -r "$requirements"'
+        yield "--find-links", url
 
 
 def _environment(action: Action, report: Report, shell: Mapping[str, str]) -> Iterator[str]:

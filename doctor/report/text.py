@@ -20,6 +20,7 @@ from doctor.model import (
     Verdict,
     printable,
 )
+from doctor.redact import redact
 
 if TYPE_CHECKING:
     from doctor.diagnose import Recorded, Report
@@ -235,9 +236,10 @@ def _next(report: Report) -> Iterator[Line]:
 def wrapped(
     text: str, indent: str, style: Style, colour: str = "", hang: str = ""
 ) -> Iterator[Line]:
-    """A paragraph in lines of the style's width; words are never broken."""
+    """A paragraph in lines of the style's width; words are never broken. Redacted before that: in
+    two lines a name and its value might not be known again."""
     for line in textwrap.wrap(
-        text,
+        redact(text),
         style.width,
         initial_indent=indent,
         subsequent_indent=indent + hang,

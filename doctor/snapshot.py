@@ -1,0 +1,90 @@
+"""What of a recording may leave the machine: no secret, no name of a person or a home, and of the
+environment only what is judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from doctor.redact import redacted
+
+# The variables whose values a probe or a rule reads, and what of the server reads them. Of all
+# others at most the name is kept.
+RECORDED = {
+    "CC": "Triton's compiler, and nvcc's where FlashInfer calls it",
+    "CPATH": "folders of headers: gcc, nvcc",
+    "CPLUS_INCLUDE_PATH": "folders of headers: g++",
+    "CUDA_HOME": "FlashInfer's toolkit",
+    "CUDA_PATH": "FlashInfer's toolkit without CUDA_HOME",
+    "CUDA_VISIBLE_DEVICES": "the GPUs that CUDA shows",
+    "CXX": "the compiler that FlashInfer links with",
+    "C_INCLUDE_PATH": "folders of headers: gcc, for Python.h",
+    "FLASHINFER_CUDA_ARCH_LIST": "the architectures that FlashInfer compiles for",
+    "FLASHINFER_DISABLE_VERSION_CHECK": "whether FlashInfer compares its wheels",
+    "FLASHINFER_EXTRA_CUDAFLAGS": "FlashInfer's command line of nvcc",
+    "FLASHINFER_EXTRA_LDFLAGS": "FlashInfer's command line of the linker",
+    "FLASHINFER_NVCC": "FlashInfer's nvcc",
+    "FLASHINFER_WORKSPACE_BASE": "FlashInfer's cache",
+    "HOME": "the caches; a recording calls it /home/user",
+    "LD_LIBRARY_PATH": "the loader",
+    "LIBRARY_PATH": "the linker",
+    "NVCC_APPEND_FLAGS": "nvcc",
+    "NVCC_CCBIN": "nvcc",
+    "NVCC_PREPEND_FLAGS": "nvcc",
+    "PATH": "programs that are found by name",
+    "PYTHONNOUSERSITE": "where Python imports from",
+    "PYTHONPATH": "where Python imports from",
+    "TRITON_LIBCUDA_PATH": "Triton's libcuda",
+    "VLLM_USE_FLASHINFER_MOE_FP16": "which kernels vLLM takes",
+    "VLLM_USE_FLASHINFER_SAMPLER": "which kernels vLLM takes",
+}
+# Who helps somebody wants to know that one of these was set.
+_NAMED = re.compile(r"(?:VLLM|HF|CUDA|NCCL|GLOO|FLASHINFER)_\w+|TORCH\w*")
+
+# A name ends where no further letter of a name follows.
+_END = r"(?![\w-]|\.\w)"
+# Folder names that say nothing of a person, also where a user is called so.
+_PLAIN = frozenset(
+    ("root", "nvidia", "python", "vllm", "torch", "lib", "bin", "opt", "usr", "user")
+)
+
+
+def shareable(recording: dict[str, Any], home: str | None) -> dict[str, Any]:
+    """The recording without the values of variables that nothing reads, secrets, and the home's
+    real name.
+
+    A home is replaced everywhere by /home/user, so that paths still fit each other.
+    """
+    shell = recording["env"]
+    env = {name: value for name, value in shell.items() if name in RECORDED}
+    names = sorted(filter(_NAMED.fullmatch, shell))
+    made: dict[str, Any] = _Nameless(home)({**recording, "env": env, "env_names": names})
+    clean: dict[str, Any] = redacted(made)
+    return clean
+
+
+class _Nameless:
+    """Data without the name of a home, and of other people's."""
+
+    def __init__(self, home: str | None) -> None:
+        self._rules: list[tuple[re.Pattern[str], str]] = []
+        if home and len(Path(home).parts) > 1 and home != "/root":
+            whole = re.escape(home.rstrip("/"))
+            self._rules.append((re.compile(whole + _END), "/home/user"))
+            name = Path(home).name
+            if name not in _PLAIN and len(name) > 1:
+                self._rules.append((re.compile(rf"(?<=/){re.escape(name)}{_END}"), "user"))
+        self._rules.append((re.compile(rf"/home/(?!user{_END})[\w.-]*\w"), "/home/someone"))
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, str):
+            for pattern, new in self._rules:
+                value = pattern.sub(new, value)
+            return value
+        if isinstance(value, Mapping):
+            return {self(k): self(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self(v) for v in value]
+        return value
