@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator
 
+from doctor.logs.lines import decoded
+from doctor.logs.regex import Patterns
 from doctor.logs.scan import Scanner
 from doctor.signatures import Signature, squeezed
 
@@ -20,8 +22,9 @@ class Index:
         literals = [squeezed(row.literal).encode() for row in self.rows]
         numbers = {one: i for i, one in enumerate(dict.fromkeys(literals))}
         self._rows_of: list[list[int]] = [[] for _ in numbers]
-        for row, literal in enumerate(literals):
-            self._rows_of[numbers[literal]].append(row)
+        self.literal_of = [numbers[literal] for literal in literals]
+        for row, literal in enumerate(self.literal_of):
+            self._rows_of[literal].append(row)
         self.scanner = Scanner(list(numbers))
         self.rows_of = functools.lru_cache(1 << 12)(self._rows)
 
@@ -35,3 +38,22 @@ class Index:
     def in_line(self, raw: bytes) -> Iterator[Signature]:
         """The rows whose literal is in a physical line."""
         yield from (row for _, row in self.rows_of(self.scanner.all(raw[:_LINE_MOST])))
+
+    def may_fit(self, literals: tuple[int, ...], text: bytes) -> Iterator[tuple[int, Signature]]:
+        """The rows that may fit a line of a text of many, which has these literals, and their
+        numbers. Of lines that a terminal broke in the middle of a word, some are left out."""
+        lines = decoded(text)
+        if "\\" in lines:  # as JSON has it
+            lines = lines.replace('\\"', '"').replace("\\n", "\n")
+        fitting = {self._patterned[i] for i in self._patterns.fitting(lines)}
+        for number, row in self.rows_of(literals):
+            if row.pattern is None or number in fitting:
+                yield number, row
+
+    @functools.cached_property
+    def _patterned(self) -> list[int]:
+        return [number for number, row in enumerate(self.rows) if row.pattern is not None]
+
+    @functools.cached_property
+    def _patterns(self) -> Patterns:
+        return Patterns([self.rows[number].pattern or "" for number in self._patterned])

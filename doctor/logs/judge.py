@@ -16,7 +16,8 @@ from doctor.model import Severity
 
 _EXCERPT = 400
 
-Verdict = Literal["explained", "unrecognised", "nothing-found"]
+Verdict = Literal["explained", "unrecognised", "nothing-found", "too-repetitive"]
+"""too-repetitive: nothing was found, but not each line that could be something was looked at."""
 FindingRole = Literal["primary", "contributing", "symptom"]
 
 

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from doctor.codec import parse_json
-from doctor.logs.scan import Hit
+from doctor.logs.budget import Budget
+from doctor.logs.scan import AROUND, Hit
 from doctor.signatures import Level
 
-_AROUND = 16 << 10
-"""Bytes before and after a hit within which its surroundings are looked for."""
 _FULL, _NEAR, _NARROW = 3, 10, 40
 """A terminal broke a log where so many lines are of the same length, none of so many lines around
 each is longer, and they are at least so long."""
@@ -218,16 +217,20 @@ def _full(lines: Sequence[str]) -> list[bool]:
 class Surroundings:
     """The lines around a hit, as they were before a terminal broke them; made when asked for."""
 
-    def __init__(self, hit: Hit) -> None:
+    def __init__(self, hit: Hit, budget: Budget) -> None:
         self._hit = hit
+        self._budget = budget
 
     @functools.cached_property
     def _parts(self) -> tuple[list[bytes], list[bytes], list[bytes]]:
         hit = self._hit
-        before = split(hit.window[max(0, hit.start - _AROUND) : hit.start])[:-1]
+        before = split(hit.window[max(0, hit.start - AROUND) : hit.start])[:-1]
         own = split(hit.window[hit.start : hit.end])
-        after = split(hit.window[hit.end : hit.end + _AROUND])[1:]
-        return before[-_LINES:], own, after[:_LINES]
+        after = split(hit.window[hit.end : hit.end + AROUND])[1:]
+        parts = before[-_LINES:], own, after[:_LINES]
+        for part in parts:
+            self._budget.spend_on(b"\n".join(part))
+        return parts
 
     @functools.cached_property
     def _texts(self) -> list[str]:
@@ -247,7 +250,9 @@ class Surroundings:
     @functools.cached_property
     def alone(self) -> Line:
         """The line as it is printed."""
-        return clean(self._hit.window[self._hit.start : self._hit.end])
+        raw = self._hit.window[self._hit.start : self._hit.end]
+        self._budget.spend_on(raw)
+        return clean(raw)
 
     @functools.cached_property
     def own(self) -> tuple[Line, ...]:

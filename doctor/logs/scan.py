@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from doctor.logs.budget import Budget
 from doctor.logs.regex import re2
 
 BEHIND = 96 << 10
 """Bytes before a hit that can still be looked at."""
 AHEAD = 32 << 10
 """Bytes after a hit that can be looked at already, where the log does not end."""
+AROUND = 16 << 10
+"""Bytes before and after a hit that are looked at for its sake."""
+_STRETCH = 16 << 10
+"""Bytes that are skimmed at once."""
 _PIECE = 4 << 10
 """Bytes on either side of a place; a line counts as no longer than that."""
 _BEGINNING = 16
@@ -49,6 +54,25 @@ class Hit(NamedTuple):
     def offset(self) -> int:
         return self.base + self.at
 
+    def apart(self) -> Hit:
+        """The same, which keeps no more of the log in memory than is looked at for its sake."""
+        cut = max(0, self.start - AROUND)
+        return self._replace(
+            window=self.window[cut : self.end + AROUND],
+            start=self.start - cut,
+            end=self.end - cut,
+            at=self.at - cut,
+            base=self.base + cut,
+        )
+
+
+class Interest(Protocol):
+    """What whoever reads the hits still wants to see, when it is too much to look at each."""
+
+    def wanted(self, stretch: Hit) -> Iterable[int]:
+        """Of the literals in a piece of the log with many lines, those that a line is looked at
+        for. All the rest of it is passed over."""
+
 
 class _Engine(Protocol):
     def first(self, window: bytes, place: int) -> tuple[int, int]:
@@ -60,7 +84,8 @@ class _Engine(Protocol):
 
 class Scanner:
     """Searches for literals (without white space), all at once. `lines`, `tail`, the end of the
-    log, and `base`, where that begins in it, are whole once `hits` has ended."""
+    log, and `base`, where that begins in it, are whole once `hits` has ended; `skimmed` says how
+    many lines with literals were passed over."""
 
     def __init__(self, literals: Sequence[bytes]) -> None:
         engine: type[_Automaton] | type[_Plain] = _Automaton if re2 else _Plain
@@ -70,9 +95,14 @@ class Scanner:
         self._literals = len(literals)
         numbers = {one: len(literals) + i for i, one in enumerate(beginnings)}
         self._beginning = [numbers[one[:_BEGINNING]] for one in literals]
-        self.lines = 0
+        self._begin(Budget(), None)
+
+    def _begin(self, budget: Budget, interest: Interest | None) -> None:
+        self._budget, self._interest = budget, interest
+        self.lines = self.skimmed = 0
         self.tail = b""
         self.base = 0
+        self._line, self._counted = 1, 0
 
     def all(self, text: bytes) -> tuple[int, ...]:
         """The numbers of the literals in a short text."""
@@ -86,41 +116,59 @@ class Scanner:
         begun = len(found) - first
         return whole, begun > 0 and begun > len({self._beginning[i] for i in whole})
 
-    def hits(self, blocks: Iterable[bytes]) -> Iterator[Hit]:
-        """The hits in the order of the log, each as soon as what follows it is known."""
-        window, done, told, counted, line, self.base = b"", 0, 0, 0, 1, 0
+    def hits(
+        self,
+        blocks: Iterable[bytes],
+        budget: Budget | None = None,
+        interest: Interest | None = None,
+    ) -> Iterator[Hit]:
+        """The hits in the order of the log, each as soon as what follows it is known. Where the
+        budget is used up, only those of interest; but all of them at the end of the log."""
+        self._begin(budget or Budget(), interest)
+        window, done, told = b"", 0, 0
         for block, more in _and_whether_more(blocks):
             window += block
+            self._budget.grow(len(block))
             limit = len(window) - AHEAD if more else len(window)
-            for found, start, end, at in self._found(window, done, told, limit):
-                line += window.count(b"\n", counted, at)
-                counted, told = at, end
-                yield Hit(found, line, window, start, end, at, self.base)
+            skimmed = limit if more else limit - AHEAD
+            told = yield from self._found(window, done, told, limit, skimmed)
             done = max(told, limit)
             cut = max(0, done - BEHIND) if more else 0
-            if counted < cut:
-                line += window.count(b"\n", counted, cut)
-                counted = cut
+            self._line_at(window, cut)
             window, self.base = window[cut:], self.base + cut
-            done, told, counted = done - cut, max(0, told - cut), counted - cut
+            done, told, self._counted = done - cut, max(0, told - cut), self._counted - cut
         self.tail = window
-        self.lines = line + window.count(b"\n", counted)
+        self.lines = self._line_at(window, len(window))
         if not window or window.endswith(b"\n"):
             self.lines -= 1
 
+    def _line_at(self, window: bytes, place: int) -> int:
+        """The number of the line at a place, which is not before the one asked for last."""
+        if place > self._counted:
+            self._line += window.count(b"\n", self._counted, place)
+            self._counted = place
+        return self._line
+
     def _found(
-        self, window: bytes, place: int, told: int, limit: int
-    ) -> Iterator[tuple[tuple[int, ...], int, int, int]]:
-        """(literals, begin, end, place of the first one) of each line that begins behind `told`
-        and has one that begins between `place` and `limit`."""
+        self, window: bytes, place: int, told: int, limit: int, skimmed: int
+    ) -> Generator[Hit, None, int]:
+        """The hits that begin between `place` and `limit` in lines that begin behind `told`, up to
+        `skimmed` as the budget allows. Returns where the last line ends."""
         at, until = self._engine.first(window, place)
         while 0 <= at < limit:
+            if self._interest and at < skimmed and not self._budget.is_left:
+                told = yield from self._skim(window, at, told, self._interest)
+                at, until = self._engine.first(window, told)
+                continue
             start, end = piece(window, at, until)
             further, until = self._engine.first(window, until)
+            many = 1
             while 0 <= further < end:
                 if until > end:  # it is broken, and goes on in the next line
                     end = piece(window, until, until)[1]
                 further, until = self._engine.first(window, until)
+                many += 1
+            self._budget.spend(1 + (many >> 3))
             start = max(start, told)
             found, begun = self._all(window[start:end])
             after = piece(window, end + 1, end + 1)[1] if end < len(window) else end
@@ -133,8 +181,57 @@ class Scanner:
                     if further >= 0:
                         further, until = self._engine.first(window, end)
             if found:
-                yield found, start, end, at
+                yield Hit(found, self._line_at(window, at), window, start, end, at, self.base)
             at, told = further, end
+        return told
+
+    def _skim(
+        self, window: bytes, at: int, told: int, interest: Interest
+    ) -> Generator[Hit, None, int]:
+        """Of the lines from a hit on, those of interest. Returns where they end."""
+        start = max(piece(window, at, at)[0], told)
+        end = window.rfind(b"\n", at, start + _STRETCH) + 1 or min(start + _STRETCH, len(window))
+        literals = self.all(window[start:end])
+        line = self._line_at(window, start)
+        stretch = Hit(literals, line, window, start, end, start, self.base)
+        places = {self._place(window, start, end, one) for one in interest.wanted(stretch)}
+        for low, high in sorted(places):
+            if low >= told:
+                told = high
+                yield self._hit(stretch, low, high)
+        self.skimmed += window.count(b"\n", start, end) - len(places)
+        return end
+
+    def last(self, stretch: Hit, literal: int) -> Hit:
+        """The last line in a piece of the log that has the literal."""
+        window, start, end = stretch.window, stretch.start, stretch.end
+        return self._hit(stretch, *self._place(window, start, end, literal, last=True))
+
+    def _hit(self, stretch: Hit, start: int, end: int) -> Hit:
+        window = stretch.window
+        at = min(max(start, self._engine.first(window, start)[0]), end)
+        line = stretch.line + window.count(b"\n", stretch.start, at)
+        return stretch._replace(
+            literals=self.all(window[start:end]), line=line, start=start, end=end, at=at
+        )
+
+    def _place(
+        self, window: bytes, start: int, end: int, literal: int, last: bool = False
+    ) -> tuple[int, int]:
+        """Where the first or the last line begins and ends that has the literal, by halves."""
+        while (middle := _between(window, start, end)) > start:
+            halves = [(start, middle), (middle, end)]
+            if last:
+                halves.reverse()
+            for low, high in halves:
+                if literal in self.all(window[low:high]):
+                    start, end = low, high
+                    break
+            else:  # a terminal broke it
+                before = window.rfind(b"\n", start, middle - 1) + 1
+                after = window.find(b"\n", middle, end)
+                return max(start, before), end if after < 0 else after
+        return start, end - window.endswith(b"\n", start, end)
 
     def _broken(self, found: tuple[int, ...], line: bytes, after: bytes) -> tuple[int, ...]:
         """The literals of a line and the one after, where one ends only there; else none."""
@@ -153,6 +250,14 @@ def piece(window: bytes, at: int, until: int) -> tuple[int, int]:
     end = min(high, len(window)) if end < 0 else end
     inside = window.find(b"\r", until, end)
     return start, end if inside < 0 else inside
+
+
+def _between(window: bytes, start: int, end: int) -> int:
+    """Where a line begins in the middle of some; `start` where there is but one."""
+    middle = (start + end) // 2
+    return (window.find(b"\n", middle, end - 1) + 1) or (
+        window.rfind(b"\n", start, middle) + 1 or start
+    )
 
 
 def _and_whether_more(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
