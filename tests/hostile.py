@@ -48,16 +48,18 @@ def _again(line: str) -> Making:
 
 
 def _numbered(line: str) -> Making:
-    return lambda size: filled((line.format(n=n) for n in itertools.count()), size)
+    return lambda size: filled(
+        (line.replace("{n}", str(n)) for n in itertools.count()), size
+    )
 
 
-def _some(pieces: Iterable[str], joined: str = "\n") -> Making:
+def _some(pieces: Iterable[str]) -> Making:
     """The pieces in any order, but always the same one."""
     known = list(pieces)
 
     def make(size: int) -> bytes:
         rng = random.Random(9)  # noqa: S311
-        return filled((rng.choice(known) + joined for _ in itertools.count()), size)
+        return filled((rng.choice(known) for _ in itertools.count()), size)
 
     return make
 
@@ -171,7 +173,8 @@ KINDS: dict[str, Making] = {
     "literals with spaces": _literals(lambda row: " ".join(row.literal)),
     "literals with colours": _literals(lambda row: "\x1b[0m".join(row.literal)),
     "literals broken in the middle": _literals(_broken),
-    "all literals in one line": _some((row.literal for row in ROWS), " "),
+    "all literals in one line": lambda size: filled(
+        itertools.repeat(" ".join(row.literal for row in ROWS)), size),
     "literals without line ends": lambda size: _literals(lambda row: row.literal)(size).replace(
         b"\n", b""
     ),
@@ -185,7 +188,7 @@ KINDS: dict[str, Making] = {
     "one exception": _again("RuntimeError: x"),
     "exceptions, each another": _numbered("ValueError: {n} is not what is wanted, but it is {n}"),
     "short exceptions, each another": _numbered("E{n}Error: {n}"),
-    "tracebacks": _numbered(f'{HEADER}\n  File "a.py", line {{n}}, in f\nValueError: {{n}}'),
+    "tracebacks": _numbered(HEADER + '\n  File "a.py", line {n}, in f\nValueError: {n}'),
     "headers of tracebacks": _again(HEADER),
     "a traceback without an end": lambda size: filled(
         itertools.chain([HEADER], itertools.repeat('  File "a.py", line 1, in f\n    f()')), size),
@@ -193,8 +196,8 @@ KINDS: dict[str, Making] = {
     "groups of exceptions": _groups,
     "eight ranks at once": _ranks,
     "starts": _again(START),
-    "starts and failures": _numbered(f"{START}\nValueError: {{n}}"),
-    "starts, failures, ends": _numbered(f"{START}\n{READY}\nRuntimeError: {{n}}\n{STOP}"),
+    "starts and failures": _numbered(START + "\nValueError: {n}"),
+    "starts, failures, ends": _numbered("\n".join((START, READY, "RuntimeError: {n}", STOP))),
     "starts and matches": lambda size: filled(
         (text for row in itertools.cycle(ROWS) for text in (START, row.literal)), size),
     "words of a start": _again("vllm serve x vllm serve non-default args: Application startup"),

@@ -32,7 +32,7 @@ from doctor.logs.scan import Hit
 from doctor.logs.traceback import Block
 from doctor.signatures import LEVELS, Level, Signature
 
-_SURE, _LOOKS, _LOOK_EVERY = 2, 50, 1 << 20
+_SURE, _LOOKS, _LOOK_EVERY = 1, 50, 1 << 20
 """How often in an attempt a row has the surroundings of a line looked at in any case, how often
 while the budget lasts, and then once in how many bytes. The last line is always looked at."""
 _GLANCES = 16

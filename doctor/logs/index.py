@@ -13,6 +13,9 @@ from doctor.signatures import Signature, squeezed
 _LINE_MOST = 16 << 10
 """Bytes of a line that are looked at."""
 
+_LONG, _OVERLAP = 1 << 10, 1 << 8
+"""Characters of a line that are skimmed at once, and those of them that are once more."""
+
 
 class Index:
     """For one log after the other."""
@@ -42,10 +45,14 @@ class Index:
     def may_fit(self, literals: tuple[int, ...], text: bytes) -> Iterator[tuple[int, Signature]]:
         """The rows that may fit a line of a text of many, which has these literals, and their
         numbers. Of lines that a terminal broke in the middle of a word, some are left out."""
-        lines = decoded(text)
-        if "\\" in lines:  # as JSON has it
-            lines = lines.replace('\\"', '"').replace("\\n", "\n")
-        fitting = {self._patterned[i] for i in self._patterns.fitting(lines)}
+        cleaned = decoded(text)
+        if "\\" in cleaned:  # as JSON has it
+            cleaned = cleaned.replace('\\"', '"').replace("\\n", " ")
+        lines = cleaned.split("\n")
+        if max(map(len, lines)) > _LONG:
+            pieces = (x[i : i + _LONG] for x in lines for i in range(0, len(x), _LONG - _OVERLAP))
+            cleaned = "\n".join(pieces)
+        fitting = {self._patterned[i] for i in self._patterns.fitting(cleaned)}
         for number, row in self.rows_of(literals):
             if row.pattern is None or number in fitting:
                 yield number, row

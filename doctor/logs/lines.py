@@ -167,7 +167,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 def split(data: bytes) -> list[bytes]:
     """Physical lines; those of a progress bar are some as well."""
-    return _LINE_END.split(data)
+    return _LINE_END.split(data) if b"\r" in data else data.split(b"\n")
 
 
 def placed(data: bytes) -> list[int]:
@@ -179,7 +179,10 @@ def unwrapped(physical: Sequence[bytes]) -> list[tuple[int, str]]:
     """Physical lines as they were before a terminal broke them, with the number of the first piece
     of each. They were where three or more are of the same length and none around is longer."""
     data = b"\n".join(physical)
-    lines = [_bare(one) for one in decoded(data).split("\n")]
+    text = decoded(data)
+    lines = text.split("\n")
+    if any(border in text for border in _BORDERS):
+        lines = [_bare(one) for one in lines]
     full = _full(lines)
     if b"\x1b" in data:  # it may have been broken by what counts a colour as characters
         full = max(full, _full(data.decode("utf-8", "replace").split("\n")), key=sum)

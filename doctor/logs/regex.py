@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 try:
     import re2
@@ -33,31 +34,39 @@ def _tolerant(pattern: str) -> str:
 
 
 _ANCHOR = re.compile(r"(\\.|\[\^?\]?(?:\\.|[^\]\\])*\])|[$^]", re.DOTALL)
-_MEMORY = 16 << 20
+_GROUPS, _MEMORY = 16, 1 << 20
+"""Automata, and bytes of each: in one for all, a line with many beginnings has too many states."""
 
 
 class Patterns:
-    """Many patterns in one automaton, for a text of many lines: where one fits a line, it is also
-    found here, for that it has to be at a line's begin or end is left out."""
+    """Many patterns, for a text of many lines. Where one fits a line, it is also found here, for
+    that it has to be at a line's begin or end is left out."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         loose = [_ANCHOR.sub(lambda found: found[1] or "", one) for one in patterns]
         self._each = [] if re2 else [compiled(one) for one in loose]
-        if re2:
-            options = re2.Options()
-            options.never_capture = True
-            options.max_mem = _MEMORY
-            self._set = re2._re2.Set(re2._re2.RE2.Anchor.UNANCHORED, options)
-            for one in loose:
-                self._set.Add(_tolerant(one).encode())
-            self._set.Compile()
+        self._groups = [_set([_tolerant(p) for p in loose[i::_GROUPS]]) for i in range(_GROUPS) if re2]
 
-    def fitting(self, text: str) -> list[int]:
-        """The numbers of those that fit somewhere in the text."""
-        if re2:
-            found: list[int] = self._set.Match(text.encode(errors="replace"))
-            return found
-        return [number for number, fits in enumerate(self._each) if fits(text) is not None]
+    def fitting(self, text: str) -> Iterator[int]:
+        """The numbers of those that fit a line of the text."""
+        data = text.encode(errors="replace")
+        for first, group in enumerate(self._groups):
+            yield from (first + _GROUPS * number for number in group.Match(data))
+        for number, fits in enumerate(self._each):
+            if fits(text) is not None:
+                yield number
+
+
+def _set(patterns: Sequence[str]) -> Any:
+    options = re2.Options()
+    options.never_capture = True
+    options.never_nl = True
+    options.max_mem = _MEMORY
+    made = re2._re2.Set(re2._re2.RE2.Anchor.UNANCHORED, options)
+    for one in patterns:
+        made.Add(one.encode())
+    made.Compile()
+    return made
 
 
 def _with_re2(pattern: str) -> Search:

@@ -92,7 +92,7 @@ class Scanner:
         # The beginnings are searched for, because an automaton of them is made much faster.
         beginnings = list(dict.fromkeys(one[:_BEGINNING] for one in literals))
         self._engine: _Engine = engine(beginnings, [*literals, *beginnings])
-        self._literals = len(literals)
+        self._literals = literals
         numbers = {one: len(literals) + i for i, one in enumerate(beginnings)}
         self._beginning = [numbers[one[:_BEGINNING]] for one in literals]
         self._begin(Budget(), None)
@@ -106,12 +106,13 @@ class Scanner:
 
     def all(self, text: bytes) -> tuple[int, ...]:
         """The numbers of the literals in a short text."""
-        return self._all(text)[0]
+        most = len(self._literals)
+        return tuple(sorted(number for number in self._engine.all(text) if number < most))
 
     def _all(self, text: bytes) -> tuple[tuple[int, ...], bool]:
         """The same, and whether one begins there that does not end there."""
         found = sorted(self._engine.all(text))
-        first = bisect_left(found, self._literals)
+        first = bisect_left(found, len(self._literals))
         whole = tuple(found[:first])
         begun = len(found) - first
         return whole, begun > 0 and begun > len({self._beginning[i] for i in whole})
@@ -194,43 +195,43 @@ class Scanner:
         literals = self.all(window[start:end])
         line = self._line_at(window, start)
         stretch = Hit(literals, line, window, start, end, start, self.base)
-        places = {self._place(window, start, end, one) for one in interest.wanted(stretch)}
-        for low, high in sorted(places):
-            if low >= told:
-                told = high
-                yield self._hit(stretch, low, high)
-        self.skimmed += window.count(b"\n", start, end) - len(places)
+        places: dict[tuple[int, int], list[int]] = {}
+        for literal in interest.wanted(stretch):
+            places.setdefault(self._place(window, start, end, literal), []).append(literal)
+        for (low, high), wanted in sorted(places.items()):
+            yield self._hit(stretch, low, high, wanted)
+        self.skimmed += max(0, window.count(b"\n", start, end) - len(places))
         return end
 
     def last(self, stretch: Hit, literal: int) -> Hit:
         """The last line in a piece of the log that has the literal."""
         window, start, end = stretch.window, stretch.start, stretch.end
-        return self._hit(stretch, *self._place(window, start, end, literal, last=True))
+        low, high = self._place(window, start, end, literal, last=True)
+        return self._hit(stretch, low, high, (literal,))
 
-    def _hit(self, stretch: Hit, start: int, end: int) -> Hit:
+    def _hit(self, stretch: Hit, start: int, end: int, literals: Iterable[int]) -> Hit:
+        """A line of the stretch, for the sake of some of its literals."""
         window = stretch.window
         at = min(max(start, self._engine.first(window, start)[0]), end)
         line = stretch.line + window.count(b"\n", stretch.start, at)
-        return stretch._replace(
-            literals=self.all(window[start:end]), line=line, start=start, end=end, at=at
-        )
+        return stretch._replace(literals=tuple(literals), line=line, start=start, end=end, at=at)
 
     def _place(
         self, window: bytes, start: int, end: int, literal: int, last: bool = False
     ) -> tuple[int, int]:
         """Where the first or the last line begins and ends that has the literal, by halves."""
+        text = self._literals[literal]
         while (middle := _between(window, start, end)) > start:
             halves = [(start, middle), (middle, end)]
             if last:
                 halves.reverse()
             for low, high in halves:
-                if literal in self.all(window[low:high]):
+                if text in _bare(window[low:high]):
                     start, end = low, high
                     break
-            else:  # a terminal broke it
-                before = window.rfind(b"\n", start, middle - 1) + 1
-                after = window.find(b"\n", middle, end)
-                return max(start, before), end if after < 0 else after
+            else:  # it is broken there
+                low, high = piece(window, middle - 1, middle + 1)
+                return max(start, low), min(end, high)
         return start, end - window.endswith(b"\n", start, end)
 
     def _broken(self, found: tuple[int, ...], line: bytes, after: bytes) -> tuple[int, ...]:
@@ -253,11 +254,10 @@ def piece(window: bytes, at: int, until: int) -> tuple[int, int]:
 
 
 def _between(window: bytes, start: int, end: int) -> int:
-    """Where a line begins in the middle of some; `start` where there is but one."""
+    """Where a line begins in the middle of some, or a piece of a long one; else `start`."""
     middle = (start + end) // 2
-    return (window.find(b"\n", middle, end - 1) + 1) or (
-        window.rfind(b"\n", start, middle) + 1 or start
-    )
+    line = window.find(b"\n", middle, end - 1) + 1 or window.rfind(b"\n", start, middle) + 1
+    return line or (middle if end - start > 2 * _PIECE else start)
 
 
 def _and_whether_more(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
