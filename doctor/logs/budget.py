@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_UNITS, _MORE = 60_000, 2_000
+_UNITS, _MORE = 40_000, 2_000
 """Units of a log of any size, and what every MiB that is read adds: about 10 microseconds each."""
 
 

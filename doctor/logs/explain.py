@@ -118,6 +118,7 @@ class _Reading:
         self._harmless: dict[str, Found] = {}
         self._looks: dict[int, tuple[int, int]] = {}
         self._glances: Counter[int] = Counter()
+        self._weary: set[int] = set()
         self._renewed = 0
         self._began = 0
         self._passed: dict[int, Hit] = {}
@@ -144,38 +145,45 @@ class _Reading:
 
     def wanted(self, stretch: Hit) -> Iterable[int]:
         """The literals of rows to which a further line may tell more than that it is there again.
-        Where they had their share of looks, the last such line is kept for the end."""
+        Where they had their share, the last such line is kept for the end."""
         text = stretch.window[stretch.start : stretch.end]
         kept = stretch.apart()
+        rows = self._index.may_fit(text)
+        weary = rows & self._weary
+        self._passed.update(dict.fromkeys(weary, kept))
+        self._unseen = self._unseen or not all(map(self._is_settled, weary))
         literals = set()
-        for number, row in self._index.may_fit(stretch.literals, text):
-            if self._is_settled(number, row):
+        for number in rows - weary:
+            if self._is_settled(number):
                 self._passed[number] = kept
-            elif row.role in _MARKS or self._may_glance(number, row):
+            elif self._may_glance(number):
                 literals.add(self._index.literal_of[number])
-            elif row.role != "harmless":
-                self._passed[number] = kept
-                self._unseen = True
         return literals
 
-    def _is_settled(self, number: int, row: Signature) -> bool:
+    def _is_settled(self, number: int) -> bool:
+        """Whether a row is found, and no further line makes it a more certain or a worse one."""
         known = self._attempt.found.get(number)
-        return known is not None and not known.outlived and known.count >= row.times
+        return known is not None and not known.outlived and known.count >= known.row.times
 
-    def _may_glance(self, number: int, row: Signature) -> bool:
+    def _may_glance(self, number: int) -> bool:
+        """Whether a row may have one more line looked at though the budget is used up."""
+        row = self._index.rows[number]
         if row.role == "harmless":
             return row.id not in self._harmless
-        if row.role == "failure":
-            number = _FAILURE
-        self._glances[number] += 1
-        return self._glances[number] <= _GLANCES
+        if row.role not in _MARKS:
+            shared = _FAILURE if row.role == "failure" else number
+            self._glances[shared] += 1
+            if self._glances[shared] >= _GLANCES:
+                self._weary.add(number)
+        return True
 
     def _look_at_passed(self) -> None:
         """The last lines that rows were not allowed to look at: what ends a server stands last."""
         for number, stretch in sorted(self._passed.items(), key=lambda one: one[1].offset):
             hit = self._index.scanner.last(stretch, self._index.literal_of[number])
             row = self._index.rows[number]
-            if hit.offset < self._began:
+            text = hit.window[hit.start : hit.end]
+            if hit.offset < self._began or self._index.literal_of[number] not in self._index.scanner.all(text):
                 continue
             if row.role == "failure":
                 self._recent.append(hit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator
 
 from doctor.logs.lines import decoded
@@ -13,7 +14,7 @@ from doctor.signatures import Signature, squeezed
 _LINE_MOST = 16 << 10
 """Bytes of a line that are looked at."""
 
-_LONG, _OVERLAP = 1 << 10, 1 << 8
+_LONG, _OVERLAP = 1 << 9, 1 << 7
 """Characters of a line that are skimmed at once, and those of them that are once more."""
 
 
@@ -42,9 +43,9 @@ class Index:
         """The rows whose literal is in a physical line."""
         yield from (row for _, row in self.rows_of(self.scanner.all(raw[:_LINE_MOST])))
 
-    def may_fit(self, literals: tuple[int, ...], text: bytes) -> Iterator[tuple[int, Signature]]:
-        """The rows that may fit a line of a text of many, which has these literals, and their
-        numbers. Of lines that a terminal broke in the middle of a word, some are left out."""
+    def may_fit(self, text: bytes) -> set[int]:
+        """The numbers of the rows that may fit a line of a text of many. Where a terminal broke a
+        line, some are left out."""
         cleaned = decoded(text)
         if "\\" in cleaned:  # as JSON has it
             cleaned = cleaned.replace('\\"', '"').replace("\\n", " ")
@@ -52,15 +53,12 @@ class Index:
         if max(map(len, lines)) > _LONG:
             pieces = (x[i : i + _LONG] for x in lines for i in range(0, len(x), _LONG - _OVERLAP))
             cleaned = "\n".join(pieces)
-        fitting = {self._patterned[i] for i in self._patterns.fitting(cleaned)}
-        for number, row in self.rows_of(literals):
-            if row.pattern is None or number in fitting:
-                yield number, row
-
-    @functools.cached_property
-    def _patterned(self) -> list[int]:
-        return [number for number, row in enumerate(self.rows) if row.pattern is not None]
+        return set(self._patterns.fitting(cleaned))
 
     @functools.cached_property
     def _patterns(self) -> Patterns:
-        return Patterns([self.rows[number].pattern or "" for number in self._patterned])
+        return Patterns([row.pattern or _escaped(row.literal) for row in self.rows])
+
+
+def _escaped(literal: str) -> str:
+    return " ".join(map(re.escape, literal.split(" ")))

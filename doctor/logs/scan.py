@@ -192,9 +192,8 @@ class Scanner:
         """Of the lines from a hit on, those of interest. Returns where they end."""
         start = max(piece(window, at, at)[0], told)
         end = window.rfind(b"\n", at, start + _STRETCH) + 1 or min(start + _STRETCH, len(window))
-        literals = self.all(window[start:end])
         line = self._line_at(window, start)
-        stretch = Hit(literals, line, window, start, end, start, self.base)
+        stretch = Hit((), line, window, start, end, start, self.base)
         places: dict[tuple[int, int], list[int]] = {}
         for literal in interest.wanted(stretch):
             places.setdefault(self._place(window, start, end, literal), []).append(literal)
