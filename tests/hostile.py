@@ -48,9 +48,7 @@ def _again(line: str) -> Making:
 
 
 def _numbered(line: str) -> Making:
-    return lambda size: filled(
-        (line.replace("{n}", str(n)) for n in itertools.count()), size
-    )
+    return lambda size: filled((line.replace("{n}", str(n)) for n in itertools.count()), size)
 
 
 def _some(pieces: Iterable[str]) -> Making:
@@ -71,7 +69,8 @@ def _broken(row: Signature) -> str:
 
 def _chained(size: int) -> bytes:
     return filled(
-        itertools.cycle((HEADER, '  File "a.py", line 1, in f', "KeyError: 1", "", CAUSED, "")), size
+        itertools.cycle((HEADER, '  File "a.py", line 1, in f', "KeyError: 1", "", CAUSED, "")),
+        size,
     )
 
 
@@ -122,7 +121,9 @@ def _learned(size: int) -> bytes:
 def _matching(level: str) -> Making:
     """Lines of the rows that need no pattern: each is a match."""
     rows = [row for row in ROWS if row.pattern is None]
-    return lambda size: filled((f"{level}{row.literal} it is" for row in itertools.cycle(rows)), size)
+    return lambda size: filled(
+        (f"{level}{row.literal} it is" for row in itertools.cycle(rows)), size
+    )
 
 
 def _members(size: int) -> bytes:

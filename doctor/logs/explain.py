@@ -146,9 +146,8 @@ class _Reading:
     def wanted(self, stretch: Hit) -> Iterable[int]:
         """The literals of rows to which a further line may tell more than that it is there again.
         Where they had their share, the last such line is kept for the end."""
-        text = stretch.window[stretch.start : stretch.end]
         kept = stretch.apart()
-        rows = self._index.may_fit(text)
+        rows = self._index.may_fit(stretch.text)
         weary = rows & self._weary
         self._passed.update(dict.fromkeys(weary, kept))
         self._unseen = self._unseen or not all(map(self._is_settled, weary))
@@ -182,8 +181,7 @@ class _Reading:
         for number, stretch in sorted(self._passed.items(), key=lambda one: one[1].offset):
             hit = self._index.scanner.last(stretch, self._index.literal_of[number])
             row = self._index.rows[number]
-            text = hit.window[hit.start : hit.end]
-            if hit.offset < self._began or self._index.literal_of[number] not in self._index.scanner.all(text):
+            if hit is None or hit.offset < self._began:
                 continue
             if row.role == "failure":
                 self._recent.append(hit)

@@ -228,7 +228,7 @@ class Surroundings:
     def _parts(self) -> tuple[list[bytes], list[bytes], list[bytes]]:
         hit = self._hit
         before = split(hit.window[max(0, hit.start - AROUND) : hit.start])[:-1]
-        own = split(hit.window[hit.start : hit.end])
+        own = split(hit.text)
         after = split(hit.window[hit.end : hit.end + AROUND])[1:]
         parts = before[-_LINES:], own, after[:_LINES]
         for part in parts:
@@ -253,9 +253,8 @@ class Surroundings:
     @functools.cached_property
     def alone(self) -> Line:
         """The line as it is printed."""
-        raw = self._hit.window[self._hit.start : self._hit.end]
-        self._budget.spend_on(raw)
-        return clean(raw)
+        self._budget.spend_on(self._hit.text)
+        return clean(self._hit.text)
 
     @functools.cached_property
     def own(self) -> tuple[Line, ...]:

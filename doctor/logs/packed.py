@@ -1,4 +1,4 @@
-"""Logs packed with gzip or xz: unpacked piece by piece, in little memory whatever they are made of."""
+"""Logs packed with gzip or xz: unpacked piece by piece, in little memory whatever they hold."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 _PIECE = 1 << 10
-"""Bytes that are unpacked at once: xz makes up to 7,000 times as much of them."""
+"""Bytes that are unpacked at once: xz can make 7,000 times as much of them."""
 _DICTIONARY, _GREAT = 24 << 20, 80 << 20
-"""Bytes that xz may take, enough for `xz -7`; and for `xz -9`, which takes them as the log grows."""
+"""Bytes that xz may take, enough for `xz -7`; and for `xz -9`, which takes more as a log grows."""
 _BOMB, _RATIO = 256 << 20, 250
 """Past so many bytes a log may not be more than so many times as large as what it is packed in."""
 _MEMBERS, _MEMBER = 10_000, 32

@@ -45,7 +45,9 @@ class Patterns:
     def __init__(self, patterns: Sequence[str]) -> None:
         loose = [_ANCHOR.sub(lambda found: found[1] or "", one) for one in patterns]
         self._each = [] if re2 else [compiled(one) for one in loose]
-        self._groups = [_set([_tolerant(p) for p in loose[i::_GROUPS]]) for i in range(_GROUPS) if re2]
+        self._groups = [
+            _set([_tolerant(p) for p in loose[i::_GROUPS]]) for i in range(_GROUPS) if re2
+        ]
 
     def fitting(self, text: str) -> Iterator[int]:
         """The numbers of those that fit a line of the text."""

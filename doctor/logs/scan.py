@@ -6,6 +6,7 @@ that a line which a terminal broke in the middle of a word is found as well.
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -53,6 +54,10 @@ class Hit(NamedTuple):
     @property
     def offset(self) -> int:
         return self.base + self.at
+
+    @property
+    def text(self) -> bytes:
+        return self.window[self.start : self.end]
 
     def apart(self) -> Hit:
         """The same, which keeps no more of the log in memory than is looked at for its sake."""
@@ -194,44 +199,20 @@ class Scanner:
         end = window.rfind(b"\n", at, start + _STRETCH) + 1 or min(start + _STRETCH, len(window))
         line = self._line_at(window, start)
         stretch = Hit((), line, window, start, end, start, self.base)
-        places: dict[tuple[int, int], list[int]] = {}
+        lines = _Lines(stretch)
+        hits: dict[int, Hit] = {}
         for literal in interest.wanted(stretch):
-            places.setdefault(self._place(window, start, end, literal), []).append(literal)
-        for (low, high), wanted in sorted(places.items()):
-            yield self._hit(stretch, low, high, wanted)
-        self.skimmed += max(0, window.count(b"\n", start, end) - len(places))
+            if hit := lines.with_literal(self._literals[literal]):
+                known = hits.setdefault(hit.start, hit)
+                hits[hit.start] = known._replace(literals=(*known.literals, literal))
+        yield from (hits[place] for place in sorted(hits))
+        self.skimmed += max(0, window.count(b"\n", start, end) - len(hits))
         return end
 
-    def last(self, stretch: Hit, literal: int) -> Hit:
+    def last(self, stretch: Hit, literal: int) -> Hit | None:
         """The last line in a piece of the log that has the literal."""
-        window, start, end = stretch.window, stretch.start, stretch.end
-        low, high = self._place(window, start, end, literal, last=True)
-        return self._hit(stretch, low, high, (literal,))
-
-    def _hit(self, stretch: Hit, start: int, end: int, literals: Iterable[int]) -> Hit:
-        """A line of the stretch, for the sake of some of its literals."""
-        window = stretch.window
-        at = min(max(start, self._engine.first(window, start)[0]), end)
-        line = stretch.line + window.count(b"\n", stretch.start, at)
-        return stretch._replace(literals=tuple(literals), line=line, start=start, end=end, at=at)
-
-    def _place(
-        self, window: bytes, start: int, end: int, literal: int, last: bool = False
-    ) -> tuple[int, int]:
-        """Where the first or the last line begins and ends that has the literal, by halves."""
-        text = self._literals[literal]
-        while (middle := _between(window, start, end)) > start:
-            halves = [(start, middle), (middle, end)]
-            if last:
-                halves.reverse()
-            for low, high in halves:
-                if text in _bare(window[low:high]):
-                    start, end = low, high
-                    break
-            else:  # it is broken there
-                low, high = piece(window, middle - 1, middle + 1)
-                return max(start, low), min(end, high)
-        return start, end - window.endswith(b"\n", start, end)
+        found = _Lines(stretch).with_literal(self._literals[literal], last=True)
+        return found and found._replace(literals=(literal,))
 
     def _broken(self, found: tuple[int, ...], line: bytes, after: bytes) -> tuple[int, ...]:
         """The literals of a line and the one after, where one ends only there; else none."""
@@ -252,11 +233,45 @@ def piece(window: bytes, at: int, until: int) -> tuple[int, int]:
     return start, end if inside < 0 else inside
 
 
-def _between(window: bytes, start: int, end: int) -> int:
-    """Where a line begins in the middle of some, or a piece of a long one; else `start`."""
-    middle = (start + end) // 2
-    line = window.find(b"\n", middle, end - 1) + 1 or window.rfind(b"\n", start, middle) + 1
-    return line or (middle if end - start > 2 * _PIECE else start)
+class _Lines:
+    """The lines in a piece of a log, in which literals are found without an automaton."""
+
+    def __init__(self, stretch: Hit) -> None:
+        self._stretch = stretch
+        self._bare = _without_colours(stretch.text).translate(None, _BLANKS.replace(b"\n", b""))
+
+    @functools.cached_property
+    def _begins(self) -> list[int]:
+        stretch = self._stretch
+        return [stretch.start, *(stretch.start + m.end() for m in _ENDS.finditer(stretch.text))]
+
+    def with_literal(self, text: bytes, last: bool = False) -> Hit | None:
+        """The first or the last line that has a literal; None where there is none,
+        or where a terminal broke it."""
+        found = self._bare.rfind(text) if last else self._bare.find(text)
+        if found < 0:
+            return None
+        window, number = self._stretch.window, self._bare.count(b"\n", 0, found)
+        low, end = [*self._begins, self._stretch.end][number : number + 2]
+        for start, high in _pieces(window, low, end):
+            if text in _bare(window[start:high]):
+                low, end = start, high
+                break
+        line = self._stretch.line + number
+        return self._stretch._replace(literals=(), line=line, start=low, end=end, at=low)
+
+
+_ENDS = re.compile(rb"\n")
+
+
+def _pieces(window: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """What a line consists of for whoever looks at it: of what carriage returns part, and of no
+    more than some kilobytes."""
+    while start < end:
+        high = min(end, start + 2 * _PIECE)
+        cut = window.find(b"\r", start, high)
+        yield start, high if cut < 0 else cut
+        start = cut + 1 if cut >= 0 else high if high == end else high - _PIECE
 
 
 def _and_whether_more(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
@@ -270,9 +285,11 @@ def _and_whether_more(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 def _bare(text: bytes) -> bytes:
     """Without what may stand between the characters of a literal."""
-    if b"\x1b" in text:
-        text = _COLOURS.sub(b"", text)
-    return text.translate(None, _BLANKS)
+    return _without_colours(text).translate(None, _BLANKS)
+
+
+def _without_colours(text: bytes) -> bytes:
+    return _COLOURS.sub(b"", text) if b"\x1b" in text else text
 
 
 class _Automaton:
