@@ -104,7 +104,7 @@ def _json(size: int) -> bytes:
 
 def _prefixes(size: int) -> bytes:
     heads = ("(Worker_TP{n} pid={n})", "2026-11-25T10:00:00.{n:09}Z stderr F", "vllm-{n}  |",
-             "[rank{n}]:", "Nov 25 10:00:00 node{n} vllm[{n}]:", "[pod/x{n}]", "ERROR:")  # fmt: skip
+             "[rank{n}]:", "Nov 25 10:00:00 n{n} vllm[{n}]:", "[pod/x{n}]", "ERROR:")  # fmt: skip
     rng = random.Random(5)  # noqa: S311
     return filled(
         ("".join(rng.choice(heads).format(n=n) + " " for _ in range(12)) + "RuntimeError: x"
@@ -165,7 +165,19 @@ def _with_dictionary(packed: bytes, code: int) -> bytes:
 
 _near = "{0} of something else"
 
+_missed = [
+    one
+    for one in ROWS
+    if not any(
+        row.values(one.literal) is not None
+        for row in ROWS
+        if row.literal in one.literal and row.role != "failure"
+    )
+]
+"""Rows whose literal alone is nothing to any row."""
+
 KINDS: dict[str, Making] = {
+    "near-misses": _some(row.literal for row in _missed),
     "near-matches: the literal alone": _literals(lambda row: _near.format(row.literal)),
     "near-matches, any order": _some(_near.format(row.literal) for row in ROWS),
     "near-matches as errors": _literals(lambda row: "ERROR: " + row.literal),

@@ -41,6 +41,8 @@ _FAILURE, _HARMLESS = -1, -2
 """What all rows of these roles share their looks under."""
 _PLAIN = ("harmless", "start", "ready", "stop", "failure")
 """Roles of rows that give no values and are taken as they are."""
+_JUDGED = 50
+"""Units of the budget that it takes to judge an attempt."""
 _MARKS = ("start", "ready", "stop")
 """Roles of rows that tell in what state the server is."""
 _BANNER = 12
@@ -327,6 +329,7 @@ class _Reading:
             self._attempts += 1
         fresh = Attempt()
         if last_bad >= 0:
+            self._budget.spend(_JUDGED + len(attempt.found))
             told = judge(attempt, self._index)
             if told.verdict != "nothing-found":
                 line = told.unknown.line if told.unknown else told.findings[0].line

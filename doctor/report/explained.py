@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from doctor.fixes import Command
 from doctor.logs.explain import Explanation
 from doctor.logs.found import Unknown
-from doctor.logs.judge import LogFinding, fill
+from doctor.logs.judge import LogFinding, Verdict, fill
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
 from doctor.redact import without_secrets
@@ -166,7 +166,7 @@ def explained_schema() -> dict[str, Any]:
     schema = object_of(
         schema_version={"const": SCHEMA_VERSION},
         source=object_of(path=TEXT, bytes=INT, lines=INT),
-        verdict={"enum": ["explained", "unrecognised", "nothing-found"]},
+        verdict={"enum": list(get_args(Verdict))},
         primary=MAYBE_TEXT,
         findings=list_of(finding),
         harmless=list_of(object_of(id=TEXT, line=INT, count=INT)),
