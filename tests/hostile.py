@@ -142,7 +142,7 @@ def _gzip_bomb(size: int) -> bytes:
 
 def _xz_bomb(size: int) -> bytes:
     one = lzma.compress(bytes(32 << 20))
-    return one * (size * 100 // (32 << 20))
+    return one * max(1, size * 100 // (32 << 20))
 
 
 def _great_dictionary(size: int) -> bytes:
