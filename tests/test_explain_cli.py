@@ -248,9 +248,10 @@ class TestWhatIsGiven:
         ) as child:
             assert child.stdin
             assert child.stdout
-            child.stdin.write(KV.data)  # far less than a block: it must not be lost
+            # Far less than a block, so that it must not be lost; and more than a pipe holds: it is
+            # being read when the last of it is written.
+            child.stdin.write(KV.data + b"all is well\n" * 20_000)
             child.stdin.flush()
-            time.sleep(1)
             child.send_signal(signal.SIGINT)
             out = child.stdout.read().decode()
             assert child.wait(20) == RECOGNISED

@@ -35,7 +35,7 @@ from doctor.signatures import LEVELS, Level, Signature
 _SURE, _LOOKS, _LOOK_EVERY = 1, 50, 1 << 20
 """How often in an attempt a row has the surroundings of a line looked at in any case, how often
 while the budget lasts, and then once in how many bytes. The last line is always looked at."""
-_GLANCES = 16
+_GLANCES = 6
 """So often a row has a line alone looked at that may fit it, when the budget is used up."""
 _FAILURE, _HARMLESS = -1, -2
 """What all rows of these roles share their looks under."""

@@ -283,7 +283,9 @@ class Surroundings:
     def is_code(self) -> bool:
         """Whether it is a line of source in a traceback: that says what could be printed."""
         indent = _indent(self.alone.text)
-        if indent < 4:
+        hit = self._hit
+        near = hit.window[max(0, hit.start - AROUND) : hit.start]
+        if indent < 4 or (b'File "' not in near and b"\x1b" not in near):
             return False
         frames = [_indent(line.text) for line in self.before[-3:] if FRAME.match(line.text)]
         return bool(frames) and indent > frames[-1]
