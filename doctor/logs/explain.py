@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.logs.budget import Budget
 from doctor.logs.found import Attempt, Found, Unknown, is_bad
-from doctor.logs.index import Index
+from doctor.logs.index import Index, Skim
 from doctor.logs.judge import LogFinding, Verdict, judge
 from doctor.logs.lines import (
     Line,
@@ -43,6 +43,8 @@ _PLAIN = ("harmless", "start", "ready", "stop", "failure")
 """Roles of rows that give no values and are taken as they are."""
 _JUDGED = 50
 """Units of the budget that it takes to judge an attempt."""
+_MANY, _NOW_AND_THEN = 100, 4
+"""From so many rows on that had their share, these are searched for in one stretch of so many."""
 _MARKS = ("start", "ready", "stop")
 """Roles of rows that tell in what state the server is."""
 _BANNER = 12
@@ -121,6 +123,9 @@ class _Reading:
         self._looks: dict[int, tuple[int, int]] = {}
         self._glances: Counter[int] = Counter()
         self._weary: set[int] = set()
+        self._skim: Skim | None = None
+        self._few: Skim | None = None
+        self._stretches = self._left_out = 0
         self._renewed = 0
         self._began = 0
         self._passed: dict[int, Hit] = {}
@@ -149,7 +154,7 @@ class _Reading:
         """The literals of rows to which a further line may tell more than that it is there again.
         Where they had their share, the last such line is kept for the end."""
         kept = stretch.apart()
-        rows = self._index.may_fit(stretch.text)
+        rows = self._fitting(stretch.text)
         weary = rows & self._weary
         self._passed.update(dict.fromkeys(weary, kept))
         self._unseen = self._unseen or not all(map(self._is_settled, weary))
@@ -160,6 +165,18 @@ class _Reading:
             elif self._may_glance(number):
                 literals.add(self._index.literal_of[number])
         return literals
+
+    def _fitting(self, text: bytes) -> set[int]:
+        """The rows that may fit a line; where very many had their share, those only now and then,
+        for it is they that take time."""
+        self._stretches += 1
+        if len(self._weary) < _MANY or self._stretches % _NOW_AND_THEN == 0:
+            self._skim = self._skim or self._index.skim()
+            return self._skim.may_fit(text)
+        if self._few is None or len(self._weary) >= self._left_out + _MANY:
+            self._few = self._index.skim(self._weary)
+            self._left_out = len(self._weary)
+        return self._few.may_fit(text)
 
     def _is_settled(self, number: int) -> bool:
         """Whether a row is found, and no further line makes it a more certain or a worse one."""

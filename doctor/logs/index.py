@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from doctor.logs.lines import decoded
 from doctor.logs.regex import Patterns
@@ -43,9 +43,21 @@ class Index:
         """The rows whose literal is in a physical line."""
         yield from (row for _, row in self.rows_of(self.scanner.all(raw[:_LINE_MOST])))
 
+    def skim(self, left_out: Collection[int] = ()) -> Skim:
+        """What finds the rows, but for some, that may fit a line of a text of many."""
+        return Skim({n: row for n, row in enumerate(self.rows) if n not in left_out})
+
+
+class Skim:
+    """Finds rows in a text of many lines, all at once."""
+
+    def __init__(self, rows: Mapping[int, Signature]) -> None:
+        self._numbers = list(rows)
+        self._patterns = Patterns([row.pattern or _escaped(row.literal) for row in rows.values()])
+
     def may_fit(self, text: bytes) -> set[int]:
-        """The numbers of the rows that may fit a line of a text of many. Where a terminal broke a
-        line, some are left out."""
+        """The numbers of the rows that may fit a line. Where a terminal broke one, some are left
+        out."""
         cleaned = decoded(text)
         if "\\" in cleaned:  # as JSON has it
             cleaned = cleaned.replace('\\"', '"').replace("\\n", " ")
@@ -53,11 +65,7 @@ class Index:
         if max(map(len, lines)) > _LONG:
             pieces = (x[i : i + _LONG] for x in lines for i in range(0, len(x), _LONG - _OVERLAP))
             cleaned = "\n".join(pieces)
-        return set(self._patterns.fitting(cleaned))
-
-    @functools.cached_property
-    def _patterns(self) -> Patterns:
-        return Patterns([row.pattern or _escaped(row.literal) for row in self.rows])
+        return {self._numbers[i] for i in self._patterns.fitting(cleaned)}
 
 
 def _escaped(literal: str) -> str:

@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-_PIECE = 1 << 10
+_PIECE = 1 << 9
 """Bytes that are unpacked at once: xz can make 7,000 times as much of them."""
-_DICTIONARY, _GREAT = 24 << 20, 80 << 20
+_DICTIONARY, _GREAT = 18 << 20, 80 << 20
 """Bytes that xz may take, enough for `xz -7`; and for `xz -9`, which takes more as a log grows."""
 _BOMB, _RATIO = 256 << 20, 250
 """Past so many bytes a log may not be more than so many times as large as what it is packed in."""

@@ -178,9 +178,9 @@ def _full(pieces: Iterable[bytes]) -> Iterator[bytes]:
     try:
         for piece in pieces:
             block += piece
-            if len(block) >= BLOCK:
-                yield bytes(block)
-                block.clear()
+            while len(block) >= BLOCK:
+                yield bytes(block[:BLOCK])
+                del block[:BLOCK]
     except (*_DAMAGED, TooMuch, OSError):
         yield bytes(block)
         raise

@@ -40,5 +40,5 @@ def test_any_signature_file_is_loaded_or_refused(seconds: float, tmp_path: Path)
             said = str(error)
         else:
             said = str(path)
-            assert Index(rows).may_fit(line) <= set(range(len(rows)))
+            assert Index(rows).skim().may_fit(line) <= set(range(len(rows)))
         assert path.name in said
