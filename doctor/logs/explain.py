@@ -43,7 +43,7 @@ _PLAIN = ("harmless", "start", "ready", "stop", "failure")
 """Roles of rows that give no values and are taken as they are."""
 _JUDGED = 50
 """Units of the budget that it takes to judge an attempt."""
-_MANY, _NOW_AND_THEN = 100, 4
+_MANY, _NOW_AND_THEN = 100, 8
 """From so many rows on that had their share, these are searched for in one stretch of so many."""
 _MARKS = ("start", "ready", "stop")
 """Roles of rows that tell in what state the server is."""
