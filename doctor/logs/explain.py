@@ -253,7 +253,7 @@ class _Reading:
 
     def _again(self, known: Found, hit: Hit, around: Surroundings) -> None:
         known.count += 1
-        known.last = hit.offset
+        known.last = max(known.last, hit.offset)
         self._knows(known.row, hit, around)
 
     def _fit(self, number: int, row: Signature, hit: Hit, lines: Surroundings) -> Found | None:
