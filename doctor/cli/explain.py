@@ -59,7 +59,7 @@ def explain(
     FILE may be packed with gzip or xz; - reads a pipe: vllm serve ... 2>&1 | vllm-doctor explain -
 
     Exit codes: 0 nothing found, 1 the failure is recognised, 2 usage, 3 a failure that no signature
-    knows, or a log that cannot be told from.
+    knows, or a log that cannot be told from, also one too repetitive to look at each line of it.
     """
     asked = profile(profile_name, sets)
     if rules_dir:
@@ -120,7 +120,7 @@ def _must_tell_something(log: Log, told: Explanation) -> None:
         fail(f"{log.name} is empty: there is nothing to explain", UNKNOWN)
     if log.is_binary:
         fail(f"{log.name} is no text: name the server's log", USAGE)
-    if log.damaged and told.verdict == "nothing-found":
+    if log.damaged and told.verdict in ("nothing-found", "too-repetitive"):
         fail(f"{log.name}: {log.notes[0]}; nothing was found in what could be read", UNKNOWN)
 
 

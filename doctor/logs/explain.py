@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
+from doctor.logs.budget import Budget
 from doctor.logs.found import Attempt, Found, Unknown, is_bad
-from doctor.logs.index import Index
+from doctor.logs.index import Index, Skim
 from doctor.logs.judge import LogFinding, Verdict, judge
 from doctor.logs.lines import (
     Line,
@@ -32,13 +33,21 @@ from doctor.logs.traceback import Block
 from doctor.redact import redact
 from doctor.signatures import LEVELS, Level, Signature
 
-_LOOKS, _LOOK_EVERY = 50, 1 << 20
-"""How often in an attempt a row may have the surroundings of a line looked at, and after that once
-in how many bytes: a log that is full of what could be something must not take more time."""
+_SURE, _LOOKS, _LOOK_EVERY = 1, 50, 1 << 20
+"""How often in an attempt a row has the surroundings of a line looked at in any case, how often
+while the budget lasts, and then once in how many bytes. The last line is always looked at."""
+_GLANCES = 6
+"""So often a row has a line alone looked at that may fit it, when the budget is used up."""
 _FAILURE, _HARMLESS = -1, -2
 """What all rows of these roles share their looks under."""
 _PLAIN = ("harmless", "start", "ready", "stop", "failure")
 """Roles of rows that give no values and are taken as they are."""
+_JUDGED = 50
+"""Units of the budget that it takes to judge an attempt."""
+_MANY, _NOW_AND_THEN = 100, 8
+"""From so many rows on that had their share, these are searched for in one stretch of so many."""
+_MARKS = ("start", "ready", "stop")
+"""Roles of rows that tell in what state the server is."""
 _BANNER = 12
 """Lines that a start prints before the one that is known as a start."""
 _FOLLOWING = 100
@@ -57,6 +66,7 @@ EXITS: Mapping[Verdict, int] = {
     "explained": FINDINGS,
     "unrecognised": UNKNOWN,
     "nothing-found": HEALTHY,
+    "too-repetitive": UNKNOWN,
 }
 
 
@@ -88,43 +98,116 @@ class Explanation:
     attempts: int
     ready: bool
     lines: int
+    skimmed: int = 0
+    """Lines that were not looked at one by one, for there were too many that could be something."""
 
     @property
     def exit_code(self) -> int:
         return EXITS[self.verdict]
 
 
-def explain(blocks: Iterable[bytes], index: Index) -> Explanation:
+def explain(blocks: Iterable[bytes], index: Index, budget: Budget | None = None) -> Explanation:
     """Reads the log to its end, in memory of a fixed size and time linear in it."""
-    return _Reading(index).read(blocks)
+    return _Reading(index, budget or Budget()).read(blocks)
 
 
 class _Reading:
     """The state while a log is read."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, budget: Budget) -> None:
         self._index = index
+        self._budget = budget
         self._attempt = Attempt()
         self._attempts = 0
         self._earlier: deque[Earlier] = deque(maxlen=20)
         self._harmless: dict[str, Found] = {}
         self._looks: dict[int, tuple[int, int]] = {}
+        self._glances: Counter[int] = Counter()
+        self._weary: set[int] = set()
+        self._skim: Skim | None = None
+        self._few: Skim | None = None
+        self._stretches = self._left_out = 0
         self._renewed = 0
+        self._began = 0
+        self._passed: dict[int, Hit] = {}
+        self._unseen = False
         self._recent: deque[Hit] = deque(maxlen=_LAST)
         self._failure_until = -1
 
     def read(self, blocks: Iterable[bytes]) -> Explanation:
-        for hit in self._index.scanner.hits(without_unknown_prefix(blocks)):
-            around = Surroundings(hit)
-            for number, row in self._index.rows_of(hit.literals):
+        unprefixed = without_unknown_prefix(blocks)
+        for hit in self._index.scanner.hits(unprefixed, self._budget, self):
+            around = Surroundings(hit, self._budget)
+            rows = self._index.rows_of(hit.literals)
+            self._budget.spend(len(rows) * (1 + (hit.end - hit.start >> 11)))
+            for number, row in rows:
                 if row.role == "failure":
                     self._failure(row, hit, around)
                 else:
                     self._take(number, row, hit, around)
-        for hit in self._recent:
+        self._look_at_passed()
+        for hit in sorted(self._recent, key=lambda hit: hit.offset)[-_LAST:]:
             self._look_at_failure(Block.at(hit))
         self._drop_unless_last()
         return self._conclude()
+
+    def wanted(self, stretch: Hit) -> Iterable[int]:
+        """The literals of rows to which a further line may tell more than that it is there again.
+        Where they had their share, the last such line is kept for the end."""
+        kept = stretch.apart()
+        rows = self._fitting(stretch.text)
+        weary = rows & self._weary
+        self._passed.update(dict.fromkeys(weary, kept))
+        self._unseen = self._unseen or not all(map(self._is_settled, weary))
+        literals = set()
+        for number in rows - weary:
+            if self._is_settled(number):
+                self._passed[number] = kept
+            elif self._may_glance(number):
+                literals.add(self._index.literal_of[number])
+        return literals
+
+    def _fitting(self, text: bytes) -> set[int]:
+        """The rows that may fit a line; where very many had their share, those only now and then,
+        for it is they that take time."""
+        self._stretches += 1
+        if len(self._weary) < _MANY or self._stretches % _NOW_AND_THEN == 0:
+            self._skim = self._skim or self._index.skim()
+            return self._skim.may_fit(text)
+        if self._few is None or len(self._weary) >= self._left_out + _MANY:
+            self._few = self._index.skim(self._weary)
+            self._left_out = len(self._weary)
+        return self._few.may_fit(text)
+
+    def _is_settled(self, number: int) -> bool:
+        """Whether a row is found, and no further line makes it a more certain or a worse one."""
+        known = self._attempt.found.get(number)
+        return known is not None and not known.outlived and known.count >= known.row.times
+
+    def _may_glance(self, number: int) -> bool:
+        """Whether a row may have one more line looked at though the budget is used up."""
+        row = self._index.rows[number]
+        if row.role == "harmless":
+            return row.id not in self._harmless
+        if row.role not in _MARKS:
+            shared = _FAILURE if row.role == "failure" else number
+            self._glances[shared] += 1
+            if self._glances[shared] >= _GLANCES:
+                self._weary.add(number)
+        return True
+
+    def _look_at_passed(self) -> None:
+        """The last lines that rows were not allowed to look at: what ends a server stands last."""
+        for number, stretch in sorted(self._passed.items(), key=lambda one: one[1].offset):
+            hit = self._index.scanner.last(stretch, self._index.literal_of[number])
+            row = self._index.rows[number]
+            if hit is None or hit.offset < self._began:
+                continue
+            if row.role == "failure":
+                self._recent.append(hit)
+            else:
+                self._looks.pop(number, None)
+                self._take(number, row, hit, Surroundings(hit, self._budget))
 
     def _take(self, number: int, row: Signature, hit: Hit, around: Surroundings) -> None:
         if row.role == "harmless":
@@ -134,7 +217,7 @@ class _Reading:
         if known and (
             not known.outlived
             or _below(row.level, around.alone.level)
-            or not self._may_look(number, hit.offset)
+            or not self._may_look(number, hit)
         ):
             self._again(known, hit, around)
             return
@@ -171,7 +254,7 @@ class _Reading:
 
     def _again(self, known: Found, hit: Hit, around: Surroundings) -> None:
         known.count += 1
-        known.last = hit.offset
+        known.last = max(known.last, hit.offset)
         self._knows(known.row, hit, around)
 
     def _fit(self, number: int, row: Signature, hit: Hit, lines: Surroundings) -> Found | None:
@@ -201,21 +284,24 @@ class _Reading:
             values = row.values(lines.alone.text)
             if values is not None:
                 return lines.alone, values, False
-        far = self._may_look(number, hit.offset)
+        far = self._may_look(number, hit)
         for line in lines.own if far else (lines.alone,):
             values = row.values(line.text)
             if values is not None:
                 return line, values, far
         return None
 
-    def _may_look(self, number: int, offset: int) -> bool:
+    def _may_look(self, number: int, hit: Hit) -> bool:
         """Whether a row may have the surroundings of one more line looked at, which takes time."""
         many, last = self._looks.get(number, (0, -_LOOK_EVERY))
-        if offset == last:
+        if hit.offset == last:
             return True
-        if many >= _LOOKS and offset - last < _LOOK_EVERY:
+        again = many < _LOOKS or hit.offset - last >= _LOOK_EVERY
+        if many >= _SURE and not (again and self._budget.is_left):
+            if number >= 0:
+                self._passed[number] = hit.apart()
             return False
-        self._looks[number] = many + 1, offset
+        self._looks[number] = many + 1, hit.offset
         return True
 
     def _aftermath(self, after: Iterable[Line], process: str | None) -> tuple[bool, bool]:
@@ -261,6 +347,7 @@ class _Reading:
             self._attempts += 1
         fresh = Attempt()
         if last_bad >= 0:
+            self._budget.spend(_JUDGED + len(attempt.found))
             told = judge(attempt, self._index)
             if told.verdict != "nothing-found":
                 line = told.unknown.line if told.unknown else told.findings[0].line
@@ -270,11 +357,13 @@ class _Reading:
                 n: f for n, f in attempt.found.items() if f.last > last_bad and not f.is_bad
             }
         self._attempt = fresh
+        self._began = hit.offset
         self._look_anew(hit.offset)
 
     def _look_anew(self, offset: int) -> None:
-        """Another attempt, another budget; but not for each of thousands of short ones."""
-        if offset - self._renewed >= _LOOK_EVERY:
+        """Another attempt, other looks; but not for each of thousands of short ones."""
+        self._passed.clear()
+        if offset - self._renewed >= _LOOK_EVERY and self._budget.is_left:
             self._looks.clear()
             self._renewed = offset
 
@@ -295,7 +384,7 @@ class _Reading:
             return
         self._attempt.failures += 1
         if self._attempt.failures > _FAILURES:
-            self._recent.append(hit)
+            self._recent.append(hit.apart())
         elif not around.is_code:
             # Lines that are long by chance seem to go on in it: then it is said at their level.
             alone = around.alone.level is None and row.values(around.alone.text) is not None
@@ -303,6 +392,7 @@ class _Reading:
             self._look_at_failure(Block.at(hit, broken), around.before)
 
     def _look_at_failure(self, block: Block, before: Sequence[Line] = ()) -> None:
+        self._budget.spend_on(block.data)
         failure, lines = block.failure, block.lines
         following = lines[failure.length : failure.length + _FOLLOWING]
         after, _ = self._aftermath(following, lines[0].process)
@@ -352,9 +442,12 @@ class _Reading:
 
     def _conclude(self) -> Explanation:
         told = judge(self._attempt, self._index)
+        verdict = told.verdict
+        if verdict == "nothing-found" and self._unseen:
+            verdict = "too-repetitive"
         harmless = (Harmless(i, f.line, f.count) for i, f in self._harmless.items())
         return Explanation(
-            told.verdict,
+            verdict,
             told.primary,
             told.findings,
             told.unknown,
@@ -363,6 +456,7 @@ class _Reading:
             max(1, self._attempts),
             self._attempt.ready,
             self._index.scanner.lines,
+            self._index.scanner.skimmed,
         )
 
 

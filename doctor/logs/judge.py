@@ -17,7 +17,8 @@ from doctor.redact import redact
 
 _EXCERPT = 400
 
-Verdict = Literal["explained", "unrecognised", "nothing-found"]
+Verdict = Literal["explained", "unrecognised", "nothing-found", "too-repetitive"]
+"""too-repetitive: nothing was found, but not each line that could be something was looked at."""
 FindingRole = Literal["primary", "contributing", "symptom"]
 
 

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from doctor.codec import parse_json
-from doctor.logs.scan import Hit
+from doctor.logs.budget import Budget
+from doctor.logs.scan import AROUND, Hit
 from doctor.signatures import Level
 
-_AROUND = 16 << 10
-"""Bytes before and after a hit within which its surroundings are looked for."""
 _FULL, _NEAR, _NARROW = 3, 10, 40
 """A terminal broke a log where so many lines are of the same length, none of so many lines around
 each is longer, and they are at least so long."""
@@ -168,7 +167,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 def split(data: bytes) -> list[bytes]:
     """Physical lines; those of a progress bar are some as well."""
-    return _LINE_END.split(data)
+    return _LINE_END.split(data) if b"\r" in data else data.split(b"\n")
 
 
 def placed(data: bytes) -> list[int]:
@@ -180,7 +179,10 @@ def unwrapped(physical: Sequence[bytes]) -> list[tuple[int, str]]:
     """Physical lines as they were before a terminal broke them, with the number of the first piece
     of each. They were where three or more are of the same length and none around is longer."""
     data = b"\n".join(physical)
-    lines = [_bare(one) for one in decoded(data).split("\n")]
+    text = decoded(data)
+    lines = text.split("\n")
+    if any(border in text for border in _BORDERS):
+        lines = [_bare(one) for one in lines]
     full = _full(lines)
     if b"\x1b" in data:  # it may have been broken by what counts a colour as characters
         full = max(full, _full(data.decode("utf-8", "replace").split("\n")), key=sum)
@@ -218,16 +220,20 @@ def _full(lines: Sequence[str]) -> list[bool]:
 class Surroundings:
     """The lines around a hit, as they were before a terminal broke them; made when asked for."""
 
-    def __init__(self, hit: Hit) -> None:
+    def __init__(self, hit: Hit, budget: Budget) -> None:
         self._hit = hit
+        self._budget = budget
 
     @functools.cached_property
     def _parts(self) -> tuple[list[bytes], list[bytes], list[bytes]]:
         hit = self._hit
-        before = split(hit.window[max(0, hit.start - _AROUND) : hit.start])[:-1]
-        own = split(hit.window[hit.start : hit.end])
-        after = split(hit.window[hit.end : hit.end + _AROUND])[1:]
-        return before[-_LINES:], own, after[:_LINES]
+        before = split(hit.window[max(0, hit.start - AROUND) : hit.start])[:-1]
+        own = split(hit.text)
+        after = split(hit.window[hit.end : hit.end + AROUND])[1:]
+        parts = before[-_LINES:], own, after[:_LINES]
+        for part in parts:
+            self._budget.spend_on(b"\n".join(part))
+        return parts
 
     @functools.cached_property
     def _texts(self) -> list[str]:
@@ -247,7 +253,8 @@ class Surroundings:
     @functools.cached_property
     def alone(self) -> Line:
         """The line as it is printed."""
-        return clean(self._hit.window[self._hit.start : self._hit.end])
+        self._budget.spend_on(self._hit.text)
+        return clean(self._hit.text)
 
     @functools.cached_property
     def own(self) -> tuple[Line, ...]:
@@ -276,7 +283,9 @@ class Surroundings:
     def is_code(self) -> bool:
         """Whether it is a line of source in a traceback: that says what could be printed."""
         indent = _indent(self.alone.text)
-        if indent < 4:
+        hit = self._hit
+        near = hit.window[max(0, hit.start - AROUND) : hit.start]
+        if indent < 4 or (b'File "' not in near and b"\x1b" not in near):
             return False
         frames = [_indent(line.text) for line in self.before[-3:] if FRAME.match(line.text)]
         return bool(frames) and indent > frames[-1]

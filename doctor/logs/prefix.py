@@ -17,6 +17,8 @@ _FEWEST = 6
 _SHARE = 0.85
 """Part of the lines that have to begin with it."""
 _MOST = 100
+_SPACE = r"[^\S\n]"
+"""White space within a line: with the line ends, each empty line would be searched to the last."""
 _BOUNDARY = re.compile(r"[\s:>|\])›]$")
 
 
@@ -35,7 +37,10 @@ def without_unknown_prefix(blocks: Iterable[bytes]) -> Iterator[bytes]:
     rest = b""
     for block in itertools.chain([first], blocks):
         whole, end, rest = (rest + block).rpartition(b"\n")
-        yield prefix.sub(b"", whole) + end
+        made = prefix.sub(b"", whole) + end
+        if len(rest) > _BEGINNING:  # of a line so long, a piece counts as a line
+            made, rest = made + prefix.sub(b"", rest), b""
+        yield made
     yield prefix.sub(b"", rest)
 
 
@@ -56,7 +61,7 @@ def learned(data: bytes) -> str | None:
         pattern = _pattern(common[:end])
         behind = [re.sub(f"^{pattern}", "", rest) for rest in rests]
         if sum(map(_is_a_server_s, behind)) >= max(2, len(lines) // 5):
-            pattern += r"\s" * min(len(x) - len(x.lstrip()) for x in behind if x.strip())
+            pattern += _SPACE * min(len(x) - len(x.lstrip()) for x in behind if x.strip())
             bare = sum(x.strip() == rest.strip() for x, rest in zip(lines, rests, strict=True))
             return pattern if bare > len(lines) / 2 else rf"\S+(?: \S+){{0,4}}?{pattern}"
     return None
@@ -70,8 +75,8 @@ def _pattern(shape: str) -> str:
     """Of a shape, whose 0 stands for any number and whose space for any white space. What it ends
     with is one character: the indentation of the line behind it is the line's own."""
     words = [re.escape(word).replace("0", r"\d+") for word in shape.split(" ")]
-    last = r"\s" if shape.endswith(" ") else ""
-    return r"\s*" + r"\s+".join(words).removesuffix(r"\s+") + last
+    last = _SPACE if shape.endswith(" ") else ""
+    return f"{_SPACE}*" + f"{_SPACE}+".join(words).removesuffix(f"{_SPACE}+") + last
 
 
 def _common(shapes: list[str]) -> str:

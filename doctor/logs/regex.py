@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 try:
     import re2
 except ImportError:  # no wheel for this machine
     re2 = None
 
-__all__ = ["compiled", "re2"]
+__all__ = ["Patterns", "compiled", "re2"]
 
 Search = Callable[[str], "dict[str, str] | None"]
 """Looks for a pattern anywhere in a text: its named groups that took part, or None."""
@@ -24,8 +25,50 @@ Search = Callable[[str], "dict[str, str] | None"]
 def compiled(pattern: str) -> Search:
     """Compiles a pattern in which a space stands for any white space, also for none: a terminal
     may have broken the line there. Raises ValueError where it is no pattern of RE2's language."""
-    tolerant = pattern.replace(" ", r"\s*")
+    tolerant = _tolerant(pattern)
     return _with_re2(tolerant) if re2 else _with_re(tolerant)
+
+
+def _tolerant(pattern: str) -> str:
+    return pattern.replace(" ", r"\s*")
+
+
+_ANCHOR = re.compile(r"(\\.|\[\^?\]?(?:\\.|[^\]\\])*\])|[$^]", re.DOTALL)
+_GROUPS, _MEMORY = 24, 1 << 20
+"""Automata, and bytes of each: in one for all, a line with many beginnings has too many states."""
+
+
+class Patterns:
+    """Many patterns, for a text of many lines. Where one fits a line, it is also found here, for
+    that it has to be at a line's begin or end is left out."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        loose = [_ANCHOR.sub(lambda found: found[1] or "", one) for one in patterns]
+        self._each = [] if re2 else [compiled(one) for one in loose]
+        self._groups = [
+            _set([_tolerant(p) for p in loose[i::_GROUPS]]) for i in range(_GROUPS) if re2
+        ]
+
+    def fitting(self, text: str) -> Iterator[int]:
+        """The numbers of those that fit a line of the text."""
+        data = text.encode(errors="replace")
+        for first, group in enumerate(self._groups):
+            yield from (first + _GROUPS * number for number in group.Match(data))
+        for number, fits in enumerate(self._each):
+            if fits(text) is not None:
+                yield number
+
+
+def _set(patterns: Sequence[str]) -> Any:
+    options = re2.Options()
+    options.never_capture = True
+    options.never_nl = True
+    options.max_mem = _MEMORY
+    made = re2._re2.Set(re2._re2.RE2.Anchor.UNANCHORED, options)
+    for one in patterns:
+        made.Add(one.encode())
+    made.Compile()
+    return made
 
 
 def _with_re2(pattern: str) -> Search:

@@ -6,17 +6,23 @@ that a line which a terminal broke in the middle of a word is found as well.
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from doctor.logs.budget import Budget
 from doctor.logs.regex import re2
 
 BEHIND = 96 << 10
 """Bytes before a hit that can still be looked at."""
 AHEAD = 32 << 10
 """Bytes after a hit that can be looked at already, where the log does not end."""
+AROUND = 16 << 10
+"""Bytes before and after a hit that are looked at for its sake."""
+_STRETCH = 16 << 10
+"""Bytes that are skimmed at once."""
 _PIECE = 4 << 10
 """Bytes on either side of a place; a line counts as no longer than that."""
 _BEGINNING = 16
@@ -49,6 +55,29 @@ class Hit(NamedTuple):
     def offset(self) -> int:
         return self.base + self.at
 
+    @property
+    def text(self) -> bytes:
+        return self.window[self.start : self.end]
+
+    def apart(self) -> Hit:
+        """The same, which keeps no more of the log in memory than is looked at for its sake."""
+        cut = max(0, self.start - AROUND)
+        return self._replace(
+            window=self.window[cut : self.end + AROUND],
+            start=self.start - cut,
+            end=self.end - cut,
+            at=self.at - cut,
+            base=self.base + cut,
+        )
+
+
+class Interest(Protocol):
+    """What whoever reads the hits still wants to see, when it is too much to look at each."""
+
+    def wanted(self, stretch: Hit) -> Iterable[int]:
+        """Of the literals in a piece of the log with many lines, those that a line is looked at
+        for. All the rest of it is passed over."""
+
 
 class _Engine(Protocol):
     def first(self, window: bytes, place: int) -> tuple[int, int]:
@@ -60,67 +89,92 @@ class _Engine(Protocol):
 
 class Scanner:
     """Searches for literals (without white space), all at once. `lines`, `tail`, the end of the
-    log, and `base`, where that begins in it, are whole once `hits` has ended."""
+    log, and `base`, where that begins in it, are whole once `hits` has ended; `skimmed` says how
+    many lines with literals were passed over."""
 
     def __init__(self, literals: Sequence[bytes]) -> None:
         engine: type[_Automaton] | type[_Plain] = _Automaton if re2 else _Plain
         # The beginnings are searched for, because an automaton of them is made much faster.
         beginnings = list(dict.fromkeys(one[:_BEGINNING] for one in literals))
         self._engine: _Engine = engine(beginnings, [*literals, *beginnings])
-        self._literals = len(literals)
+        self._literals = literals
         numbers = {one: len(literals) + i for i, one in enumerate(beginnings)}
         self._beginning = [numbers[one[:_BEGINNING]] for one in literals]
-        self.lines = 0
+        self._begin(Budget(), None)
+
+    def _begin(self, budget: Budget, interest: Interest | None) -> None:
+        self._budget, self._interest = budget, interest
+        self.lines = self.skimmed = 0
         self.tail = b""
         self.base = 0
+        self._line, self._counted = 1, 0
 
     def all(self, text: bytes) -> tuple[int, ...]:
         """The numbers of the literals in a short text."""
-        return self._all(text)[0]
+        most = len(self._literals)
+        return tuple(sorted(number for number in self._engine.all(text) if number < most))
 
     def _all(self, text: bytes) -> tuple[tuple[int, ...], bool]:
         """The same, and whether one begins there that does not end there."""
         found = sorted(self._engine.all(text))
-        first = bisect_left(found, self._literals)
+        first = bisect_left(found, len(self._literals))
         whole = tuple(found[:first])
         begun = len(found) - first
         return whole, begun > 0 and begun > len({self._beginning[i] for i in whole})
 
-    def hits(self, blocks: Iterable[bytes]) -> Iterator[Hit]:
-        """The hits in the order of the log, each as soon as what follows it is known."""
-        window, done, told, counted, line, self.base = b"", 0, 0, 0, 1, 0
+    def hits(
+        self,
+        blocks: Iterable[bytes],
+        budget: Budget | None = None,
+        interest: Interest | None = None,
+    ) -> Iterator[Hit]:
+        """The hits in the order of the log, each as soon as what follows it is known. Where the
+        budget is used up, only those of interest; but all of them at the end of the log."""
+        self._begin(budget or Budget(), interest)
+        window, done, told = b"", 0, 0
         for block, more in _and_whether_more(blocks):
             window += block
+            self._budget.grow(len(block))
             limit = len(window) - AHEAD if more else len(window)
-            for found, start, end, at in self._found(window, done, told, limit):
-                line += window.count(b"\n", counted, at)
-                counted, told = at, end
-                yield Hit(found, line, window, start, end, at, self.base)
+            skimmed = limit if more else limit - AHEAD
+            told = yield from self._found(window, done, told, limit, skimmed)
             done = max(told, limit)
             cut = max(0, done - BEHIND) if more else 0
-            if counted < cut:
-                line += window.count(b"\n", counted, cut)
-                counted = cut
+            self._line_at(window, cut)
             window, self.base = window[cut:], self.base + cut
-            done, told, counted = done - cut, max(0, told - cut), counted - cut
+            done, told, self._counted = done - cut, max(0, told - cut), self._counted - cut
         self.tail = window
-        self.lines = line + window.count(b"\n", counted)
+        self.lines = self._line_at(window, len(window))
         if not window or window.endswith(b"\n"):
             self.lines -= 1
 
+    def _line_at(self, window: bytes, place: int) -> int:
+        """The number of the line at a place, which is not before the one asked for last."""
+        if place > self._counted:
+            self._line += window.count(b"\n", self._counted, place)
+            self._counted = place
+        return self._line
+
     def _found(
-        self, window: bytes, place: int, told: int, limit: int
-    ) -> Iterator[tuple[tuple[int, ...], int, int, int]]:
-        """(literals, begin, end, place of the first one) of each line that begins behind `told`
-        and has one that begins between `place` and `limit`."""
+        self, window: bytes, place: int, told: int, limit: int, skimmed: int
+    ) -> Generator[Hit, None, int]:
+        """The hits that begin between `place` and `limit` in lines that begin behind `told`, up to
+        `skimmed` as the budget allows. Returns where the last line ends."""
         at, until = self._engine.first(window, place)
         while 0 <= at < limit:
+            if self._interest and at < skimmed and not self._budget.is_left:
+                told = yield from self._skim(window, at, told, self._interest)
+                at, until = self._engine.first(window, told)
+                continue
             start, end = piece(window, at, until)
             further, until = self._engine.first(window, until)
+            many = 1
             while 0 <= further < end:
                 if until > end:  # it is broken, and goes on in the next line
                     end = piece(window, until, until)[1]
                 further, until = self._engine.first(window, until)
+                many += 1
+            self._budget.spend(1 + (many >> 3))
             start = max(start, told)
             found, begun = self._all(window[start:end])
             after = piece(window, end + 1, end + 1)[1] if end < len(window) else end
@@ -133,8 +187,32 @@ class Scanner:
                     if further >= 0:
                         further, until = self._engine.first(window, end)
             if found:
-                yield found, start, end, at
+                yield Hit(found, self._line_at(window, at), window, start, end, at, self.base)
             at, told = further, end
+        return told
+
+    def _skim(
+        self, window: bytes, at: int, told: int, interest: Interest
+    ) -> Generator[Hit, None, int]:
+        """Of the lines from a hit on, those of interest. Returns where they end."""
+        start = max(piece(window, at, at)[0], told)
+        end = window.rfind(b"\n", at, start + _STRETCH) + 1 or min(start + _STRETCH, len(window))
+        line = self._line_at(window, start)
+        stretch = Hit((), line, window, start, end, start, self.base)
+        lines = _Lines(stretch)
+        hits: dict[int, Hit] = {}
+        for literal in interest.wanted(stretch):
+            if hit := lines.with_literal(self._literals[literal]):
+                known = hits.setdefault(hit.start, hit)
+                hits[hit.start] = known._replace(literals=(*known.literals, literal))
+        yield from (hits[place] for place in sorted(hits))
+        self.skimmed += max(0, window.count(b"\n", start, end) - len(hits))
+        return end
+
+    def last(self, stretch: Hit, literal: int) -> Hit | None:
+        """The last line in a piece of the log that has the literal."""
+        found = _Lines(stretch).with_literal(self._literals[literal], last=True)
+        return found and found._replace(literals=(literal,))
 
     def _broken(self, found: tuple[int, ...], line: bytes, after: bytes) -> tuple[int, ...]:
         """The literals of a line and the one after, where one ends only there; else none."""
@@ -155,6 +233,47 @@ def piece(window: bytes, at: int, until: int) -> tuple[int, int]:
     return start, end if inside < 0 else inside
 
 
+class _Lines:
+    """The lines in a piece of a log, in which literals are found without an automaton."""
+
+    def __init__(self, stretch: Hit) -> None:
+        self._stretch = stretch
+        self._bare = _without_colours(stretch.text).translate(None, _BLANKS.replace(b"\n", b""))
+
+    @functools.cached_property
+    def _begins(self) -> list[int]:
+        stretch = self._stretch
+        return [stretch.start, *(stretch.start + m.end() for m in _ENDS.finditer(stretch.text))]
+
+    def with_literal(self, text: bytes, last: bool = False) -> Hit | None:
+        """The first or the last line that has a literal; None where there is none,
+        or where a terminal broke it."""
+        found = self._bare.rfind(text) if last else self._bare.find(text)
+        if found < 0:
+            return None
+        window, number = self._stretch.window, self._bare.count(b"\n", 0, found)
+        low, end = [*self._begins, self._stretch.end][number : number + 2]
+        for start, high in _pieces(window, low, end):
+            if text in _bare(window[start:high]):
+                low, end = start, high
+                break
+        line = self._stretch.line + number
+        return self._stretch._replace(literals=(), line=line, start=low, end=end, at=low)
+
+
+_ENDS = re.compile(rb"\n")
+
+
+def _pieces(window: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """What a line consists of for whoever looks at it: of what carriage returns part, and of no
+    more than some kilobytes."""
+    while start < end:
+        high = min(end, start + 2 * _PIECE)
+        cut = window.find(b"\r", start, high)
+        yield start, high if cut < 0 else cut
+        start = cut + 1 if cut >= 0 else high if high == end else high - _PIECE
+
+
 def _and_whether_more(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     last = b""
     for block in blocks:
@@ -166,9 +285,11 @@ def _and_whether_more(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 def _bare(text: bytes) -> bytes:
     """Without what may stand between the characters of a literal."""
-    if b"\x1b" in text:
-        text = _COLOURS.sub(b"", text)
-    return text.translate(None, _BLANKS)
+    return _without_colours(text).translate(None, _BLANKS)
+
+
+def _without_colours(text: bytes) -> bytes:
+    return _COLOURS.sub(b"", text) if b"\x1b" in text else text
 
 
 class _Automaton:

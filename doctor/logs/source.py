@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import gzip
 import io
 import lzma
 import os
@@ -13,16 +12,20 @@ import signal
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from doctor.logs.packed import TooMuch, unpacked_gzip, unpacked_xz
 from doctor.model import reason
 
 BLOCK = 2 << 20
 """Bytes that are read at once, and searched at once."""
 _SAMPLE = 1 << 16
+
+
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 
 
 class LogError(Exception):
@@ -50,9 +53,12 @@ class Log:
                     self.sample = self.sample or block[:_SAMPLE]
                     self.size += len(block)
                     yield block
-            except (EOFError, zlib.error, lzma.LZMAError) as error:
+            except _DAMAGED as error:
                 self.damaged = True
                 self.notes.append(f"cut off or damaged after {self.size} bytes: {error}")
+            except TooMuch as error:
+                self.damaged = True
+                self.notes.append(f"read up to {self.size} bytes, no further: {error}")
             except OSError as error:
                 if not self.size:
                     raise LogError(f"{self.name}: {reason(error)}") from None
@@ -159,12 +165,12 @@ def _piped(descriptor: int) -> Iterator[io.BufferedReader]:
 
 
 def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
-    """Raises EOFError, zlib.error or LZMAError where packed data is cut or damaged."""
+    """Raises EOFError, zlib.error or LZMAError where packed data is cut or damaged, and TooMuch."""
     first = stream.peek(6)
     if first.startswith(b"\x1f\x8b"):
-        yield from _each(gzip.GzipFile(fileobj=stream))
+        yield from _full(unpacked_gzip(stream))
     elif first.startswith(b"\xfd7zXZ\0"):
-        yield from _each(lzma.LZMAFile(stream))  # noqa: SIM115 - the stream is closed
+        yield from _full(unpacked_xz(stream))
     elif first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         # What PowerShell makes of `>`.
         text = codecs.getincrementaldecoder("utf-16")("replace")
@@ -181,7 +187,17 @@ def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
             most -= len(block)
 
 
-def _each(stream: gzip.GzipFile | lzma.LZMAFile) -> Iterator[bytes]:
-    # read1: what was unpacked before the place where it is cut is not lost with the error.
-    while block := stream.read1(BLOCK):
-        yield block
+def _full(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same in full blocks, for each is searched with what surrounds it. What was unpacked
+    before an error is not lost with it."""
+    block = bytearray()
+    try:
+        for piece in pieces:
+            block += piece
+            while len(block) >= BLOCK:
+                yield bytes(block[:BLOCK])
+                del block[:BLOCK]
+    except (*_DAMAGED, TooMuch, OSError):
+        yield bytes(block)
+        raise
+    yield bytes(block)

@@ -53,7 +53,7 @@ class Block:
         """`data` begins at the byte `offset` of the log, `above` lines over the number `line`."""
         self._first = line - above
         self._offset = offset
-        self._data = data
+        self.data = data
         self._above = above
 
     @classmethod
@@ -65,13 +65,13 @@ class Block:
 
     @functools.cached_property
     def _whole(self) -> list[tuple[int, str]]:
-        whole = unwrapped(split(self._data))
+        whole = unwrapped(split(self.data))
         begin = max(i for i, (number, _) in enumerate(whole) if number <= self._above)
         return whole[begin:]
 
     @functools.cached_property
     def _places(self) -> list[int]:
-        return placed(self._data)
+        return placed(self.data)
 
     @functools.cached_property
     def lines(self) -> Sequence[Line]:
@@ -88,7 +88,7 @@ class Block:
     def place(self, number: int) -> int:
         """Where one of the lines begins in the log, in bytes."""
         if number == len(self._whole):
-            return self._offset + len(self._data)
+            return self._offset + len(self.data)
         return self._offset + self._places[self._whole[number][0]]
 
 

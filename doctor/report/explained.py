@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from doctor.fixes import Doctor
 from doctor.fixes.person import typed
 from doctor.logs.explain import Explanation
 from doctor.logs.found import Unknown
-from doctor.logs.judge import LogFinding, fill
+from doctor.logs.judge import LogFinding, Verdict, fill
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
 from doctor.redact import redact
@@ -74,6 +74,18 @@ class Explained:
         return (*ours, *_filled(ailment, one.values)) if ailment else ours
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever reads the result has to know of how it was come by."""
+        skimmed = self.told.skimmed
+        if not skimmed:
+            return tuple(self.log.notes)
+        note = (
+            f"this log repeats itself too often: {_counted(skimmed, 'line')} in which something "
+            "may stand were searched for other causes, but not looked at one by one"
+        )
+        return (*self.log.notes, note)
+
+    @property
     def command(self) -> str | None:
         """What repairs, on this machine, all that `fix` can repair of it."""
         ids = [f.id for f in self.told.findings if self._repairable(f.id)]
@@ -119,7 +131,7 @@ def explained_json(one: Explained) -> dict[str, Any]:
         "attempts": told.attempts,
         "earlier": [{"line": e.line, "id": e.id} for e in told.earlier],
         "command": one.command,
-        "notes": [printable(n) for n in one.log.notes],
+        "notes": [printable(n) for n in one.notes],
     }
 
 
@@ -155,7 +167,7 @@ def explained_schema() -> dict[str, Any]:
     schema = object_of(
         schema_version={"const": SCHEMA_VERSION},
         source=object_of(path=TEXT, bytes=INT, lines=INT),
-        verdict={"enum": ["explained", "unrecognised", "nothing-found"]},
+        verdict={"enum": list(get_args(Verdict))},
         primary=MAYBE_TEXT,
         findings=list_of(finding),
         harmless=list_of(object_of(id=TEXT, line=INT, count=INT)),
@@ -177,7 +189,7 @@ def lines(one: Explained, style: Style) -> Iterator[Line]:
 def _lines(one: Explained, style: Style) -> Iterator[Line]:
     told = one.told
     yield (("bold", one.log.name), ("", f": {_counted(told.lines, 'line')}{_starts(told)}"))
-    for note in one.log.notes:
+    for note in one.notes:
         yield from wrapped(note, "", style, "yellow")
     yield ()
     for finding in told.findings:
@@ -273,6 +285,12 @@ def _closing(one: Explained, style: Style) -> Iterator[Line]:
                 "ready either"
             )
             yield from wrapped(text, "", style)
+    elif told.verdict == "too-repetitive":
+        text = (
+            "Could not tell: nothing was found, but not each line that may be a cause was looked "
+            "at. Name a shorter part of the log, from the last start of the server on."
+        )
+        yield from wrapped(text, "", style)
     elif told.verdict == "unrecognised":
         text = (
             "It failed, and why is not known to this doctor. The quoted line is what to search "

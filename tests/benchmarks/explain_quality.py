@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from doctor.logs.budget import Budget
 from doctor.logs.explain import explain
 from doctor.logs.index import Index
 from doctor.logs.lines import Surroundings
@@ -65,7 +66,7 @@ def rows_in(one: Logged) -> set[int]:
     found = set()
     for hit in index().scanner.hits([one.data]):
         for number, row in index().rows_of(hit.literals):
-            lines = Surroundings(hit)
+            lines = Surroundings(hit, Budget())
             if row.id == one.folder and any(
                 row.values(line.text) is not None for line in lines.own
             ):
