@@ -379,7 +379,8 @@ _KNOWN = re.compile(
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{20,}")
 _LETTERS = re.compile(r"[A-Za-z0-9]{20,}")
 _SHORT = re.compile(r"[A-Za-z0-9]{6,}")
-_SYLLABLES = re.compile(r"[A-Z]?[a-z]*[aeiouy][a-z]*")
+_WORDS = re.compile(r"[A-Z]?[a-z]+")
+_VOWELS = frozenset("aeiouy")
 _CHANGES = re.compile(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[A-Z])(?=[a-z0-9])|(?<=[0-9])(?=[A-Za-z])")
 
 
@@ -405,7 +406,8 @@ def _is_random(piece: str, before: str = "") -> bool:
     """Whether letters and digits change more often than in names that people give, and hardly any
     of it can be spoken. Hexadecimal digits are those of hashes, commits and UUIDs."""
     kinds = sum(bool(re.search(kind, piece)) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
-    spoken = sum(len(word) for word in _SYLLABLES.findall(piece) if len(word) > 2) / len(piece)
+    words = (word for word in _WORDS.findall(piece) if not _VOWELS.isdisjoint(word))
+    spoken = sum(len(word) for word in words if len(word) > 2) / len(piece)
     if kinds == 3:
         return spoken <= 0.5 and _changing(piece) >= (0.35 if piece.isalnum() else 0.3)
     # Of one case: Triton and torch call the folders of their caches so.

@@ -221,7 +221,7 @@ def test_a_command_that_would_be_pasted_with_stars_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a://b:", "password ", "token=", "--token x ", "-----BEGIN ", "aB3"]
+    "piece", ["a://b:", "password ", "token=", "--token x ", "-----BEGIN ", "aB3", "x", "/"]
 )
 def test_a_text_that_is_made_to_be_slow_is_not(piece: str) -> None:
     """A pattern of quadratic time would take minutes for this."""
