@@ -181,7 +181,9 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
             return value.encode("utf-8", "surrogateescape")
         if isinstance(kind, type) and issubclass(kind, Enum):
             return kind(value)
-    except (InvalidVersion, ValueError, OverflowError) as error:
+    except OverflowError:
+        raise CodecError(path, f"{shown(value)} is too large") from None
+    except (InvalidVersion, ValueError) as error:
         raise CodecError(path, str(error)) from None
     if kind in (str, int, bool, float) and type(value) is kind:
         return value

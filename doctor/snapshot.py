@@ -27,6 +27,7 @@ RECORDED = {
     "FLASHINFER_EXTRA_LDFLAGS": "FlashInfer's command line of the linker",
     "FLASHINFER_NVCC": "FlashInfer's nvcc",
     "FLASHINFER_WORKSPACE_BASE": "FlashInfer's cache",
+    "HF_ENDPOINT": "whether the profile's mirror stands in for the hub",
     "HOME": "the caches; a recording calls it /home/user",
     "LD_LIBRARY_PATH": "the loader",
     "LIBRARY_PATH": "the linker",

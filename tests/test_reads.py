@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def test_a_vllm_on_path_that_is_no_script_names_no_interpreter(odd: Odd, tmp_pat
 def test_a_rule_file_that_is_no_file_is_refused(odd: Odd, command: str, tmp_path: Path) -> None:
     path = odd(tmp_path / "x.py")
     log = script(tmp_path / "log", "RuntimeError: x")
-    words = [command, *([str(log)] if command == "explain" else [])]
+    more = {"explain": [str(log)], "diagnose": ["--python", sys.executable]}
+    words = [command, *more.get(command, [])]
     said = within(600, *words, "--rules", tmp_path)
     refused(said, str(path), "larger than 4 MiB" if odd is huge else "Not a regular file")
 

@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import doctor
+from doctor.probes.environment import HUB_SWITCH, HUB_TOKENS
 from doctor.redact import (
     STARS,
     holds_secret,
@@ -330,6 +331,8 @@ NO_VARIABLES = {
     "LC_ALL": "set for children, so that they answer in English",
     "CCCL_DISABLE_CTK_COMPATIBILITY_CHECK": "a macro of CCCL's headers",
     "METADATA": "a file",
+    HUB_SWITCH: "set for the server, where it gets no token",
+    **dict.fromkeys(HUB_TOKENS, "a token, of which no value is ever kept"),
     "RECORD": "a file",
 }
 

@@ -97,7 +97,7 @@ def _cleaned(lines: list[Line]) -> Iterator[Line]:
     """The lines, redacted as one text, since a secret may go on in the next line. A line that holds
     one loses its colours."""
     texts = ["".join(printable(piece) for _, piece in line) for line in lines]
-    clean = redact("\n".join(texts)).split("\n")
+    clean = redact("\n".join(texts)).split("\n") if texts else []
     for line, before, after in zip(lines, texts, clean, strict=True):
         if before != after:
             yield (("", after),)

@@ -237,7 +237,7 @@ def _cause(text: str, code: int) -> str:
     """The tool's own words for what went wrong, shortened to a sentence."""
     mark = re.compile(r"^[\s×├╰─▶]*(error|cause)?[\s:]*", re.IGNORECASE)
     words = [mark.sub("", line) for line in text.splitlines()]
-    words = [w for w in words if w and not w.startswith(("Using Python", "hint:"))]
+    words = [w for w in words if w and not w.startswith(("Using Python", "hint:", "note:"))]
     last = words[-1] if words else f"it ended with {code}"
     if refused := _REFUSED.search(text):
         return f"wants a name and a password, or other ones ({refused[0]})"
