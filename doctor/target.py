@@ -252,8 +252,8 @@ def _own(argument: str) -> str:
 def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ran:
     """Runs `argv` in a session of its own, without a shell, its output capped at 1 MiB a stream.
 
-    Never raises for what the child does: a child that does not start, hangs or dies is a value.
-    When `timeout` (seconds) is over, its whole process group is killed.
+    Never raises for what the child does: a child that does not start, hangs or dies is a value;
+    Missing where the doctor itself may open no more files. When `timeout` (seconds) is over, its whole process group is killed.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -270,9 +270,11 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
                     start_new_session=True,
                 )
                 _children.add(child)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            return Ran(None, failure=(why or type(error).__name__).lower())
+        except ValueError as error:  # a NUL among the words
+            return Ran(None, failure=str(error).lower())
+        except OSError as error:
+            _must_be_an_answer(error)
+            return Ran(None, failure=reason(error))
         try:
             code, failure = _wait(child, timeout), None
         except subprocess.TimeoutExpired:
