@@ -253,7 +253,8 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
     """Runs `argv` in a session of its own, without a shell, its output capped at 1 MiB a stream.
 
     Never raises for what the child does: a child that does not start, hangs or dies is a value;
-    Missing where the doctor itself may open no more files. When `timeout` (seconds) is over, its whole process group is killed.
+    Missing where the doctor itself may open no more files. When `timeout` (seconds) is over, its
+    whole process group is killed.
     """
     with contextlib.ExitStack() as stack:
         try:
