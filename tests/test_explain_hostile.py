@@ -20,6 +20,8 @@ from tests.hostile import KINDS, PACKED, READY, ROWS, START, filled
 from tests.test_explain_cli import NOTHING, UNKNOWN, log, told
 from tests.test_explain_cli import explain as said_of
 
+pytestmark = pytest.mark.hardening
+
 CAUSE = (
     b"(EngineCore pid=2) ERROR 11-25 10:09:00 [core.py:1] ValueError: To serve at least one "
     b"request with the models's max seq len (131072), (7.0 GiB KV cache is needed, which is "

@@ -15,6 +15,8 @@ from tests.conftest import SYSTEM, Environment, Said, facts_of, script
 from tests.stand_ins.fixtures import FOR_H100, Bench, copied
 from tests.stand_ins.index import Index
 
+pytestmark = pytest.mark.hardening
+
 # Without PYTHONPATH and the user's own site-packages, which a console script obeys before any line
 # of ours; `-c` where the doctor has to do without uv.
 DOCTOR = (sys.executable, "-I", "-m", "doctor")

@@ -21,6 +21,8 @@ from doctor.repair.tree import Tree
 from tests.stand_ins.killer import tree
 from tests.test_swap import grow, seen
 
+pytestmark = pytest.mark.hardening
+
 SEED, CUTS = 20261128, 150
 BEFORE = {"lib/a.py": b"1", "lib/b.py": b"2", "lib/old/c.py": b"3", "lib/stays.py": b"4"}
 FIRST = {"lib/a.py": b"11", "lib/new/d.py": b"5"}

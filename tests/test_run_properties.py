@@ -27,6 +27,8 @@ from doctor.repair.tree import Tree
 from tests.conftest import PYTHON_FOLDER, SYSTEM, Environment, cpu_environment
 from tests.stand_ins.killer import Entry, tree
 
+pytestmark = pytest.mark.hardening
+
 RECORDS = int(os.environ.get("VLLM_DOCTOR_RECORDS", "2000"))
 RUNS = int(os.environ.get("VLLM_DOCTOR_RUNS", "300"))
 SEED = 20261128

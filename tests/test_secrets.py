@@ -28,6 +28,8 @@ from tests.stand_ins.fixtures import FOR_H100, Bench
 from tests.stand_ins.index import Index
 from tests.test_running import running_as
 
+pytestmark = pytest.mark.hardening
+
 PLANTED = planted()
 USER, PASSWORD = "robot", "tr0ub4dor-and-3"
 # As the configuration of a machine has them; by name, where the text itself does not say it.

@@ -37,7 +37,10 @@ from tests.conftest import (
     vllm_environment,
 )
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root refuses, or gives files away")
+pytestmark = [
+    pytest.mark.hardening,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root refuses, or gives files away"),
+]
 NOBODY = pwd.getpwnam("nobody")
 HEADERS = (
     "cuda_runtime.h",

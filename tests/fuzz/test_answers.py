@@ -22,6 +22,8 @@ from tests.conftest import HANGS, SYSTEM, Environment, gone, run_doctor, script,
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import changed_json, changed_text, has_no_crash, is_sound, words
 
+pytestmark = pytest.mark.hardening
+
 DRIVER = (
     '{"libcuda": {"path": "/usr/lib/libcuda.so.1", "version": 13000, "count": 1}, "nvml": '
     '{"driver": "580.65.06", "devices": [{"index": 0, "name": "NVIDIA H100", "uuid": "GPU-1", '

@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from doctor.repair.index import MirrorError, choose
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import changed_bytes, is_quiet, words
+
+pytestmark = pytest.mark.hardening
 
 FILE = b"""[global]
 index-url = https://me:word@corp.test/simple

@@ -6,12 +6,16 @@ import os
 import random
 from pathlib import Path
 
+import pytest
+
 from doctor.probes.wheels import Packages
 from doctor.repair.stage import Ground, StageError, _leaving
 from doctor.target import Live
 from tests.conftest import SYSTEM, Environment, facts_of
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import changed_bytes, words
+
+pytestmark = pytest.mark.hardening
 
 METADATA = b"""Metadata-Version: 2.4
 Name: odd

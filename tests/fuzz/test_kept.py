@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 
+import pytest
+
 from doctor.exits import FAILED, FINDINGS, HEALTHY, UNKNOWN, USAGE
 from doctor.launch import is_proven
 from doctor.probes.environment import HOME, SAVED
@@ -14,6 +16,8 @@ from tests.conftest import Environment, run_inside
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import changed_json, is_sound
 from tests.test_state import applied
+
+pytestmark = pytest.mark.hardening
 
 SAVED_TEXT = json.dumps(
     {

@@ -8,11 +8,15 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from doctor.logs.budget import Budget
 from doctor.logs.explain import EXITS, explain
 from doctor.logs.source import Log, LogError
 from tests.corpus import index, logs
 from tests.hostile import KINDS, PACKED
+
+pytestmark = pytest.mark.hardening
 
 PIECES = [*(one.data for one in logs()), *(make(20_000) for make in KINDS.values())]
 

@@ -9,11 +9,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from doctor.exits import HEALTHY, UNKNOWN
 from doctor.probes.environment import SAVED
 from tests.conftest import BASE_PYTHON, SYSTEM, bare_environment, run_inside
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import is_sound
+
+pytestmark = pytest.mark.hardening
 
 PIECES = (
     *("a", " ", "  ", "'", '"', "\\", "$(touch ran)", "`touch ran`", ";touch ran;", "&touch ran&"),

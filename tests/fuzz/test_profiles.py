@@ -6,6 +6,8 @@ import dataclasses
 import random
 from pathlib import Path
 
+import pytest
+
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN, USAGE
 from doctor.profile import ModelNeeds, Profile
 from tests.conftest import run_inside
@@ -19,6 +21,8 @@ from tests.fuzz.mutate import (
     is_sound,
     words,
 )
+
+pytestmark = pytest.mark.hardening
 
 REAL = (ROOT / "doctor/profiles/glm-4.7-flash.toml").read_text()
 KEYS = [f.name for f in dataclasses.fields(Profile)]

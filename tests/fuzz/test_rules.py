@@ -6,10 +6,14 @@ import random
 import shutil
 from pathlib import Path
 
+import pytest
+
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN, USAGE
 from tests.conftest import run_inside
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import TAPES, changed_bytes, is_sound, words
+
+pytestmark = pytest.mark.hardening
 
 HEAD = "from doctor import Fact, Finding, Fix, Missing, Needs, Severity, Stage, Text, rule\n"
 HEAD += "from doctor.probes.wheels import Packages\nfrom doctor.target import Target\n"

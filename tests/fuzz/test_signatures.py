@@ -6,10 +6,14 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from doctor.codec import CodecError
 from doctor.logs.index import Index
 from doctor.shipped import rules_folder
 from doctor.signatures import load, shipped
+
+pytestmark = pytest.mark.hardening
 
 FILES = [path.read_text() for path in sorted((rules_folder() / "signatures").glob("*.toml"))]
 PIECES = ("(", "[", "*", "{1000}", "(?P<x>", "(?=a)", "\\1", '"', "'", "\n", "²", "[[signature]]",

@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN, USAGE
 from tests.conftest import run_inside
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import TAPES, changed_json, has_no_crash, is_sound
+
+pytestmark = pytest.mark.hardening
 
 TEXTS = [path.read_text() for path in TAPES]
 SETS = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from doctor import profile as profiles
 from doctor.diagnose import diagnose
 from doctor.engine import load_rules
@@ -14,6 +16,8 @@ from doctor.target import Live
 from tests.conftest import SYSTEM, Environment
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import has_no_crash, words
+
+pytestmark = pytest.mark.hardening
 
 NAMES = (
     *("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_HOME", "CUDA_PATH"),
