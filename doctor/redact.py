@@ -162,11 +162,14 @@ _NO_SECRET_NAME = re.compile(
 )
 
 # Between a name and its value.
-_TO = r"(?:\\?[\"'])?\]?\s{0,8}(?::=|=>|->|[:=])\s{0,8}"
+_TO = (
+    r"(?:(?:\\?[\"'])?\]?\s{0,8}(?::=|=>|->|[:=]|%3[dD])\s{0,8}"
+    r"|\\?[\"'],\s{0,4}(?=[bru]{0,2}\\?[\"'])|(?<=\w)>(?=[^<>\s]{1,512}</))"
+)
 # A value in quotes (of Python or JSON, perhaps escaped), a list of such, or a word. What stands for
 # another value, and what says that there is none, is no secret.
 _QUOTED = (
-    r"[bru]{0,2}(?P<q>\\?[\"'])(?!(?P=q))(?!\$\{?[A-Z_][A-Z0-9_]*\}?(?P=q))[^\n]{0,4096}?(?P=q)"
+    r"[bru$]{0,2}(?P<q>\\?[\"'])(?!(?P=q))(?!\$\{?[A-Z_][A-Z0-9_]*\}?(?P=q))[^\n]{0,4096}?(?P=q)"
 )
 _LIST = r"[\[(](?=\s*[\"'])[^\])\n]{0,4096}[\])]"
 _NOTHING = (
@@ -263,7 +266,7 @@ _SHAPES = (
     # Headers: all that follows in the quotes or in the line.
     _shape(
         "authorization cookie",
-        r"(?i)((?:authorization|set-cookie|cookie)\\?[\"']?\s{0,4}[:=,]\s{0,4}(?P<q>\\?[\"'])"
+        r"(?i)((?:authorization|set-cookie|cookie)\\?[\"']?\s{0,4}[:=,]\s{0,4}[bru]{0,2}(?P<q>\\?[\"'])"
         rf"{_AFTER_SCHEME})[^\n]{{0,8192}}?(?=(?P=q))",
     ),
     _shape(
@@ -321,8 +324,8 @@ _SHAPES = (
         r"(?i)((?:curl|wget)\b[^\n]{0,512}?\s(?:-u|--user|--proxy-user)[ =]?)\S+",
     ),
     _shape(
-        "sshpass docker redis-cli",
-        r"(?i)((?:sshpass|docker\s+login|redis-cli)\b[^\n]{0,160}?\s-[pa]\s*)(?!-)\S+",
+        "sshpass docker redis-cli mysql mariadb",
+        r"(?i)((?:sshpass|docker\s+login|redis-cli|mysql(?:dump|admin)?|mariadb(?:-dump)?)\b[^\n]{0,160}?\s-[pa]\s*)(?!-)\S+",
     ),
     # An option and its words, a name and its value.
     _shape(
@@ -373,7 +376,7 @@ _HASH = re.compile(r"(?i)(?:sha(?:1|224|256|384|512)|md5|blake2b)[=:-]\Z")
 # What is no secret and looks like one: a hash, a name in C++ as linkers know it, a request's id.
 _KNOWN = re.compile(
     r"(?i:(?:sha(?:1|224|256|384|512)|md5|blake2b)-)"
-    r"|(?:[^\s]*[^A-Za-z0-9])?_+Z[A-Z0-9]"
+    r"|(?:[^\s]*[^A-Za-z0-9])?_Z[A-Z0-9]"
     r"|(?:chatcmpl|cmpl|embd|score|rerank|pool(?:ing)?|modelperm|req|resp|msg|call|fc|rs|trace)[-_]"
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{20,}")

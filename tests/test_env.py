@@ -487,6 +487,16 @@ class TestCommand:
         path.symlink_to("other.json")
         assert run_doctor("env", "--python", bare.prefix).out == ""
 
+    @pytest.mark.parametrize("mode", [0o666, 0o602])
+    def test_a_file_that_everybody_may_write_is_not_obeyed(
+        self, bare: Environment, mode: int
+    ) -> None:
+        save(bare, CUDA_HOME={"value": "/theirs"})
+        (bare.prefix / SAVED).chmod(mode)
+        said = run_doctor("env", "--python", bare.python)
+        assert (said.code, said.out) == (3, "")
+        assert "can be written by others: chmod go-w it" in said.err
+
     def test_a_folder_in_its_place_cannot_be_told(self, bare: Environment) -> None:
         (bare.prefix / SAVED).mkdir(parents=True)
         said = run_doctor("env", "--python", bare.prefix)

@@ -116,7 +116,6 @@ OPEN_FILES = {
     "launch.py": "the lock of a repair, the proofs of earlier starts",
     "repair/pip.py": "what pip is asked",
     "repair/stage.py": "what it stages",
-    "repair/state.py": "our own folder",
     "repair/swap.py": "the files that are replaced, to know them again",
     "repair/tree.py": "folders, so that no path leads through a link",
     "repair/uv.py": "what uv is asked",

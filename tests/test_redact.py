@@ -222,12 +222,30 @@ def test_a_command_that_would_be_pasted_with_stars_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a://b:", "password ", "token=", "--token x ", "-----BEGIN ", "aB3", "x", "/"]
+    "piece",
+    [*"_-+=<>,'/x", "a://b:", "password ", "token=", "--token x ", "-----BEGIN ", "aB3"],
 )
 def test_a_text_that_is_made_to_be_slow_is_not(piece: str) -> None:
     """A pattern of quadratic time would take minutes for this."""
     with not_for_ever():
         redact(piece * (400_000 // len(piece)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[(b'Authorization', b'Basic {}')]",
+        "(b'x-api-key', b'{}')",
+        "('api_key', '{}')",
+        "VLLM_API_KEY=$'{}'",
+        "https://h/?token%3D{}",
+        "<password>{}</password>",
+        "mysql -u root -p{}",
+    ],
+)
+def test_a_pair_an_escape_and_a_tag_hide_no_secret(text: str) -> None:
+    secret = "Plain" + "Pw99abc"
+    assert secret not in redact(text.format(secret))
 
 
 # Recordings.

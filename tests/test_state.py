@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -305,6 +307,39 @@ def test_what_lies_in_the_place_of_the_lock_is_not_written(
     with pytest.raises(StateError, match=str(lock)), state.locked():
         pass
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user")
+def test_whoever_may_write_beside_our_folder_has_root_touch_nothing(
+    state: State, tmp_path: Path
+) -> None:
+    """Another user swaps our folder for a link while root takes the lock, over and over."""
+    share, victim = state.prefix / "share", tmp_path / "victim"
+    grow(share, {"vllm-doctor/keep": b"", "vllm-doctor/runs/keep": b""})
+    grow(victim, {"lock": b"precious", "runs/keep": b""})
+    (share / "link").symlink_to(victim)
+    for at in (share, tmp_path, *tmp_path.parents[:-2]):
+        at.chmod(at.stat().st_mode | 0o055)
+    os.chown(share, 65534, 65534)
+    swapper = os.fork()
+    if not swapper:
+        try:
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            os.chdir(share)
+            rename = ctypes.CDLL(None).renameat2
+            while os.getppid() != 1:
+                rename(-100, b"vllm-doctor", -100, b"link", 2)  # AT_FDCWD, RENAME_EXCHANGE
+        finally:
+            os._exit(0)
+    try:
+        for _ in range(2000):
+            with contextlib.suppress(StateError, OSError), state.locked():
+                pass
+    finally:
+        os.kill(swapper, signal.SIGKILL)
+        os.waitpid(swapper, 0)
+    assert (victim / "lock").read_text() == "precious"
 
 
 # Elsewhere.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,3 +193,14 @@ def test_proofs_that_cannot_be_read_prove_nothing(cpu_server: Environment, text:
     path.write_text(text)
     said = run_doctor("launch", "--dry-run", *CPU, "--python", cpu_server.prefix)
     assert said.code == 0, said.err
+
+
+def test_a_path_with_a_line_end_gets_no_command_into_a_script(tmp_path: Path) -> None:
+    prefix = tmp_path / "a\ntouch PLANTED\n#"
+    made = cpu_environment(prefix)
+    file = tmp_path / "fix.sh"
+    said = run_doctor("fix", "--python", made.python, "--set", "device=cpu", "--script", file)
+    assert said.code in (0, 1, 3)
+    subprocess.run(["sh", str(file)], cwd=tmp_path, capture_output=True, check=False)
+    assert file.is_file()
+    assert not (tmp_path / "PLANTED").exists()

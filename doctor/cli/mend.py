@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shlex
 import shutil
 import signal
@@ -546,7 +547,8 @@ def _prefix(python: str | None, allow: tuple[str, ...]) -> Path:
     from doctor.engine import Facts
     from doctor.repair.state import State
 
-    if python and (State(Path(python).absolute()).folder / "runs").is_dir():
+    runs = State(Path(python).absolute()).folder / "runs" if python else None
+    if python and os.path.isdir(runs or ""):  # noqa: PTH112 - says no where others would raise
         # Its journal is there, whatever became of its interpreter.
         return Path(python).absolute()
     target, where = named(python, allow)

@@ -173,12 +173,15 @@ def saved_below(target: Target, prefix: Path) -> Saved:
 def own_file(target: Target, prefix: Path, name: Path) -> bytes | None:
     """What a file of ours below the prefix holds; None where there is none, where it is neither
     root's nor the prefix's owner's, and where a link leads to it: others could then have put it
-    there. Raises Missing where it is ours and cannot be read."""
+    there. Raises Missing where it is ours and cannot be read, or others may write it: everybody, or
+    the group of what is root's."""
     path = prefix / name
     owner, stat = target.stat(prefix), target.stat(path)
     linked = target.realpath(path) != target.realpath(prefix) / name
     if stat is None or owner is None or linked or stat.uid not in (0, owner.uid):
         return None
+    if stat.mode & (0o022 if stat.uid == 0 else 0o002):
+        raise Missing(Text("{path} can be written by others: chmod go-w it", path=path))
     data = target.read(path)
     if data is None:
         raise Missing(Text("{path} cannot be read", path=path))

@@ -43,6 +43,8 @@ _JOURNAL_MOST, _MANIFEST_MOST = 1 << 20, 64 << 20
 """Bytes; a manifest of seventy thousand files is a fifth of that."""
 _REMOVED = ".removed"
 """What was a run and is on its way out; the next doctor removes the rest."""
+_FOLDERS = tuple(str(at) for at in (*reversed(RUNS.parents), RUNS) if at != Path())
+"""Of our own below the prefix, outermost first."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 
@@ -225,35 +227,34 @@ class State:
 
     def _make(self) -> None:
         self._must_be_ours()
-        made = []
-        at = self.prefix
-        for name in RUNS.parts:
-            at = at / name
-            try:
-                at.mkdir(0o755)
-                made.append(str(at.relative_to(self.prefix)))
-            except FileExistsError:
-                pass
-            except OSError as error:
-                for folder in reversed(made):
-                    remove_if_empty(self.prefix / folder)
-                raise StateError(f"{at} cannot be made: {reason(error)}") from None
+        made: list[str] = []
+        with Tree(self.prefix) as tree:
+            for at in _FOLDERS:
+                there = tree.lstat(at) is not None
+                try:
+                    tree.mkdir(at)
+                except OSError as error:
+                    for folder in reversed(made):
+                        tree.rmdir(folder)
+                    why = f"{self.prefix / at} cannot be made: {reason(error)}"
+                    raise StateError(why) from None
+                made += [] if there else [at]
         self._made = tuple(dict.fromkeys((*self._made, *made)))
 
     def _must_be_ours(self) -> None:
         """What is kept here says which files are put back and removed: it has to be root's or the
         user's own, and behind no link, or another user could have root move files."""
-        at = self.prefix
-        for name in RUNS.parts:
-            at = at / name
-            if at.is_symlink():
-                raise StateError(f"{at} is a link; the doctor keeps nothing behind a link")
-            if at.name != HOME.parts[0] and at.exists():
-                self._must_own(at)
+        with Tree(self.prefix) as tree:
+            for at in _FOLDERS:
+                found = tree.lstat(at)
+                if found is None:
+                    return
+                if stat.S_ISLNK(found.st_mode) or at != _FOLDERS[0]:
+                    self._must_own(self.prefix / at, found)
 
     @staticmethod
-    def _must_own(path: Path) -> None:
-        if why := why_not_ours(path, path.lstat()):
+    def _must_own(path: Path, found: os.stat_result) -> None:
+        if why := why_not_ours(path, found):
             raise StateError(why)
 
     def _lock(self) -> int:
@@ -262,7 +263,9 @@ class State:
             self._make()
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             try:
-                handle = os.open(path, flags, 0o644)
+                # Never by its path: whoever may write into `share` could put a link on the way.
+                with Tree(self.prefix) as tree:
+                    handle = tree.open_or_make(str(LOCK), flags)
             except FileNotFoundError:
                 continue  # another doctor has ended just now, and its folder went with it
             except OSError as error:
@@ -277,8 +280,9 @@ class State:
                 busy = busy_with(self.prefix, handle)
                 os.close(handle)
                 raise busy from None
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(handle).st_ino == path.stat().st_ino:
+            with contextlib.suppress(OSError), Tree(self.prefix) as tree:
+                there = tree.lstat(str(LOCK))
+                if there is not None and os.fstat(handle).st_ino == there.st_ino:
                     break
             os.close(handle)  # its owner has removed it meanwhile
         with contextlib.suppress(OSError):  # a full disk must not keep anything from going back
@@ -289,19 +293,18 @@ class State:
     def _leave(self) -> None:
         """Removes the lock, which names a doctor that is done, and what is left of our folder if
         nothing in it is worth keeping."""
-        with contextlib.suppress(OSError):
-            self._locked.unlink()
-            if not any(self._runs.iterdir()):
-                names = {p.name for p in self.folder.iterdir()} - {RUNS.name, "proofs.json", MAKING}
-                if not names:
-                    for name in ("proofs.json", MAKING):
-                        (self.folder / name).unlink(missing_ok=True)
-                    self._runs.rmdir()
-                    self.folder.rmdir()
-                    # Also where a doctor was killed before it could note that it had made it.
-                    remove_if_empty(self.folder.parent)
-                    for name in reversed(self._made):
-                        remove_if_empty(self.prefix / name)
+        with contextlib.suppress(OSError), Tree(self.prefix) as tree:
+            tree.unlink(str(LOCK))
+            worth = set(tree.names(str(HOME))) - {RUNS.name, "proofs.json", MAKING}
+            if worth or tree.names(str(RUNS)):
+                return
+            for name in ("proofs.json", MAKING):
+                tree.unlink(f"{HOME}/{name}")
+            # Also where a doctor was killed before it could note that it had made them.
+            for folder in reversed(_FOLDERS):
+                tree.rmdir(folder)
+            if "." in self._made:
+                remove_if_empty(self.prefix)
 
     def begin(self, tool: str) -> Run:
         """A new run, its journal on disk."""
@@ -432,7 +435,8 @@ class State:
                 # what was on its way out.
                 at = tree.lstat(name)
                 if name not in known and at and stat.S_ISDIR(at.st_mode):
-                    tree.remove(name)
+                    with contextlib.suppress(PermissionError):  # it is in nobody's way
+                        tree.remove(name)
         return mended
 
     def undo(self, run: Run) -> list[str]:

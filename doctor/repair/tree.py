@@ -113,6 +113,11 @@ class Tree:
         except FileNotFoundError:
             return None
 
+    def open_or_make(self, path: str, flags: int) -> int:
+        """A descriptor of a file, which is made with 0644."""
+        with self._at(path) as (folder, name):
+            return os.open(name, flags, 0o644, dir_fd=folder)
+
     def readlink(self, path: str) -> str:
         with self._at(path) as (folder, name):
             return os.readlink(name, dir_fd=folder)

@@ -19,8 +19,12 @@ from doctor.repair.stage import as_file, merged
 def script(plan: Plan, report: Report, shell: Mapping[str, str]) -> str:
     """The whole script. Raises OSError or ValueError where the saved variables cannot be read."""
     lines = _lines(plan, report, shell)
-    # Nobody executes a comment.
-    return "".join(f"{redact(line) if line.startswith('#') else line}\n" for line in lines)
+    return "".join(f"{_as_comment(line) if line.startswith('#') else line}\n" for line in lines)
+
+
+def _as_comment(line: str) -> str:
+    """One line, whatever a path in it holds: what followed would be executed."""
+    return printable(redact(line))
 
 
 def _lines(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[str]:
@@ -106,6 +110,7 @@ def _environment(action: Action, report: Report, shell: Mapping[str, str]) -> It
     """The file that `vllm-doctor env` and `launch` read."""
     path = report.interpreter.prefix / SAVED
     yield shlex.join(["mkdir", "-p", str(path.parent)])
+    yield shlex.join(["rm", "-f", str(path)])  # a link would be written through
     yield f"cat > {shlex.quote(str(path))} <<'EOF'"
     yield as_file(merged(path, action.steps, shell)).rstrip("\n")
     yield "EOF"
