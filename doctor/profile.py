@@ -123,6 +123,9 @@ class Profile(Fact):
             raise ValueError("model: is empty; leave it out to judge the environment alone")
         if self.model is None and self.needs != ModelNeeds():
             raise ValueError("needs: are those of a model, and none is named")
+        for name in (*self.env, *self.env_asked):
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
+                raise ValueError(f"env: {name!r} is no name of a variable")
         _must_lie(self, "max_model_len", 1, 1 << 30)
         _must_lie(self, "port", 1, 65535)
         _must_lie(self, "gpu_memory_utilization", 0.001, 1)

@@ -404,3 +404,11 @@ def test_a_server_that_runs_names_its_environment(serving: Environment, tmp_path
     row = next(r for r in said.err.splitlines() if str(serving.python) in r)
     assert re.fullmatch(r"  # .*: .*vllm serve \(pid \d+\) runs it", row)
     assert ["diagnose", "--python", str(serving.python)] in commands(said.err)
+
+
+def test_what_explains_a_finding_of_a_snapshot_is_asked_of_this_doctor() -> None:
+    tape = Path(__file__).parent.parent / "fixtures/tapes/cuda-home-unset.json"
+    said = run_doctor("diagnose", "--from", tape)
+    (more,) = (line for line in said.out.splitlines() if line.startswith("More about it: "))
+    command = shlex.split(more.removeprefix("More about it: "))
+    assert Path(command[0]) == DOCTOR

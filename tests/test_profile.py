@@ -202,3 +202,9 @@ def test_a_recording_answers_for_gpus_that_are_here_and_to_come() -> None:
     assert (here.device, here.gpus) == ("cuda", "here")
     assert (later.device, later.gpus) == ("cuda", "later")
     assert later.archs
+
+
+@pytest.mark.parametrize("name", ["", "A B", "1A", "A-B", "Ä"])
+def test_what_is_no_name_of_a_variable_is_refused(name: str) -> None:
+    with pytest.raises(ProfileError, match="is no name of a variable"):
+        profiles.load(DEFAULT, (f"env.{name}=x",))

@@ -59,7 +59,7 @@ class Again:
         has too, then `words`, which replace what they contradict. In words only, where the line
         would show a secret."""
         of_tape = self._tape is not None and verb == "diagnose" and "--deep" not in words
-        elsewhere = self._tape is not None and not of_tape
+        elsewhere = self._tape is not None and not of_tape and verb != "rules"
         options = self._options(verb)
         without = {"--from"} if not of_tape else set[str]()
         for chosen, others in _INSTEAD_OF.items():

@@ -106,15 +106,15 @@ def _fetched(plan: Plan) -> str:
 
 
 def _commands(action: Action, plan: Plan, installer: Installer) -> Iterator[Line]:
-    """By hand, the same."""
-    if action.kind == "install" and plan.request.roots:
-        yield (("cyan", f"     {installer.line('install', plan.request.roots)}"),)
-    if action.kind == "install" and plan.request.gone:
-        yield (("cyan", f"     {installer.line('uninstall', plan.request.gone)}"),)
+    """By hand, the same: what is set aside goes before what is installed in its place."""
     for step in action.steps:
         if isinstance(step, (CudaHome, SetAside)):
             for command in step.commands(installer):
                 yield (("cyan", f"     {command}"),)
+    if action.kind == "install" and plan.request.gone:
+        yield (("cyan", f"     {installer.line('uninstall', plan.request.gone)}"),)
+    if action.kind == "install" and plan.request.roots:
+        yield (("cyan", f"     {installer.line('install', plan.request.roots)}"),)
 
 
 def _by_hand(fix: Fix, installer: Installer) -> Iterator[Line]:
