@@ -33,7 +33,7 @@ from doctor.model import (
     Verdict,
 )
 from doctor.tape import NotAskedThen, NotRecorded, Tape
-from doctor.target import Target, must_read
+from doctor.target import OutOfFiles, Target, must_read
 from doctor.trust import NotTrusted
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -154,7 +154,7 @@ class Facts:
                 made[name] = self.get(kind)
             except Missing as missing:
                 # What a tape was never asked, or root did not start, is not known to be absent.
-                if not optional or isinstance(missing, (NotRecorded, NotTrusted)):
+                if not optional or isinstance(missing, (NotRecorded, NotTrusted, OutOfFiles)):
                     raise
                 made[name] = None
         return made

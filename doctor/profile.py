@@ -123,9 +123,6 @@ class Profile(Fact):
             raise ValueError("model: is empty; leave it out to judge the environment alone")
         if self.model is None and self.needs != ModelNeeds():
             raise ValueError("needs: are those of a model, and none is named")
-        for name in (*self.env, *self.env_asked):
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
-                raise ValueError(f"env: {name!r} is no name of a variable")
         _must_lie(self, "max_model_len", 1, 1 << 30)
         _must_lie(self, "port", 1, 65535)
         _must_lie(self, "gpu_memory_utilization", 0.001, 1)
@@ -219,6 +216,8 @@ def _with(base: Profile, sets: list[str]) -> Profile:
             key = f" {one}" if one in typing.get_type_hints(Profile) else ""
             raise ProfileError(f"--set{key}: write it as key=value")
         key = key.strip()
+        if key.startswith("env.") and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", key[4:]):
+            raise ProfileError(f"--set env.: {key[4:]!r} is no name of a variable")
         flat[f"env_asked.{key[4:]}" if key.startswith("env.") else key] = text
     model = flat.pop("model", base.model) or None
     if model != base.model:

@@ -109,6 +109,10 @@ class Target(Protocol):
     def elf(self, path: Path) -> Elf | None: ...
 
 
+class OutOfFiles(Missing):
+    """The doctor may open no more files: nothing is known of what it would have read."""
+
+
 class TooLarge(ValueError):
     """A file larger than any of its kind; one sentence with its path and the limit."""
 
@@ -238,7 +242,7 @@ class Live:
 def _must_be_an_answer(error: OSError) -> None:
     """Raises Missing where it is the doctor that may open no more: that tells nothing of a file."""
     if error.errno in OUT_OF_FILES:
-        raise Missing(Text("{why}: raise `ulimit -n`", why=reason(error)))
+        raise OutOfFiles(Text("{why}: raise `ulimit -n`", why=reason(error)))
 
 
 def _own(argument: str) -> str:

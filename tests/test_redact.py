@@ -99,7 +99,7 @@ def test_whatever_stands_before_its_line_and_after_it(
         "/models/Qwen3-235B-A22B-Instruct-2507-FP8/model-00001-of-00118.safetensors",
         "CompressedTensorsW4A16Sparse24MoEMarlinMethod MiMoV2OmniForCausalLM",
         "flashinfer_python-0.6.11.post2-py3-none-any.whl torch-2.11.0+cu130-cp312-linux_x86_64",
-        "https://files.pythonhosted.org/packages/ab/cd/" + "0123456789abcdef" * 3 + "/x-1.whl",
+        "https://files.example.org/packages/ab/cd/" + "0123456789abcdef" * 3 + "/x-1.whl",
         "https://mirrors.aliyun.com/pypi/simple https://corp.test/api/pypi/pypi-remote/simple",
         "https://corp.test:8443/@scope git@github.com:vllm-project/vllm me@corp.test",
         "nvcc -gencode=arch=compute_90a,code=sm_90a -DFLASHINFER_ENABLE_FP8_E4M3 -O3",
