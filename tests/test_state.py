@@ -176,6 +176,21 @@ def test_what_a_person_changed_keeps_its_set_aside_and_the_run_is_kept(state: St
     assert (state.prefix / "lib/a.py").read_bytes() == b"old"
 
 
+def test_what_was_and_what_comes_may_be_one_file(state: State) -> None:
+    """As where uv links the same file out of its cache that was there already."""
+    with state.locked():
+        run = state.begin("test")
+        folder = run.begin_change()
+        (folder / "new/lib").mkdir()
+        (folder / "new/lib/a.py").hardlink_to(state.prefix / "lib/a.py")
+        made = swap.plan(state.prefix, folder / "new", folder / "aside", [])
+        run.commit(folder, made)
+        run.note(state="applied", ended=time.time())
+        (found,) = state.runs()
+        assert state.undo(found) == []
+    assert seen(state.prefix) == {"lib/a.py": b"old", "lib/b.py": b"stays"}
+
+
 def test_a_purge_keeps_what_was_made_and_forgets_what_was_there(state: State) -> None:
     applied(state, {"lib/a.py": b"new"})
     with state.locked():

@@ -262,6 +262,8 @@ def _restore(root: Tree, aside: Tree, item: Item) -> None:
     except FileNotFoundError:  # the folder went with what was in it
         root.mkdir(item.path.rpartition("/")[0])
         aside.move(item.path, root)
+    # Of two names of one file (uv links what it installs from its cache), rename(2) leaves both.
+    aside.unlink(item.path)
 
 
 def lost(swap: Swap) -> list[str]:
