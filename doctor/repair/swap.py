@@ -262,8 +262,10 @@ def _restore(root: Tree, aside: Tree, item: Item) -> None:
     except FileNotFoundError:  # the folder went with what was in it
         root.mkdir(item.path.rpartition("/")[0])
         aside.move(item.path, root)
-    # Of two names of one file (uv links what it installs from its cache), rename(2) leaves both.
-    aside.unlink(item.path)
+    # Of two names of one file (uv links what it installs from its cache) rename(2) leaves both, and
+    # only then is there one to remove: what lies aside may be all there is of the file.
+    if aside.lstat(item.path) is not None:
+        aside.unlink(item.path)
 
 
 def lost(swap: Swap) -> list[str]:
