@@ -149,7 +149,9 @@ def _resolved(
         try:
             resolution = _resolution(ground.tool, request, report, ground, indexes)
         except ToolError as error:
-            raise RepairError(f"no index can give what is needed: {error}", error.tail) from None
+            # Of what does not go together the tool says more than a sentence; of all else, no more.
+            tail = error.tail if error.no_solution else ""
+            raise RepairError(f"no index can give what is needed: {error}", tail) from None
     going = [
         Move(name, str(ground.installed[name].version), None)
         for name in request.gone
