@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from doctor.cli import cli
 from doctor.engine import Facts
 from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import Where
+from doctor.probes.toolkit import HEADERS
 from doctor.profile import Profile
 from doctor.target import Live, Target
 
@@ -105,10 +106,13 @@ def run_doctor(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     hanging: str | Path | None = None,
+    program: Sequence[str] = (str(DOCTOR),),
+    before: Callable[[], None] | None = None,
 ) -> Said:
     """`vllm-doctor ARGUMENTS` in a child process that has the variables of `env` and PATH.
-    `hanging`: what the commands hold that are not waited for."""
-    start = [sys.executable, "-c", IMPATIENT, str(hanging)] if hanging else [str(DOCTOR)]
+    `hanging`: what the commands hold that are not waited for. `program`: what is started in the
+    console script's stead. `before`: what the child does first."""
+    start = [sys.executable, "-c", IMPATIENT, str(hanging)] if hanging else program
     ran = subprocess.run(
         [*start, *map(_argument, arguments)],
         env={**SYSTEM, **(env or {})},
@@ -117,6 +121,7 @@ def run_doctor(
         capture_output=True,
         timeout=HANG,
         check=False,
+        preexec_fn=before,
     )
     return Said(ran.returncode, *(s.decode("utf-8", "replace") for s in (ran.stdout, ran.stderr)))
 
@@ -171,6 +176,20 @@ def shared_library(
     if others.exists():
         others.rmdir()
     return path
+
+
+def toolkit_files(kit: Path) -> None:
+    """What a toolkit of CUDA 13.0 consists of besides nvcc."""
+    script(kit / "bin/ptxas", "")
+    script(kit / "nvvm/bin/cicc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'")
+    (kit / "include/crt").mkdir(parents=True)
+    for name in HEADERS:
+        (kit / "include" / name).write_text("")
+    (kit / "include/cuda_runtime_api.h").write_text("#define CUDART_VERSION  13000\n")
+    (kit / "include/crt/host_config.h").write_text("#if __GNUC__ > 15\n")
+    (kit / "include/crt/math_functions.h").write_text("")
+    for name in ("libcudart.so", "libnvrtc.so", "stubs/libcuda.so"):
+        shared_library(kit / "lib64" / name)
 
 
 @dataclass(frozen=True)

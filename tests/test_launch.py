@@ -48,7 +48,7 @@ from tests.conftest import (
     gone,
     run_doctor,
     script,
-    shared_library,
+    toolkit_files,
     vllm_environment,
     wait_for,
 )
@@ -844,17 +844,8 @@ def place(tmp_path: Path, rules: tuple[Rule, ...]) -> Place:
     one = vllm_environment(tmp_path / "venv")
     kit = one.prefix.parent / "toolkit"
     add_nvcc(one)
-    script(kit / "bin/ptxas", "")
-    script(kit / "nvvm/bin/cicc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'")
+    toolkit_files(kit)
     script(one.prefix / "bin/ninja", "")
-    (kit / "include/crt").mkdir(parents=True)
-    for name in HEADERS:
-        (kit / "include" / name).write_text("")
-    (kit / "include/cuda_runtime_api.h").write_text("#define CUDART_VERSION  13000\n")
-    (kit / "include/crt/host_config.h").write_text("#if __GNUC__ > 15\n")
-    (kit / "include/crt/math_functions.h").write_text("")
-    for name in ("libcudart.so", "libnvrtc.so", "stubs/libcuda.so"):
-        shared_library(kit / "lib64" / name)
     env = {**SYSTEM, "PATH": f"{one.prefix}/bin:{SYSTEM['PATH']}", "CUDA_HOME": str(kit)}
     return Place(one, env, rules)
 

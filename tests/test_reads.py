@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from doctor.codec import CodecError, decode, parse_json
 from doctor.exits import FINDINGS, UNKNOWN, USAGE
 from doctor.repair.stage import StageError, _record
 from doctor.tape import Recording, load_tape
-from tests.conftest import DOCTOR, SYSTEM, Environment, Said, run_doctor, run_inside, script
+from tests.conftest import Environment, Said, run_doctor, run_inside, script
 
 HEAD = '{"schema_version":1,"tool":"t","python":"/p","found_by":"f","env":{},"runs":['
 HUGE = 2 << 30
@@ -47,16 +46,7 @@ def within(mebibytes: int, *arguments: str | Path) -> Said:
         most = mebibytes << 20
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
-    ran = subprocess.run(
-        [str(DOCTOR), *map(str, arguments)],
-        env=SYSTEM,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        preexec_fn=little,
-    )
-    return Said(ran.returncode, ran.stdout, ran.stderr)
+    return run_doctor(*arguments, before=little)
 
 
 def refused(said: Said, *words: str, code: int = USAGE) -> None:

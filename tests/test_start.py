@@ -58,17 +58,8 @@ BY_NAME = pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0].lstrip
 def signalled(
     number: int, at: int, count: Path, command: Sequence[str], server: Environment
 ) -> Said:
-    words = [sys.executable, "-c", SIGNALLED, str(number), str(at), str(count), str(DOCTOR)]
-    ran = subprocess.run(
-        [*words, *command],
-        env={**SYSTEM, "VIRTUAL_ENV": str(server.prefix)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return Said(ran.returncode, ran.stdout, ran.stderr)
+    program = [sys.executable, "-c", SIGNALLED, str(number), str(at), str(count), str(DOCTOR)]
+    return run_doctor(*command, env={"VIRTUAL_ENV": str(server.prefix)}, program=program)
 
 
 @BY_NAME
@@ -198,17 +189,7 @@ def gone(tmp_path: Path) -> Callable[[], None]:
 
 
 def started(before: Callable[[], None], command: Sequence[str], server: Environment) -> Said:
-    ran = subprocess.run(
-        [str(DOCTOR), *command],
-        env={**SYSTEM, "VIRTUAL_ENV": str(server.prefix)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        preexec_fn=before,
-    )
-    return Said(ran.returncode, ran.stdout, ran.stderr)
+    return run_doctor(*command, env={"VIRTUAL_ENV": str(server.prefix)}, before=before)
 
 
 class TestPythonPath:
@@ -247,14 +228,11 @@ class TestPythonPath:
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.0.0\n")
         words = ("--format", "json", "--python", str(shared_cpu_server.prefix))
-        ran = subprocess.run(
-            [sys.executable, "-I", "-m", "doctor", "diagnose", *words, "--set", "device=cpu"],
-            env={**SYSTEM, **env},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+        said = run_doctor(
+            *("diagnose", *words, "--set", "device=cpu"),
+            env=env,
+            program=[sys.executable, "-I", "-m", "doctor"],
         )
         assert not mark.exists(), mark.read_text()
-        assert (ran.returncode, ran.stderr) == (FINDINGS, "")
-        assert str(tmp_path / "path") in ran.stdout
+        assert (said.code, said.err) == (FINDINGS, "")
+        assert str(tmp_path / "path") in said.out

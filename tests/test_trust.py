@@ -34,6 +34,7 @@ from tests.conftest import (
     run_inside,
     script,
     shared_library,
+    toolkit_files,
     vllm_environment,
 )
 
@@ -42,14 +43,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root refuses, or gives files away"),
 ]
 NOBODY = pwd.getpwnam("nobody")
-HEADERS = (
-    "cuda_runtime.h",
-    "cuda_fp16.h",
-    "cuda_fp8.h",
-    "cooperative_groups.h",
-    "curand.h",
-    "curand_kernel.h",
-)
 
 
 def give_away(path: Path) -> Path:
@@ -102,16 +95,7 @@ esac
 
 def toolkit(kit: Path) -> Path:
     script(kit / "bin/nvcc", NVCC)
-    script(kit / "bin/ptxas", "")
-    script(kit / "nvvm/bin/cicc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'")
-    (kit / "include/crt").mkdir(parents=True)
-    for name in HEADERS:
-        (kit / "include" / name).write_text("")
-    (kit / "include/cuda_runtime_api.h").write_text("#define CUDART_VERSION  13000\n")
-    (kit / "include/crt/host_config.h").write_text("#if __GNUC__ > 15\n")
-    (kit / "include/crt/math_functions.h").write_text("")
-    for name in ("libcudart.so", "libnvrtc.so", "stubs/libcuda.so"):
-        shared_library(kit / "lib64" / name)
+    toolkit_files(kit)
     return kit
 
 
