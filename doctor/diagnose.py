@@ -69,6 +69,15 @@ class Report:
         names = {HEALTHY: "healthy", FINDINGS: "findings"}
         return names.get(self.exit_code, "unknown")
 
+    @property
+    def accepted(self) -> list[str]:
+        """The ids whose outcome decides nothing, since somebody said so."""
+        return [o.rule.id for o in self.outcomes if o.accepted]
+
+    def deciding(self, *verdicts: Verdict) -> list[Outcome]:
+        """The outcomes of these verdicts that decide."""
+        return _deciding(self.outcomes, *verdicts)
+
 
 def diagnose(
     target: Target,
@@ -172,7 +181,7 @@ def _accepted(outcome: Outcome) -> Outcome:
     return dataclasses.replace(outcome, accepted=outcome.verdict is not Verdict.OK)
 
 
-def _deciding(outcomes: list[Outcome], *verdicts: Verdict) -> list[Outcome]:
+def _deciding(outcomes: Iterable[Outcome], *verdicts: Verdict) -> list[Outcome]:
     return [o for o in outcomes if o.verdict in verdicts and not o.accepted]
 
 

@@ -356,13 +356,9 @@ _UNPROVEN = "deep-check-failed"
 
 
 def _why(report: Report) -> str:
-    found = [
-        o.rule.id
-        for o in report.outcomes
-        if o.verdict is Verdict.FOUND and o.severity is Severity.ERROR and not o.accepted
-    ]
-    unclear = (Verdict.UNKNOWN, Verdict.CRASHED)
-    unknown = [o.rule.id for o in report.outcomes if o.verdict in unclear and not o.accepted]
+    errors = (o for o in report.deciding(Verdict.FOUND) if o.severity is Severity.ERROR)
+    found = [o.rule.id for o in errors]
+    unknown = [o.rule.id for o in report.deciding(Verdict.UNKNOWN, Verdict.CRASHED)]
     parts = [", ".join(found)] if found else []
     if unknown:
         parts.append(f"could not tell about {', '.join(unknown)}")

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -180,7 +180,7 @@ def load(name: str, sets: Iterable[str] = ()) -> Profile:
         base: Profile = decode(Profile, data)
     except CodecError as error:
         raise ProfileError(f"--profile {name}: {error}") from None
-    return _with(base, given) if given else base
+    return with_settings(base, given) if given else base
 
 
 def left_out(base: Profile, made: Profile) -> tuple[str, ...]:
@@ -207,7 +207,8 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in _BUILT_IN.glob("*.toml")))
 
 
-def _with(base: Profile, sets: list[str]) -> Profile:
+def with_settings(base: Profile, sets: Collection[str]) -> Profile:
+    """The profile with these `key=value` put in. Raises ProfileError."""
     flat: dict[str, Any] = {}
     for one in sets:
         key, equals, text = one.partition("=")

@@ -104,7 +104,9 @@ def diagnose(
     if verbose and quiet:
         fail("--verbose and --quiet exclude each other", USAGE)
     asked = profile(profile_name, sets)
-    accepted = ids("--accept", accept, load(rules_dir, allow)) if accept else frozenset()
+    with rules_print_to_stderr():
+        known = load(rules_dir, allow) if accept else rules_when_asked(rules_dir, allow)
+        accepted = ids("--accept", accept, known) if accept else frozenset()
     target, where, recorded = _from_tape(tape) if tape else (*named(python, allow), None)
     try:
         with rules_print_to_stderr():
@@ -112,7 +114,7 @@ def diagnose(
                 target,
                 where,
                 asked,
-                rules_when_asked(rules_dir, allow),
+                known,
                 profile_name=profile_name,
                 source="tape" if tape else "live",
                 deep=deep,

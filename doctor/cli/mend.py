@@ -331,7 +331,7 @@ class Fixing:
         if self._asked.form == "text":
             self._show(plan, self.report)
         allowed = set(allow)
-        asks = {ask.consent: ask for action in plan.actions for ask in action.asks}
+        asks = plan.asks
         for consent, ask in asks.items():
             person = sys.stdin is not None and sys.stdin.isatty() and self._asked.form == "text"
             if consent not in allowed and person and confirm(f"{ask.why}. Do it?"):
@@ -354,8 +354,7 @@ class Fixing:
 
         print_lines(plan_lines(plan, self.report))
         if plan.actions:
-            asks = dict.fromkeys(ask.consent for action in plan.actions for ask in action.asks)
-            consents = [word for consent in asks for word in ("--allow", consent)]
+            consents = [word for consent in plan.asks for word in ("--allow", consent)]
             command = self.report.installer.again("fix", "--apply", *consents)
             say(f"Nothing was changed. To do it: {command}")
         else:
@@ -497,8 +496,8 @@ def undo(
     """
     from doctor.repair.state import State, StateError, Unusable
 
-    given = [o for o, is_given in (("--list", listed), ("--purge", purge)) if is_given]
-    given += ["--forget"] if forget is not None else []
+    options = (("--list", listed), ("--purge", purge), ("--forget", forget is not None))
+    given = [option for option, is_given in options if is_given]
     if len(given) > 1:
         fail(f"{' and '.join(given)} exclude each other", USAGE)
     if run and given:
@@ -547,8 +546,8 @@ def _prefix(python: str | None, allow: tuple[str, ...]) -> Path:
     from doctor.engine import Facts
     from doctor.repair.state import State
 
-    runs = State(Path(python).absolute()).folder / "runs" if python else None
-    if python and os.path.isdir(runs or ""):  # noqa: PTH112 - says no where others would raise
+    # os.path says no where others would raise.
+    if python and os.path.isdir(State(Path(python).absolute()).folder / "runs"):  # noqa: PTH112
         # Its journal is there, whatever became of its interpreter.
         return Path(python).absolute()
     target, where = named(python, allow)

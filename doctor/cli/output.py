@@ -96,13 +96,11 @@ def print_lines(lines: Iterable[Line], to: TextIO | None = None) -> None:
 def _cleaned(lines: list[Line]) -> Iterator[Line]:
     """The lines, redacted as one text, since a secret may go on in the next line. A line that holds
     one loses its colours."""
-    texts = ["".join(printable(piece) for _, piece in line) for line in lines]
+    made = [tuple((style, printable(piece)) for style, piece in line) for line in lines]
+    texts = ["".join(piece for _, piece in line) for line in made]
     clean = redact("\n".join(texts)).split("\n") if texts else []
-    for line, before, after in zip(lines, texts, clean, strict=True):
-        if before != after:
-            yield (("", after),)
-        else:
-            yield tuple((style, printable(piece)) for style, piece in line)
+    for line, before, after in zip(made, texts, clean, strict=True):
+        yield line if before == after else (("", after),)
 
 
 @contextlib.contextmanager

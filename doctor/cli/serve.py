@@ -214,14 +214,8 @@ def _start(judged: Judged, profile: Profile, words: Sequence[str], replace: bool
 
 def _health(report: Report) -> str:
     """In a few words, what a start goes over."""
-    known = {
-        "with warnings": [
-            o.rule.id
-            for o in report.outcomes
-            if o.verdict is Verdict.FOUND and o.severity is Severity.WARNING and not o.accepted
-        ],
-        "accepted": [o.rule.id for o in report.outcomes if o.accepted],
-    }
+    warnings = (o for o in report.deciding(Verdict.FOUND) if o.severity is Severity.WARNING)
+    known = {"with warnings": [o.rule.id for o in warnings], "accepted": report.accepted}
     told = (f", {word} ({', '.join(ids)})" for word, ids in known.items() if ids)
     return "healthy" + "".join(told)
 
@@ -238,7 +232,7 @@ def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoRe
         more = judged.report.installer.again("diagnose")
         fail(f"a start would be refused: {judged.refused}; see: {more}", launching.REFUSED)
     _tell_of_hub(judged)
-    if any(o.accepted for o in judged.report.outcomes):
+    if judged.report.accepted:
         tell(_health(judged.report))
     if judged.unproven:
         tell("a start would first prove the toolchain with a test build")

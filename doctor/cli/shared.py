@@ -133,7 +133,7 @@ def profile(name: str, sets: Collection[str]) -> Profile:
     """The profile with its settings put in; says what of it does not count for another model."""
     try:
         base = profiles.load(name)
-        made = profiles.load(name, sets) if sets else base
+        made = profiles.with_settings(base, sets) if sets else base
     except ProfileError as error:
         fail(str(error), USAGE)
     if left := profiles.left_out(base, made):

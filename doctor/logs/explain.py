@@ -146,7 +146,7 @@ class _Reading:
                 else:
                     self._take(number, row, hit, around)
         self._look_at_passed()
-        for hit in sorted(self._recent, key=lambda hit: hit.offset)[-_LAST:]:
+        for hit in sorted(self._recent, key=lambda hit: hit.offset):
             self._look_at_failure(Block.at(hit))
         self._drop_unless_last()
         return self._conclude()

@@ -103,6 +103,11 @@ class Plan:
     resolution: Resolution | None = None
     chosen: tuple[Chosen, ...] = ()
 
+    @property
+    def asks(self) -> dict[Consent, Ask]:
+        """What its actions ask for, one of each consent."""
+        return {ask.consent: ask for action in self.actions for ask in action.asks}
+
 
 def choose(
     report: Report,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from doctor import about
 from doctor.codec import encode
-from doctor.fixes import Doctor, LoadVariables
 from doctor.model import Finding, Fix, Installer, Outcome, Role, Severity, Step, Verdict, printable
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def fix_json(fix: Fix, by: Installer) -> dict[str, Any]:
 
 
 def _step(step: Step, by: Installer) -> dict[str, Any]:
-    if isinstance(step, (Doctor, LoadVariables)):  # whole only with what the person asked for
+    if step.kind == "command":  # whole only with what the person asked for
         return {"kind": step.kind, "line": step.commands(by)[0]}
     return {"kind": step.kind, **encode(step)}
 

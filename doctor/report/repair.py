@@ -59,8 +59,8 @@ def _plan_lines(plan: Plan, report: Report) -> Iterator[Line]:
     if plan.untried:
         yield (("dim", f"Judged again after that: {', '.join(plan.untried)}"),)
         yield ()
-    if accepted := [o.rule.id for o in report.outcomes if o.accepted]:
-        yield (("dim", f"Accepted, and left as it is: {', '.join(accepted)}"),)
+    if report.accepted:
+        yield (("dim", f"Accepted, and left as it is: {', '.join(report.accepted)}"),)
         yield ()
     for held in plan.withheld:
         how = f"  (--allow {held.consent})" if held.consent else ""

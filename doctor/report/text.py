@@ -193,19 +193,18 @@ def _skipped(skipped: Iterable[NotChecked]) -> str:
 
 
 def _verdict(report: Report, style: Style) -> Iterator[Line]:
-    decide = [o for o in report.outcomes if not o.accepted]
-    found = [o for o in decide if o.verdict is Verdict.FOUND]
+    found = report.deciding(Verdict.FOUND)
     each = [f.severity or o.rule.severity for o in found for f in o.findings]
     counts = [(each.count(s), s.value) for s in Severity]
     told = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in reversed(counts) if n)
-    unknown = sum(o.verdict in (Verdict.UNKNOWN, Verdict.CRASHED) for o in decide)
+    unknown = len(report.deciding(Verdict.UNKNOWN, Verdict.CRASHED))
     parts = [told] if told else []
     if report.model is None and report.verdict == "healthy":
         parts.append("environment only")
     if unknown:
         parts.append(f"{unknown} could not be told")
-    if accepted := [o.rule.id for o in report.outcomes if o.accepted]:
-        parts.append(f"accepted: {', '.join(accepted)}")
+    if report.accepted:
+        parts.append(f"accepted: {', '.join(report.accepted)}")
     if report.verdict == "healthy":
         yield (("bold green", "Healthy"), ("", f" ({'; '.join(parts)})" if parts else ""))
     else:
