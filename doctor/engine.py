@@ -33,8 +33,7 @@ from doctor.model import (
     Verdict,
 )
 from doctor.tape import NotAskedThen, NotRecorded, Tape
-from doctor.target import OutOfFiles, Target, must_read
-from doctor.trust import NotTrusted
+from doctor.target import Target, must_read
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=Fact)
@@ -153,8 +152,7 @@ class Facts:
             try:
                 made[name] = self.get(kind)
             except Missing as missing:
-                # What a tape was never asked, or root did not start, is not known to be absent.
-                if not optional or isinstance(missing, (NotRecorded, NotTrusted, OutOfFiles)):
+                if not optional or not missing.absent:
                     raise
                 made[name] = None
         return made

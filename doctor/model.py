@@ -211,6 +211,9 @@ class Missing(Exception):
     `applies` False: the question does not arise here (no GPU is needed, nothing is compiled).
     """
 
+    absent: ClassVar[bool] = True
+    """False: nobody looked, so that it is not known to be absent, also where it is optional."""
+
     def __init__(
         self, reason: Text, explained_by: tuple[str, ...] = (), applies: bool = True
     ) -> None:

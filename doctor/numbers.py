@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from packaging.version import Version
 
+YEAR_10000 = 253402300800
+"""Seconds since 1970; no calendar of Python's goes so far."""
 _LONGEST_VERSION = 128  # characters; a local version with a git hash has 60
 _LONGEST_NUMBER = 19  # digits; nanoseconds since 1970 have 19
 

@@ -13,7 +13,7 @@ from packaging.version import Version
 from doctor.codec import CodecError, decode, encode
 from doctor.elf import Elf
 from doctor.model import Missing, Text
-from doctor.numbers import version_of
+from doctor.numbers import YEAR_10000, version_of
 from doctor.target import READ_MOST, Ran, Stat, Target
 
 A = TypeVar("A")
@@ -21,6 +21,8 @@ A = TypeVar("A")
 
 class NotRecorded(Missing):
     """A tape was asked what it does not hold: an older doctor recorded it."""
+
+    absent = False
 
     def __init__(self, what: str) -> None:
         super().__init__(Text("the tape does not hold {what}", what=what))
@@ -37,8 +39,6 @@ class NotAskedThen(NotRecorded):
 
 
 TAPE_VERSION = 1
-_YEAR_10000 = 253402300800
-"""Seconds since 1970; no calendar of Python's goes so far."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,6 @@ def load_tape(data: Any) -> Recording:
             f"up to {TAPE_VERSION}; use a newer vllm-doctor",
         )
     made: Recording = decode(Recording, data)
-    if made.recorded is not None and not 0 <= made.recorded < _YEAR_10000:
+    if made.recorded is not None and not 0 <= made.recorded < YEAR_10000:
         raise CodecError("recorded", f"{made.recorded:g} is no time in seconds since 1970")
     return made

@@ -112,6 +112,8 @@ class Target(Protocol):
 class OutOfFiles(Missing):
     """The doctor may open no more files: nothing is known of what it would have read."""
 
+    absent = False
+
 
 class TooLarge(ValueError):
     """A file larger than any of its kind; one sentence with its path and the limit."""

@@ -38,6 +38,8 @@ class NotTrusted(Missing):
     """Something was not run, since another user could decide what it does: nothing is known of
     what it would have said."""
 
+    absent = False
+
     def __init__(self, sentence: str) -> None:
         super().__init__(Text("{sentence}", sentence=sentence))
 

@@ -40,9 +40,10 @@ def repairs(target: Target, interpreter: Interpreter) -> Repairs:
     unfinished = []
     for run in target.listdir(folder) or ():
         path = folder / run / JOURNAL
-        if target.stat(path) and _state(target, path) in UNFINISHED:
-            unfinished.append(run)
-        elif not target.stat(path) and any(
+        if target.stat(path):
+            if _state(target, path) in UNFINISHED:
+                unfinished.append(run)
+        elif any(
             target.stat(folder / run / number / MANIFEST)
             for number in target.listdir(folder / run) or ()
         ):

@@ -18,12 +18,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from doctor import codec
+from doctor.numbers import YEAR_10000
 from doctor.probes.environment import HOME, SAVED
 from doctor.probes.repairs import JOURNAL, MANIFEST, RUNS
 
 VERSION = 2
 """Of the journal. 1, of vllm-doctor 0.1.0, has no identity of its environment."""
 ASIDE_BESIDE_A_CACHE = "vllm-doctor-set-aside"
+FOLDERS = tuple(str(at) for at in (*reversed(RUNS.parents), RUNS) if at != Path())
+"""Of our own below the prefix, outermost first."""
+_MADE = frozenset((".", *FOLDERS))
+_OURS = frozenset(FOLDERS[:-1])
 
 _RUN = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 _NO_NAMES = frozenset(("", ".", ".."))
@@ -33,7 +38,6 @@ _OWN_HOME = re.compile(r"cuda-\d[\d.]*(?:/.*)?", re.DOTALL)
 _KERNELS = re.compile(r"(?:/[^/]+)*/\.cache/flashinfer/\d[\w.+!-]*/\w+/cached_ops(/tmp)?")
 _PATH_MOST, _NAME_MOST = 4095, 255  # PATH_MAX without its NUL, NAME_MAX
 _WHOLE_MOST = 1 << 63
-_LAST_SECOND = 253402300800.0  # the end of the year 9999, which is as far as calendars go
 _TOLD_MOST = 200
 
 
@@ -193,15 +197,14 @@ def _short(error: Exception) -> str:
 
 def _journal(run: str, data: bytes) -> Journal:
     made: Journal = codec.decode(Journal, codec.parse_json(data))
-    ours = [".", *(str(p) for p in (*reversed(RUNS.parents), RUNS))]
     numbers = [n for done in made.actions for n in done.changes]
     checks = {
         f"schema version {made.schema_version} is not known": made.schema_version in (1, VERSION),
         f"it is of the run {made.run!r}": run_name(run) and made.run == run,
         "it has no possible time": all(
-            math.isfinite(t) and 0 <= t < _LAST_SECOND for t in (made.began, made.ended or 0.0)
+            math.isfinite(t) and 0 <= t < YEAR_10000 for t in (made.began, made.ended or 0.0)
         ),
-        "it made folders that no run makes": set(made.made) <= set(ours),
+        "it made folders that no run makes": set(made.made) <= _MADE,
         "a change has no possible number": all(0 < n < _WHOLE_MOST for n in numbers),
         "it has no identity": made.schema_version == 1 or None not in (made.prefix, made.inode),
     }
@@ -251,8 +254,7 @@ def _item(path: Any, was: Any, now: Any, group: Any = None, *, groups: Any) -> I
 
 
 def _folder(path: Any) -> str:
-    known = path in {str(p) for p in (HOME, *HOME.parents)} - {"."}
-    if not known and not may_change(_normal(path)):
+    if path not in _OURS and not may_change(_normal(path)):
         raise ValueError(f"{path!r} is the doctor's own")
     return str(path)
 

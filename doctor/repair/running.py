@@ -72,7 +72,8 @@ def servers() -> dict[Path, Process]:
         command = _command(process)
         if any(_VLLM.fullmatch(word) for word in command[:4]):
             for python in _interpreter_of(process, command):
-                found.setdefault(python, _process(process))
+                if python not in found:
+                    found[python] = _process(process)
     return found
 
 

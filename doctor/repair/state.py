@@ -31,7 +31,7 @@ from doctor.patience import AT_ONCE, Patience, busy_with
 from doctor.probes.environment import HOME
 from doctor.probes.repairs import JOURNAL, LOCK, MANIFEST, RUNS, UNFINISHED
 from doctor.repair import manifest, swap
-from doctor.repair.manifest import Damaged, Journal, Swap
+from doctor.repair.manifest import FOLDERS, Damaged, Journal, Swap
 from doctor.repair.tree import Tree, why_not_ours, why_not_private
 from doctor.target import TooLarge, must_read
 
@@ -43,8 +43,6 @@ _JOURNAL_MOST, _MANIFEST_MOST = 1 << 20, 64 << 20
 """Bytes; a manifest of seventy thousand files is a fifth of that."""
 _REMOVED = ".removed"
 """What was a run and is on its way out; the next doctor removes the rest."""
-_FOLDERS = tuple(str(at) for at in (*reversed(RUNS.parents), RUNS) if at != Path())
-"""Of our own below the prefix, outermost first."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 
@@ -100,8 +98,8 @@ class Run:
 
     def begin_change(self) -> Path:
         """A fresh numbered folder with an empty `new` in it, to stage a change."""
-        number = max((0, *self._numbers())) + 1
         with Tree(self.folder) as tree:
+            number = max((0, *_numbers(tree, ""))) + 1
             tree.mkdir(f"{number}/new")
             tree.sync_folder("")
         return self.folder / str(number)
@@ -142,10 +140,6 @@ class Run:
     def changes(self) -> list[tuple[Path, Swap]]:
         """The changes whose manifests are on disk, in the order in which they were made."""
         return [(self.folder / str(number), made) for number, made in sorted(self._changes.items())]
-
-    def _numbers(self) -> list[int]:
-        with Tree(self.folder) as tree:
-            return _numbers(tree, "")
 
     def take_back(self) -> list[str]:
         """Takes every change back, the last one first, and removes the run where nothing is left of
@@ -212,6 +206,7 @@ class State:
         self._runs = self.prefix / RUNS
         self._locked = self.prefix / LOCK
         self._made: tuple[str, ...] = ()
+        self._decoded: dict[str, tuple[object, tuple[Journal, dict[int, Swap]]]] = {}
 
     @contextlib.contextmanager
     def locked(self, patience: Patience = AT_ONCE) -> Iterator[None]:
@@ -229,7 +224,7 @@ class State:
         self._must_be_ours()
         made: list[str] = []
         with Tree(self.prefix) as tree:
-            for at in _FOLDERS:
+            for at in FOLDERS:
                 there = tree.lstat(at) is not None
                 try:
                     tree.mkdir(at)
@@ -245,17 +240,14 @@ class State:
         """What is kept here says which files are put back and removed: it has to be root's or the
         user's own, and behind no link, or another user could have root move files."""
         with Tree(self.prefix) as tree:
-            for at in _FOLDERS:
+            for at in FOLDERS:
                 found = tree.lstat(at)
                 if found is None:
                     return
-                if stat.S_ISLNK(found.st_mode) or at != _FOLDERS[0]:
-                    self._must_own(self.prefix / at, found)
-
-    @staticmethod
-    def _must_own(path: Path, found: os.stat_result) -> None:
-        if why := why_not_ours(path, found):
-            raise StateError(why)
+                if not stat.S_ISLNK(found.st_mode) and at == FOLDERS[0]:
+                    continue  # which others share
+                if why := why_not_ours(self.prefix / at, found):
+                    raise StateError(why)
 
     def _lock(self) -> int:
         path = self._locked
@@ -301,10 +293,10 @@ class State:
             for name in ("proofs.json", MAKING):
                 tree.unlink(f"{HOME}/{name}")
             # Also where a doctor was killed before it could note that it had made them.
-            for folder in reversed(_FOLDERS):
+            for folder in reversed(FOLDERS):
                 tree.rmdir(folder)
             if "." in self._made:
-                remove_if_empty(self.prefix)
+                self.prefix.rmdir()
 
     def begin(self, tool: str) -> Run:
         """A new run, its journal on disk."""
@@ -326,8 +318,8 @@ class State:
         with Tree(self.prefix) as tree:
             tree.mkdir(f"{RUNS}/{id}")
             try:
-                for folder in (RUNS, *RUNS.parents):
-                    tree.sync_folder("" if folder == Path() else str(folder))
+                for folder in (*reversed(FOLDERS), ""):
+                    tree.sync_folder(folder)
                 run.note()
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -387,28 +379,42 @@ class State:
             if manifests:
                 raise Damaged(f"{folder / JOURNAL} is gone, and changes were made")
             return None
-        made, changes = manifest.decode(name, journal, manifests, self.prefix)
+        made, changes = self._decode(name, journal, manifests)
         here = (str(self.prefix), self.prefix.stat().st_ino)
         moved = made.schema_version > 1 and (made.prefix, made.inode) != here
-        return Run(folder, made, changes, made.prefix if moved else None)
+        return Run(folder, made, dict(changes), made.prefix if moved else None)
+
+    def _decode(
+        self, name: str, journal: bytes, manifests: dict[int, bytes]
+    ) -> tuple[Journal, dict[int, Swap]]:
+        """`manifest.decode`, once for the same bytes: a command surveys the runs several times,
+        and a manifest may have seventy thousand rows. Raises Damaged."""
+        written = (journal, manifests)
+        known = self._decoded.get(name)
+        if known is None or known[0] != written:
+            decoded = manifest.decode(name, journal, manifests, self.prefix)
+            known = self._decoded[name] = (written, decoded)
+        return known[1]
+
+    def _ours(self, tree: Tree, path: str) -> os.stat_result | None:
+        """What is at `path`. Raises Damaged where others may have written it."""
+        found = tree.lstat(path)
+        if found is not None and (why := why_not_ours(self.prefix / path, found)):
+            raise Damaged(why)
+        return found
 
     def _owned(self, tree: Tree, path: str) -> None:
         """Raises Damaged where others may have written what is at `path`, and for what is no
         folder."""
-        found = tree.lstat(path)
-        if found is not None and (why := why_not_ours(self.prefix / path, found)):
-            raise Damaged(why)
+        found = self._ours(tree, path)
         if found is not None and not stat.S_ISDIR(found.st_mode):
             raise Damaged(f"{self.prefix / path} is no folder")
 
     def _file(self, tree: Tree, path: str, at_most: int) -> bytes | None:
         """A file of ours; None where there is none. Raises Damaged where others may have written
         it, and where it cannot be read."""
-        found = tree.lstat(path)
-        if found is None:
+        if self._ours(tree, path) is None:
             return None
-        if why := why_not_ours(self.prefix / path, found):
-            raise Damaged(why)
         try:
             return must_read(self.prefix / path, at_most)
         except TooLarge as error:
@@ -454,8 +460,7 @@ class State:
             if isinstance(run, Unusable):
                 continue
             ended = run.journal.ended
-            finished = run.journal.state in ("applied", "kept") and ended is not None
-            if finished and time.time() - (ended or 0) >= older_than:
+            if not run.unfinished and ended is not None and time.time() - ended >= older_than:
                 self._made = tuple(dict.fromkeys((*run.journal.made, *self._made)))
                 run.forget()
                 removed.append(run)
@@ -524,8 +529,3 @@ def _leave_aside(made: Swap) -> None:
     for at in (made.aside, made.aside.parent):
         with Tree(at.parent) as tree:
             tree.rmdir(at.name)
-
-
-def remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()

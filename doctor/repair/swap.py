@@ -109,11 +109,16 @@ def plan(
     return Swap(guard.root, new, aside, items, made, kept)
 
 
-def _is_folder(tree: Tree, path: str) -> bool:
+def _found(tree: Tree, path: str) -> os.stat_result | None:
+    """What is at the path; None also where a file is on the way to it."""
     try:
-        found = tree.lstat(path)
-    except NotADirectoryError:  # a file on the way, which goes
-        return False
+        return tree.lstat(path)
+    except NotADirectoryError:
+        return None
+
+
+def _is_folder(tree: Tree, path: str) -> bool:
+    found = _found(tree, path)
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
@@ -306,10 +311,7 @@ def _stands(root: Tree, aside: Tree, item: Item) -> bool:
 
 
 def _there(tree: Tree, path: str) -> bool:
-    try:
-        return tree.lstat(path) is not None
-    except NotADirectoryError:
-        return False
+    return _found(tree, path) is not None
 
 
 def still_different(swap: Swap, spared: Collection[str] = ()) -> list[str]:

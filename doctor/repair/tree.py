@@ -22,7 +22,8 @@ from pathlib import Path
 from types import TracebackType
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_MOST = 64
 """Folders kept open: what comes in the order of its path is never opened twice."""
@@ -125,8 +126,7 @@ class Tree:
     def open(self, path: str) -> int:
         """A regular file, for reading. Raises OSError for anything else."""
         with self._at(path) as (folder, name):
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            handle = os.open(name, flags, dir_fd=folder)
+            handle = os.open(name, _READ, dir_fd=folder)
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 os.close(handle)
                 raise OSError(errno.EINVAL, "not a regular file")
@@ -136,7 +136,7 @@ class Tree:
         """Sorted, of a folder; none where it is not there."""
         try:
             with self._at(path) as (folder, name):
-                handle = os.open(name, _LISTED | os.O_NOFOLLOW, dir_fd=folder)
+                handle = os.open(name, _LISTED, dir_fd=folder)
         except FileNotFoundError:
             return []
         try:
@@ -169,7 +169,7 @@ class Tree:
             with self._at(path) as (folder, name):
                 os.mkdir(name, 0o755, dir_fd=folder)
                 if mode is not None:
-                    handle = os.open(name, _LISTED | os.O_NOFOLLOW, dir_fd=folder)
+                    handle = os.open(name, _LISTED, dir_fd=folder)
                     try:
                         os.fchmod(handle, mode)
                     finally:
@@ -239,7 +239,7 @@ class Tree:
             return
         self._forget(path)
         with self._at(path) as (parent, name):
-            top = os.open(name, _LISTED | os.O_NOFOLLOW, dir_fd=parent)
+            top = os.open(name, _LISTED, dir_fd=parent)
             try:
                 _empty(top)
             finally:
@@ -329,9 +329,8 @@ def _copy(here: int, name: str, there: int, copy: str) -> None:
     if stat.S_ISLNK(found.st_mode):
         os.symlink(os.readlink(name, dir_fd=here), copy, dir_fd=there)
         return
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with (
-        os.fdopen(os.open(name, flags, dir_fd=here), "rb") as source,
+        os.fdopen(os.open(name, _READ, dir_fd=here), "rb") as source,
         os.fdopen(os.open(copy, _FRESH, 0o600, dir_fd=there), "wb") as made,
     ):
         shutil.copyfileobj(source, made)
@@ -348,7 +347,7 @@ def _empty(top: int) -> None:
         name = waiting.pop()
         if _unlinked(name, top):
             continue
-        folder = os.open(name, _LISTED | os.O_NOFOLLOW, dir_fd=top)
+        folder = os.open(name, _LISTED, dir_fd=top)
         try:
             for inner in os.listdir(folder):
                 if not _unlinked(inner, folder):
