@@ -36,6 +36,16 @@ def redact(text: str) -> str:
     return _RUN.sub(_without_random, text)
 
 
+def beginning(text: str, most: int) -> str:
+    """At most so many characters of the text with stars for every secret. Of a long text only the
+    first part is looked at; what may be half of a secret, at the end of that, is left out."""
+    part = text[: 8 * most]
+    made = redact(part)
+    if len(part) < len(text):
+        made = made[: max(0, len(made) - most)]
+    return made[:most]
+
+
 def redacted(data: Any) -> Any:
     """JSON data with stars for every secret: in each text, in a value whose key names a secret, and
     in a list that is a command line."""

@@ -13,7 +13,7 @@ from doctor import toml
 from doctor.codec import CodecError, decode
 from doctor.logs.regex import compiled
 from doctor.model import Needs, Severity
-from doctor.redact import redact
+from doctor.redact import beginning
 from doctor.shipped import rules_folder
 
 Role = Literal[
@@ -26,9 +26,18 @@ Role = Literal[
     "ready",  # it serves: what comes before did not stop it
     "stop",  # it is told to end: what breaks after that is no failure
     "failure",  # something failed that no row may know
+    "logged",  # so it did where the line is one of level error, and nothing says more
+    "platform",  # the server runs on something other than CUDA
 ]
+FAILED: tuple[Role, ...] = ("failure", "logged")
+"""Of rows that tell of a failure without a name."""
+EXPLAINING: tuple[Role, ...] = ("cause", "generic", "request")
+"""Of rows that explain all of a failure, wherever in it they are found."""
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
+
+_VALUE_MOST = 2000
+"""Characters of a value."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,10 @@ class Signature:
     the line, freed of prefixes and colours; its named groups are the values of `message`.
     `level`: logged below it, the text tells of a fallback. `near`, `unless`: what has to be, and
     what must not be, in the lines around. `last`: it counts only where nothing but symptoms and
-    harmless lines follow. `times`: it counts from so many on. `over`: ids that it explains where
-    both are found.
+    harmless lines follow; of a request, only where none after it was answered. `times`: it counts
+    from so many on. `over`: ids that it explains where both are found. `stage`: it counts only
+    before the server is ready, or only from then on. `of`: it counts only on that platform. A
+    group `payload` is what failed, where the line wraps it.
     `printed_by`: "distribution:file" (or files, by *), or who else prints it: "nccl", "linker", ...
     `versions`: of the distribution, in which the literal is in the file; else the installed one.
     """
@@ -57,15 +68,20 @@ class Signature:
     last: bool = False
     times: int = 1
     over: tuple[str, ...] = ()
+    stage: Literal["start", "run"] | None = None
+    of: Literal["cuda"] | None = None
     message: str | None = None
     versions: str | None = None
 
     def values(self, text: str) -> dict[str, str] | None:
-        """What the row takes out of a cleaned line; None where its pattern does not fit."""
+        """What the row takes out of a cleaned line, the beginnings of long values; None where its
+        pattern does not fit."""
         if self.pattern is None:
             return {}
-        found = compiled(self.pattern)(text)
-        return None if found is None else {name: value.strip() for name, value in found.items()}
+        found = compiled(self.pattern)(text.lstrip())
+        if found is None:
+            return None
+        return {name: _value(text) for name, text in found.items()}
 
     def fits_among(self, text: str) -> bool:
         """Whether the lines around, one a line, are what `near` and `unless` ask for."""
@@ -77,9 +93,9 @@ class Signature:
         """Raises ValueError for what could not be found, or not in linear time. Of what comes with
         the doctor, a test does that."""
         core = squeezed(self.literal)
-        if len(core) < 6 or re.search(r'[^!-~]|["<>&\\]', core):
+        if len(core) < 4 or re.search(r'[^!-~]|["<>&\\]', core):
             raise ValueError(
-                f"{self.id}: literal: {self.literal!r} has to be 6 or more ASCII characters, "
+                f"{self.id}: literal: {self.literal!r} has to be 4 or more ASCII characters, "
                 'without "<>&\\ which JSON escapes'
             )
         for name in ("pattern", "near", "unless"):
@@ -126,6 +142,11 @@ class Catalogue:
     def explains(self, id: str) -> bool:
         """Whether no rule does."""
         return id in self.ailments and self.ailments[id].title is not None
+
+
+def _value(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= _VALUE_MOST else beginning(text, _VALUE_MOST)
 
 
 def squeezed(literal: str) -> str:
@@ -185,4 +206,4 @@ def ids_of(output: str) -> tuple[tuple[str, ...], str]:
                     ids.append(one.id)
     lines = [x for x in lines if not x.startswith(("collect2:", "ninja:"))] or lines
     errors = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
-    return tuple(ids), redact(telling or (errors or lines or [""])[-1])[:300]
+    return tuple(ids), beginning(telling or (errors or lines or [""])[-1], 300)

@@ -1,7 +1,8 @@
 """The corpus of server logs: which there are, and what is expected of each.
 
-`fixtures/logs/<id>/<name>.log`: the folder is the ailment that has to be the primary one; in
-`healthy` lie logs that must give nothing, in `unrecognised` failures that no signature knows. A
+`fixtures/logs/<id>/<name>.log`: the folder is the ailment that has to be the primary one, or of a
+log that holds no cause the symptom; in `healthy` lie logs that must give nothing, in `unrecognised`
+failures that no signature knows. A
 `<name>.toml` beside a log may say more. Logs called `real-…` are of real runs (tests/real_stack).
 """
 
@@ -52,12 +53,12 @@ class Logged:
 
     @property
     def primary(self) -> str | None:
-        return None if self.folder in (HEALTHY, UNRECOGNISED) else self.folder
+        return self.folder if self.verdict == "explained" else None
 
     @property
     def verdict(self) -> str:
         named = {HEALTHY: "nothing-found", UNRECOGNISED: "unrecognised"}
-        return named.get(self.folder, "explained")
+        return named.get(self.folder, "symptom" if self.folder in symptoms() else "explained")
 
     @property
     def more(self) -> More:
@@ -73,6 +74,13 @@ class Logged:
 def logs() -> list[Logged]:
     """All of them, by name."""
     return [Logged(path) for path in sorted(FOLDER.glob("*/*.log"))]
+
+
+@functools.cache
+def symptoms() -> frozenset[str]:
+    """The ids that only follow from a cause."""
+    rows = shipped().signatures
+    return frozenset(r.id for r in rows) - {r.id for r in rows if r.role != "symptom"}
 
 
 @functools.cache

@@ -165,19 +165,20 @@ def _with_dictionary(packed: bytes, code: int) -> bytes:
 
 _near = "{0} of something else"
 
+_closed = " ;"
 _missed = [
     one
     for one in ROWS
     if not any(
-        row.values(one.literal) is not None
+        row.values(one.literal + _closed) is not None
         for row in ROWS
         if row.literal in one.literal and row.role != "failure"
     )
 ]
-"""Rows whose literal alone is nothing to any row."""
+"""Rows whose literal alone is nothing to any row, nor with the line after it."""
 
 KINDS: dict[str, Making] = {
-    "near-misses": _some(row.literal for row in _missed),
+    "near-misses": _some(row.literal + _closed for row in _missed),
     "near-matches: the literal alone": _literals(lambda row: _near.format(row.literal)),
     "near-matches, any order": _some(_near.format(row.literal) for row in ROWS),
     "near-matches as errors": _literals(lambda row: "ERROR: " + row.literal),
@@ -227,6 +228,7 @@ KINDS: dict[str, Making] = {
     "boxes": _again("│ RuntimeError: x │ │ │ │"),
     "carriage returns": lambda size: b"RuntimeError: x\r" * (size // 16),
     "one line": lambda size: b"x" * size,
+    "one line of Chinese errors": lambda size: "错误 ".encode() * (size // 7),
     "one line of errors": lambda size: b"RuntimeError: x " * (size // 16),
     "spaces in a literal": lambda size: b"No space left on" + b" " * size + b"device",
     "line ends": lambda size: b"\n" * size,

@@ -32,7 +32,7 @@ def test_a_healthy_log_gives_no_finding(logged: Logged) -> None:
 )
 def test_the_values_of_the_log_are_in_the_message_and_in_the_commands(logged: Logged) -> None:
     told = explained(logged.data)
-    first = next(f for f in told.findings if f.id == logged.primary)
+    first = next(f for f in told.findings if f.id == logged.folder)
     more = logged.more
     assert {name: first.values.get(name) for name in more.values} == more.values
     ailment = shipped().ailments.get(first.id)

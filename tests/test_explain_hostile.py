@@ -65,6 +65,7 @@ HARD = (
     "all literals in one line",
     "starts and failures",
     "prefixes",
+    "one line of Chinese errors",
 )
 
 

@@ -142,7 +142,7 @@ class TestInnermost:
 
     def test_without_an_exception_it_is_the_line_itself(self) -> None:
         made = innermost(self.lines("ERROR 11-22 10:01:02 [a.py:7] it is broken"))
-        assert (made.said, made.raised_in) == ("it is broken", "a.py:7")
+        assert (made.said, made.raised_in) == ("it is broken", None)
 
 
 class TestOwner:
@@ -193,7 +193,7 @@ class TestLearnedPrefixes:
     def test_it_is_taken_away_and_the_line_is_whole(self, prefix: str) -> None:
         lines = [prefix.format(n=n) + line for n, line in enumerate(self.LOG)]
         data = "\n".join(lines).encode()
-        made = b"".join(without_unknown_prefix([data[:70], data[70:]])).decode().split("\n")
+        made = b"".join(without_unknown_prefix([data[:70], b"", data[70:]])).decode().split("\n")
         assert [clean(a.encode()).text for a in made] == [enveloped(b).text for b in self.LOG]
 
     def test_a_log_without_one_stays_as_it_is(self) -> None:

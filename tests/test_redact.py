@@ -17,6 +17,7 @@ import doctor
 from doctor.probes.environment import HUB_SWITCH, HUB_TOKENS
 from doctor.redact import (
     STARS,
+    beginning,
     holds_secret,
     is_secret_name,
     redact,
@@ -113,6 +114,19 @@ def test_whatever_stands_before_its_line_and_after_it(
 )  # fmt: skip
 def test_what_is_no_secret_stays_as_it_is(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.mark.parametrize("one", PLANTED, ids=ids)
+def test_the_beginning_of_a_text_holds_no_half_of_a_secret(one: Planted) -> None:
+    most = 50
+    whole = " ".join(one.text.splitlines())
+    for before in range(0, 8 * most + 1, 7):
+        made = beginning("a word " * (before // 7) + whole + " a word" * 200, most)
+        assert len(made) <= most
+        assert one.secret[-12:] not in made
+        assert all(one.secret[i : i + 12] not in made for i in range(4, len(one.secret) - 12))
+    assert beginning("x" * 1000, most) == "x" * most
+    assert beginning("short", most) == "short"
 
 
 def test_of_all_logs_that_are_known_no_line_is_changed() -> None:

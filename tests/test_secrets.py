@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from doctor.cli import output
-from doctor.logs.source import Log
+from doctor.logs.several import Whole
 from doctor.model import Installer
 from doctor.redact import redact
 from doctor.report.explained import Explained, explained_json, lines
@@ -217,7 +217,7 @@ def test_explain_quotes_no_secret_of_a_log(
     log = f"INFO 11-28 16:30:12 [api_server.py:1] vLLM API server version 0.22.0\n{one.text}\n"
     log += f"RuntimeError: it failed: {one.text}\n"
     made = Explained(
-        Log("server.log"), explained(log.encode()), {}, shipped().ailments, {}, False,
+        [Whole(["server.log"])], explained(log.encode()), {}, shipped().ailments, {}, False,
         Installer(Path("/venv/bin/python"), own_pip=True),
     )  # fmt: skip
     output.print_json(explained_json(made))

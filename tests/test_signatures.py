@@ -78,3 +78,14 @@ def test_every_ailment_that_a_log_can_name_is_explained_once() -> None:
 def test_every_signature_can_be_found_and_in_linear_time(row: Signature) -> None:
     """Its literal has six characters or more that JSON does not escape; its patterns are RE2's."""
     row.check()
+
+
+def test_a_long_value_is_cut_without_leaving_half_of_a_secret() -> None:
+    row = Signature("x", "it says", "python", pattern="it says: (?P<what>.+)")
+    for before in range(1960, 2001):
+        url = "https://me:pass-9f3kq7zt0w@example.com/"
+        values = row.values(f"it says: {'y' * before} {url} and more")
+        assert values is not None
+        assert len(values["what"]) <= 2000
+        assert "pass-9f" not in values["what"]
+    assert row.values("it says: all") == {"what": "all"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,8 @@ from doctor.locate import LocateError, nobody_named
 from doctor.logs.explain import Explanation
 from doctor.logs.explain import explain as explain_log
 from doctor.logs.index import Index
-from doctor.logs.source import Log, LogError
+from doctor.logs.several import Whole, placed, together, wholes
+from doctor.logs.source import LogError
 from doctor.model import Installer, Rule, refusal
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("log", metavar="FILE|-")
+@click.argument("names", metavar="FILE|FOLDER|-...", nargs=-1, required=True)
 @target_options
 @click.option(
     "--no-live", is_flag=True, help="Do not ask whether this machine still has the fault."
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
 def explain(
-    log: str,
+    names: tuple[str, ...],
     python: str | None,
     profile_name: str,
     sets: tuple[str, ...],
@@ -57,23 +58,24 @@ def explain(
     """Name the root cause in a failed server's log, and what repairs it. Read-only, no network.
 
     FILE may be packed with gzip or xz; - reads a pipe: vllm serve ... 2>&1 | vllm-doctor explain -
+    Of several files, of ranks or nodes, and of the parts of a rotated log, one cause is the
+    primary one. Of a folder, all files in it are read.
 
-    Exit codes: 0 nothing found, 1 the failure is recognised, 2 usage, 3 a failure that no signature
-    knows, or a log that cannot be told from, also one too repetitive to look at each line of it.
+    Exit codes: 0 nothing failed, 1 the failure is recognised, or a request was refused, 2 usage,
+    3 a failure that no signature knows, or only what follows from one, or a log that cannot be told
+    from, also one too repetitive to look at each line of it.
     """
     asked = profile(profile_name, sets)
     if rules_dir:
         trusted_rules(Path(rules_dir), allow)
     known = _catalogue(rules_dir)
-    source = Log(log)
     with contextlib.suppress(AttributeError, OSError, ValueError):  # stdin may be closed
-        if log == "-" and sys.stdin.isatty():
+        if "-" in names and sys.stdin.isatty():
             tell("paste the log, then Ctrl-D")
     try:
-        told = explain_log(source.blocks(), Index(known.signatures))
+        logs, told = _read(names, Index(known.signatures))
     except LogError as error:
         fail(str(error), USAGE)
-    _must_tell_something(source, told)
     ids = [f.id for f in told.findings]
     # Of most ailments that only a log can name there is no rule to load.
     carried = all(known.explains(id) for id in ids) and rules_dir is None
@@ -87,7 +89,7 @@ def explain(
     from doctor.report.text import Style
 
     made = Explained(
-        source,
+        logs,
         told,
         {r.id: r for r in rules},
         known.ailments,
@@ -112,16 +114,42 @@ def _catalogue(rules_dir: str | None) -> signatures.Catalogue:
         fail(f"signatures: {why}", USAGE if rules_dir else UNKNOWN)
 
 
-def _must_tell_something(log: Log, told: Explanation) -> None:
+def _read(names: Iterable[str], index: Index) -> tuple[list[Whole], Explanation]:
+    """The logs that could be read, and what they come to together. Raises LogError."""
+    logs, told = [], []
+    found = wholes(names)
+    for whole in found:
+        one = explain_log(whole.blocks(), index)
+        if len(found) == 1 or not _says_nothing(whole, one):
+            logs.append(whole)
+            told.append(placed(one, whole))
+    if not logs:
+        raise LogError(f"there is no log among these {len(found)} files: name the server's log")
+    over_all = together(told)
+    if len(logs) == 1 or over_all.verdict in ("nothing-found", "too-repetitive"):
+        for whole, one in zip(logs, told, strict=True):
+            _must_tell_something(whole, one)
+    return logs, over_all
+
+
+def _says_nothing(whole: Whole, told: Explanation) -> bool:
+    """Of files among others: those that are no log, or hold nothing."""
+    return told.verdict == "nothing-found" and all(
+        log.is_binary or not (log.size or log.damaged) for log in whole.logs
+    )
+
+
+def _must_tell_something(whole: Whole, told: Explanation) -> None:
     """Ends where nothing can be said: that is not the same as nothing wrong."""
     if told.verdict == "explained":
         return
-    if not log.size and not log.damaged:
-        fail(f"{log.name} is empty: there is nothing to explain", UNKNOWN)
-    if log.is_binary:
-        fail(f"{log.name} is no text: name the server's log", USAGE)
-    if log.damaged and told.verdict in ("nothing-found", "too-repetitive"):
-        fail(f"{log.name}: {log.notes[0]}; nothing was found in what could be read", UNKNOWN)
+    for log in whole.logs:
+        if not log.size and not log.damaged and len(whole.logs) == 1:
+            fail(f"{log.name} is empty: there is nothing to explain", UNKNOWN)
+        if log.is_binary:
+            fail(f"{log.name} is no text: name the server's log", USAGE)
+        if log.damaged and told.verdict in ("nothing-found", "too-repetitive"):
+            fail(f"{log.name}: {log.notes[0]}; nothing was found in what could be read", UNKNOWN)
 
 
 def _ask(

@@ -15,7 +15,8 @@ class Found:
     """Where a row was found in an attempt, first and last (bytes into the log), and how often.
 
     `soft`: only at a level at which it is no failure. `went_on`: the process worked on after it.
-    `served`: it answered requests after it.
+    `served`: it answered requests after it. `warned`: its line says that it is no error.
+    `time`: what its line, or one before it, says of when.
     """
 
     row: Signature
@@ -28,6 +29,8 @@ class Found:
     soft: bool = False
     went_on: bool = False
     served: bool = False
+    warned: bool = False
+    time: str | None = None
 
     @property
     def outlived(self) -> bool:
@@ -43,12 +46,13 @@ class Found:
 @dataclass(frozen=True)
 class Unknown:
     """A failure that no signature knows. `line`: of `said`. `raised_in`, `called_from`: the frame
-    at the bottom of it and the one above, where it has any."""
+    at the bottom of it and the one above, where it has any; `logged_at`: what its logger says."""
 
     line: int
     said: str
     raised_in: str | None
     called_from: str | None
+    logged_at: str | None
     offset: int
     """Where all of it begins in the log, in bytes."""
     end: int
@@ -56,6 +60,13 @@ class Unknown:
     """Where its innermost exception begins and ends."""
     process: str | None
     went_on: bool
+    refused: str = ""
+    """Where what came next is that a request was refused, the first digit of its status."""
+    logged: bool = False
+    """Only the level of its line says that it is a failure."""
+    time: str | None = None
+    log: str = ""
+    """The name of the log that `line` is in, where that was told."""
 
 
 @dataclass
@@ -67,6 +78,10 @@ class Attempt:
     unknown: list[Unknown] = field(default_factory=list)
     failures: int = 0
     ready: bool = False
+    started_by: str | None = None
+    """The process that the line of its start names."""
+    elsewhere: bool = False
+    """It runs on something other than CUDA."""
     stopped: float = math.inf
     """From which byte on it was told to end."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import overload
 
 from doctor.codec import parse_json
 from doctor.logs.budget import Budget
@@ -19,6 +21,10 @@ from doctor.signatures import Level
 _FULL, _NEAR, _NARROW = 3, 10, 40
 """A terminal broke a log where so many lines are of the same length, none of so many lines around
 each is longer, and they are at least so long."""
+_USUAL = 78
+"""Characters of a terminal that few have less of."""
+_CLOSE = 4 << 10
+"""Bytes before a hit within which its record, or the frame that it belongs to, begins."""
 _LINES = 120
 """Lines on either side of a hit that are looked at."""
 _NEIGHBOURS = 30
@@ -32,12 +38,14 @@ _JOINED_MOST = 24
 @dataclass(frozen=True)
 class Line:
     """`text` keeps its indentation. `level` None: the line does not say. `place` like
-    "core.py:1136"; `process` like "EngineCore_DP0 pid=312"."""
+    "core.py:1136"; `process` like "EngineCore_DP0 pid=312"; `time` like "10-04 09:12:33", which
+    sorts within a year."""
 
     text: str
     level: Level | None = None
     place: str | None = None
     process: str | None = None
+    time: str | None = field(default=None, compare=False)
 
 
 _CONTROLS = re.compile(
@@ -46,17 +54,24 @@ _CONTROLS = re.compile(
 )
 _CONTROL_BYTES = bytes([*range(9), *range(11, 32), 127])
 _LEVEL = r"(?:TRACE|DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)"
+_STAMP = r"\d{4}-\d\d-\d\d[T\ ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|\ ?[+-]\d\d:?\d\d)?"
 _PREFIX = re.compile(
     rf"""\s*(?:
       [│┃]
-    | \[?\d{{4}}-\d\d-\d\d[T\ ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|\ ?[+-]\d\d:?\d\d)?\]?:?(?=[\s(\[]|$)
+    | >(?:\ ?>)*
+    | \|(?:\ *\|)*(?=\ )
+    | \[?(?P<stamp>{_STAMP})\]?:?(?=[\s(\[]|$)
+    | (?P<cloud>{_LEVEL})\ +{_STAMP}(?:\ +\[[^\]]*\])*
+    | (?P<actions>\#\#\[error\]|::error(?:\ [^:]*)?::)
     | std(?:out|err)\ [FP]\b
     | [A-Z][a-z]{{2}}\ [ \d]\d\ \d\d:\d\d:\d\d\ \S+\ [\w./@-]+(?:\[\d+\])?:
     | \[pod/[^\]]+\]
     | [\w.-]+-\d+\ +\|(?=\ )
     | \((?P<process>(?:[\w:.-]+\ (?:\w+\ |rank=\d+\ )*)?pid=\d+(?:,\ ip=[\w.:]+)?)\)
     | \[(?P<rank>(?:rank|default)\d+)\]:
-    | (?P<vllm>{_LEVEL})\ +\d\d-\d\d\ \d\d:\d\d:\d\d(?:\.\d+)?\ \[?(?P<place>[\w./-]+:\d+)\]
+    | (?P<vllm>{_LEVEL})\ +(?P<time>\d\d-\d\d\ \d\d:\d\d:\d\d)(?:\.\d+)?
+      \ \[?(?P<place>[\w./-]+:\d+)\]
+    | (?P<bare>{_LEVEL})\ +\[(?P<file>[\w./-]+\.\w+:\d+)\]
     | (?P<named>{_LEVEL})(?::(?:[\w.]+:)?(?=\s|$)|\ +(?=[\w./-]+\.py:\d+)|\ +\|)
     | -\ [\w.]+\ -\ (?P<python>{_LEVEL})\ -
     | \[(?P<glog>[IWEF])\d{{4}}\ [^\]]*\]
@@ -65,12 +80,29 @@ _PREFIX = re.compile(
     )\ ?""",
     re.VERBOSE,
 )
+_LEAD = re.compile(
+    r"(?:\s*(?:[-*+•]|\d\d?[.)]) (?=\S)(?![\w.]+ - [A-Z]))?"
+    r"(?:\s*\*\*[^*:：]{1,40}[:：]?\*\*[:：]? ?(?=\S))?"
+    r"(?:\s*[\u4e00-\u9fff]{1,12}： ?)?"
+)
+"""What a person puts before a line: the dash of a list, bold words, Chinese words and a colon."""
+_RECORD = re.compile(
+    rf"""(?:\((?:[\w:.-]+\ (?:\w+\ |rank=\d+\ )*)?pid=\d+(?:,\ ip=[\w.:]+)?\)\ )?
+    (?<!\w){_LEVEL}\ +\d\d-\d\d\ \d\d:\d\d:\d\d(?:\.\d+)?\ \[?[\w./-]+:\d+\]
+    | \((?:APIServer|EngineCore|Worker|Vllm)[\w.:-]*\ (?:\w+\ |rank=\d+\ )*pid=\d+\)
+    """,
+    re.VERBOSE,
+)
+"""A record of vLLM's own: what stands before it is somebody else's, be it a prefix or words."""
+_WORDS_BEFORE = 300
+"""Characters of a line within which its record begins."""
 _LEVELS: dict[str, Level] = {
     **dict.fromkeys(("TRACE", "DEBUG"), "debug"),
     **dict.fromkeys(("INFO", "I"), "info"),
     **dict.fromkeys(("WARN", "WARNING", "W"), "warning"),
     **dict.fromkeys(("ERROR", "CRITICAL", "FATAL", "E", "F"), "error"),
 }
+_LEVEL_GROUPS = ("cloud", "vllm", "bare", "named", "python", "glog", "klog")
 _MESSAGE_KEYS = ("log", "message", "msg", "MESSAGE", "textPayload", "text", "event", "line")
 _TRACEBACK_KEYS = ("exc_info", "exception", "exc_text", "stack_trace", "traceback")
 _LEVEL_KEYS = ("level", "levelname", "severity", "lvl")
@@ -91,45 +123,76 @@ def clean(raw: bytes) -> Line:
 
 def enveloped(text: str) -> Line:
     """The same of a line that is free of control characters."""
-    if text.lstrip().startswith("{") and (inside := _enveloped(text)):
-        text, level = inside
-        first, *more = (_clean(one, level) for one in text.split("\n"))
-        whole = "\n".join(line.text for line in (first, *more))
-        return dataclasses.replace(first, text=whole)
-    return _clean(text)
+    line = _clean(text)
+    inside = _enveloped(line.text) if line.text.lstrip().startswith("{") else None
+    if inside is None:
+        return line
+    text, level = inside
+    first, *more = (_clean(one, level or line.level) for one in text.split("\n"))
+    return dataclasses.replace(
+        first,
+        text="\n".join(one.text for one in (first, *more)),
+        process=first.process or line.process,
+        time=first.time or line.time,
+    )
 
 
 def _clean(text: str, level: Level | None = None) -> Line:
-    place = process = None
-    at = 0
-    for found in _prefixes(text):
+    place = process = time = None
+    lead = _LEAD.match(text)
+    at = lead.end() if lead else 0
+    for found in _prefixes(text, at):
         groups = found.groupdict()
-        name = next(
-            (groups[k] for k in ("vllm", "named", "python", "glog", "klog") if groups[k]), ""
-        )
+        name = next((groups[k] for k in _LEVEL_GROUPS if groups[k]), "")
         # What a logger around the server calls information may be the server's last words.
-        if not (groups["python"] and _LEVELS.get(name) in ("debug", "info")):
+        around = groups["python"] or groups["cloud"]
+        if not (around and _LEVELS.get(name) in ("debug", "info")):
             level = _LEVELS.get(name, level)
-        place = groups["place"] or groups["source"] or place
+        if groups["actions"]:
+            level = "error"
+        place = groups["place"] or groups["file"] or groups["source"] or place
         process = groups["process"] or groups["rank"] or process
+        stamp = groups["stamp"]
+        time = groups["time"] or time or (stamp and f"{stamp[5:10]} {stamp[11:19]}")
         at = found.end()
-    return Line(text[at:].rstrip().rstrip("│┃").rstrip(), level, place, process)
+    text = text[at:].rstrip().rstrip("│┃").removesuffix(" |").rstrip()
+    return Line(text, level, place, process, time)
+
+
+def begins_a_record(text: str) -> bool:
+    """Whether a line begins with a prefix that says its level or its process."""
+    at = 0
+    while found := _PREFIX.match(text, at):
+        if any(found[name] for name in (*_LEVEL_GROUPS, "process", "rank")):
+            return True
+        at = found.end()
+    return False
 
 
 def unprefixed(text: str) -> str:
     """The text behind all prefixes that are known."""
     at = 0
-    for found in _prefixes(text):
+    while found := _PREFIX.match(text, at):
         at = found.end()
     return text[at:]
 
 
-def _prefixes(text: str) -> Iterator[re.Match[str]]:
-    """The known prefixes that a line begins with, one after the other."""
-    at = 0
-    while found := _PREFIX.match(text, at):
-        yield found
-        at = found.end()
+def _prefixes(text: str, at: int) -> Iterator[re.Match[str]]:
+    """The known prefixes from there on, one after the other, and those of a record that stands
+    behind other words."""
+    inside = False
+    while True:
+        while found := _PREFIX.match(text, at):
+            inside = inside or bool(found["vllm"] or found["bare"])
+            yield found
+            at = found.end()
+        # Of a line of JSON the record is in its message.
+        if inside or text[at:].lstrip().startswith("{"):
+            return
+        record = _RECORD.search(text, at, at + _WORDS_BEFORE)
+        if record is None:
+            return
+        at, inside = record.start(), True
 
 
 def _enveloped(text: str) -> tuple[str, Level | None] | None:
@@ -141,7 +204,7 @@ def _enveloped(text: str) -> tuple[str, Level | None] | None:
             return None
         # A piece of a long line: it is no JSON by itself, but its text is escaped all the same.
         return _unescaped(text), None
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or {"type", "code"} <= data.keys():  # an answer, and no record
         return None
     message = next((data[k] for k in _MESSAGE_KEYS if isinstance(data.get(k), str)), None)
     if message is None:
@@ -217,6 +280,28 @@ def _full(lines: Sequence[str]) -> list[bool]:
     ]
 
 
+class Lines(Sequence[Line]):
+    """Lines that are cleaned when they are looked at: of most, few are."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = texts
+        self._cleaned: dict[int, Line] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, at: int) -> Line: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Line]: ...
+    def __getitem__(self, at: int | slice) -> Line | list[Line]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self._texts)))]
+        if at not in self._cleaned:
+            self._cleaned[at] = enveloped(self._texts[at])
+        return self._cleaned[at]
+
+
 class Surroundings:
     """The lines around a hit, as they were before a terminal broke them; made when asked for."""
 
@@ -257,34 +342,73 @@ class Surroundings:
         return clean(self._hit.text)
 
     @functools.cached_property
-    def own(self) -> tuple[Line, ...]:
+    def whole(self) -> Line:
+        """All of the line that a terminal broke."""
+        lines, index, _ = self._whole
+        return enveloped(lines[index])
+
+    def readings(self) -> Iterator[Line]:
         """What the line can be, the likelier first: all that a terminal broke, what begins in it,
-        it alone, or with the lines that seem to be a part of it."""
-        lines, index, rest = self._whole
-        made = [enveloped(one) for one in (lines[index], rest, self._joined())]
-        return tuple(dict.fromkeys([*made[:2], self.alone, *made[2:]]))
+        it alone, with the lines that seem to be a part of it, or with further sentences."""
+        told: set[Line] = set()
+        for line in self._readings():
+            if line not in told:
+                told.add(line)
+                yield line
+
+    def _readings(self) -> Iterator[Line]:
+        yield self.whole
+        yield enveloped(self._whole[2])
+        yield self.alone
+        yield enveloped(self._joined())
+        yield enveloped(self._sentences())
 
     @functools.cached_property
-    def before(self) -> list[Line]:
+    def before(self) -> Sequence[Line]:
         lines, index, _ = self._whole
-        return [enveloped(one) for one in lines[:index]]
+        return Lines(lines[:index])
 
     @functools.cached_property
-    def after(self) -> list[Line]:
+    def after(self) -> Sequence[Line]:
         lines, index, _ = self._whole
-        return [enveloped(one) for one in lines[index + 1 :]]
-
-    def text(self, before: int = 60, after: int = 20) -> str:
-        """The cleaned lines around, this one included."""
-        lines = [*self.before[-before:], *self.own[:1], *self.after[:after]]
-        return "\n".join(line.text for line in lines)
+        return Lines(lines[index + 1 :])
 
     @property
-    def is_code(self) -> bool:
-        """Whether it is a line of source in a traceback: that says what could be printed."""
-        indent = _indent(self.alone.text)
+    def may_be_a_rest(self) -> bool:
+        """Whether a terminal can have broken the line off the one before: none around is longer
+        than that."""
+        at = len(self._parts[0])
+        near = self._texts[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS]
+        return at > 0 and len(self._texts[at - 1]) >= max(_USUAL, *map(len, near))
+
+    def _sentences(self) -> str:
+        """The line with those after it, where a sentence ends and others of it follow."""
+        lines, index, _ = self._whole
+        said = lines[index].rstrip()
+        for one in lines[index + 1 : index + 1 + _WORDS]:
+            if not said.endswith(".") or not _goes_on(one):
+                break
+            said += f" {one.strip()}"
+        return said
+
+    def text(self, before: int = 60, after: int = 40) -> str:
+        """The cleaned lines around, this one included, up to another start, and then the names of
+        their processes."""
+        following = itertools.takewhile(lambda x: not _NEXT.search(x.text), self.after[:after])
+        lines = [*self.before[-before:], self.whole, *following]
+        processes = dict.fromkeys(f"({line.process})" for line in lines if line.process)
+        return "\n".join([*(line.text for line in lines), *processes])
+
+    @property
+    def is_quoted(self) -> bool:
+        """Whether it is a line of source in a traceback, which says what could be printed, or what
+        a client sent or got."""
         hit = self._hit
-        near = hit.window[max(0, hit.start - AROUND) : hit.start]
+        near = hit.window[max(0, hit.start - _CLOSE) : hit.start]
+        record = self.whole if any(word in near for word in _IN_REQUESTS) else self.alone
+        if record.level in ("debug", "info") and _REQUEST.match(record.text):
+            return True
+        indent = _indent(self.alone.text)
         if indent < 4 or (b'File "' not in near and b"\x1b" not in near):
             return False
         frames = [_indent(line.text) for line in self.before[-3:] if FRAME.match(line.text)]
@@ -329,6 +453,14 @@ def _goes_on(text: str) -> bool:
 HEADER = "Traceback (most recent call last)"
 FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 """A frame of a Python traceback."""
+_NEXT = re.compile(r"vLLM API server version |non-default args: |█ +█ +█")
+"""What a server prints when it begins to start."""
+_REQUEST = re.compile(
+    r"\s*(?:Received r|R)equest \S+(?: details: | JSON body: |: params: |: prompt: )"
+    r"|\s*Generated response \S+"
+)
+"""A record that holds a prompt or an answer (vllm/entrypoints/logger.py)."""
+_IN_REQUESTS = (b" details: ", b" JSON body: ", b": params: ", b": prompt: ", b"Generated resp")
 _SOFT = re.compile(
     r"(?i)fail|fall(?:ing)?[ -]?back|disabl|error|unable|could not|cannot|skip|"
     r"not (?:be )?available"

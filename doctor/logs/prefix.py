@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from doctor.logs.lines import FRAME, decoded, enveloped, split, unprefixed
+from doctor.logs.lines import FRAME, begins_a_record, decoded, split, unprefixed
 
 _BEGINNING = 64 << 10
 """Bytes at the beginning of a log that a prefix is learned from."""
@@ -26,8 +26,10 @@ def without_unknown_prefix(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """The blocks without a prefix that nearly all lines have; as they are where there is none."""
     blocks = iter(blocks)
     first = b""
-    while len(first) < _BEGINNING and (block := next(blocks, b"")):
+    for block in blocks:  # one may be empty, of a part that is
         first += block
+        if len(first) >= _BEGINNING:
+            break
     shape = learned(first)
     if shape is None:
         yield first
@@ -97,6 +99,5 @@ def _common(shapes: list[str]) -> str:
 
 def _is_a_server_s(line: str) -> bool:
     """Whether the line begins as one of a server does that has no such prefix."""
-    record = enveloped(line)
-    known = record.level or record.process or FRAME.match(line)
+    known = begins_a_record(line) or FRAME.match(line)
     return bool(known) or line.startswith("Traceback (")

@@ -34,7 +34,7 @@ def _tolerant(pattern: str) -> str:
 
 
 _ANCHOR = re.compile(r"(\\.|\[\^?\]?(?:\\.|[^\]\\])*\])|[$^]", re.DOTALL)
-_GROUPS, _MEMORY = 24, 1 << 20
+_GROUPS, _MEMORY = 28, 1 << 19
 """Automata, and bytes of each: in one for all, a line with many beginnings has too many states."""
 
 

@@ -23,6 +23,8 @@ AROUND = 16 << 10
 """Bytes before and after a hit that are looked at for its sake."""
 _STRETCH = 16 << 10
 """Bytes that are skimmed at once."""
+_PIECES = 3
+"""So many further pieces of a broken line are looked at."""
 _PIECE = 4 << 10
 """Bytes on either side of a place; a line counts as no longer than that."""
 _BEGINNING = 16
@@ -176,20 +178,31 @@ class Scanner:
                 many += 1
             self._budget.spend(1 + (many >> 3))
             start = max(start, told)
-            found, begun = self._all(window[start:end])
-            after = piece(window, end + 1, end + 1)[1] if end < len(window) else end
-            before = window.rfind(b"\n", max(0, start - _PIECE), max(0, start - 1)) + 1
-            # A terminal breaks a line where no other one is longer.
-            if begun or end - start >= max(after - end, start - before) - 1:
-                broken = self._broken(found, window[start:end], window[end:after])
-                if broken:
-                    end, found = after, broken
-                    if further >= 0:
-                        further, until = self._engine.first(window, end)
+            found, end = self._with_pieces(window, start, end)
+            if 0 <= further < end:
+                further, until = self._engine.first(window, end)
             if found:
                 yield Hit(found, self._line_at(window, at), window, start, end, at, self.base)
             at, told = further, end
         return told
+
+    def _with_pieces(self, window: bytes, start: int, end: int) -> tuple[tuple[int, ...], int]:
+        """The literals of a line, and where it ends with those pieces that a terminal broke off it
+        and in which a literal goes on."""
+        found, begun = self._all(window[start:end])
+        last = start
+        for _ in range(_PIECES):
+            after = piece(window, end + 1, end + 1)[1] if end < len(window) else end
+            before = window.rfind(b"\n", max(0, last - _PIECE), max(0, last - 1)) + 1
+            # A terminal breaks a line where no other one is longer.
+            if not (begun or end - last >= max(after - end, last - before) - 1):
+                break
+            broken = self._broken(found, window[start:end], window[end:after])
+            if not broken:
+                break
+            last, end, found = end + 1, after, broken
+            begun = self._all(window[start:end])[1]
+        return found, end
 
     def _skim(
         self, window: bytes, at: int, told: int, interest: Interest

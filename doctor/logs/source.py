@@ -49,7 +49,7 @@ class Log:
         Raises LogError where there is no log."""
         with _opened(self.name) as (stream, most):
             try:
-                for block in _unpacked(stream, most):
+                for block in _unpacked(self.name, stream, most):
                     self.sample = self.sample or block[:_SAMPLE]
                     self.size += len(block)
                     yield block
@@ -164,8 +164,9 @@ def _piped(descriptor: int) -> Iterator[io.BufferedReader]:
         os.close(woken)
 
 
-def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
-    """Raises EOFError, zlib.error or LZMAError where packed data is cut or damaged, and TooMuch."""
+def _unpacked(name: str, stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
+    """Raises EOFError, zlib.error or LZMAError where packed data is cut or damaged, TooMuch, and
+    LogError where it is packed otherwise."""
     first = stream.peek(6)
     if first.startswith(b"\x1f\x8b"):
         yield from _full(unpacked_gzip(stream))
@@ -177,7 +178,7 @@ def _unpacked(stream: io.BufferedReader, most: int | None) -> Iterator[bytes]:
         while block := stream.read(BLOCK):
             yield text.decode(block).encode()
     elif kind := next((name for magic, name in _PACKED if first.startswith(magic)), None):
-        raise LogError(f"the log is packed with {kind}, which is not read here: unpack it first")
+        raise LogError(f"{name} is packed with {kind}, which is not read here: unpack it first")
     elif most is None:
         while block := stream.read(BLOCK):
             yield block

@@ -7,17 +7,30 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
-from doctor.logs.lines import FRAME, HEADER, Line, enveloped, placed, split, unwrapped
+from doctor.logs.lines import FRAME, HEADER, Line, Lines, placed, split, unwrapped
 from doctor.logs.scan import AHEAD, Hit
 
 _BOXED_FRAME = re.compile(r"\s*(?P<file>/\S+\.py):(?P<line>\d+) in (?P<function>\S+)$")
+_NAME = r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]?\w*(?:Error|Exception)"
 _EXCEPTION = re.compile(
-    r"(?:(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Exit|Interrupt|Warning|Failure|Failed|"
+    rf"\s*(?:{_NAME}|(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Exit|Interrupt|Warning|Failure|Failed|"
     r"Timeout|Iteration|NotFound|Mismatch|Overflow|Exceeded|Unavailable|Denied|Dead)|"
     r"(?:[a-z_]\w*\.)+[A-Z]\w*)(?::\s.*)?$"
 )
+_BEHIND_WORDS = re.compile(rf"(?<![\w.]){_NAME}: .*")
+_NAMED = re.compile(rf"\s*{_NAME}: \S")
+"""What is an exception by its name, even where no traceback says so."""
+_TOOL_FAILS = re.compile(
+    r"(?:nvcc|ptxas|cicc|LLVM|\S+\(\d+\)|\S+:\d+|ld):? (?:fatal |LLVM )?(?:fatal|error|ERROR)\b"
+    r"|(?:\S*/)?ld(?:\.\w+)?: cannot find -l|\S.*: undefined reference to "
+)
+"""What a compiler says among the words of whoever ran it."""
+_CLOSED_BY = {"`": "`", "'": "'", '"': '"', "“": "”", "‘": "’", "「": "」", "*": "*", "|": "|"}
+_PIP_ENDS = re.compile(r"\s*\[end of output\]$")
+"""What pip prints under the output of whoever built a package, indented like that."""
+_OPEN_END = (":", ",", "(", "[", "：", "，")
+"""A message that ends so goes on in the next line."""
 _CHAIN = (
     "The above exception was the direct cause of the following exception:",
     "During handling of the above exception, another exception occurred:",
@@ -30,6 +43,10 @@ _MESSAGE_MOST = 30
 """Lines of one exception's message."""
 _APART = 60
 """Lines of others between two lines of one traceback."""
+_HEADLESS = 40
+"""Lines above an exception within which its frames stand."""
+_REST = 3
+"""Further lines of a message that are quoted."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,7 @@ class Failure:
     called_from: str | None
     bottom: tuple[int, int]
     length: int
+    is_exception: bool = True
 
 
 class Block:
@@ -75,11 +93,11 @@ class Block:
 
     @functools.cached_property
     def lines(self) -> Sequence[Line]:
-        return _Lines([text for _, text in self._whole])
+        return Lines([text for _, text in self._whole])
 
-    @functools.cached_property
-    def failure(self) -> Failure:
-        return innermost(self.lines)
+    def failure(self, above: Sequence[Line] = ()) -> Failure:
+        """What failed; `above`: the lines before."""
+        return innermost(self.lines, above)
 
     def line(self, number: int) -> int:
         """The number in the log of one of the lines."""
@@ -92,35 +110,22 @@ class Block:
         return self._offset + self._places[self._whole[number][0]]
 
 
-class _Lines(Sequence[Line]):
-    """Lines that are cleaned when they are looked at: most failures end long before the block."""
-
-    def __init__(self, texts: list[str]) -> None:
-        self._texts = texts
-        self._cleaned: dict[int, Line] = {}
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    @overload
-    def __getitem__(self, at: int) -> Line: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Line]: ...
-    def __getitem__(self, at: int | slice) -> Line | list[Line]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self._texts)))]
-        if at not in self._cleaned:
-            self._cleaned[at] = enveloped(self._texts[at])
-        return self._cleaned[at]
-
-
-def innermost(lines: Sequence[Line]) -> Failure:
+def innermost(lines: Sequence[Line], above: Sequence[Line] = ()) -> Failure:
     """Of the lines from a failure on, the exception at the bottom of it: of a chain the first,
-    which caused the others. Where there is no exception, the first line is what failed."""
+    which caused the others. Where there is no exception, the first line is what failed, and where
+    that only opens a traceback, the record that it belongs to, or the last line there is of it.
+    `above`: the lines before, with the frames of an exception whose traceback lost its head."""
+    if "\n" in lines[0].text:  # a line of JSON that holds all of it
+        texts = lines[0].text.split("\n")
+        inside = innermost([dataclasses.replace(lines[0], text=text) for text in texts], above)
+        return dataclasses.replace(inside, line=0, bottom=(0, 1), length=1)
     read = _Reading(lines)
     level, place = lines[0].level, lines[0].place
-    if HEADER in lines[0].text and len(lines) > 1 and lines[1].level is None:
-        level = place = None  # uvicorn puts its own before the header alone
+    rest = (lines[number] for number in range(1, len(lines)))
+    under = next((one for one in rest if one.text.strip()), None)
+    header = HEADER in lines[0].text or (under and HEADER in under.text)
+    if header and under and under.level is None:
+        level = place = None  # uvicorn puts its own before the first line alone
     for number, line in enumerate(lines):
         if number > read.end + _APART:
             break
@@ -132,9 +137,50 @@ def innermost(lines: Sequence[Line]) -> Failure:
             if read.is_over(number, line.text):
                 break
             read.take(number, line)
-    if read.first is None:
-        return Failure(lines[0].text.strip(), 0, lines[0].place, None, (0, 1), read.end)
-    return dataclasses.replace(read.first, length=read.end)
+    first = read.first or _unsaid(lines, above, read.end)
+    if first.raised_in is None and (frames := _frames_above(above, lines[0])):
+        where, caller = (*frames, None)[:2]
+        first = dataclasses.replace(first, raised_in=where, called_from=caller)
+    return dataclasses.replace(first, length=read.end)
+
+
+def _unsaid(lines: Sequence[Line], above: Sequence[Line], end: int) -> Failure:
+    """What is told of a failure without an exception."""
+    frames = [found for line in lines[:end] if (found := FRAME.match(line.text))]
+    where = _told(frames[-1]) if frames else None
+    caller = _told(frames[-2]) if len(frames) > 1 else None
+    said, at = lines[0].text.strip(), 0
+    if found := _BEHIND_WORDS.search(said):
+        said = _enclosed(said, found.start())
+    elif HEADER in said or FRAME.match(lines[0].text):
+        last = max((i for i in range(end) if lines[i].text.strip()), default=0)
+        logged = above[-1].text.strip() if above and HEADER in said else ""
+        if above and logged and above[-1].level == "error":
+            said = logged
+        else:
+            said, at = f"a traceback that is cut off at: {lines[last].text.strip()}", last
+    named = bool(found or frames) or HEADER in lines[0].text
+    return Failure(said, at, where, caller, (0, 1), end, named)
+
+
+def _enclosed(text: str, at: int) -> str:
+    """The text from there on, to what closes it where something opens it."""
+    said, close = text[at:], _CLOSED_BY.get(text[at - 1 : at].strip() or text[at - 2 : at - 1])
+    return said.partition(close)[0].rstrip() if close else said
+
+
+def _frames_above(above: Sequence[Line], own: Line) -> list[str]:
+    """The frames right above an exception whose traceback has no head, innermost first."""
+    frames: list[str] = []
+    for line in reversed(above[-_HEADLESS:]):
+        if (line.process, line.level, line.place) != (own.process, own.level, own.place):
+            if line.text.strip():
+                break
+        elif found := FRAME.match(line.text):
+            frames.append(_told(found))
+        elif line.text.strip() and not line.text[:1].isspace():
+            break
+    return frames[:2]
 
 
 class _Reading:
@@ -143,6 +189,8 @@ class _Reading:
     def __init__(self, lines: Sequence[Line]) -> None:
         self._lines = lines
         self._frames: list[str] = []
+        self._indent = 0
+        self._source = ""
         self._begin = 0
         self._message = 0
         self._chained = False
@@ -151,9 +199,13 @@ class _Reading:
         self.end = 1
 
     def is_over(self, number: int, text: str) -> bool:
-        """Whether another traceback begins here, which is not of this chain."""
+        """Whether another failure begins here, which is not of this chain."""
         unchained = self.first is not None and not self._chained
-        return HEADER in text and number > 0 and (bool(self._frames) or unchained)
+        if HEADER in text:
+            return number > 0 and (bool(self._frames) or unchained)
+        if not unchained or self._frames:
+            return False
+        return bool(_TOOL_FAILS.match(text) or (_NAMED.match(text) and text[:1] > " "))
 
     def take(self, number: int, line: Line) -> None:
         text = line.text
@@ -163,9 +215,14 @@ class _Reading:
             self._begin = self._begin if self.first else number
             self._frames, self._message = [], 0
         elif frame := FRAME.match(text) or _BOXED_FRAME.match(text):
+            if not (self._frames or self._open or self.first):
+                self._begin = number
             self._frames.append(_told(frame))
-        elif _EXCEPTION.match(text) and (self._frames or self._open or not number):
+            self._indent, self._source = _indent(text), ""
+        elif self._raises(number, text):
             self._raise(number, line)
+        elif not text.strip() and number == self.end:
+            pass  # blank lines between those of a traceback
         elif self._message and text.strip():
             self._message -= 1
             if self.first and not self._chained:
@@ -173,26 +230,50 @@ class _Reading:
         elif not self._frames:
             self._message = 0
             return
+        else:
+            self._source = self._source or text.strip()
         self.end = number + 1
+
+    def _raises(self, number: int, text: str) -> bool:
+        """Whether a line names the exception: no source line does, which stands further in."""
+        if not number:
+            return bool(_EXCEPTION.match(text))
+        inside = bool(self._frames) and _indent(text) > self._indent
+        return (bool(self._frames) or self._open) and not inside and bool(_EXCEPTION.match(text))
 
     def _raise(self, number: int, line: Line) -> None:
         if self.first is None:
-            where = self._frames[-1] if self._frames else line.place
+            where = self._frames[-1] if self._frames else None
             above = self._frames[-2] if len(self._frames) > 1 else None
-            said = _with_rest(line, self._lines[number + 1 : number + 4])
+            said = _with_rest(line, self._lines[number + 1 : number + 6])
+            if self._source and said.rpartition(".")[2] == "AssertionError":
+                said = f"{said}: {self._source}"
             self.first = Failure(said, number, where, above, (self._begin, number + 1), number + 1)
         self._frames, self._open, self._message = [], False, _MESSAGE_MOST
 
 
 def _with_rest(line: Line, after: Sequence[Line]) -> str:
-    """The exception's line with the next ones of its message, which are indented."""
+    """The exception's line with the next ones of its message: those of its record, those that are
+    indented, and what an open end calls for."""
     said = [line.text.strip()]
+    record = (line.process, line.level, line.place)
     for one in after:
-        same = (one.process, one.level) == (line.process, line.level)
-        if not same or not one.text[:1].isspace() or FRAME.match(one.text):
+        if not one.text.strip():
+            continue
+        same = (one.process, one.level, one.place) == record
+        told = one.text.strip() in _CHAIN or HEADER in one.text or FRAME.match(one.text)
+        if not same or told or _EXCEPTION.match(one.text) or len(said) > _REST:
+            break
+        if _PIP_ENDS.match(one.text):
+            break
+        if not (line.place or one.text[:1].isspace() or said[-1].endswith(_OPEN_END)):
             break
         said.append(one.text.strip())
     return " ".join(said)
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
 
 
 def _told(frame: re.Match[str]) -> str:

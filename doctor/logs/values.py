@@ -15,7 +15,7 @@ def derive(id: str, values: Mapping[str, str]) -> dict[str, str]:
     for name, (ids, compute) in _DERIVED.items():
         if id in ids:
             try:
-                if value := compute(values):
+                if (value := compute(values)) is not None:
                     made[name] = value
             except (KeyError, ValueError, ZeroDivisionError, OverflowError):
                 continue
@@ -38,8 +38,29 @@ def _tensor_parallel_fits(values: Mapping[str, str]) -> str | None:
     return str(max(fitting)) if most > 0 else None
 
 
+def _ended(values: Mapping[str, str]) -> str | None:
+    """What an exit status says: ": " and its meaning; "" where it says no more than itself."""
+    number = int(values["status"].partition("/")[0])
+    by_systemd = values.get("how") in ("killed", "dumped")
+    signal = number if by_systemd else -number if number < 0 else number - 128
+    if meaning := _SIGNALS.get(signal):
+        return f": {meaning}"
+    return {126: ": it cannot be executed", 127: ": there is no such command"}.get(number, "")
+
+
+_SIGNALS = {
+    4: "SIGILL, the processor lacks an instruction that it was built with",
+    6: "SIGABRT, it gave up by itself: what it said stands above",
+    7: "SIGBUS, a file that it had mapped went away, or /dev/shm is full",
+    8: "SIGFPE, a division by zero in native code",
+    9: "SIGKILL, as a rule by the kernel for want of memory",
+    11: "SIGSEGV, a crash in native code",
+    15: "SIGTERM, it was told to end",
+}
+"""Signals by number (signal(7), x86 and ARM)."""
 _Compute = Callable[[Mapping[str, str]], "str | None"]
 _DERIVED: dict[str, tuple[tuple[str, ...], _Compute]] = {
+    "ended": (("engine-core-failed", "worker-failed", "process-exited"), _ended),
     "utilization_fits": (("gpu-memory-below-utilization",), _utilization_fits),
     "tensor_parallel_fits": (
         ("tp-not-dividing-heads", "tp-exceeds-visible-gpus"),

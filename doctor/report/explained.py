@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from doctor.fixes import Doctor
 from doctor.fixes.person import typed
-from doctor.logs.explain import Explanation
+from doctor.logs.explain import Earlier, Explanation
 from doctor.logs.found import Unknown
 from doctor.logs.judge import LogFinding, Verdict, fill
+from doctor.logs.several import Whole
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
 from doctor.redact import redact
 from doctor.report.json import (
+    BOOL,
     INT,
     MAYBE_TEXT,
     TEXT,
@@ -30,14 +32,16 @@ if TYPE_CHECKING:
     from doctor.logs.confirm import Confirmed
 
 SCHEMA_VERSION = 1
+_ALSO = 5
+"""Further logs that are named for a finding in a text; JSON has all."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """A log, what it came to, and what is known of the ailments in it. `confirmed`: by id, what the
-    rules of this machine say; empty where they were not asked. `live`: whether they were."""
+    """Logs, what they came to, and what is known of the ailments in them. `confirmed`: by id, what
+    the rules of this machine say; empty where they were not asked. `live`: whether they were."""
 
-    log: Log
+    logs: Sequence[Whole]
     told: Explanation
     rules: Mapping[str, Rule]
     ailments: Mapping[str, Ailment]
@@ -74,21 +78,43 @@ class Explained:
         return (*ours, *_filled(ailment, one.values)) if ailment else ours
 
     @property
+    def parts(self) -> list[Log]:
+        return [log for whole in self.logs for log in whole.logs]
+
+    @property
+    def name(self) -> str:
+        """That of the log, or how many there are."""
+        parts = self.parts
+        return parts[0].name if len(parts) == 1 else f"{len(parts)} files"
+
+    def place(self, one: LogFinding | Unknown | Earlier) -> str:
+        """The line, and the log where there is more than one."""
+        where = f"line {one.line}"
+        return where if len(self.parts) == 1 else f"{printable(one.log)}, {where}"
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What whoever reads the result has to know of how it was come by."""
+        parts = self.parts
+        notes = [
+            note if len(parts) == 1 else f"{log.name}: {note}"
+            for log in parts
+            for note in log.notes
+        ]
         skimmed = self.told.skimmed
         if not skimmed:
-            return tuple(self.log.notes)
+            return tuple(notes)
         note = (
             f"this log repeats itself too often: {_counted(skimmed, 'line')} in which something "
             "may stand were searched for other causes, but not looked at one by one"
         )
-        return (*self.log.notes, note)
+        return (*notes, note)
 
     @property
     def command(self) -> str | None:
         """What repairs, on this machine, all that `fix` can repair of it."""
-        ids = [f.id for f in self.told.findings if self._repairable(f.id)]
+        causes = (f for f in self.told.findings if f.role != "symptom")
+        ids = [f.id for f in causes if self._repairable(f.id)]
         return self.installer.again("fix", "--apply", "--only", ",".join(ids)) if ids else None
 
     def _repairable(self, id: str) -> bool:
@@ -116,20 +142,32 @@ def explained_json(one: Explained) -> dict[str, Any]:
     told = one.told
     return {
         "schema_version": SCHEMA_VERSION,
-        "source": {"path": printable(one.log.name), "bytes": one.log.size, "lines": told.lines},
+        "source": {
+            "path": printable(one.name),
+            "bytes": sum(log.size for log in one.parts),
+            "lines": told.lines,
+        },
+        "files": [{"path": printable(log.name), "bytes": log.size} for log in one.parts],
         "verdict": told.verdict,
         "primary": told.primary,
         "findings": [_finding_json(one, f) for f in told.findings],
-        "harmless": [{"id": h.id, "line": h.line, "count": h.count} for h in told.harmless],
+        "harmless": [
+            {"id": h.id, "file": printable(h.log), "line": h.line, "count": h.count}
+            for h in told.harmless
+        ],
         "unrecognised": told.unknown
         and {
+            "file": printable(told.unknown.log),
             "line": told.unknown.line,
             "exception": shown(told.unknown.said),
             "raised_in": told.unknown.raised_in and shown(told.unknown.raised_in),
             "called_from": told.unknown.called_from and shown(told.unknown.called_from),
+            "logged_at": told.unknown.logged_at and shown(told.unknown.logged_at),
         },
         "attempts": told.attempts,
-        "earlier": [{"line": e.line, "id": e.id} for e in told.earlier],
+        "ready": told.ready,
+        "restarting": told.restarting,
+        "earlier": [{"file": printable(e.log), "line": e.line, "id": e.id} for e in told.earlier],
         "command": one.command,
         "notes": [printable(n) for n in one.notes],
     }
@@ -141,7 +179,9 @@ def _finding_json(one: Explained, finding: LogFinding) -> dict[str, Any]:
         "id": finding.id,
         "role": finding.role,
         "severity": finding.severity.value,
+        "file": printable(finding.log),
         "line": finding.line,
+        "also_in": [printable(name) for name in finding.also],
         "excerpt": shown(finding.excerpt),
         "message": one.message(finding),
         "values": {name: shown(value) for name, value in finding.values.items()},
@@ -156,24 +196,32 @@ def explained_schema() -> dict[str, Any]:
         id=TEXT,
         role={"enum": ["primary", "contributing", "symptom"]},
         severity={"enum": [s.value for s in Severity]},
+        file=TEXT,
         line=INT,
+        also_in=list_of(TEXT),
         excerpt=TEXT,
         message=TEXT,
         values={"type": "object", "additionalProperties": TEXT},
         fixes=list_of(fix_schema()),
         confirmed={"type": ["boolean", "null"]},
     )
-    unknown = object_of(line=INT, exception=TEXT, raised_in=MAYBE_TEXT, called_from=MAYBE_TEXT)
+    place = MAYBE_TEXT
+    unknown = object_of(
+        file=TEXT, line=INT, exception=TEXT, raised_in=place, called_from=place, logged_at=place
+    )
     schema = object_of(
         schema_version={"const": SCHEMA_VERSION},
         source=object_of(path=TEXT, bytes=INT, lines=INT),
+        files=list_of(object_of(path=TEXT, bytes=INT)),
         verdict={"enum": list(get_args(Verdict))},
         primary=MAYBE_TEXT,
         findings=list_of(finding),
-        harmless=list_of(object_of(id=TEXT, line=INT, count=INT)),
+        harmless=list_of(object_of(id=TEXT, file=TEXT, line=INT, count=INT)),
         unrecognised={"anyOf": [unknown, {"type": "null"}]},
         attempts=INT,
-        earlier=list_of(object_of(line=INT, id=MAYBE_TEXT)),
+        ready=BOOL,
+        restarting=BOOL,
+        earlier=list_of(object_of(file=TEXT, line=INT, id=MAYBE_TEXT)),
         command=MAYBE_TEXT,
         notes=list_of(TEXT),
     )
@@ -188,29 +236,33 @@ def lines(one: Explained, style: Style) -> Iterator[Line]:
 
 def _lines(one: Explained, style: Style) -> Iterator[Line]:
     told = one.told
-    yield (("bold", one.log.name), ("", f": {_counted(told.lines, 'line')}{_starts(told)}"))
+    yield (("bold", one.name), ("", f": {_counted(told.lines, 'line')}{_starts(told)}"))
     for note in one.notes:
         yield from wrapped(note, "", style, "yellow")
     yield ()
-    for finding in told.findings:
-        if finding.role == "symptom" and finding.id != told.primary:
-            continue
+    symptoms = [f for f in told.findings if f.role == "symptom"]
+    first = [symptoms.pop(0)] if told.verdict == "symptom" else []
+    for finding in [*first, *(f for f in told.findings if f.role != "symptom")]:
         yield from _finding(one, finding, style)
     if told.unknown:
-        yield from _unknown(told.unknown, style)
-    symptoms = [f for f in told.findings if f.role == "symptom" and f.id != told.primary]
+        yield from _unknown(one, told.unknown, style)
     for symptom in symptoms:
-        title = one.title(symptom.id)
-        yield (("dim", f"~ {symptom.id}  line {symptom.line}: only a symptom. {title}"),)
+        text = f"~ {symptom.id}  {one.place(symptom)}: only a symptom. {one.message(symptom)}"
+        yield (("dim", text),)
     if symptoms:
         yield ()
     for earlier in told.earlier:
         what = earlier.id or "a failure that no signature knows"
-        yield (("dim", f"- an earlier start failed, line {earlier.line}: {what}"),)
+        yield (("dim", f"- an earlier start failed, {one.place(earlier)}: {what}"),)
     yield from _closing(one, style)
 
 
 def _starts(told: Explanation) -> str:
+    if told.restarting:
+        return (
+            "; it is starting again, and has neither failed nor got ready: this is about the start "
+            "before"
+        )
     return f"; {told.attempts} starts, and the last one counts" if told.attempts > 1 else ""
 
 
@@ -221,7 +273,8 @@ def _counted(number: int, what: str) -> str:
 def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
     """The one to mend first with all that is known; of another one, what it is and where."""
     colour, mark = MARKS[finding.severity]
-    first = finding.id == one.told.primary
+    alone = one.told.verdict == "symptom"
+    first = alone or finding.id == one.told.primary
     role = {
         "primary": "  PRIMARY: mend this first",
         "contributing": "  also found",
@@ -230,7 +283,13 @@ def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line
     yield ((colour, f"{mark if first else '+'} {finding.id}"), ("bold", role))
     message = one.message(finding)
     yield from wrapped(message, "    ", style, "bold")
-    yield from wrapped(f"line {finding.line}: {shown(finding.excerpt)}", "    ", style, "dim", "  ")
+    where = one.place(finding)
+    yield from wrapped(f"{where}: {shown(finding.excerpt)}", "    ", style, "dim", "  ")
+    if finding.also:
+        also = ", ".join(map(printable, finding.also[:_ALSO]))
+        if (more := len(finding.also) - _ALSO) > 0:
+            also += f" and {_counted(more, 'more log')}"
+        yield from wrapped(f"also in {also}", "    ", style, "dim", "  ")
     if first:
         for paragraph in (one.why(finding.id) or "").split("\n\n"):
             if paragraph.rstrip(".") != message:
@@ -261,13 +320,16 @@ def _there(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
         )
 
 
-def _unknown(unknown: Unknown, style: Style) -> Iterator[Line]:
-    yield (("bold magenta", "? unrecognised failure"), ("bold", "  no signature knows it"))
-    yield from wrapped(f"line {unknown.line}: {shown(unknown.said)}", "    ", style, "bold", "  ")
+def _unknown(one: Explained, unknown: Unknown, style: Style) -> Iterator[Line]:
+    what = "a request failed, and the server is up" if unknown.refused else "no signature knows it"
+    yield (("bold magenta", "? unrecognised failure"), ("bold", f"  {what}"))
+    yield from wrapped(f"{one.place(unknown)}: {shown(unknown.said)}", "    ", style, "bold", "  ")
     if unknown.raised_in:
         yield (("", f"    raised in   {shown(unknown.raised_in)}"),)
     if unknown.called_from:
         yield (("", f"    called from {shown(unknown.called_from)}"),)
+    if unknown.logged_at and not unknown.raised_in:
+        yield (("", f"    logged at   {shown(unknown.logged_at)}"),)
     yield ()
 
 
@@ -290,6 +352,17 @@ def _closing(one: Explained, style: Style) -> Iterator[Line]:
             "Could not tell: nothing was found, but not each line that may be a cause was looked "
             "at. Name a shorter part of the log, from the last start of the server on."
         )
+        yield from wrapped(text, "", style)
+    elif told.verdict == "symptom":
+        text = (
+            "It failed, and this log tells only what follows from the cause. Look at what stands "
+            "above its first line, or in the log of the process that it names; this judges the "
+            "environment:"
+        )
+        yield from wrapped(text, "", style)
+        yield (("cyan", f"      {one.installer.again('diagnose', '--deep')}"),)
+    elif told.verdict == "unrecognised" and told.unknown and told.unknown.refused:
+        text = "The server is up. The quoted line is what to search for."
         yield from wrapped(text, "", style)
     elif told.verdict == "unrecognised":
         text = (

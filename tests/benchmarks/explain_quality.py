@@ -68,7 +68,7 @@ def rows_in(one: Logged) -> set[int]:
         for number, row in index().rows_of(hit.literals):
             lines = Surroundings(hit, Budget())
             if row.id == one.folder and any(
-                row.values(line.text) is not None for line in lines.own
+                row.values(line.text) is not None for line in lines.readings()
             ):
                 found.add(number)
     return found
