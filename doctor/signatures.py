@@ -31,7 +31,9 @@ Role = Literal[
 ]
 FAILED: tuple[Role, ...] = ("failure", "logged")
 """Of rows that tell of a failure without a name."""
-EXPLAINING: tuple[Role, ...] = ("cause", "generic", "request")
+CAUSES: tuple[Role, ...] = ("cause", "generic")
+"""Of rows that tell what stops a server."""
+EXPLAINING: tuple[Role, ...] = (*CAUSES, "request")
 """Of rows that explain all of a failure, wherever in it they are found."""
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
@@ -197,7 +199,7 @@ def ids_of(output: str) -> tuple[tuple[str, ...], str]:
     ids: list[str] = []
     telling = ""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    causes = [s for s in shipped().signatures if s.role in ("cause", "generic")]
+    causes = [s for s in shipped().signatures if s.role in CAUSES]
     for line in lines:
         for one in causes:
             if one.literal in line and one.values(line) is not None and one.fits_among(output):

@@ -393,7 +393,7 @@ class _Reading:
         """A server begins to start. What was told since the last failure, or when there was none,
         is already of this start: some warnings come before its banner."""
         attempt, last_bad = self._attempt, self._attempt.last_bad
-        self._drop_unless_last(hit.window[: hit.start], hit.base, _BANNER)
+        self._drop_unless_last(hit.window, hit.base, hit.start, _BANNER)
         hung = any(f.row.last for f in attempt.found.values())
         if last_bad >= 0 or hung or attempt.ready or not self._attempts:
             self._attempts += 1  # else it is its banner's second line
@@ -539,27 +539,31 @@ class _Reading:
             for row in self._index.in_line(header.encode(errors="replace"))
         )
 
-    def _drop_unless_last(self, end: bytes, base: int, spare: int = 0) -> None:
+    def _drop_unless_last(
+        self, window: bytes, base: int, until: int | None = None, spare: int = 0
+    ) -> None:
         """What counts only where a start ends with it: a hang, and requests that were refused.
-        `end`: its last lines, from the byte `base` of the log on, and `spare` of the next one."""
+        `window`, from the byte `base` of the log on, up to `until` holds its last lines, and
+        `spare` of the next one."""
         found, unknown = self._attempt.found, self._attempt.unknown
         last = {number: one for number, one in found.items() if one.row.last}
         requests = {n: one.last for n, one in last.items() if one.row.role == "request"}
         refused = [u.end for u in unknown if u.refused == "4"]
-        answered = _last_answered(end, base, min([*requests.values(), *refused], default=None))
+        since = min([*requests.values(), *refused], default=None)
+        answered = _last_answered(window, base, until, since)
         for number, one in last.items():
             if number in requests:
                 is_last = one.last > answered
             else:
-                is_last = self._is_last(one, end, base, spare)
+                is_last = self._is_last(one, window, base, until, spare)
             if not is_last:
                 del found[number]
         unknown[:] = [u for u in unknown if u.refused != "4" or u.end > answered]
 
-    def _is_last(self, one: Found, end: bytes, base: int, spare: int) -> bool:
+    def _is_last(self, one: Found, window: bytes, base: int, until: int | None, spare: int) -> bool:
         if one.last < base:
             return False
-        rest = end[one.last - base :]
+        rest = window[one.last - base : until]
         self._budget.spend_on(rest)
         lines = [text for _, text in unwrapped(split(rest))]
         return not any(map(self._tells_of_work, lines[1 : max(1, len(lines) - spare)]))
@@ -606,13 +610,13 @@ def _explains(row: Signature, offset: int, failure: Unknown) -> bool:
     return begin <= offset < end
 
 
-def _last_answered(end: bytes, base: int, since: int | None) -> int:
-    """Where in the log the last request `since` then was answered, as far as the log's `end` tells;
+def _last_answered(window: bytes, base: int, until: int | None, since: int | None) -> int:
+    """Where in the log the last request `since` then was answered, as far as the `window` tells;
     -1: nowhere. What is wrong with one that others follow is its client's affair."""
     if since is None:
         return -1
     begin = max(0, since - base)
-    rest = end[begin:]
+    rest = window[begin:until]
     answered = [number for number, text in unwrapped(split(rest)) if _SERVED.search(text)]
     return base + begin + placed(rest)[answered[-1]] if answered else -1
 

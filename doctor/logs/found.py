@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from doctor.model import Severity
-from doctor.signatures import Signature
+from doctor.signatures import CAUSES, Signature
 
 
 @dataclass
@@ -94,4 +94,4 @@ class Attempt:
 
 def is_bad(row: Signature) -> bool:
     """Whether the row is about what stops a server, or tells that something did."""
-    return row.severity is Severity.ERROR and row.role in ("cause", "generic", "symptom")
+    return row.severity is Severity.ERROR and row.role in (*CAUSES, "symptom")

@@ -14,7 +14,7 @@ from doctor.logs.lines import HEADER
 from doctor.logs.values import derive
 from doctor.model import Severity
 from doctor.redact import beginning
-from doctor.signatures import EXPLAINING
+from doctor.signatures import CAUSES, EXPLAINING
 
 _EXCERPT = 400
 
@@ -101,13 +101,13 @@ def judge(attempt: Attempt, index: Index) -> Judged:
     """
     hard, survived, unknowns = _counting(attempt, index)
     failures = [u for u in unknowns if not u.went_on or u.refused]
-    if failures or any(is_bad(f.row) for f in hard if f.row.role in _CAUSES and not f.row.last):
+    if failures or any(is_bad(f.row) for f in hard if f.row.role in CAUSES and not f.row.last):
         hard = [f for f in hard if not f.row.last]  # it does not hang, it fails
     covered = _covered(hard)
     told = [f for f in hard if f.row.id not in covered]
     symptoms = [f for f in told if f.row.role == "symptom"]
     if any(is_bad(f.row) for f in symptoms):
-        known = {f.line for f in told if f.row.role in _CAUSES}
+        known = {f.line for f in told if f.row.role in CAUSES}
         payloads = [f for f in symptoms if f.values.get("payload") and f.line not in known]
         failures = [*unknowns, *map(_unnamed, payloads)]
     # Of a line that only its level makes a failure of, anything else says more.
@@ -125,9 +125,6 @@ def judge(attempt: Attempt, index: Index) -> Judged:
     return Judged(verdict, primary, unknown, symptom, hard, covered, later)
 
 
-_CAUSES = ("cause", "generic")
-
-
 def _counting(attempt: Attempt, index: Index) -> tuple[list[Found], list[Found], list[Unknown]]:
     """(what was found and counts, in the order of the log; what the server survived of it; the
     failures without a name). On what is not CUDA the faults of CUDA's libraries are no causes: one
@@ -136,7 +133,7 @@ def _counting(attempt: Attempt, index: Index) -> tuple[list[Found], list[Found],
     foreign = [f for f in known if f.row.of == "cuda" and attempt.elsewhere]
     hard = [f for f in known if f not in foreign]
     hard = [f for f in hard if f.row.role != "symptom" or f.offset < attempt.stopped]
-    survived = [f for f in hard if f.served and f.row.role in _CAUSES]
+    survived = [f for f in hard if f.served and f.row.role in CAUSES]
     unknowns = []
     for failure in [*attempt.unknown, *(_unnamed(f) for f in foreign if not f.warned)]:
         if named := _named(index, failure, attempt.elsewhere):
@@ -200,10 +197,16 @@ def _named(index: Index, unknown: Unknown, elsewhere: bool) -> Found | None:
             values = row.values(unknown.said)
             if values is not None:
                 at = unknown.offset
-                found = Found(
-                    row, unknown.line, at, unknown.said, values, last=at, time=unknown.time
+                return Found(
+                    row,
+                    unknown.line,
+                    at,
+                    unknown.said,
+                    values,
+                    last=at,
+                    went_on=unknown.went_on,
+                    time=unknown.time,
                 )
-                return dataclasses.replace(found, went_on=unknown.went_on)
     return None
 
 
@@ -217,7 +220,7 @@ def _findings(
     by_id: dict[str, list[Found]] = {}
     for one in hard:
         by_id.setdefault(one.row.id, []).append(one)
-    later = {f.row.id: [f] for f in survived if not f.soft and f.row.role in _CAUSES}
+    later = {f.row.id: [f] for f in survived if not f.soft and f.row.role in CAUSES}
     made = [_finding(i, rows, primary, i in covered, False) for i, rows in by_id.items()]
     made += [_finding(i, rows, primary, False, True) for i, rows in later.items() if i not in by_id]
     order = {"primary": 0, "contributing": 1, "symptom": 2}

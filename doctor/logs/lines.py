@@ -161,28 +161,30 @@ def _clean(text: str, level: Level | None = None) -> Line:
 
 def begins_a_record(text: str) -> bool:
     """Whether a line begins with a prefix that says its level or its process."""
-    at = 0
-    while found := _PREFIX.match(text, at):
-        if any(found[name] for name in (*_LEVEL_GROUPS, "process", "rank")):
-            return True
-        at = found.end()
-    return False
+    telling = (*_LEVEL_GROUPS, "process", "rank")
+    return any(found[name] for found in _in_a_row(text) for name in telling)
 
 
 def unprefixed(text: str) -> str:
     """The text behind all prefixes that are known."""
     at = 0
-    while found := _PREFIX.match(text, at):
+    for found in _in_a_row(text):
         at = found.end()
     return text[at:]
 
 
+def _in_a_row(text: str, at: int = 0) -> Iterator[re.Match[str]]:
+    """The known prefixes from there on, one after the other."""
+    while found := _PREFIX.match(text, at):
+        yield found
+        at = found.end()
+
+
 def _prefixes(text: str, at: int) -> Iterator[re.Match[str]]:
-    """The known prefixes from there on, one after the other, and those of a record that stands
-    behind other words."""
+    """The same, and those of a record that stands behind other words."""
     inside = False
     while True:
-        while found := _PREFIX.match(text, at):
+        for found in _in_a_row(text, at):
             inside = inside or bool(found["vllm"] or found["bare"])
             yield found
             at = found.end()
@@ -408,10 +410,10 @@ class Surroundings:
         record = self.whole if any(word in near for word in _IN_REQUESTS) else self.alone
         if record.level in ("debug", "info") and _REQUEST.match(record.text):
             return True
-        indent = _indent(self.alone.text)
+        indent = indent_of(self.alone.text)
         if indent < 4 or (b'File "' not in near and b"\x1b" not in near):
             return False
-        frames = [_indent(line.text) for line in self.before[-3:] if FRAME.match(line.text)]
+        frames = [indent_of(line.text) for line in self.before[-3:] if FRAME.match(line.text)]
         return bool(frames) and indent > frames[-1]
 
     def _joined(self) -> str:
@@ -436,7 +438,8 @@ class Surroundings:
         return "".join(one + ("" if is_full else " ") for one, is_full in pieces).rstrip()
 
 
-def _indent(text: str) -> int:
+def indent_of(text: str) -> int:
+    """How many characters of white space a line begins with."""
     return len(text) - len(text.lstrip())
 
 

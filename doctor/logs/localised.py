@@ -27,11 +27,14 @@ class InEnglish:
     by number, from 1, without secrets."""
 
     def __init__(self, texts: Mapping[str, str] | None = None) -> None:
-        known = shipped() if texts is None else texts
-        self._english = {chinese.encode(): text.encode() for chinese, text in known.items()}
-        self._pattern = _pattern(tuple(self._english))
+        self._given = texts
         self.printed: dict[int, str] = {}
         self._line = 1
+
+    @functools.cached_property
+    def _english(self) -> Mapping[bytes, bytes]:
+        known = shipped() if self._given is None else self._given  # few logs ask for it
+        return {chinese.encode(): text.encode() for chinese, text in known.items()}
 
     def read(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         """The blocks; a line that goes over the end of one comes whole."""
@@ -51,7 +54,8 @@ class InEnglish:
 
     def _translated(self, data: bytes) -> bytes:
         at, line = 0, self._line
-        for found in self._pattern.finditer(data):
+        pattern = _pattern(tuple(self._english))
+        for found in pattern.finditer(data):
             if len(self.printed) >= _KEPT:
                 break
             line, at = line + data.count(b"\n", at, found.start(2)), found.start(2)
@@ -59,7 +63,7 @@ class InEnglish:
                 begin = data.rfind(b"\n", 0, at) + 1
                 whole = data[begin : begin + _LOOKED_AT].partition(b"\n")[0]
                 self.printed[line] = beginning(clean(whole).text.strip(), _QUOTED)
-        return self._pattern.sub(self._of, data)
+        return pattern.sub(self._of, data)
 
     def _of(self, found: re.Match[bytes]) -> bytes:
         before, text, after = found.groups()

@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
-from doctor.logs.explain import Explanation, Harmless
+from doctor.logs.explain import Earlier, Explanation, Harmless
+from doctor.logs.found import Unknown
 from doctor.logs.judge import LogFinding, Verdict
 from doctor.logs.source import Log, LogError
 from doctor.model import reason
@@ -100,23 +101,22 @@ def _age(name: str) -> tuple[str, tuple[int, str]]:
     return found["base"], (0, found["date"])
 
 
+_InALog = TypeVar("_InALog", LogFinding, Unknown, Harmless, Earlier)
+
+
 def placed(told: Explanation, whole: Whole) -> Explanation:
     """The same, each line with the file that it is in."""
 
-    def there(line: int) -> dict[str, object]:
-        log, number = whole.place(line)
-        return {"log": log, "line": number}
+    def there(one: _InALog) -> _InALog:
+        log, line = whole.place(one.line)
+        return dataclasses.replace(one, log=log, line=line)
 
-    def moved(one: LogFinding) -> LogFinding:
-        return dataclasses.replace(one, **there(one.line))  # type: ignore[arg-type]
-
-    unknown = told.unknown
     return dataclasses.replace(
         told,
-        findings=tuple(map(moved, told.findings)),
-        unknown=unknown and dataclasses.replace(unknown, **there(unknown.line)),  # type: ignore[arg-type]
-        harmless=tuple(dataclasses.replace(h, **there(h.line)) for h in told.harmless),  # type: ignore[arg-type]
-        earlier=tuple(dataclasses.replace(e, **there(e.line)) for e in told.earlier),  # type: ignore[arg-type]
+        findings=tuple(map(there, told.findings)),
+        unknown=told.unknown and there(told.unknown),
+        harmless=tuple(map(there, told.harmless)),
+        earlier=tuple(map(there, told.earlier)),
     )
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from doctor.logs.lines import FRAME, HEADER, Line, Lines, placed, split, unwrapped
+from doctor.logs.lines import FRAME, HEADER, Line, Lines, indent_of, placed, split, unwrapped
 from doctor.logs.scan import AHEAD, Hit
 
 _BOXED_FRAME = re.compile(r"\s*(?P<file>/\S+\.py):(?P<line>\d+) in (?P<function>\S+)$")
@@ -218,7 +218,7 @@ class _Reading:
             if not (self._frames or self._open or self.first):
                 self._begin = number
             self._frames.append(_told(frame))
-            self._indent, self._source = _indent(text), ""
+            self._indent, self._source = indent_of(text), ""
         elif self._raises(number, text):
             self._raise(number, line)
         elif not text.strip() and number == self.end:
@@ -238,7 +238,7 @@ class _Reading:
         """Whether a line names the exception: no source line does, which stands further in."""
         if not number:
             return bool(_EXCEPTION.match(text))
-        inside = bool(self._frames) and _indent(text) > self._indent
+        inside = bool(self._frames) and indent_of(text) > self._indent
         return (bool(self._frames) or self._open) and not inside and bool(_EXCEPTION.match(text))
 
     def _raise(self, number: int, line: Line) -> None:
@@ -270,10 +270,6 @@ def _with_rest(line: Line, after: Sequence[Line]) -> str:
             break
         said.append(one.text.strip())
     return " ".join(said)
-
-
-def _indent(text: str) -> int:
-    return len(text) - len(text.lstrip())
 
 
 def _told(frame: re.Match[str]) -> str:
