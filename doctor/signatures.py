@@ -54,8 +54,9 @@ class Signature:
     from so many on. `over`: ids that it explains where both are found. `stage`: it counts only
     before the server is ready, or only from then on. `of`: it counts only on that platform. A
     group `payload` is what failed, where the line wraps it.
-    `printed_by`: "distribution:file" (or files, by *), or who else prints it: "nccl", "linker", ...
-    `versions`: of the distribution, in which the literal is in the file; else the installed one.
+    `printed_by`: "distribution:file" (or files, by * or "a or b"), or who else prints it: "nccl".
+    `versions`: of the distribution, in which the literal was seen in the file; without them, in all
+    that it was looked for in (tests/real_stack/signature_versions.py), or in the installed one.
     """
 
     id: str

@@ -808,7 +808,23 @@ class TestOtherPlatforms:
 
     @pytest.mark.parametrize("note", list(IMPORT_NOTES.values())[:1])
     def test_on_cuda_the_same_note_is_told(self, note: str) -> None:
-        made = told(f"{BANNER}{note}\n")
+        made = told(f"{self.ON_CUDA}{note}\n{BANNER}")
+        assert (made.primary, made.exit_code) == ("vllm-ext-missing", RECOGNISED)
+
+    ON_CUDA = "INFO 09-12 08:00:01 [__init__.py:216] Automatically detected platform cuda.\n"
+    SINCE_0_25 = (
+        "Failed to import from vllm._C: ModuleNotFoundError(\"No module named 'vllm._C'\")\n"
+    )
+
+    def test_an_extension_that_vllm_no_longer_has_for_cuda_is_not_missed(self) -> None:
+        """0.33 prints this line on each start without a GPU, and knows no `_C` for CUDA."""
+        assert_healthy(told(self.SINCE_0_25))
+        made = told(f"{self.SINCE_0_25}{self.INFER}")
+        assert [f.id for f in made.findings] == ["driver-lib-invisible"]
+
+    @pytest.mark.parametrize("before", ["", "WARNING 11-29 01:56:39 [cuda.py:244] "])
+    def test_the_extension_that_it_has_is_missed(self, before: str) -> None:
+        made = told(f"{before}{self.SINCE_0_25.replace('_C', '_C_stable_libtorch')}")
         assert (made.primary, made.exit_code) == ("vllm-ext-missing", RECOGNISED)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from packaging.version import Version
 
 from doctor.engine import load_rules
 from doctor.shipped import rules_folder
 from doctor.signatures import Signature, ids_of, shipped
+from tests.real_stack.signature_versions import contradictions, seen
 
 # Exact lines, as printed by the real tools.
 LINES = {
@@ -89,3 +93,45 @@ def test_a_long_value_is_cut_without_leaving_half_of_a_secret() -> None:
         assert len(values["what"]) <= 2000
         assert "pass-9f" not in values["what"]
     assert row.values("it says: all") == {"what": "all"}
+
+
+class TestVersionsOfARow:
+    """What tests/real_stack/signature_versions.py says of folders that hold distributions."""
+
+    @pytest.fixture
+    def folders(self, tmp_path: Path) -> list[Path]:
+        """acme 1 prints it, acme 2 does so from another file, acme 3 does no longer; of acme 4 only
+        the metadata are there."""
+        printing = {
+            "1": "acme/log.py",
+            "2": "acme/new.py",
+            "3": "acme/other.py",
+            "4": "acme/log.py",
+        }
+        for version, file in printing.items():
+            info = tmp_path / version / f"Acme-{version}.dist-info"
+            info.mkdir(parents=True)
+            (info / "RECORD").write_text(f"{file},sha256=x,1\nacme/log.py,sha256=y,1\n")
+            if version != "4":
+                (tmp_path / version / "acme").mkdir()
+                (tmp_path / version / "acme" / "log.py").touch()
+                (tmp_path / version / file).write_text("say('it broke')")
+        return [tmp_path / version for version in printing]
+
+    def test_the_text_is_looked_for_in_each_version_whose_file_is_there(
+        self, folders: list[Path]
+    ) -> None:
+        row = Signature("x", "it broke", "acme:acme/log.py")
+        one, two, three = map(Version, "123")
+        assert seen(row, folders) == {one: True, two: False, three: False}
+        moved = Signature("x", "it broke", "acme:acme/log.py or acme/n*.py")
+        assert seen(moved, folders) == {one: True, two: True, three: False}
+
+    @pytest.mark.parametrize(
+        ("versions", "wrong"), [(None, "3"), ("<3", ""), ("<2", "2"), (">=2", "13")]
+    )
+    def test_a_row_that_says_otherwise_is_told(
+        self, folders: list[Path], versions: str | None, wrong: str
+    ) -> None:
+        row = Signature("x", "it broke", "acme:acme/log.py or acme/n*.py", versions=versions)
+        assert contradictions(row, folders) == [Version(v) for v in wrong]

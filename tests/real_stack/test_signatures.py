@@ -9,7 +9,7 @@ import pytest
 from doctor.signatures import shipped
 from tests.corpus import explained
 from tests.real_stack import failing, isolate, lab
-from tests.real_stack.texts import is_there
+from tests.real_stack.texts import is_there, rotten
 
 pytestmark = pytest.mark.real_stack
 
@@ -47,10 +47,8 @@ def installed() -> list[lab.Environment]:
 def test_every_text_of_a_distribution_is_in_its_file_or_says_in_which_versions(
     installed: list[lab.Environment],
 ) -> None:
-    found = {row: is_there(row, installed) for row in shipped().signatures}
-    rotten = [(r.id, r.literal, r.printed_by) for r, there in found.items() if there is False]
-    assert rotten == []
-    assert len({row.literal for row, there in found.items() if there}) > 150
+    assert rotten(installed) == []
+    assert len({row.literal for row in shipped().signatures if is_there(row, installed)}) > 150
 
 
 @pytest.fixture(scope="module")
