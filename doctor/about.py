@@ -7,7 +7,7 @@ import re
 from doctor.shipped import rules_folder
 
 NAME = "vllm-doctor"
-VERSION = "0.3.0"
+VERSION = "0.4.0"
 
 
 def rules() -> int:

@@ -7,11 +7,15 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+from packaging.version import Version
+
+from doctor.consumers.vllm import CHECKED_UP_TO
 from doctor.engine import Crashed, Facts, check
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.model import (
+    Fact,
     Finding,
     Installer,
     Missing,
@@ -24,11 +28,14 @@ from doctor.model import (
 )
 from doctor.probes.driver import DeepAsked, Driver
 from doctor.probes.host import HostCompilers
+from doctor.probes.imports import Imported, Imports
 from doctor.probes.interpreter import Interpreter, Where
 from doctor.probes.proof import Proof
-from doctor.probes.wheels import Packages
+from doctor.probes.wheels import Packages, Vllm
 from doctor.profile import Profile
 from doctor.target import Target
+
+F = TypeVar("F", bound=Fact)
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,9 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Report:
-    """What a diagnosis came to. `seconds` of wall time; `proof` None where it was not asked for;
-    `facts`: what was found out, for a repair to ask; `recorded`: of a snapshot."""
+    """What a diagnosis came to. `seconds` of wall time; `proof` and `imports` None where they were
+    not asked for; `facts`: what was found out, for a repair to ask; `recorded`: of a snapshot;
+    `checked_up_to`: the newest vLLM that is known here, where the target's is newer."""
 
     where: Where
     interpreter: Interpreter
@@ -56,6 +64,8 @@ class Report:
     primary: Outcome | None
     proof: Proof | None
     proof_missing: Text | None
+    imports: Imports | None
+    imports_missing: Text | None
     installer: Installer
     exit_code: int
     seconds: float
@@ -63,6 +73,7 @@ class Report:
     facts: Facts
     fail_on: Severity
     recorded: Recorded | None = None
+    checked_up_to: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -97,20 +108,18 @@ def diagnose(
     about it at all."""
     began = time.perf_counter()
     facts = Facts(target, (where, profile, DeepAsked(deep)))
-    facts.ask_ahead(Interpreter, Driver, HostCompilers)
+    facts.ask_ahead(Interpreter, Driver, HostCompilers, *((Imports,) if deep else ()))
     loaded = tuple(rules)
     interpreter = facts.get(Interpreter)
     outcomes, not_checked = check(loaded, facts)
-    proof, missing = None, None
-    if deep:
-        try:
-            proof = facts.get(Proof)
-        except Missing as reason:
-            missing = reason.reason
-        except Crashed as crash:
-            missing = Text("{crash}", crash=crash)
-    if proof and not proof.ok:
-        outcomes = explain(outcomes, proof)
+    proof, missing = _asked(facts, Proof) if deep else (None, None)
+    imports, unimported = _asked(facts, Imports) if deep else (None, None)
+    if proof and not proof.ok and proof.doubt is None:
+        said = Text("the test build failed at {stage}: {line}", stage=proof.stage, line=proof.line)
+        outcomes = explain(outcomes, said, (*proof.ids, "deep-check-failed"))
+    for one in imports.died if imports else ():
+        if one.ids and one.always:
+            outcomes = _told_by_its_name(outcomes, one)
     outcomes = [_accepted(o) if o.rule.id in accept else o for o in outcomes]
     first = primary(outcomes, fail_on)
     return Report(
@@ -124,21 +133,58 @@ def diagnose(
         primary=first,
         proof=proof,
         proof_missing=missing,
+        imports=imports,
+        imports_missing=unimported,
         installer=_installer(facts, where.python),
         exit_code=exit_code(outcomes, fail_on),
         seconds=time.perf_counter() - began,
         rules=len(outcomes) + len(not_checked),
         facts=facts,
         fail_on=fail_on,
+        checked_up_to=_checked_up_to(facts),
     )
 
 
-def explain(outcomes: list[Outcome], proof: Proof) -> list[Outcome]:
-    """Puts what the failed test build said under the ailment it names. Where a rule had missed
-    that ailment, the build is right and the rule is not: it is a finding."""
-    said = Text("the test build failed at {stage}: {line}", stage=proof.stage, line=proof.line)
+def _asked(facts: Facts, kind: type[F]) -> tuple[F | None, Text | None]:
+    """(a fact that proves, why there is none)."""
+    try:
+        return facts.get(kind), None
+    except Missing as missing:
+        return None, missing.reason
+    except Crashed as crash:
+        return None, Text("{crash}", crash=crash)
+
+
+def _checked_up_to(facts: Facts) -> str | None:
+    try:
+        installed = facts.get(Vllm).version
+    except (Missing, Crashed):
+        return None
+    newer = Version(installed.base_version) > Version(CHECKED_UP_TO)
+    return CHECKED_UP_TO if newer else None
+
+
+def _told_by_its_name(outcomes: list[Outcome], one: Imported) -> list[Outcome]:
+    """An import that died goes to the ailment that its words name, where a rule knows that."""
+    explained = explain(outcomes, one.told, one.ids)
+    if explained is outcomes:
+        return outcomes
+    return [_without(o, one.told) if o.rule.id == "import-fails" else o for o in explained]
+
+
+def _without(outcome: Outcome, message: Text) -> Outcome:
+    findings = tuple(f for f in outcome.findings if f.message != message)
+    verdict = Verdict.FOUND if findings else Verdict.OK
+    return dataclasses.replace(outcome, findings=findings, verdict=verdict)
+
+
+def explain(outcomes: list[Outcome], said: Text, ids: Iterable[str]) -> list[Outcome]:
+    """Puts what failed when it was tried under the ailment of these that a rule knows, best first.
+    Where the rule had missed it, what was tried is right and the rule is not: it is a finding."""
     by_id = {o.rule.id: o for o in outcomes}
-    named = [by_id[id] for id in (*proof.ids, "deep-check-failed") if id in by_id]
+    named = [by_id[id] for id in ids if id in by_id]
+    if not named:
+        return outcomes  # the rule that would say so was not asked
     known = [o for o in named if o.verdict is Verdict.FOUND and o.severity is Severity.ERROR]
     if known:
         first = known[0]

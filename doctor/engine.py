@@ -241,7 +241,8 @@ def check(rules: Iterable[Rule], facts: Facts) -> tuple[list[Outcome], list[NotC
 
 def _judge(one: Rule, facts: Facts) -> Outcome:
     try:
-        answer = one.function(**facts.arguments(one.needs))
+        arguments = facts.arguments(one.needs)
+        answer = one.function(**arguments)
         findings = (answer,) if isinstance(answer, Finding) else tuple(answer or ())
         for finding in findings:
             _must_render(finding)
@@ -251,7 +252,11 @@ def _judge(one: Rule, facts: Facts) -> Outcome:
         return Outcome(one, Verdict.CRASHED, why=Text("{crash}", crash=crash))
     except (Exception, SystemExit) as error:
         return Outcome(one, Verdict.CRASHED, why=Text("{place}", place=place(error)))
-    return Outcome(one, Verdict.FOUND if findings else Verdict.OK, findings)
+    made = Outcome(one, Verdict.FOUND if findings else Verdict.OK, findings)
+    doubts = [doubt for fact in arguments.values() if (doubt := getattr(fact, "doubt", None))]
+    if findings and doubts and made.severity is Severity.ERROR:
+        return Outcome(one, Verdict.UNKNOWN, why=doubts[0])
+    return made
 
 
 def _must_render(finding: object) -> None:

@@ -25,6 +25,7 @@ from typing import NoReturn
 
 from doctor import about
 from doctor.codec import decode, encode, parse_json
+from doctor.consumers import names
 from doctor.diagnose import Report, diagnose
 from doctor.engine import Facts
 from doctor.exits import HEALTHY
@@ -38,7 +39,7 @@ from doctor.probes.jit import Jit
 from doctor.probes.libraries import Runtimes
 from doctor.probes.repairs import LOCK
 from doctor.probes.toolkit import HEADERS, Toolkit, Toolkits
-from doctor.probes.wheels import FlashInfer
+from doctor.probes.wheels import FlashInfer, Packages, Torch
 from doctor.profile import Profile
 from doctor.redact import STARS, is_secret_name, redact, redacted_words
 from doctor.target import Target, ending_with_us
@@ -57,20 +58,6 @@ class WrongArguments(LaunchError):
 
 # The command line.
 
-# Each setting of the profile and the option of `vllm serve` (0.22) that says it. All of them count
-# on a CPU too: there --gpu-memory-utilization is the share of the memory of a NUMA node, and each
-# rank of tensor parallelism has a node (vllm/v1/worker/cpu_worker.py).
-_OPTIONS = {
-    "served_model_name": "--served-model-name",
-    "host": "--host",
-    "port": "--port",
-    "tensor_parallel_size": "--tensor-parallel-size",
-    "max_model_len": "--max-model-len",
-    "gpu_memory_utilization": "--gpu-memory-utilization",
-    "reasoning_parser": "--reasoning-parser",
-    "tool_call_parser": "--tool-call-parser",
-    "enable_auto_tool_choice": "--enable-auto-tool-choice",
-}
 # What the console script does; sys.path[0] would be the current folder.
 _MODULE = (
     "import sys; sys.path[:1] = [p for p in sys.path[:1] if p]; "
@@ -79,28 +66,52 @@ _MODULE = (
 
 
 def argv(
-    target: Target, interpreter: Interpreter, profile: Profile, extra: Sequence[str] = ()
+    target: Target,
+    interpreter: Interpreter,
+    profile: Profile,
+    extra: Sequence[str] = (),
+    options: Collection[str] | None = None,
 ) -> tuple[str, ...]:
     """The server's command: the target's own `vllm`, the profile's arguments, then `extra`.
 
-    Raises WrongArguments where `extra` says again what the profile says: the last one would win,
-    and it was not judged.
+    `options`: what the installed vLLM takes, None where that is not known. Raises LaunchError for
+    an option that is none of them, WrongArguments where it stands in `extra`, and where `extra`
+    says again what the profile says: the last one would win, and it was not judged.
     """
     if profile.model is None:
         raise WrongArguments("no model was named, and a server needs one: --set model=...")
     if profile.model.startswith("-"):
         raise WrongArguments(f"model: {profile.model!r} would be taken for an option of vLLM")
     _refuse_unjudged(extra)
-    words: list[str] = [*_program(target, interpreter), "serve", profile.model]
-    for name, option in _OPTIONS.items():
-        value = getattr(profile, name)
-        if value is True:
-            words.append(option)
-        elif value is not None and value is not False:
-            # A value that begins with a dash would be taken for the next option.
-            text = str(value)
-            words += [f"{option}={text}"] if text.startswith("-") else [option, text]
-    return (*words, *extra)
+    arguments: list[str] = []
+    for _, option, value in names.passed(profile):
+        # A value that begins with a dash would be taken for the next option.
+        text = str(value)
+        joined = [f"{option}={text}"] if text.startswith("-") else [option, text]
+        arguments += [option] if value is True else joined
+    if options is not None:
+        _refuse_unknown(arguments, options, LaunchError)
+        _refuse_unknown(extra, options, WrongArguments)
+    return (*_program(target, interpreter), "serve", profile.model, *arguments, *extra)
+
+
+def _refuse_unknown(
+    words: Sequence[str], options: Collection[str], error: type[LaunchError]
+) -> None:
+    """Raises `error` for the first option that vLLM would end for."""
+    for word in words:
+        if word == "--":  # what follows is no option
+            return
+        if not names.is_option(word):
+            continue
+        meant, name = names.meant(word, options), word.partition("=")[0]
+        if len(meant) > 1:
+            raise error(f"{name} may be {' or '.join(meant)}: write it out")
+        if not meant:
+            near, row = names.nearest(name, options), names.gone(name)
+            last = f"; vLLM {row.last} was the last that had it" if row else ""
+            hint = f"; did you mean {near}?" if near else ""
+            raise error(f"the installed vLLM has no option {name}{last}{hint}")
 
 
 def _refuse_unjudged(extra: Sequence[str]) -> None:
@@ -109,14 +120,17 @@ def _refuse_unjudged(extra: Sequence[str]) -> None:
             f"{extra[0]}: what follows -- are options of `vllm serve`; the model is chosen by "
             "--set model=..."
         )
-    settings = {option: name for name, option in _OPTIONS.items()}
+    settings = {option: name for name, option in names.OPTIONS.items()}
     settings["--model"] = "model"
+    settings["--device-memory-utilization"] = "gpu_memory_utilization"  # from vLLM 0.33 on
     for word in extra:
         option = word.partition("=")[0].replace("_", "-")
         if re.match(r"-tp\b|-tp\d", option):
             option = "--tensor-parallel-size"
-        # vLLM's parser takes any beginning that is clear, and --no- before a switch.
-        asked = option.replace("--no-", "--", 1)
+        # vLLM's parser takes any beginning that is clear, --no- before a switch, and from 0.33 on
+        # --disable- for --enable-.
+        asked = re.sub(r"^--(?:no-disable-|disable-|no-enable-)", "--enable-", option)
+        asked = asked.replace("--no-", "--", 1)
         known = [name for full, name in settings.items() if full.startswith(asked)]
         if asked.startswith("--") and len(asked) > 3 and known:
             raise WrongArguments(
@@ -170,7 +184,7 @@ _KEPT = 32
 
 @dataclass(frozen=True)
 class Proofs:
-    """The toolchains for which the test build succeeded: the key of each and when, in seconds
+    """What was proven by a test build and by imports: the key of each and when, in seconds
     since 1970."""
 
     schema_version: int = 1
@@ -195,8 +209,45 @@ _TOOLCHAIN_VARIABLES = (
 )
 
 
-def toolchain(target: Target, facts: Facts) -> str | None:
-    """The key of all that decides how the test build ends, None where there is nothing to build.
+# What besides decides what is imported, and from where.
+_IMPORT_VARIABLES = (
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "PYTHONNOUSERSITE",
+    "PYTHONPATH",
+    "VLLM_USE_FLASHINFER_SAMPLER",
+)
+
+
+def proof_key(target: Target, facts: Facts) -> str | None:
+    """The key of all that decides how the test build and the imports end, None where there is
+    nothing to prove. Raises Missing or Crashed where it cannot be told."""
+    profile, torch = facts.get(Profile), facts.get(Torch)
+    if profile.device == "cpu" or torch.hip:
+        return None
+    parts = {"build": toolchain(target, facts), "imports": _imported(target, facts, profile)}
+    text = json.dumps(encode(parts), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _imported(target: Target, facts: Facts, profile: Profile) -> dict[str, object]:
+    env, packages = facts.get(LaunchEnv), facts.get(Packages)
+    python = facts.get(Interpreter).python
+    return {
+        "doctor": about.VERSION,
+        "python": _identity(target, python),
+        # An installer writes the RECORD anew, also of the same version.
+        "packages": {
+            f"{one.folder}/{one.info}": _identity(target, one.folder / one.info / "RECORD")
+            for one in packages.installed.values()
+        },
+        "profile": (profile.needs.architecture, profile.tensor_parallel_size, profile.archs),
+        "variables": {name: env.get(name) for name in _IMPORT_VARIABLES},
+    }
+
+
+def toolchain(target: Target, facts: Facts) -> dict[str, object] | None:
+    """All that decides how the test build ends, None where there is nothing to build.
 
     Raises Missing or Crashed where it cannot be told.
     """
@@ -212,7 +263,7 @@ def toolchain(target: Target, facts: Facts) -> str | None:
     if runtimes.own:
         paths.append(runtimes.own.path)
     compilers = [s.compiler for s in (hosts.cxx, hosts.nvcc_host) if s.compiler]
-    parts = {
+    return {
         "doctor": about.VERSION,
         "python": facts.get(Interpreter).version,
         "archs": jit.archs,
@@ -222,8 +273,6 @@ def toolchain(target: Target, facts: Facts) -> str | None:
         "toolkit": None if found is None else (found.root, found.parts),
         "variables": {name: env.get(name) for name in _TOOLCHAIN_VARIABLES},
     }
-    text = json.dumps(encode(parts), sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _parts(kit: Toolkit, libraries: Sequence[str]) -> list[Path]:
@@ -329,27 +378,35 @@ def judge(
     if foreign := distrusted(target, report.interpreter, report.facts.get(LaunchEnv).vars):
         return Judged(report, foreign)
     prefix = report.interpreter.prefix
-    key = toolchain(target, report.facts)
+    key = proof_key(target, report.facts)
     if key is None or is_proven(target, prefix, key):
         return Judged(report)
     if not prove:
         return Judged(report, unproven=True)
-    tell("proving the toolchain with a test build, once; this takes some seconds")
+    tell("proving it with a test build and vLLM's own imports, once; this may take a minute")
     report = look(deep=True)
     if report.exit_code != HEALTHY:
         return Judged(report, _why(report))
-    proof = report.proof
-    if proof is None and _UNPROVEN not in accept:
+    builds = toolchain(target, report.facts) is not None
+    if builds and report.proof is None and _UNPROVEN not in accept:
         return Judged(
             report,
             f"the toolchain could not be proven: {report.proof_missing}; "
             f"--accept {_UNPROVEN} starts without the proof",
         )
-    # Of the facts that the build was made with. One that failed, and yet is no refusal, was
-    # accepted, which proves nothing.
-    if proof and proof.ok and (key := toolchain(target, report.facts)):
-        remember(target, prefix, key)
+    keep(target, report)
     return Judged(report)
+
+
+def keep(target: Target, report: Report) -> None:
+    """Remembers what a deep report proved, by the facts that it was made with. What failed and was
+    accepted, or could not be tried, proves nothing."""
+    imports, facts = report.imports, report.facts
+    if imports is None or imports.failure or any(row.always for row in imports.died):
+        return
+    built = report.proof.ok if report.proof else toolchain(target, facts) is None
+    if built and (key := proof_key(target, facts)):
+        remember(target, report.interpreter.prefix, key)
 
 
 _UNPROVEN = "deep-check-failed"

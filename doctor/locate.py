@@ -8,10 +8,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 from doctor.probes.interpreter import OWN, Where
-from doctor.target import Live
+from doctor.target import Live, Target
 from doctor.trust import refusal
 
 
@@ -165,19 +168,44 @@ def _home(settings: Path) -> Path | None:
 _HERE = Live({})
 
 
-_SERVED = ((3, 12), (3, 13), (3, 11), (3, 10))
-"""The Pythons that vLLM 0.22 installs on (its Requires-Python), the most used one first."""
+@dataclass(frozen=True)
+class BasePython:
+    """An interpreter to make an environment of; `version`: its minor release."""
+
+    path: Path
+    version: Version
 
 
-def base_python(foreign: bool = False) -> str:
-    """An interpreter to make an environment of: the one below the doctor, if vLLM installs on it,
-    else one on PATH. Raises LocateError where there is none, or root does not start it."""
-    if sys.version_info[:2] in _SERVED:
-        return str(getattr(sys, "_base_executable", sys.executable))
-    for major, minor in _SERVED:
-        if found := shutil.which(f"python{major}.{minor}"):
-            if not foreign:
-                refuse_foreign(Where(Path(found), "PATH"))
-            return found
-    known = ", ".join(f"{a}.{b}" for a, b in sorted(_SERVED))
-    raise LocateError(f"vLLM needs one of Python {known}, and PATH has none of them")
+_MOST_USED = (12, 13, 11)
+"""The minor releases of Python 3 that vLLM is run on most. Which of all there are a vLLM installs
+on, the index says."""
+
+
+def base_pythons(target: Target, foreign: bool = False) -> tuple[list[BasePython], list[str]]:
+    """(interpreters to make an environment of, why root does not start others): the one below the
+    doctor and those on PATH, the most used first."""
+    mine = sys.version_info[1]
+    first = [mine, *_MOST_USED] if mine in _MOST_USED else [*_MOST_USED, mine]
+    found: list[BasePython] = []
+    refused: list[str] = []
+    for minor in dict.fromkeys((*first, *range(40, 7, -1))):
+        name: str | None = getattr(sys, "_base_executable", sys.executable)
+        if minor != mine:
+            name = shutil.which(f"python3.{minor}", path=target.env.get("PATH"))
+        if name is None or not os.path.isabs(name):  # noqa: PTH117
+            continue
+        try:
+            if minor != mine and not _starts(target, Path(name), foreign):
+                continue
+        except LocateError as error:
+            refused.append(str(error))
+            continue
+        found.append(BasePython(Path(name), Version(f"3.{minor}")))
+    return found, refused
+
+
+def _starts(target: Target, python: Path, foreign: bool) -> bool:
+    """Whether it is more than a switch of pyenv's without such a Python behind it."""
+    if not foreign:
+        refuse_foreign(Where(python, "PATH"))
+    return target.run(str(python), "-I", "-S", "-B", "-c", "").ok

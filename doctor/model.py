@@ -132,7 +132,8 @@ class Fact:
     """Base of what a probe finds out: a frozen dataclass of versions, paths, tuples, Facts.
 
     `since`: the doctor that first asked for it. A snapshot of an older one has no answer, and the
-    rules that want it are not checked there.
+    rules that want it are not checked there. A fact may have a `doubt`, a Text: an error that rests
+    on it is inconclusive.
     """
 
     __slots__ = ()

@@ -32,9 +32,11 @@ _MOST_RANKS = 4096
 class ModelNeeds:
     """What the model asks of the software and of each GPU; None where the profile does not say.
 
-    `weights_gib`: all weights as loaded, GiB. `kv_bytes_per_token`: on each rank, bytes. The names
-    of the sizes are those of the model's config.json, `num_` and `_size` apart; `key_value_heads`
-    is left out of a model with MLA, whose ranks all hold the one that it has.
+    `vllm`, `transformers`: PEP 440 specifiers, such as "==0.22.0"; a bare version of vLLM is the
+    oldest that will do. `weights_gib`: all weights as loaded, GiB. `kv_bytes_per_token`: on each
+    rank, bytes. The names of the sizes are those of the model's config.json, `num_` and `_size`
+    apart; `key_value_heads` is left out of a model with MLA, whose ranks all hold the one that it
+    has.
     """
 
     vllm: str | None = None
@@ -50,8 +52,8 @@ class ModelNeeds:
 
     def __post_init__(self) -> None:
         # Both end up in a pip command.
-        if self.vllm is not None and version_of(self.vllm) is None:
-            raise ValueError(f"vllm: {self.vllm!r} is no version such as '0.22.0'")
+        if self.vllm is not None and not _bare_or_specifiers(self.vllm):
+            raise ValueError(f"vllm: {self.vllm!r} is no version such as '0.22.0' or '==0.22.0'")
         if self.transformers is not None and not re.fullmatch(_SPECIFIERS, self.transformers):
             raise ValueError(f"transformers: {self.transformers!r} is no specifier such as '>=5.0'")
         for name in ("attention_heads", "key_value_heads"):
@@ -60,6 +62,13 @@ class ModelNeeds:
             _must_lie(self, name, 1, 1 << 24)
         _must_lie(self, "weights_gib", 0.001, 1 << 20)
         _must_lie(self, "kv_bytes_per_token", 1, 1 << 30)
+
+    @property
+    def vllm_specifiers(self) -> str:
+        """What vLLM's version has to meet, as PEP 440 writes it; "" for any."""
+        bare = version_of(self.vllm)
+        # Only == may name a local version such as +cu129.
+        return f">={bare.public}" if bare else self.vllm or ""
 
     def undivided(self, ranks: int) -> tuple[str, ...]:
         """What of the model so many ranks cannot share: vLLM gives each an equal part of it
@@ -80,6 +89,10 @@ class ModelNeeds:
         not known, one rank alone is sure to."""
         most = min(most, self.attention_heads or 1)
         return tuple(n for n in range(1, most + 1) if not self.undivided(n))
+
+
+def _bare_or_specifiers(text: str) -> bool:
+    return version_of(text) is not None or re.fullmatch(_SPECIFIERS, text) is not None
 
 
 def _must_lie(record: object, name: str, least: float, most: float) -> None:
@@ -110,6 +123,7 @@ class Profile(Fact):
     reasoning_parser: str | None = None
     tool_call_parser: str | None = None
     enable_auto_tool_choice: bool = False
+    moe_backend: str | None = None
     device: Literal["cuda", "cpu"] = "cuda"
     gpus: Literal["here", "later"] = "here"
     archs: tuple[str, ...] = ()
@@ -150,6 +164,7 @@ _OF_THE_MODEL = (
     "reasoning_parser",
     "tool_call_parser",
     "enable_auto_tool_choice",
+    "moe_backend",
     "needs",
 )
 

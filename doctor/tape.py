@@ -51,7 +51,7 @@ class RunRecord:
 class Recording:
     """A recorded machine: every question that was asked of it, and its answer. `env` has the
     variables whose values are judged; `env_names` names all that were set of the families that
-    change a server, for whoever reads it: nothing is judged by them. `recorded`: when, in seconds
+    change a server: judged is whether they are known. `recorded`: when, in seconds
     since 1970; `host`: its name, where whoever recorded it wanted it kept."""
 
     schema_version: int
@@ -82,6 +82,10 @@ class Tape:
     @property
     def env(self) -> Mapping[str, str]:
         return self._tape.env
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        return tuple(name for name in self._tape.env_names if name not in self._tape.env)
 
     def recorder_before(self, since: str) -> str | None:
         """The doctor that recorded this, where it is older than the release `since`."""
@@ -138,6 +142,10 @@ class Recorder:
     @property
     def env(self) -> Mapping[str, str]:
         return self._target.env
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        return self._target.hidden
 
     def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
         ran = self._runs[argv] = self._target.run(*argv, timeout=timeout, env=env)

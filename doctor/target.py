@@ -76,6 +76,12 @@ class Target(Protocol):
         """The shell's environment the doctor was started in."""
         ...
 
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The variables that are set there beside those of `env`, and whose values are not known:
+        a recording keeps of most no more than the name."""
+        ...
+
     def run(
         self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
     ) -> Ran: ...
@@ -177,6 +183,10 @@ class Live:
     def env(self) -> Mapping[str, str]:
         return self._env
 
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        return ()
+
     def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
         env = self._env if env is None else env
         if not self._foreign:
@@ -190,7 +200,9 @@ class Live:
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
         try:
             with _regular(path) as file:
-                return file.read(limit)
+                size = os.fstat(file.fileno()).st_size  # 0 in /proc, which tells none
+                # Memory for all that is asked for would be got first, 8 MiB for each search.
+                return file.read(min(limit, size + 1) if size else limit)
         except OSError as error:
             _must_be_an_answer(error)
             return None

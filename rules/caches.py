@@ -7,7 +7,8 @@ from pathlib import Path
 
 from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
 from doctor.fixes import SetAside
-from doctor.probes.jit import CachedOp, Jit, KernelCache
+from doctor.probes.jit import Jit
+from doctor.probes.kernel_cache import CachedOp, KernelCache
 from doctor.probes.toolkit import Toolkit, Toolkits, WheelToolkit
 from doctor.probes.wheels import Torch
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import shlex
+import unicodedata
+from collections.abc import Iterable, Iterator
 
-from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
-from doctor.fixes import LoadVariables, UnsetVariable
-from doctor.probes.environment import LaunchEnv
+from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor.fixes import Command, LoadVariables, UnsetVariable
+from doctor.model import Step
+from doctor.probes.environment import SETTABLE, LaunchEnv
 from doctor.probes.jit import Jit
+from doctor.probes.vllm_names import WholeNumbers
+from doctor.profile import Profile
 
 
 @rule("shell-env-not-loaded", Severity.INFO, Stage.SHELL)
@@ -40,23 +46,40 @@ def _as_launched(env: LaunchEnv, name: str) -> Text:
 
 
 @rule("variable-unreadable", Severity.ERROR, Stage.IMPORT)
-def variable_unreadable(env: LaunchEnv, jit: Jit | None) -> Iterator[Finding]:
+def variable_unreadable(
+    env: LaunchEnv, jit: Jit | None, numbers: WholeNumbers | None
+) -> list[Finding]:
     """A variable has a value on which vLLM or FlashInfer breaks when it starts.
 
-    vLLM reads its switches as `bool(int(value))`: "true" and an empty value end it. FlashInfer
-    takes FLASHINFER_CUDA_ARCH_LIST apart at single spaces ("9.0a 10.0a"); torch's own spelling with
+    `invalid literal for int() with base 10: 'true'`. vLLM reads its numbers and most of its
+    switches by `int`, each once when the engine and its workers start: "true" and an empty value
+    end it. VLLM_PORT=tcp://10.0.0.1:8000 is set by Kubernetes in every pod beside a service that
+    is called vllm: give that another name, or the pod `enableServiceLinks: false`. FlashInfer takes
+    FLASHINFER_CUDA_ARCH_LIST apart at single spaces ("9.0a 10.0a"); torch's own spelling with
     semicolons ends it.
     """
-    for name in ("VLLM_USE_FLASHINFER_SAMPLER", "VLLM_USE_FLASHINFER_MOE_FP16"):
+    whole = numbers.names if numbers else ()
+    found = [*_numbers(env, whole), *_archs(env, jit)]
+    if not found and (hidden := [name for name in env.hidden if name in whole]):
+        why = Text("this snapshot does not contain the values of {names}", names=hidden)
+        raise Missing(why, applies=False)
+    return found
+
+
+def _numbers(env: LaunchEnv, whole: Iterable[str]) -> Iterator[Finding]:
+    for name in whole:
         value = env.get(name)
         if value is not None and not _is_whole(value):
             yield Finding(
-                Text("{name}={value}: vLLM takes a number, 0 or 1", name=name, value=repr(value)),
+                Text("{name}={value}: vLLM takes a whole number", name=name, value=repr(value)),
                 (),
-                (Fix(Text("leave it to vLLM"), (UnsetVariable(name),)),),
+                (Fix(Text("leave it to vLLM"), (_without(name),), _who(name)),),
             )
+
+
+def _archs(env: LaunchEnv, jit: Jit | None) -> Iterator[Finding]:
+    name = "FLASHINFER_CUDA_ARCH_LIST"
     if jit and jit.unreadable:
-        name = "FLASHINFER_CUDA_ARCH_LIST"
         yield Finding(
             Text(
                 "{name}={value}: FlashInfer takes entries such as 9.0a, one space between them",
@@ -68,6 +91,15 @@ def variable_unreadable(env: LaunchEnv, jit: Jit | None) -> Iterator[Finding]:
         )
 
 
+def _without(name: str) -> Step:
+    """A fix keeps few names for the next start; any other is the person's to take out."""
+    return UnsetVariable(name) if name in SETTABLE else Command(f"unset {shlex.quote(name)}")
+
+
+def _who(name: str) -> Needs:
+    return Needs.SAFE if name in SETTABLE else Needs.PERSON
+
+
 def _is_whole(value: str) -> bool:
     """Whether Python's `int` takes it, as vLLM does."""
     try:
@@ -75,3 +107,62 @@ def _is_whole(value: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+_FAMILIES = re.compile(r"(?:CUDA|HF|NCCL|VLLM)_\w+|HUGGING_FACE_HUB_TOKEN")
+# Full-width forms, typographic quotes, blanks and marks that nobody sees.
+_ODD = "[\uff01-\uff5e\u3000\u2018-\u201f\u00a0\u200b-\u200f\u2060\ufeff]"
+_BLANK_IS_MEANT = ("VLLM_LOGGING_PREFIX",)
+_STRIPPED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+@rule("variable-odd-characters", Severity.WARNING, Stage.DEVICE)
+def variable_odd_characters(
+    env: LaunchEnv, profile: Profile, numbers: WholeNumbers | None
+) -> list[Finding]:
+    """A variable has blanks, quotes or full-width characters that its reader takes literally.
+
+    Input methods write "０，1" and “…”; `docker --env-file` and systemd's EnvironmentFile keep what
+    a shell would take away: in KEY="value" the quotes, behind the value the blank. CUDA shows no
+    GPU for CUDA_VISIBLE_DEVICES="０，1", huggingface_hub asks a host that does not exist,
+    HF_HUB_OFFLINE=" 1" is off. Of a path only both ends are looked at: folders may be called so.
+    Of a snapshot only the few values are looked at that it holds.
+    """
+    whole = numbers.names if numbers else ()
+    found = []
+    for name, value in sorted(env.vars.items()):
+        odd = tuple(_odd(value, name in _BLANK_IS_MEANT + _STRIPPED))
+        if not odd or name in whole or not _is_read(name, profile):
+            continue
+        fix = Fix(Text("write its value without"), (Command(f"export {name}=..."),), Needs.PERSON)
+        message = Text("{name} is taken with what stands in it: {odd}", name=name, odd=odd)
+        found.append(Finding(message, (), (fix,), _severity(name, odd)))
+    return found
+
+
+def _is_read(name: str, profile: Profile) -> bool:
+    gpus = profile.device != "cpu"
+    return bool(_FAMILIES.fullmatch(name)) and (gpus or not name.startswith(("CUDA_", "NCCL_")))
+
+
+_BLANK, _QUOTES = "a blank at one end", "quotes around it"
+
+
+def _odd(value: str, blanks_count_not: bool) -> Iterator[str]:
+    """What a reader stumbles over; no part of the value is shown, which may be a secret."""
+    ends = value.strip(" \t\r\n")
+    if ends != value and ends and not blanks_count_not:
+        yield _BLANK
+    if len(ends) > 1 and ends[0] == ends[-1] and ends[0] in "\"'":
+        yield _QUOTES
+    looked_at = (ends[:1] + ends[-1:]) if ends.startswith(("/", "~/")) else ends
+    for character in dict.fromkeys(re.findall(_ODD, looked_at)):
+        yield unicodedata.name(character, f"U+{ord(character):04X}").lower()
+
+
+def _severity(name: str, odd: tuple[str, ...]) -> Severity | None:
+    """CUDA skips blanks before a number, and stops at anything else; most of vLLM's own readers
+    strip blanks."""
+    if name == "CUDA_VISIBLE_DEVICES":
+        return Severity.INFO if odd == (_BLANK,) else Severity.ERROR
+    return Severity.INFO if odd == (_BLANK,) and name.startswith("VLLM_") else None

@@ -231,7 +231,7 @@ def host_gcc_too_new_for_nvcc(
 
 @rule("glibc-headers-vs-cuda", Severity.ERROR, Stage.COMPILE)
 def glibc_headers_vs_cuda(
-    hosts: HostCompilers, toolkits: Toolkits, proof: Proof | None
+    hosts: HostCompilers, toolkits: Toolkits, kit: WheelToolkit, proof: Proof | None
 ) -> Iterator[Finding]:
     """The C library's headers declare functions otherwise than CUDA's headers do.
 
@@ -269,7 +269,7 @@ def glibc_headers_vs_cuda(
                 glibc=host.glibc,
             ),
             (Text("crt/math_functions.h declares {names} without noexcept", names=wrong),),
-            (newer, without_compiler(), prove_it()),
+            (newer, *without_compiler(kit), prove_it()),
             Severity.INFO if candidate else Severity.WARNING,
         )
 

@@ -6,7 +6,10 @@ import shlex
 from difflib import get_close_matches
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor.consumers import tables
+from doctor.consumers.source import Unreadable
 from doctor.fixes import Command, Doctor, PipInstall
+from doctor.fixes.recipes import another_vllm
 from doctor.model import NO_MODEL
 from doctor.probes.model import ModelPath
 from doctor.probes.parsers import ReasoningParsers, ToolParsers
@@ -29,6 +32,8 @@ def architecture_not_in_transformers(
         raise Missing(Text("the profile does not say the model's type"), applies=False)
     if transformers.model_type or vllm.model_type:
         return None
+    if vllm.model_type is None:
+        raise Unreadable(vllm.root / tables.CONFIGURATIONS.file, tables.CONFIGURATIONS.what)
     wanted = profile.needs.transformers or ""
     if Specifiers(wanted).admits(transformers.version):
         # What is installed would do for a resolver.
@@ -63,16 +68,9 @@ def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
     if profile.needs.architecture is None:
         raise Missing(Text("the profile does not say the model's class"), applies=False)
     if vllm.architecture is None:
-        raise Missing(Text("vLLM's table of models in {root} cannot be read", root=vllm.root))
+        raise Unreadable(vllm.root / tables.MODELS.file, tables.MODELS.what)
     if vllm.architecture:
         return None
-    needs = profile.needs
-    have = vllm.version.public
-    # The profile's release, unless that is what is installed.
-    other = f"=={needs.vllm}" if needs.vllm not in (None, have) else f">{have}"
-    roots = [f"{vllm.name}{other}"]
-    if needs.transformers:
-        roots.append(f"transformers{needs.transformers}")
     return Finding(
         Text(
             "vLLM {version} has no {architecture}, which {model} needs",
@@ -81,7 +79,7 @@ def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
             model=profile.model,
         ),
         (),
-        (Fix(Text("install a vLLM that has it"), (PipInstall(tuple(roots)),), Needs.ASK),),
+        (another_vllm(vllm, profile.needs),),
     )
 
 
@@ -156,7 +154,7 @@ def reasoning_parser_unknown(
     """This vLLM has no reasoning parser of that name.
 
     --reasoning-parser names how the model marks its thinking. Its names are another list than that
-    of the tool parsers, and each release has its own: there is a tool parser `glm47`, and from 0.32
+    of the tool parsers, and each release has its own: there is a tool parser `glm47`, and from 0.24
     on a reasoning parser of that name too, not before. GLM-4.5, 4.6 and 4.7 all take `glm45`. The
     name of a parser that a plugin brings is not in vLLM's own list: --accept
     reasoning-parser-unknown.
@@ -165,7 +163,7 @@ def reasoning_parser_unknown(
     if name is None:
         raise Missing(Text("the profile names no reasoning parser"), applies=False)
     if parsers is None:
-        raise Missing(_unreadable(vllm, "reasoning"))
+        raise _not_told(vllm, tables.REASONING)
     if name in parsers.names:
         return None
     return _no_parser(vllm, "reasoning", "reasoning_parser", name, parsers.names)
@@ -194,16 +192,17 @@ def tool_parser_unknown(
             (Fix(Text("name the model's parser, or leave it off"), (off,), Needs.PERSON),),
         )
     if parsers is None:
-        raise Missing(_unreadable(vllm, "tool"))
+        raise _not_told(vllm, tables.TOOLS)
     if name in parsers.names:
         return None
     severity = None if asked else Severity.WARNING
     return _no_parser(vllm, "tool", "tool_call_parser", name, parsers.names, severity)
 
 
-def _unreadable(vllm: Vllm, kind: str) -> Text:
-    return Text(
-        "vLLM's table of {kind} parsers in {root} cannot be read", kind=kind, root=vllm.root
+def _not_told(vllm: Vllm, file: str) -> Missing:
+    """Not worth more than a word: a wrong name is told as soon as the server starts."""
+    return Missing(
+        Text("{path} does not say which parsers there are", path=vllm.root / file), applies=False
     )
 
 

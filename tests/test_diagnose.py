@@ -8,7 +8,6 @@ import pytest
 
 from doctor.diagnose import exit_code, explain, primary
 from doctor.model import Finding, Outcome, Rule, Severity, Stage, Text, Verdict
-from doctor.probes.proof import Proof
 
 
 def rule(id: str, severity: Severity = Severity.ERROR, stage: Stage = Stage.COMPILE) -> Rule:
@@ -60,11 +59,11 @@ def test_exit_codes(outcomes: Iterable[Outcome], fail_on: Severity, code: int) -
     assert exit_code(list(outcomes), fail_on) == code
 
 
-FAILED = Proof(ok=False, stage="link", line="cannot find -lcudart", ids=("layout",))
+FAILED = Text("the test build failed at link: cannot find -lcudart")
 
 
 def test_a_failed_test_build_is_evidence_under_the_finding_it_confirms() -> None:
-    (outcome,) = explain([found("layout")], FAILED)
+    (outcome,) = explain([found("layout")], FAILED, ("layout",))
     (finding,) = outcome.findings
     assert [str(e) for e in finding.evidence] == [
         "the test build failed at link: cannot find -lcudart"
@@ -72,7 +71,7 @@ def test_a_failed_test_build_is_evidence_under_the_finding_it_confirms() -> None
 
 
 def test_a_failed_test_build_makes_a_finding_of_what_its_rule_had_missed() -> None:
-    (outcome, other) = explain([fine("layout"), fine("else")], FAILED)
+    (outcome, other) = explain([fine("layout"), fine("else")], FAILED, ("layout",))
     assert outcome.verdict is Verdict.FOUND
     assert outcome.severity is Severity.ERROR
     assert other.verdict is Verdict.OK
@@ -82,5 +81,5 @@ def test_a_failed_test_build_makes_an_error_of_what_was_only_a_warning() -> None
     warned = Outcome(
         rule("layout"), Verdict.FOUND, (Finding(Text("maybe"), severity=Severity.WARNING),)
     )
-    (outcome,) = explain([warned], FAILED)
+    (outcome,) = explain([warned], FAILED, ("layout",))
     assert outcome.severity is Severity.ERROR

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
+from doctor.consumers import flashinfer
 from doctor.engine import Facts
 from doctor.model import Missing
 from doctor.probes.driver import Driver, Gpus, gpus
 from doctor.probes.environment import SAVED, LaunchEnv, which
-from doctor.probes.jit import Jit, KernelCache, nvcc_arch
+from doctor.probes.jit import Jit
+from doctor.probes.kernel_cache import KernelCache
 from doctor.target import Live
 from tests import stand_ins
 from tests.conftest import (
@@ -246,7 +248,7 @@ class TestJit:
     def test_architectures_are_called_as_flashinfer_does(
         self, capability: tuple[int, int], name: str
     ) -> None:
-        assert nvcc_arch(*capability) == name
+        assert flashinfer.known_arch(capability, Version("13.0")) == name
 
     def test_for_gpus_to_come_the_profile_is_asked(self, shared_server: Environment) -> None:
         made = self.jit(shared_server, "gpus=later", "archs=9.0,8.0,9.0")

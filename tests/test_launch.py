@@ -27,11 +27,12 @@ import pytest
 from doctor import launch
 from doctor import profile as profiles
 from doctor.engine import load_rules
-from doctor.launch import Judged, WrongArguments, argv, difference, shown
+from doctor.launch import Judged, LaunchError, WrongArguments, argv, difference, shown
 from doctor.model import Rule, Verdict
 from doctor.probes.environment import HOME, HUB_SWITCH, HUB_TOKENS, SAVED
 from doctor.probes.interpreter import Interpreter, Where
 from doctor.probes.toolkit import HEADERS
+from doctor.probes.vllm_names import VllmOptions
 from doctor.profile import Profile, ProfileError
 from doctor.shipped import rules_folder
 from doctor.target import Live
@@ -199,6 +200,9 @@ class TestArgv:
             ("--max-model-len", "max_model_len"),
             ("--model=other", "model"),
             ("--no-enable-auto-tool-choice", "enable_auto_tool_choice"),
+            ("--disable-auto-tool-choice", "enable_auto_tool_choice"),
+            ("--no-disable-auto-tool-choice", "enable_auto_tool_choice"),
+            ("--device-memory-utilization=0.5", "gpu_memory_utilization"),
         ],
     )
     def test_what_was_judged_is_not_changed_behind_its_back(
@@ -213,6 +217,55 @@ class TestArgv:
     )
     def test_other_options_are_vllms(self, served: Environment, extra: str) -> None:
         assert words(served, Profile("m"), extra, "x")[-2:] == (extra, "x")
+
+    @pytest.mark.parametrize(
+        ("extra", "why"),
+        [
+            (("--enforce-eagre",), "no option --enforce-eagre.*; did you mean --enforce-eag"),
+            (("--swap-space", "4"), "no option --swap-space; vLLM 0.17.1 was the last that had it"),
+            (("--enforce-eager", "--no-such=1"), "the installed vLLM has no option --no-such"),
+            (("-z",), "the installed vLLM has no option -z"),
+        ],
+    )
+    def test_an_option_that_this_vllm_does_not_have_is_refused(
+        self, served: Environment, extra: tuple[str, ...], why: str
+    ) -> None:
+        options = facts_of(served).get(VllmOptions).names
+        with pytest.raises(WrongArguments, match=why):
+            argv(Live({}), interpreter(served), Profile("m"), extra, options)
+
+    @pytest.mark.parametrize(
+        "extra",
+        [
+            ("--enforce_eager", "--hf-overrides.a.b", "-1", "-qawq"),
+            ("--reasoning-parser-plug", "a -b", "--no-enforce-eager"),
+            ("--enforce-eager", "--", "--no-such"),
+        ],
+    )
+    def test_what_vllm_would_understand_is_passed_on(
+        self, served: Environment, extra: tuple[str, ...]
+    ) -> None:
+        options = facts_of(served).get(VllmOptions).names
+        made = argv(Live({}), interpreter(served), Profile("m"), extra, options)
+        assert made[-len(extra) :] == extra
+
+    def test_an_option_of_the_profile_is_not_passed_to_a_vllm_without_it(
+        self, served: Environment
+    ) -> None:
+        options = ("--host", "--port", "--gpu-memory-utilization")
+        with pytest.raises(LaunchError, match="--tensor-parallel-size") as error:
+            argv(Live({}), interpreter(served), Profile("m"), (), options)
+        assert not isinstance(error.value, WrongArguments)
+
+    def test_a_plugins_option_is_passed_on_where_somebody_said_so(
+        self, served: Environment, record: Path
+    ) -> None:
+        """Exit code 2 with its name; none is refused with the name of the rule accepted."""
+        refused = run(served, record, "--dry-run", "--", "--ascend-only", "1")
+        assert refused.code == 2
+        assert "the installed vLLM has no option --ascend-only" in refused.err
+        accept = ("--dry-run", "--accept", "unknown-server-option", "--", "--ascend-only", "1")
+        assert "--ascend-only 1" in run(served, record, *accept).out
 
     def test_a_word_that_is_no_option_is_a_slip(self, served: Environment) -> None:
         with pytest.raises(WrongArguments, match="--set model="):
@@ -1028,14 +1081,31 @@ class TestProof:
     def test_a_dry_run_builds_nothing_and_says_that_a_start_would(self, place: Place) -> None:
         made = place.judge(prove=False)
         assert (made.refused, made.unproven, place.builds) == (None, True, 0)
-        place.judge()
+        assert place.judge().refused is None
         assert place.judge(prove=False).unproven is False
 
-    def test_nothing_is_proven_where_nothing_is_compiled(self, place: Place) -> None:
+    def test_where_nothing_is_compiled_the_imports_alone_are_proven(self, place: Place) -> None:
         off = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_USE_FLASHINFER_MOE_FP16": "0"}
-        made = place.judge(env=off)
-        assert (made.refused, made.unproven, place.builds) == (None, False, 0)
+        assert place.judge(prove=False, env=off).unproven is True
+        assert place.judge(env=off).refused is None
+        assert place.builds == 0
+        assert place.judge(prove=False, env=off).unproven is False
+
+    def test_an_import_that_dies_is_refused_and_not_remembered(self, place: Place) -> None:
+        (place.one.site / "flashinfer/__init__.py").write_text("raise AttributeError('gone')")
+        assert place.judge().refused == "import-fails"
         assert not place.proofs.exists()
+        assert place.judge(accept=("import-fails",)).refused is None
+        assert not place.proofs.exists()
+
+    def test_packages_that_were_installed_anew_are_proven_anew(self, place: Place) -> None:
+        place.judge()
+        assert place.judge(prove=False).unproven is False
+        os.utime(place.one.site / "torch-2.11.0.dist-info/RECORD", (1, 1))
+        assert place.judge(prove=False).unproven is True
+        assert place.judge().refused is None
+        place.one.install("cuda-python", "12.6.2.post1")
+        assert place.judge(prove=False).unproven is True
 
     def test_as_a_command(self, place: Place, record: Path) -> None:
         add_server(place.one)
@@ -1044,7 +1114,7 @@ class TestProof:
         first = run_doctor(*options, "--set", "archs=9.0", env=env)
         again = run_doctor(*options, "--set", "archs=9.0", env=env)
         assert (first.code, again.code, place.builds) == (0, 0, 1)
-        assert "proving the toolchain with a test build" in first.err
+        assert "proving it with a test build" in first.err
         assert "proving" not in again.err
         assert "nothing about them was judged" in again.err
         add_nvcc(place.one, breaks="echo 'error: no such thing' >&2; exit 1")

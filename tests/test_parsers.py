@@ -46,16 +46,15 @@ def test_older_releases_say_it_beside_each_parser(server: Environment) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "PARSERS = load_from_somewhere()\n", "\0\xff" * 99])
-def test_a_list_that_is_not_found_cannot_be_told(server: Environment, text: str) -> None:
+def test_a_list_that_is_not_found_is_not_checked_and_named(server: Environment, text: str) -> None:
     table = server.site / "vllm/reasoning/__init__.py"
     table.write_text(text, encoding="utf-8")
-    with pytest.raises(Missing, match="cannot be read"):
+    with pytest.raises(Missing, match=r"reasoning/__init__\.py does not say"):
         facts_of(server).get(ReasoningParsers)
     options = ("--python", server.prefix, "--set", "gpus=later", "--set", "archs=8.0")
     said = run_inside("diagnose", *options, "--format", "json")
-    assert said.outcome("reasoning-parser-unknown")["verdict"] == "unknown"
-    said = run_inside("diagnose", *options, "--set", "reasoning_parser=", "--format", "json")
-    assert "reasoning-parser-unknown" in [n["id"] for n in said.report["not_checked"]]
+    (why,) = (n["why"] for n in said.report["not_checked"] if n["id"] == "reasoning-parser-unknown")
+    assert "reasoning/__init__.py does not say which parsers there are" in str(why)
 
 
 def test_nothing_of_it_is_run(server: Environment) -> None:

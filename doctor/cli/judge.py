@@ -66,7 +66,11 @@ def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
 
 @click.command()
 @target_options
-@click.option("--deep", is_flag=True, help="Prove it: compile, link and load a small kernel.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Prove it: compile, link and load a small kernel; import what vLLM does.",
+)
 @click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
 )

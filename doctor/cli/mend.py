@@ -9,12 +9,13 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
+from packaging.version import Version
 
 from doctor.cli.again import Again, told
 from doctor.cli.output import (
@@ -44,16 +45,15 @@ from doctor.diagnose import Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
-from doctor.locate import LocateError, base_python
-from doctor.model import Missing, Rule, Severity, reason, refusal
+from doctor.model import Missing, Rule, Severity, Stage, Verdict, refusal
 from doctor.patience import AT_ONCE, Patience
-from doctor.probes.environment import HOME, saved_below
+from doctor.probes.environment import saved_below
 from doctor.probes.interpreter import OWN, Interpreter, Where, distrusted
 from doctor.profile import Profile
 from doctor.target import Live, Target
-from doctor.trust import ALLOW, NotTrusted
 
 if TYPE_CHECKING:
+    from doctor.cli.create import Creation
     from doctor.repair.apply import Applied
     from doctor.repair.index import Index
     from doctor.repair.plan import Chosen, Consent, Plan, Withheld
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from doctor.repair.state import Run, State, StateError
 
 _CONSENTS = ("core", "running")
+_PROVEN = (Stage.IMPORT, Stage.COMPILE, Stage.LINK, Stage.LOAD)
 
 
 @click.command()
@@ -139,23 +140,23 @@ def fix(
     )
     if wanted and python is not None:
         _mend_creation(Path(python), asked.patience)
-    fresh = create and python is not None and not _is_environment(Path(python))
-    if fresh and not wanted:
-        fail(f"--create {python}: there is nothing to judge yet; add --apply", USAGE)
-    if fresh and python is not None:
-        _sources(asked, mirrors, keep_extra_indexes, Path(python).absolute())
-        _make_environment(Path(python), allow)
-    target, where = named(python, allow)
-    if wanted and where.found_by == OWN:
-        fail("no environment is active: name the one to repair with --python", USAGE)
-    try:
-        with rules_print_to_stderr():
-            fixing = Fixing(asked, target, where)
-            fixing.must_know_what_is_saved(FAILED if wanted else UNKNOWN)
-            fixing.find_indexes(mirrors, keep_extra_indexes)
-            plan, applied = fixing.apply(allow, fresh) if wanted else (fixing.plan(), None)
-    except (Missing, Crashed) as error:
-        fail_to_judge(error)
+    applied: Applied | None
+    sources = functools.partial(_sources, asked, mirrors, keep_extra_indexes)
+    if create and python is not None and not _is_environment(Path(python)):
+        from doctor.cli.create import Creation
+
+        path = Path(python).absolute()
+        creation = Creation(path, asked.profile, sources(path), allow)
+        if not wanted and (form == "json" or script is not None):
+            fail(f"--create {python}: there is nothing to judge yet; add --apply", USAGE)
+        if not wanted:
+            creation.show()
+            raise SystemExit(FINDINGS)
+        fixing, plan, applied = _created(creation, asked, python, allow, sources)
+    else:
+        fixing = _fixing(asked, python, allow, sources, wanted)
+        with _judging():
+            plan, applied = fixing.apply(allow) if wanted else (fixing.plan(), None)
     if form == "json":
         from doctor.report.json import repair_json
 
@@ -168,9 +169,80 @@ def fix(
     raise SystemExit(FAILED if failed else fixing.report.exit_code)
 
 
+@contextlib.contextmanager
+def _judging() -> Iterator[None]:
+    """Ends the command where nothing can be said of the target at all."""
+    try:
+        with rules_print_to_stderr():
+            yield
+    except (Missing, Crashed) as error:
+        fail_to_judge(error)
+
+
+_Sources = Callable[[Path], "tuple[Index, ...]"]
+
+
+def _fixing(
+    asked: Asked, python: str | None, allow: tuple[str, ...], sources: _Sources, wanted: bool
+) -> Fixing:
+    target, where = named(python, allow)
+    if wanted and where.found_by == OWN:
+        fail("no environment is active: name the one to repair with --python", USAGE)
+    with _judging():
+        fixing = Fixing(asked, target, where)
+        fixing.must_know_what_is_saved(FAILED if wanted else UNKNOWN)
+        fixing.find_indexes(sources)
+    return fixing
+
+
+_RELEASES = 3
+"""How many releases of vLLM are tried before one that is not proven is left in place: each is a
+download of gigabytes, and what three of them die of is hardly their own."""
+
+
+def _created(
+    creation: Creation, asked: Asked, python: str, allow: tuple[str, ...], sources: _Sources
+) -> tuple[Fixing, Plan, Applied]:
+    """The environment with the newest vLLM that is proven in it: the next older one where one does
+    not import, compile, link or load."""
+    from doctor.repair.newest import vllm_of
+    from doctor.repair.resolver import ToolError
+
+    creation.must_choose(FAILED)
+    for number in range(1, _RELEASES + 1):
+        creation.make()
+        fixing = _fixing(asked, python, allow, sources, True)
+        with _judging():
+            plan, applied = fixing.apply(allow, created=True)
+            failed = fixing.unproven()
+        if failed is None or applied.run is None:
+            break
+        if number == _RELEASES:
+            tell(f"{failed.why}; {number} releases were tried, and this one is left in place")
+            break
+        try:
+            older = vllm_of(creation.choose(failed.version))
+        except ToolError as error:
+            tell(f"{failed.why}; there is no older one to try: {error}")
+            break
+        tell(f"{failed.why}; it is taken back, and {older} is tried, the next older one")
+        if not fixing.take_back():
+            break
+        asked = replace(asked, below=failed.version)
+    return fixing, plan, applied
+
+
+@dataclass(frozen=True)
+class Unproven:
+    """A vLLM that was installed, and did not stand the proof."""
+
+    version: Version
+    why: str
+
+
 @dataclass(frozen=True)
 class Asked:
-    """What the person asked for."""
+    """What the person asked for. `below`: a release of vLLM that is too new."""
 
     profile: Profile
     profile_name: str
@@ -180,6 +252,7 @@ class Asked:
     only: frozenset[str] = frozenset()
     accept: frozenset[str] = frozenset()
     patience: Patience = AT_ONCE
+    below: Version | None = None
 
 
 class Fixing:
@@ -194,7 +267,7 @@ class Fixing:
 
     def _judge(self, deep: bool) -> Report:
         if deep:
-            self._tell("proving it: a kernel is compiled, linked and loaded ...")
+            self._tell("proving it: a kernel is built, and what vLLM imports is imported ...")
         report = run_diagnosis(
             self._target,
             self._where,
@@ -220,9 +293,8 @@ class Fixing:
         except Missing as error:
             fail(f"{error}; what it held is lost: remove it, and fix again", code)
 
-    def find_indexes(self, mirrors: tuple[str, ...], keep_extra: bool) -> None:
-        prefix = self.report.interpreter.prefix
-        self._indexes = _sources(self._asked, mirrors, keep_extra, prefix)
+    def find_indexes(self, sources: _Sources) -> None:
+        self._indexes = sources(self.report.interpreter.prefix)
 
     def plan(self) -> Plan:
         """What would be done if every consent were given."""
@@ -235,8 +307,11 @@ class Fixing:
 
     def _ground(self) -> Ground:
         from doctor.repair import apply as work
+        from doctor.repair.newest import Bounds, cuda_of_driver
 
-        return work.ground(self.report, self._target, self._tell)
+        asked, cuda = self._asked, cuda_of_driver(self.report.facts)
+        bounds = Bounds(asked.profile.needs, cuda, asked.below)
+        return work.ground(self.report, self._target, self._tell, bounds)
 
     def _prepare(
         self,
@@ -253,7 +328,7 @@ class Fixing:
             report, ground, self._indexes, asked.fail_on, consents, tried, asked.only
         )
 
-    def apply(self, allow: tuple[str, ...], created: bool) -> tuple[Plan, Applied]:
+    def apply(self, allow: tuple[str, ...], created: bool = False) -> tuple[Plan, Applied]:
         from doctor.repair import apply as work
         from doctor.repair.state import KEEP_DAYS, State, StateError
 
@@ -307,13 +382,45 @@ class Fixing:
             _print_verdict(self.report)
         return plan, applied
 
+    def unproven(self) -> Unproven | None:
+        """The vLLM that was installed, where it does not load or only the proof shows what is wrong
+        with it. Of what reading shows as well, such as a missing compiler, an older one is no way
+        out."""
+        from doctor.probes.wheels import Vllm
+
+        least = self._asked.fail_on.rank
+        found = [o for o in self.report.deciding(Verdict.FOUND) if o.rule.stage in _PROVEN]
+        found = [o for o in found if o.severity.rank >= least]
+        if not found:
+            return None
+        read = {o.rule.id for o in self._judge(False).outcomes if o.verdict is Verdict.FOUND}
+        found = [o for o in found if o.rule.stage is Stage.IMPORT or o.rule.id not in read]
+        try:
+            vllm = self.report.facts.get(Vllm)
+        except (Missing, Crashed):
+            return None
+        why = [f"{vllm.name} {vllm.version} is not proven: {o.findings[0].message}" for o in found]
+        return Unproven(Version(vllm.version.public), why[0]) if why else None
+
+    def take_back(self) -> bool:
+        """Undoes the last run; whether nothing of it is left."""
+        from doctor.repair.state import State, StateError
+
+        state = State(self.report.interpreter.prefix)
+        try:
+            with state.locked(self._asked.patience):
+                left = state.undo(state.runs()[-1])
+        except StateError as error:
+            fail(_with_way_out(error), FAILED)
+        _tell_left(left)
+        return not left
+
     def _remember(self, report: Report) -> None:
         """What was proven here need not be proven again by the next `launch`."""
-        from doctor.launch import remember, toolchain
+        from doctor.launch import keep
 
         with contextlib.suppress(Missing, Crashed):
-            if report.proof and report.proof.ok and (key := toolchain(self._target, report.facts)):
-                remember(self._target, report.interpreter.prefix, key)
+            keep(self._target, report)
 
     def _mend(self, state: State, ours: Run | None) -> None:
         """Takes back what a killed doctor left half-way, and judges what is there then."""
@@ -424,39 +531,6 @@ def _mend_creation(path: Path, patience: Patience) -> None:
             state.recover()
     except StateError as error:
         fail(_with_way_out(error), FAILED)
-
-
-def _make_environment(path: Path, allow: Collection[str]) -> None:
-    """An empty virtual environment, or the rest of one whose making was cut off."""
-    from doctor.repair import resolver
-    from doctor.repair.state import MAKING, State
-    from doctor.repair.tree import Tree
-
-    here = Live(foreign=ALLOW in allow)
-    if why := here.distrust(path.absolute()):
-        fail(f"--create {path}: {why}", USAGE)
-    mark = State(path.absolute()).folder / MAKING
-    if path.is_dir() and any(path.iterdir()) and not mark.is_file():
-        fail(f"--create {path}: the folder is there, and holds something else", USAGE)
-    try:
-        base = base_python(foreign=ALLOW in allow)
-    except LocateError as error:
-        fail(str(error), FAILED)
-    try:
-        tool = resolver.find(here)
-        if tool is None:
-            fail("there is no uv to make an environment with: pip install uv", FAILED)
-        path.mkdir(parents=True, exist_ok=True)
-        with Tree(path.resolve()) as tree:  # what others may write into is obeyed by no doctor
-            tree.mkdir(str(HOME))
-        mark.touch()
-        tool.make_environment(base, path.absolute(), here.env)
-    except NotTrusted as error:
-        fail(str(error), FAILED)
-    except resolver.ToolError as error:
-        fail(f"--create {path}: it {error}", FAILED)
-    except OSError as error:
-        fail(f"--create {path}: {reason(error)}", FAILED)
 
 
 def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:

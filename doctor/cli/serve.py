@@ -32,6 +32,7 @@ from doctor.exits import HEALTHY, UNKNOWN, USAGE
 from doctor.model import Missing, Severity, Verdict
 from doctor.probes.environment import LaunchEnv, saved_below
 from doctor.probes.interpreter import OWN, Interpreter, NotPython, Where
+from doctor.probes.vllm_names import VllmOptions
 from doctor.profile import Profile
 from doctor.report.exports import FORMS, ExportError, exports, notes
 from doctor.target import Target
@@ -166,8 +167,10 @@ def launch(
         fail(f"--profile {profile_name}: {why}", USAGE)
     try:
         with rules_print_to_stderr():
-            interpreter = Facts(target, (where,)).get(Interpreter)
-            words = launching.argv(target, interpreter, asked, extra)
+            facts = Facts(target, (where, asked))
+            interpreter = facts.get(Interpreter)
+            options = None if OPTION_UNKNOWN in accepted else _options(facts)
+            words = launching.argv(target, interpreter, asked, extra, options)
             with launching.undisturbed(interpreter.prefix, patience(wait)):
                 judged = launching.judge(
                     target,
@@ -191,6 +194,17 @@ def launch(
         wrong = isinstance(error, NotPython) and error.wrong
         fail(str(error), USAGE if wrong else launching.REFUSED)
     raise SystemExit(launching.attend(server))
+
+
+OPTION_UNKNOWN = "unknown-server-option"
+
+
+def _options(facts: Facts) -> tuple[str, ...] | None:
+    """Those of the installed vLLM. None where they cannot be told: a rule of that name says so."""
+    try:
+        return facts.get(VllmOptions).names
+    except (Missing, Crashed):
+        return None
 
 
 def _start(judged: Judged, profile: Profile, words: Sequence[str], replace: bool) -> Server:
@@ -235,7 +249,7 @@ def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoRe
     if judged.report.accepted:
         tell(_health(judged.report))
     if judged.unproven:
-        tell("a start would first prove the toolchain with a test build")
+        tell("a start would first prove it with a test build and vLLM's own imports")
     raise SystemExit(HEALTHY)
 
 

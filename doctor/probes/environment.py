@@ -100,12 +100,14 @@ class Saved(Fact):
 @dataclass(frozen=True)
 class LaunchEnv(Fact):
     """Every variable the server would see; `differs` names those that the shell has otherwise,
-    or that it has and the server has not. `hub`: where the profile, and nobody else, sends what is
+    or that it has and the server has not. `hidden` names those that are set and whose values a
+    snapshot does not hold. `hub`: where the profile, and nobody else, sends what is
     asked of Hugging Face; there the server has no token."""
 
     vars: dict[str, str] = field(default_factory=dict)
     differs: tuple[str, ...] = ()
     hub: str | None = None
+    hidden: tuple[str, ...] = ()
 
     def get(self, name: str) -> str | None:
         return self.vars.get(name)
@@ -141,7 +143,8 @@ def launch_env(target: Target, saved: Saved, profile: Profile) -> LaunchEnv:
         for name in HUB_TOKENS:
             made.pop(name, None)
         made[HUB_SWITCH] = "1"  # nor what `hf auth login` has kept
-    return LaunchEnv(made, tuple(differs), hub)
+    hidden = tuple(name for name in target.hidden if name not in made)
+    return LaunchEnv(made, tuple(differs), hub, hidden)
 
 
 def _prepended(folders: str, shells: str | None) -> str:

@@ -1,42 +1,69 @@
-"""Whether the server compiles kernels when it starts, for which GPUs, and what it did before."""
+"""Whether the server compiles kernels when it starts, for which GPUs, and how to do without."""
 
 from __future__ import annotations
 
+import functools
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from packaging.version import Version
 
-from doctor.elf import cudart_major
+from doctor.consumers import flashinfer as fi
+from doctor.consumers import vllm as consumer
+from doctor.consumers.source import Source, Unreadable
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.numbers import number_of
 from doctor.probes.driver import NO_GPU_NEEDED, Gpus
-from doctor.probes.environment import LaunchEnv
+from doctor.probes.environment import LaunchEnv, which
 from doctor.probes.wheels import ROCM, FlashInfer, Torch, Vllm
 from doctor.profile import Profile
+from doctor.tape import NotRecorded
 from doctor.target import Target
 
-# What vLLM 0.22 has FlashInfer compile: the sampler (vllm/v1/sample/ops/topk_topp_sampler.py); from
-# Hopper on the kernels of an unquantised mixture of experts (vllm/model_executor/layers/fused_moe/
-# oracle/unquantized.py); from Blackwell on attention as well.
-_HOPPER, _BLACKWELL = 9, 10
+SAMPLER, EXPERTS = "VLLM_USE_FLASHINFER_SAMPLER", "VLLM_USE_FLASHINFER_MOE_FP16"
 _ARCH = re.compile(r"([0-9]{1,3})([0-9][a-z]?)")
-# FlashInferBackend.supports_compute_capability, vllm/v1/attention/backends/flashinfer.py.
-_SAMPLER_FROM = (7, 5)
+# From this nvcc on, 12.0 is compiled for its whole family; what older ones get is told by them.
+_TODAY, _OLDER = Version("12.9"), Version("12.8")
+Capability = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Workaround:
+    """How vLLM is told to use its own kernels: `variables`, and by `moe_backend` where no variable
+    does it for a mixture of experts; `attention`: FlashInfer's is still compiled on these GPUs."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    moe_backend: str | None = None
+    attention: bool = False
 
 
 @dataclass(frozen=True)
 class Jit(Fact):
-    """FlashInfer will compile. `archs`: nvcc names of what for ("80", "90a"); () where no GPU can
-    be asked. `asked_by`: who named them. `unreadable`: entries of FLASHINFER_CUDA_ARCH_LIST on
-    which FlashInfer breaks. `libraries`: what it links with."""
+    """FlashInfer will compile. `archs`: nvcc names of what for ("80", "90a"), as nvcc 12.9 and
+    newer are told; () where no GPU can be asked; `older_archs`: the same for nvcc 12.8. `asked_by`:
+    who named them. `unreadable`: entries of FLASHINFER_CUDA_ARCH_LIST on which FlashInfer breaks.
+    `libraries`: what it links with. `doubt`: why it is not sure that anything is compiled;
+    `arch_doubt`: that this FlashInfer calls them so. `falls_back`: where FlashInfer cannot compile
+    for a GPU, vLLM goes on without it."""
 
     archs: tuple[str, ...] = ()
     asked_by: str = "the visible GPUs"
     unreadable: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ("cudart", "cuda")
+    older_archs: tuple[str, ...] | None = None
+    doubt: Text | None = None
+    arch_doubt: Text | None = None
+    falls_back: bool = False
+    workaround: Workaround = field(default_factory=Workaround)
+
+    def archs_of(self, nvcc: Version | None) -> tuple[str, ...]:
+        """The names that this release of nvcc is given."""
+        old = nvcc is not None and nvcc < _TODAY and self.older_archs is not None
+        return self.older_archs or () if old else self.archs
 
     @property
     def cache(self) -> str | None:
@@ -49,6 +76,7 @@ class Jit(Fact):
 
 @probe
 def jit(
+    target: Target,
     env: LaunchEnv,
     profile: Profile,
     vllm: Vllm,
@@ -56,54 +84,209 @@ def jit(
     flashinfer: FlashInfer,
     gpus: Gpus | None,
 ) -> Jit:
-    """Not applicable where nothing is compiled: another device, ready kernels installed, or the
-    sampler switched off on a GPU whose attention needs none of FlashInfer's."""
-    if profile.device == "cpu":
-        raise Missing(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"), applies=False)
-    if torch.hip:
-        raise Missing(Text(ROCM), applies=False)
-    if torch.cuda is None:
-        raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
+    """Not applicable where nothing is compiled: another device, ready kernels installed, or
+    FlashInfer's sampler off and neither experts nor attention its own on these GPUs."""
+    must_be_cuda(profile, torch)
     cache = flashinfer.jit_cache
     if cache and Version(cache.public) == flashinfer.version:
         raise Missing(
             Text("flashinfer-jit-cache {version} brings the kernels ready-made", version=cache),
             applies=False,
         )
-    capabilities = _capabilities(profile, gpus)
-    experts = _experts(env, profile, capabilities)
-    if not _sampler(env, vllm, capabilities) and not experts:
-        if not capabilities:
+    use = Use(target, env, profile, vllm, flashinfer, capabilities_of(profile, gpus))
+    doubt = use.doubt()
+    build = Source(target, flashinfer.root)
+    return Jit(
+        **_archs(env, use.capabilities, build, profile),
+        libraries=use.libraries(build),
+        doubt=doubt,
+        falls_back=use.falls_back(),
+        workaround=use.workaround(),
+    )
+
+
+def must_be_cuda(profile: Profile, torch: Torch) -> None:
+    if profile.device == "cpu":
+        raise Missing(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"), applies=False)
+    if torch.hip:
+        raise Missing(Text(ROCM), applies=False)
+    if torch.cuda is None:
+        raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
+
+
+def _if_told(ask: Callable[[], Any]) -> Any:
+    """The answer of the installed files; None where they do not say, or where a snapshot holds
+    none of it."""
+    try:
+        return ask()
+    except (Unreadable, NotRecorded):
+        return None
+
+
+@dataclass(frozen=True)
+class Use:
+    """What of this server is FlashInfer's on its GPUs, by the installed vLLM's own files. Every
+    question raises Unreadable where these do not say."""
+
+    target: Target
+    env: LaunchEnv
+    profile: Profile
+    vllm: Vllm
+    flashinfer: FlashInfer
+    capabilities: tuple[Capability, ...]
+
+    @functools.cached_property
+    def source(self) -> Source:
+        return Source(self.target, self.vllm.root)
+
+    @functools.cached_property
+    def kernels(self) -> consumer.Kernels:
+        return consumer.kernels(self.source, self.vllm.version)
+
+    @functools.cached_property
+    def attends(self) -> dict[Capability, bool | None]:
+        """Whether attention is FlashInfer's, GPU by GPU; None where the model decides."""
+        return {c: self.kernels.attention(c) for c in self.capabilities}
+
+    @functools.cached_property
+    def kinds(self) -> dict[Capability, str | None]:
+        """Which of FlashInfer's experts an unquantised mixture gets, GPU by GPU."""
+        return {c: self.kernels.experts(c) for c in self.capabilities}
+
+    def doubt(self) -> Text | None:
+        """None where it is sure that something is compiled, else why it only may be. Raises
+        Missing where it is sure that nothing is."""
+        doubts: list[Text] = []
+        for ask in (self.sampler, self.experts, self.attention):
+            try:
+                if ask():
+                    return None
+            except Unreadable as unreadable:
+                doubts.append(unreadable.reason)
+        if doubts:
+            return doubts[0]
+        if not self.capabilities:
             raise Missing(
                 Text("without its sampler, what FlashInfer compiles depends on the GPUs: which?"),
                 ("driver-lib-invisible", "tp-exceeds-visible-gpus"),
             )
-        if all(c[0] < _BLACKWELL for c in capabilities):
-            raise Missing(Text("FlashInfer's sampler is off, nothing is compiled"), applies=False)
-    libraries = ("cudart", "cuda", "nvrtc") if experts else ("cudart", "cuda")
+        raise Missing(Text("FlashInfer's sampler is off, nothing is compiled"), applies=False)
+
+    def sampler(self) -> bool:
+        value = self.env.get(SAMPLER)
+        on = self.vllm.sampler if value is None else value.strip() != "0"
+        if on is None:
+            raise Unreadable(self.vllm.root / "envs.py", "which sampler is used")
+        return on and (not self.capabilities or any(map(self.kernels.sampler, self.capabilities)))
+
+    def experts(self) -> bool:
+        """The model's mixture of experts is computed by FlashInfer."""
+        if "moe" not in (self.profile.needs.architecture or "").lower():
+            return False
+        asked = self.profile.moe_backend or "auto"
+        if asked != "auto":
+            return asked.startswith("flashinfer")
+        if (self.env.get(EXPERTS) or "").strip() == "0" and self.declares(EXPERTS):
+            return False
+        return any(self.kinds.values()) and self.usable()
+
+    def attention(self) -> bool:
+        answers = self.attends.values()
+        if None in answers and True not in answers:
+            raise Unreadable(self.vllm.root, "which attention this model gets on these GPUs")
+        return True in answers
+
+    def generated(self) -> tuple[str, ...]:
+        """What of it is machine code that FlashInfer fetches (`flashinfer.GENERATED`)."""
+        blackwell = [c for c in self.capabilities if c[0] == fi.GENERATED_MAJOR]
+        made = ["attention"] if any(self.attends[c] for c in blackwell) else []
+        if blackwell and self.experts():
+            asked = self.profile.moe_backend or "auto"
+            kinds = {self.kinds[c] for c in blackwell} if asked == "auto" else {asked.upper()}
+            made += ["experts"] if consumer.GENERATED_EXPERTS in kinds else []
+        return tuple(made)
+
+    def falls_back(self) -> bool:
+        """vLLM takes its own sampler where FlashInfer refuses a GPU, and nothing else is its."""
+        others = _if_told(self.experts) or _if_told(self.attention)
+        return not others and bool(_if_told(lambda: consumer.sampler_falls_back(self.source)))
+
+    def usable(self) -> bool:
+        """vLLM takes FlashInfer for there (`has_flashinfer`): with its cubins, or where it finds
+        what compiles."""
+        if self.flashinfer.cubin or (self.env.get("VLLM_HAS_FLASHINFER_CUBIN") or "0") != "0":
+            return True
+        wanted = consumer.needs_for_flashinfer(self.source)
+        home = fi.cuda_home(self.target, self.env).path if "toolkit" in wanted else None
+        return (
+            ("PATH" not in wanted or which(self.target, self.env, "nvcc") is not None)
+            and ("ninja" not in wanted or which(self.target, self.env, "ninja") is not None)
+            and (home is None or self.target.executable(Path(home) / "bin/nvcc"))
+            and ("toolkit" not in wanted or home is not None)
+        )
+
+    def declares(self, name: str) -> bool:
+        """Whether vLLM knows the variable: an older doctor knew only vLLM 0.22, which has both."""
+        told = _if_told(lambda: consumer.declares(self.source, name))
+        return told is not False
+
+    def libraries(self, build: Source) -> tuple[str, ...]:
+        experts = bool(_if_told(self.experts))
+        base = ("cudart", "cuda", "nvrtc") if experts else ("cudart", "cuda")
+        return _if_told(lambda: fi.libraries(build, experts)) or base
+
+    def workaround(self) -> Workaround:
+        experts = not self.capabilities or _if_told(self.experts) is not False
+        names = [SAMPLER, *([EXPERTS] if experts else [])]
+        variables = {name: "0" for name in names if self.declares(name)}
+        by_option = experts and bool(self.capabilities) and EXPERTS not in variables
+        return Workaround(
+            variables,
+            "triton" if by_option else None,
+            _if_told(self.attention) is True,
+        )
+
+
+def _archs(
+    env: LaunchEnv, capabilities: tuple[Capability, ...], build: Source, profile: Profile
+) -> dict[str, Any]:
+    """The fields of Jit that say what for."""
+    doubt: Text | None = None
+
+    def name(capability: Capability, nvcc: Version) -> str | None:
+        nonlocal doubt
+        try:
+            return fi.arch(build, capability, nvcc)
+        except Unreadable as unreadable:
+            doubt = unreadable.reason
+        except NotRecorded:
+            pass
+        return fi.known_arch(capability, nvcc)
+
     listed = env.get("FLASHINFER_CUDA_ARCH_LIST")
     if listed is not None:
         # FlashInfer splits at every single space and takes each entry apart at its one dot.
-        rows = {entry: _listed(entry) for entry in listed.split(" ")}
-        return Jit(
-            tuple(arch for arch in rows.values() if arch),
-            "FLASHINFER_CUDA_ARCH_LIST",
-            tuple(entry for entry, arch in rows.items() if arch is None),
-            libraries,
-        )
-    archs = tuple(sorted({nvcc_arch(*c) for c in capabilities}))
-    asked_by = "the profile" if profile.gpus == "later" else "the visible GPUs"
-    return Jit(archs, asked_by, libraries=libraries)
+        rows = {entry: _listed(entry, lambda c: name(c, _TODAY)) for entry in listed.split(" ")}
+        return {
+            "archs": tuple(arch for arch in rows.values() if arch),
+            "asked_by": "FLASHINFER_CUDA_ARCH_LIST",
+            "unreadable": tuple(entry for entry, arch in rows.items() if arch is None),
+            "arch_doubt": doubt,
+        }
+    today, older = (
+        # A GPU that FlashInfer refuses with an older nvcc keeps its name, which that does not know.
+        tuple(sorted({arch for c in capabilities if (arch := name(c, nvcc) or name(c, _TODAY))}))
+        for nvcc in (_TODAY, _OLDER)
+    )
+    return {
+        "archs": today,
+        "older_archs": None if older == today else older,
+        "asked_by": "the profile" if profile.gpus == "later" else "the visible GPUs",
+        "arch_doubt": doubt,
+    }
 
 
-def _experts(env: LaunchEnv, profile: Profile, capabilities: tuple[tuple[int, int], ...]) -> bool:
-    """The model's mixture of experts is compiled by FlashInfer."""
-    moe = "moe" in (profile.needs.architecture or "").lower()
-    off = (env.get("VLLM_USE_FLASHINFER_MOE_FP16") or "").strip() == "0"
-    return moe and not off and any(c[0] >= _HOPPER for c in capabilities)
-
-
-def _capabilities(profile: Profile, gpus: Gpus | None) -> tuple[tuple[int, int], ...]:
+def capabilities_of(profile: Profile, gpus: Gpus | None) -> tuple[Capability, ...]:
     rows = profile.archs if profile.gpus == "later" else _visible(gpus)
     made = []
     for row in rows:
@@ -111,172 +294,17 @@ def _capabilities(profile: Profile, gpus: Gpus | None) -> tuple[tuple[int, int],
         if major is None or minor is None:
             raise Missing(Text("a GPU says that its compute capability is {row}", row=repr(row)))
         made.append((major, minor))
-    return tuple(made)
+    return tuple(dict.fromkeys(made))
 
 
 def _visible(gpus: Gpus | None) -> tuple[str, ...]:
     return tuple(d.capability for d in gpus.visible) if gpus else ()
 
 
-def _sampler(env: LaunchEnv, vllm: Vllm, capabilities: tuple[tuple[int, int], ...]) -> bool:
-    if capabilities and all(c < _SAMPLER_FROM for c in capabilities):
-        return False
-    value = env.get("VLLM_USE_FLASHINFER_SAMPLER")
-    if value is not None:
-        return value.strip() != "0"
-    if vllm.sampler is None:
-        raise Missing(Text("{root}/envs.py does not say which sampler is used", root=vllm.root))
-    return vllm.sampler
-
-
-def nvcc_arch(major: int, minor: int) -> str:
-    """FlashInfer's name for a compute capability (flashinfer/compilation_context.py)."""
-    if (major, minor) == (12, 0):
-        return "120f"
-    return f"{major}{minor}{'a' if major >= 9 else ''}"
-
-
-def _listed(entry: str) -> str | None:
+def _listed(entry: str, name: Callable[[Capability], str | None]) -> str | None:
     match = re.fullmatch(r"([0-9]{1,2})\.([0-9])([a-z]?)", entry)
     if match is None:
         return None
     if match[3]:
         return "".join(match.groups())
-    return nvcc_arch(int(match[1]), int(match[2]))
-
-
-@dataclass(frozen=True)
-class CachedOp:
-    """One kernel that FlashInfer built earlier. `cuda_home`: of the toolkit that built it;
-    `home_gone`: no nvcc is there any more; `library`: its .so is there; `whole`: as a library that
-    the loader can read; `kept`: ninja takes the .so for done, asked only where it is not whole;
-    `cudart`: the major of the CUDA runtime that the .so needs; `built`: when, in nanoseconds;
-    `builder`: the FlashInfer that built it, where that is not the target's."""
-
-    name: str
-    folder: Path
-    cuda_home: str | None = None
-    home_gone: bool = False
-    library: bool = False
-    whole: bool = True
-    kept: bool = True
-    cudart: int | None = None
-    built: int = 0
-    builder: Path | None = None
-
-
-@dataclass(frozen=True)
-class CachedLock:
-    """A lock that says who holds it: FlashInfer's filelock writes that only where the filesystem
-    has no flock; the kernel's own locks are empty files and free themselves. `running`: a process
-    of that number runs here; `here`: `host` is this machine, this namespace of processes."""
-
-    op: str
-    path: Path
-    pid: int
-    host: str
-    running: bool = False
-    here: bool = False
-
-
-@dataclass(frozen=True)
-class KernelCache(Fact):
-    """FlashInfer's kernels of its own version, for every set of GPUs."""
-
-    folder: Path
-    ops: tuple[CachedOp, ...] = ()
-    locks: tuple[CachedLock, ...] = ()
-
-
-@probe
-def kernel_cache(target: Target, env: LaunchEnv, flashinfer: FlashInfer) -> KernelCache:
-    """`<base>/.cache/flashinfer/<version>/<archs>/cached_ops/<op>/` (flashinfer/jit/env.py)."""
-    base = env.get("FLASHINFER_WORKSPACE_BASE") or env.get("HOME")
-    if not base:
-        raise Missing(Text("neither HOME nor FLASHINFER_WORKSPACE_BASE is set"), applies=False)
-    folder = Path(base) / ".cache/flashinfer" / str(flashinfer.version)
-    ops: list[CachedOp] = []
-    locks: list[CachedLock] = []
-    for archs in target.listdir(folder) or ():
-        cached = folder / archs / "cached_ops"
-        for name in target.listdir(cached) or ():
-            if name == "tmp":  # the locks, which stay behind after every good build
-                locks += _locks(target, cached / name)
-            else:
-                ops.append(_op(target, cached / name, flashinfer))
-    return KernelCache(folder, tuple(ops), tuple(locks))
-
-
-def _op(target: Target, folder: Path, flashinfer: FlashInfer) -> CachedOp:
-    library, ninja = folder / f"{folder.name}.so", folder / "build.ninja"
-    homes = target.search(ninja, r"(?m)^cuda_home = (.*)$")
-    home = homes[0] if homes else None
-    stat = target.stat(library)
-    elf = target.elf(library) if stat else None
-    # What this user may not read is not known to be broken.
-    whole = stat is None or elf is not None or target.read(library, 1) is None
-    return CachedOp(
-        name=folder.name,
-        folder=folder,
-        cuda_home=home,
-        home_gone=bool(home and target.stat(Path(home) / "bin/nvcc") is None),
-        library=stat is not None,
-        whole=whole,
-        kept=whole or _kept(target, folder),
-        cudart=cudart_major(elf.needed) if elf else None,
-        built=stat.mtime if stat else 0,
-        builder=_builder(target, ninja, flashinfer) if homes else None,
-    )
-
-
-def _builder(target: Target, ninja: Path, flashinfer: FlashInfer) -> Path | None:
-    """The FlashInfer whose headers the commands name (flashinfer/jit/cpp_ext.py:140), if it is
-    another one: every command then changes, and ninja builds all of it again."""
-    roots = target.search(ninja, r"-isystem (\S+)/data/include(?=\s)")
-    if not roots or Path(roots[0]) == target.realpath(flashinfer.root):
-        return None
-    return Path(roots[0])
-
-
-def _kept(target: Target, folder: Path) -> bool:
-    """ninja's log has the .so, and no object is newer than what it notes there. That is what its
-    verdict hangs on where no command changed (tried with ninja 1.11 and 1.13): a .so that is not in
-    the log was never finished, and one older than an object has to be linked again."""
-    pattern = rf"(?m)^\d+\t\d+\t(\d+)\t[^\t\n]*/{re.escape(folder.name)}\.so\t"
-    noted = target.search(folder / ".ninja_log", pattern)
-    objects = [n for n in target.listdir(folder) or () if n.endswith(".o")]
-    stats = [target.stat(folder / name) for name in objects]
-    latest = number_of(noted[-1]) if noted else None
-    if latest is None or not stats:
-        return False
-    return all(s is not None and s.mtime <= latest for s in stats)
-
-
-def _locks(target: Target, folder: Path) -> list[CachedLock]:
-    made = []
-    for name in target.listdir(folder) or ():
-        stat = target.stat(folder / name) if name.endswith(".lock") else None
-        if stat is None or stat.size == 0:
-            continue
-        rows = (target.read(folder / name) or b"").decode("utf-8", "replace").split("\n")
-        holder = number_of(rows[0])
-        if holder is not None and len(rows) > 1 and rows[1]:
-            running = target.stat(Path("/proc") / str(holder)) is not None
-            here = rows[1] == _host(target)
-            op = name.removesuffix(".lock")
-            made.append(CachedLock(op, folder / name, holder, rows[1], running, here))
-    return made
-
-
-_FIRST_NAMESPACE = 4026531836  # PID_NS_INIT_INO, linux/nsfs.h
-
-
-def _host(target: Target) -> str:
-    """This machine as filelock names it (filelock/_identity.py): its name, and the namespace of
-    processes where that is not the machine's own."""
-    name = (target.read(Path("/proc/sys/kernel/hostname")) or b"").decode("utf-8", "replace")
-    digits = re.search(r"[0-9]+", target.realpath(Path("/proc/self/ns/pid")).name)
-    namespace = number_of(digits[0]) if digits else None
-    if namespace in (None, _FIRST_NAMESPACE):
-        return name.strip()
-    return f"{name.strip()}?pidns-{namespace:x}"
+    return name((int(match[1]), int(match[2])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ _TIMEOUT = 120.0
 @dataclass(frozen=True)
 class Proof(Fact):
     """What the test build came to. `stage` is where it failed; `ids` the ailments that its output
-    names; `stand_in` that an empty libcuda.so stood in for the driver's; seconds of wall time."""
+    names; `stand_in` that an empty libcuda.so stood in for the driver's; seconds of wall time;
+    `doubt`: why it is not sure that the server builds anything."""
 
     ok: bool
     stage: Literal["compile", "link", "load"] | None = None
@@ -42,6 +44,7 @@ class Proof(Fact):
     line: str = ""
     ids: tuple[str, ...] = ()
     stand_in: bool = False
+    doubt: Text | None = None
 
 
 @probe
@@ -66,7 +69,7 @@ def proof(
         )
     if hosts.cxx.compiler is None:
         raise Missing(Text("there is no C++ compiler to link with"), ("c-compiler-missing",))
-    archs = jit.archs or _DEFAULT_ARCHS
+    archs = jit.archs_of(found.nvcc) or _DEFAULT_ARCHS
     for path in _started_by_nvcc(found):
         if why := target.distrust(path):
             raise NotTrusted(why)
@@ -92,7 +95,7 @@ def proof(
         timeout=_TIMEOUT,
         env=child_env(env),
     )
-    return _read(ran, archs)
+    return dataclasses.replace(_read(ran, archs), doubt=jit.doubt)
 
 
 def _started_by_nvcc(kit: Toolkit) -> Iterator[Path]:

@@ -6,6 +6,7 @@ server would find another one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from pathlib import Path
 from packaging.version import Version
 
 from doctor import toml
+from doctor.consumers import flashinfer as fi
+from doctor.consumers.source import Source
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.numbers import cuda_version, number_of, version_of
@@ -22,10 +25,11 @@ from doctor.probes.driver import Driver
 from doctor.probes.environment import HOME, LaunchEnv, child_env, which
 from doctor.probes.host import HostCompilers, nvcc_flags, split
 from doctor.probes.interpreter import Interpreter, is_targets
-from doctor.probes.jit import Jit
-from doctor.probes.wheels import FlashInfer, Packages, Torch
+from doctor.probes.jit import Jit, Workaround
+from doctor.probes.wheels import FlashInfer, Packages, Torch, Vllm
 from doctor.redact import redact
 from doctor.shipped import rules_folder
+from doctor.tape import NotRecorded
 from doctor.target import OWN, Target
 
 # What --list-gpu-arch says, as [from, before) a release of nvcc, in its order: of CUDA's release
@@ -118,11 +122,12 @@ class Toolkit:
 class Toolkits(Fact):
     """`found`: the one FlashInfer finds, None where it finds none, `searched` then says how it
     looked. `wheels`: the one in the target's wheels, the candidate for a repair; None where
-    there is none or it is the one found."""
+    there is none or it is the one found. `doubt`: why it is not sure that any is wanted."""
 
     found: Toolkit | None = None
     searched: Text = field(default_factory=lambda: Text(""))
     wheels: Toolkit | None = None
+    doubt: Text | None = None
 
 
 @probe
@@ -138,35 +143,16 @@ def toolkits(
 ) -> Toolkits:
     """Both toolkits. Not applicable where nothing is compiled (see Jit)."""
     look = _Look(target, env, interpreter, packages, flashinfer, hosts, jit)
-    home, found_by, searched = cuda_home(target, env)
-    found = look.at(Path(home), found_by) if home else None
+    with contextlib.suppress(NotRecorded):  # an older doctor knew FlashInfer 0.6 alone
+        fi.searches_as_known(Source(target, flashinfer.root))
+    home = fi.cuda_home(target, env)
+    found = look.at(Path(home.path), home.found_by) if home.path else None
     wheels = None
     folder = wheel_root(target, interpreter, torch)
     # A CUDA home of links has a root of its own and the wheels' nvcc: one compiler, judged once.
     if folder and not (found and _same(target, found.root / "bin/nvcc", folder / "bin/nvcc")):
         wheels = look.at(folder, "the target's wheels")
-    return Toolkits(found, searched, wheels)
-
-
-def cuda_home(target: Target, env: LaunchEnv) -> tuple[str | None, str, Text]:
-    """(cuda_home, what named it, how it was looked for), as flashinfer/jit/cpp_ext.py finds it:
-    CUDA_HOME, else CUDA_PATH, unchecked; else two folders up from `which nvcc`, links and
-    wrappers not followed; else /usr/local/cuda where it exists."""
-    for name in ("CUDA_HOME", "CUDA_PATH"):
-        value = env.get(name)
-        if value:
-            return value, name, Text("{name}={value}", name=name, value=value)
-    if env.get("CUDA_PATH") == "":
-        # `CUDA_HOME or CUDA_PATH` is then "", which is not None: FlashInfer starts /bin/nvcc.
-        return "/", "CUDA_PATH", Text("CUDA_PATH is set and empty")
-    if which(target, env, "which") is None:
-        return None, "", Text("CUDA_HOME is not set and there is no `which` to look for nvcc with")
-    nvcc = which(target, env, "nvcc")
-    if nvcc is not None:
-        return str(nvcc.parent.parent), "nvcc on PATH", Text("nvcc on PATH is {nvcc}", nvcc=nvcc)
-    if target.stat(Path("/usr/local/cuda")):
-        return "/usr/local/cuda", "the default", Text("the default is /usr/local/cuda")
-    return None, "", Text("CUDA_HOME is not set, PATH has no nvcc, /usr/local/cuda does not exist")
+    return Toolkits(found, home.searched, wheels, jit.doubt)
 
 
 def wheel_root(target: Target, interpreter: Interpreter, torch: Torch) -> Path | None:
@@ -400,7 +386,9 @@ class WheelToolkit(Fact):
     CUDA, a version or "13.0.*" (None: CUDA 12, whose wheels hold no nvcc); `cuda` is torch's.
     `root`: where the wheels lay it out, `home`: the CUDA home of links that the doctor makes over
     it. `libcuda`: the driver's library. `too_old_for_glibc`: its headers declare rsqrt otherwise
-    than the host's. `flashinfer`: the installed one, for which ready kernels can be had."""
+    than the host's. `flashinfer`: the installed one, for which ready kernels can be had;
+    `downloads_kernels`: the command of the installed vLLM that fetches them; `workaround`: how it
+    does without them."""
 
     root: Path
     home: Path
@@ -409,6 +397,8 @@ class WheelToolkit(Fact):
     libcuda: Path | None = None
     too_old_for_glibc: bool = False
     flashinfer: Version | None = None
+    downloads_kernels: Path | None = None
+    workaround: Workaround = field(default_factory=Workaround)
 
 
 FIRST_WITH_NVCC = 13  # nvidia-cuda-nvcc-cu12 holds ptxas and no nvcc
@@ -419,11 +409,14 @@ _RSQRT_CUDA = Version("13.2")
 
 @probe
 def wheel_toolkit(
+    target: Target,
     torch: Torch,
+    vllm: Vllm,
     interpreter: Interpreter,
     hosts: HostCompilers,
     driver: Driver | None,
     flashinfer: FlashInfer | None,
+    jit: Jit | None,
 ) -> WheelToolkit:
     cuda = torch.cuda or Version("13.0")
     host = hosts.nvcc_host.compiler
@@ -441,7 +434,17 @@ def wheel_toolkit(
         libcuda=path.parent / "libcuda.so.1" if path else None,
         too_old_for_glibc=bool(glibc and glibc >= RSQRT_GLIBC and cuda < _RSQRT_CUDA),
         flashinfer=flashinfer.version if flashinfer else None,
+        downloads_kernels=_downloader(target, interpreter, vllm),
+        workaround=jit.workaround if jit else Workaround(),
     )
+
+
+def _downloader(target: Target, interpreter: Interpreter, vllm: Vllm) -> Path | None:
+    """Of 0.33 on; FlashInfer's index, which it asks, is not the one of its wheels."""
+    with contextlib.suppress(NotRecorded):
+        if target.stat(vllm.root / "entrypoints/cli/download_kernels.py"):
+            return interpreter.prefix / "bin/vllm"
+    return None
 
 
 @dataclass(frozen=True)

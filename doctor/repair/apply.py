@@ -18,8 +18,8 @@ from doctor.engine import Crashed
 from doctor.fixes import SetAside
 from doctor.model import Missing, Severity, Text, Verdict, refusal
 from doctor.probes.host import HostCompilers
+from doctor.repair import newest, resolver, running, stage, swap
 from doctor.repair import plan as planning
-from doctor.repair import resolver, running, stage, swap
 from doctor.repair.index import Index
 from doctor.repair.manifest import Done, Swap
 from doctor.repair.plan import Action, Chosen, Consent, Plan, Withheld
@@ -65,7 +65,9 @@ class Applied:
     run: str | None
 
 
-def ground(report: Report, target: Target, tell: Callable[[str], None]) -> Ground:
+def ground(
+    report: Report, target: Target, tell: Callable[[str], None], bounds: newest.Bounds
+) -> Ground:
     """What the repair of this report works on. Raises NotTrusted."""
     who = report.interpreter
     try:
@@ -82,6 +84,7 @@ def ground(report: Report, target: Target, tell: Callable[[str], None]) -> Groun
         compiler=compiler,
         tool=resolver.find(target),
         tell=tell,
+        bounds=bounds,
     )
 
 
@@ -141,7 +144,8 @@ def _resolved(
     made: Plan, install: Action, report: Report, ground: Ground, indexes: Sequence[Index]
 ) -> tuple[Plan, tuple[planning.Ask, ...]]:
     _must_not_be_the_systems(report)
-    request = planning.request(install, made.chosen, report)
+    asked = planning.request(install, made.chosen, report)
+    request = dataclasses.replace(asked, roots=ground.bounds.roots(asked.roots))
     resolution = Resolution(indexes[0], ())
     if request.roots:
         if ground.tool is None:
@@ -151,7 +155,10 @@ def _resolved(
         except ToolError as error:
             # Of what does not go together the tool says more than a sentence; of all else, no more.
             tail = error.tail if error.no_solution else ""
-            raise RepairError(f"no index can give what is needed: {error}", tail) from None
+            bounds = ground.bounds if request != asked else None
+            within, way_out = (bounds, bounds.way_out) if bounds else ("", "")
+            said = f"no index can give what is needed{within}: {error}{way_out}"
+            raise RepairError(said, tail) from None
     going = [
         Move(name, str(ground.installed[name].version), None)
         for name in request.gone
@@ -195,12 +202,12 @@ def _resolution(
         who.python, who.version, who.installs_to, request.roots, request.held, request.anew
     )
     try:
-        return resolver.resolve(tool, wanted, indexes, ground.target.env)
+        return newest.resolve(tool, wanted, indexes, ground.target.env, ground.bounds)
     except ToolError as error:
         if not (error.no_solution and request.held):
             raise
     free = dataclasses.replace(wanted, held=())
-    return resolver.resolve(tool, free, indexes, ground.target.env)
+    return newest.resolve(tool, free, indexes, ground.target.env, ground.bounds)
 
 
 def must_fit(made: Plan, ground: Ground) -> None:

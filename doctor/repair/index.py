@@ -28,6 +28,7 @@ MIRRORS = {
     "tuna": "https://pypi.tuna.tsinghua.edu.cn/simple",
     "ustc": "https://mirrors.ustc.edu.cn/pypi/simple",
 }
+PYPI = "https://pypi.org"
 DEFAULT = "default"
 _PYPI = "the default index (PyPI)"
 
@@ -130,7 +131,7 @@ class Index:
 
     def _urls(self) -> Iterator[str]:
         if not self.no_index:
-            yield from (self.url or "https://pypi.org", *self.extra)
+            yield from (self.url or PYPI, *self.extra)
         yield from self.find_links
 
 

@@ -59,6 +59,19 @@ class Pip:
         files = [(_name(r), str(r["metadata"]["version"]), _hashes(r)) for r in rows]
         return moves, requirements_file(sorted(files))
 
+    def newest(
+        self,
+        python: Path,
+        version: Version,
+        requirements: Sequence[str],
+        index: Index,
+        shell: Mapping[str, str],
+    ) -> Version:
+        alone = ("--ignore-installed", "--no-deps")
+        asked = Wanted(python, version, (), tuple(requirements))
+        (row,) = self._report(_variables(index, shell), asked, (), requirements, *alone)
+        return Version(row["metadata"]["version"])
+
     def _report(
         self,
         env: Mapping[str, str],

@@ -18,8 +18,10 @@ from doctor.fixes import (
     SetVariable,
     UnsetVariable,
 )
+from doctor.fixes.recipes import cuda_python
 from doctor.model import Fix, Missing, Needs, Severity, Step, Text, Verdict
-from doctor.probes.wheels import Distribution, Packages, Vllm
+from doctor.probes.owners import Overlap, Owners
+from doctor.probes.wheels import Distribution, Packages, Torch, Vllm
 from doctor.repair.resolver import Move, Resolution, name_of
 
 Consent = Literal["core", "running"]
@@ -87,6 +89,12 @@ class Request:
     anew: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     half: tuple[Path, ...] = ()
+
+    @property
+    def uninstalled(self) -> tuple[str, ...]:
+        """What has to be removed before an installer that works on the target itself installs: it
+        leaves what satisfies, and where two own a file, takes the new one's with the old one."""
+        return (*self.gone, *(n for n in self.anew if n not in broken(self.half)))
 
 
 @dataclass(frozen=True)
@@ -189,33 +197,75 @@ def _is_metadata(path: Path) -> bool:
 
 def request(action: Action, chosen: Iterable[Chosen], report: Report) -> Request:
     """What the install action asks of the resolver: vLLM as a root in every transaction, so that
-    all that moves still fits it; torch, vLLM, FlashInfer and triton held unless a fix wants them
-    changed."""
+    all that moves still fits it, and the cuda-python of torch's CUDA; torch, vLLM, FlashInfer and
+    triton held unless a fix wants them changed."""
     installs = [s for s in action.steps if isinstance(s, PipInstall)]
     roots = list(dict.fromkeys(r for s in installs for r in s.requirements))
     removed = {name_of(n) for s in action.steps if isinstance(s, PipUninstall) for n in s.names}
     half = tuple(s.path for s in action.steps if isinstance(s, SetAside))
-    broken = {name_of(path.name.partition("-")[0]) for path in half}
+    in_half = broken(half)
     asked = {name_of(r) for r in roots}
     there = installed(report)
     held: list[str] = []
+    again: set[str] = set()
     if roots:
         with_vllm = _vllm(report)
         if with_vllm and name_of(with_vllm) not in asked | removed:
             roots.insert(0, with_vllm)
+        beside, again = _cuda_python(report, there, roots)
+        roots += [r for r in beside if name_of(r) not in asked | removed]
         if not asking(action, chosen):
             held = [
                 f"{name}=={one.version.public}"
                 for name, one in sorted(there.items())
-                if is_core(name) and name not in broken
+                if is_core(name) and name not in in_half
             ]
     return Request(
         roots=tuple(roots),
         held=tuple(held),
-        anew=tuple(sorted((removed & asked) | (broken & set(there)))),
+        anew=tuple(sorted((removed & asked) | (in_half & set(there)) | again - removed)),
         gone=tuple(sorted(removed - asked)),
         half=half,
     )
+
+
+def _cuda_python(
+    report: Report, there: Mapping[str, Distribution], roots: Collection[str]
+) -> tuple[list[str], set[str]]:
+    """(roots that keep cuda-python to torch's CUDA where it or cuda-bindings is there; what both
+    own the same files and is installed anew, since an older cuda-python goes with these roots)."""
+    cuda = _cuda(report, roots)
+    if cuda is None or cuda < 12 or not {"cuda-python", "cuda-bindings"} & set(there):
+        return [], set()
+    shares = [o for o in _overlaps(report) if o.other.name == "cuda-python"]
+    again = {o.wanted.name for o in shares}
+    return [cuda_python(cuda), *sorted(again)], again | {o.other.name for o in shares}
+
+
+def _cuda(report: Report, roots: Collection[str]) -> int | None:
+    """The CUDA major of the torch that these roots lead to; None where it is not known."""
+    try:
+        vllm = report.facts.get(Vllm)
+        if vllm.requirement not in roots:
+            return None
+        if "torch" in map(name_of, roots):  # another build of it: the one for vLLM's extension
+            return vllm.cudart
+        cuda = report.facts.get(Torch).cuda
+    except (Missing, Crashed):
+        return None
+    return cuda.major if cuda else None
+
+
+def _overlaps(report: Report) -> tuple[Overlap, ...]:
+    try:
+        return report.facts.get(Owners).overlaps
+    except (Missing, Crashed):
+        return ()
+
+
+def broken(half: Iterable[Path]) -> set[str]:
+    """The distributions of these metadata folders."""
+    return {name_of(path.name.partition("-")[0]) for path in half}
 
 
 def consents(
@@ -225,8 +275,7 @@ def consents(
     asks = []
     core = [m for m in moves if m.old and is_core(m.name)]
     if core:
-        what = [f"{m.name} {m.old} → {m.new or 'removed'}" for m in core]
-        asks.append(Ask("core", Text("it changes {what}", what=what)))
+        asks.append(Ask("core", _told(core)))
     elif titles := [str(c.fix.title) for c in asking(action, chosen)]:
         asks.append(Ask("core", Text("it is to {what}", what=titles)))
     running = list(users)
@@ -235,6 +284,20 @@ def consents(
             Ask("running", Text("a process runs out of this environment: {who}", who=running))
         )
     return tuple(asks)
+
+
+def _told(core: Iterable[Move]) -> Text:
+    """What becomes of torch, vLLM and their like; an older version is called a downgrade."""
+    down: list[str] = []
+    other: list[str] = []
+    for move in core:
+        rows = down if move.is_downgrade else other
+        rows.append(f"{move.name} {move.old} → {move.new or 'removed'}")
+    if not down:
+        return Text("it changes {what}", what=other)
+    if not other:
+        return Text("it downgrades {what}", what=down)
+    return Text("it downgrades {down}, and changes {other}", down=down, other=other)
 
 
 def asking(action: Action, chosen: Iterable[Chosen]) -> list[Chosen]:

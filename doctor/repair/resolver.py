@@ -18,7 +18,8 @@ from typing import Protocol
 
 from packaging.version import Version
 
-from doctor.model import refusal
+from doctor.model import Text, refusal
+from doctor.numbers import version_of
 from doctor.redact import redact
 from doctor.repair.index import Index
 from doctor.target import Target, ending_with_us
@@ -49,6 +50,12 @@ class Move:
     size: int | None = None
     cached: bool = False
 
+    @property
+    def is_downgrade(self) -> bool:
+        """Whether an older version comes in the place of a newer one."""
+        old, new = version_of(self.old), version_of(self.new)
+        return bool(old and new and new < old)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -68,12 +75,13 @@ class Wanted:
 class Resolution:
     """What one transaction comes to. `requirements`: a requirements file of exactly what is
     installed, with hashes, "" where nothing is; `passed_over`: the mirrors that were asked before,
-    each with the reason."""
+    each with the reason; `why`: where a vLLM was chosen, why this one."""
 
     index: Index
     moves: tuple[Move, ...]
     requirements: str = ""
     passed_over: tuple[str, ...] = ()
+    why: Text | None = None
 
     @property
     def download_bytes(self) -> int | None:
@@ -90,6 +98,19 @@ class Tool(Protocol):
     ) -> tuple[tuple[Move, ...], str]:
         """The moves and the requirements file of what is installed; the index has `seconds` to
         answer each question. Nothing that is installed in the target runs."""
+        ...
+
+    def newest(
+        self,
+        python: Path,
+        version: Version,
+        requirements: Sequence[str],
+        index: Index,
+        shell: Mapping[str, str],
+    ) -> Version:
+        """The newest release that these requirements of one name admit and that installs on the
+        interpreter `python` of that version, whatever it asks for: by the index' Requires-Python,
+        of which uv reads the lower bound alone, and by what its wheels are built for."""
         ...
 
     def stage(

@@ -24,6 +24,7 @@ from doctor.probes.wheels import Distribution
 from doctor.redact import redact
 from doctor.repair import swap
 from doctor.repair.manifest import Swap, kernels, places
+from doctor.repair.newest import Bounds
 from doctor.repair.plan import Request
 from doctor.repair.resolver import Resolution, Tool, ToolError, name_of
 from doctor.repair.swap import SwapError
@@ -52,6 +53,7 @@ class Ground:
     compiler: tuple[str, ...] | None
     tool: Tool | None
     tell: Callable[[str], None]
+    bounds: Bounds
 
 
 def distributions(
@@ -195,8 +197,11 @@ def _recorded(new: Path) -> tuple[dict[str, str], dict[str, str]]:
         site = record.parent.parent.relative_to(new)
         for row in _rows(record) or ():
             path = os.path.normpath(site / row[0])
+            twice = path in owners
             owners[path] = _distribution(record.parent)
-            if len(row) > 1 and row[1].startswith("sha256="):
+            if twice:  # whose is there only the file itself says
+                digests.pop(path, None)
+            elif len(row) > 1 and row[1].startswith("sha256="):
                 padded = row[1][len("sha256=") :] + "=="
                 with contextlib.suppress(ValueError):  # else the file itself is read
                     digests[path] = base64.urlsafe_b64decode(padded).hex()

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Uv:
             "UV_HTTP_RETRIES": "1",
         }
         moves = self._moves(wanted, env)
-        packages = self._lock(wanted.version, env, moves)
+        packages = self._lock(wanted.version, env, (f"{m.name}=={m.new}" for m in moves if m.new))
         rows = [(p["name"], p["version"], _hashes(p)) for p in packages]
         # A requirements file and not the pylock.toml itself: of that, uv 0.13 fetches every file
         # anew though its cache holds it.
@@ -76,12 +76,23 @@ class Uv:
             for name in sorted({*old, *new})
         )
 
+    def newest(
+        self,
+        python: Path,
+        version: Version,
+        requirements: Sequence[str],
+        index: Index,
+        shell: Mapping[str, str],
+    ) -> Version:
+        (package,) = self._lock(version, index.variables(shell), requirements)
+        return Version(package["version"])
+
     def _lock(
-        self, version: Version, env: Mapping[str, str], moves: Iterable[Move]
+        self, version: Version, env: Mapping[str, str], requirements: Iterable[str]
     ) -> list[dict[str, Any]]:
-        """The packages of a pylock.toml (PEP 751) of exactly these versions: the files that the
+        """The packages of a pylock.toml (PEP 751) of these requirements alone: the files that the
         index has, with their hashes and sizes."""
-        names = [f"{m.name}=={m.new}\n" for m in moves if m.new]
+        names = [f"{row}\n" for row in requirements]
         if not names:
             return []
         with tempfile.TemporaryDirectory(prefix="vllm-doctor-") as scratch:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import typing
 from typing import TYPE_CHECKING, Any
 
 from doctor import about
 from doctor.codec import encode
 from doctor.model import Finding, Fix, Installer, Outcome, Role, Severity, Step, Verdict, printable
+from doctor.probes.imports import Outcome as ImportOutcome
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -35,6 +37,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "model": None if report.model is None else printable(report.model),
             "source": report.source,
             "recorded": encode(report.recorded),
+            "checked_up_to": report.checked_up_to,
         },
         "verdict": report.verdict,
         "exit_code": report.exit_code,
@@ -84,6 +87,30 @@ def _step(step: Step, by: Installer) -> dict[str, Any]:
 
 
 def _deep(report: Report) -> dict[str, Any]:
+    return {**_test_build(report), "imports": _imports(report)}
+
+
+def _imports(report: Report) -> dict[str, Any]:
+    made = report.imports
+    why = made.failure if made else report.imports_missing
+    return {
+        "ran": made is not None,
+        "seconds": round(made.seconds, 3) if made else 0.0,
+        "modules": [
+            {
+                "module": row.module,
+                "outcome": row.outcome,
+                "seconds": round(row.seconds, 3),
+                "why": printable(row.error) if row.error else "",
+                "place": printable(row.error.place) if row.error else None,
+            }
+            for row in (made.rows if made else ())
+        ],
+        "why": "" if why is None else printable(why),
+    }
+
+
+def _test_build(report: Report) -> dict[str, Any]:
     proof = report.proof
     if proof is None:
         why = "" if report.proof_missing is None else str(report.proof_missing)
@@ -132,6 +159,7 @@ def repair_json(report: Report, plan: Plan, applied: Applied | None) -> dict[str
         ],
         "index": printable(resolution.index.name) if resolution else None,
         "passed_over": [printable(p) for p in (resolution.passed_over if resolution else ())],
+        "why": str(resolution.why) if resolution and resolution.why else None,
         "download_bytes": resolution.download_bytes if resolution else 0,
         "withheld": [{"id": w.id, "why": str(w.why), "allow": w.consent} for w in plan.withheld],
     }
@@ -165,6 +193,7 @@ def repair_schema() -> dict[str, Any]:
         "moves": list_of(object_of(name=TEXT, old=MAYBE_TEXT, new=MAYBE_TEXT, bytes=maybe_int)),
         "index": MAYBE_TEXT,
         "passed_over": list_of(TEXT),
+        "why": MAYBE_TEXT,
         "download_bytes": maybe_int,
         "withheld": list_of(
             object_of(id=TEXT, why=TEXT, allow={"enum": ["core", "running", None]})
@@ -204,6 +233,12 @@ def fix_schema() -> dict[str, Any]:
     return object_of(title=TEXT, needs={"enum": ["safe", "ask", "person"]}, steps=list_of(step))
 
 
+def _imports_schema() -> dict[str, Any]:
+    outcomes = {"enum": list(typing.get_args(ImportOutcome))}
+    module = object_of(module=TEXT, outcome=outcomes, seconds=NUMBER, why=TEXT, place=MAYBE_TEXT)
+    return object_of(ran=BOOL, seconds=NUMBER, modules=list_of(module), why=TEXT)
+
+
 def report_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of `to_json`."""
     finding = object_of(
@@ -234,6 +269,7 @@ def report_schema() -> dict[str, Any]:
             model=MAYBE_TEXT,
             source={"enum": ["live", "tape"]},
             recorded={"anyOf": [recorded, {"type": "null"}]},
+            checked_up_to=MAYBE_TEXT,
         ),
         verdict={"enum": ["healthy", "findings", "unknown"]},
         exit_code=INT,
@@ -248,6 +284,7 @@ def report_schema() -> dict[str, Any]:
             seconds=NUMBER,
             output_tail=TEXT,
             stand_in=BOOL,
+            imports=_imports_schema(),
         ),
         not_checked=list_of(object_of(id=TEXT, why=TEXT)),
     )

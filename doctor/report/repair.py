@@ -10,7 +10,7 @@ from doctor.fixes import CudaHome, SetAside
 from doctor.model import Fix, Installer, printable
 from doctor.repair.apply import Applied
 from doctor.repair.plan import Action, Plan, is_core
-from doctor.repair.resolver import Move, name_of
+from doctor.repair.resolver import Move, Resolution, name_of
 from doctor.repair.state import Run, Unusable
 from doctor.report.text import Line, served
 
@@ -84,12 +84,16 @@ def _changes(action: Action, plan: Plan) -> Iterator[Line]:
     told = moves if len(fresh) <= _FRESH else [m for m in moves if m not in fresh]
     width = max((len(m.name) for m in told), default=0)
     for move in told:
-        yield (("", f"   {move.name:<{width}}  {move.old or '-'} → {move.new or 'removed'}"),)
+        mark = "  (downgrade)" if move.is_downgrade and is_core(move.name) else ""
+        what = f"{move.old or '-'} → {move.new or 'removed'}{mark}"
+        yield (("", f"   {move.name:<{width}}  {what}"),)
     if len(told) < len(moves):
         yield (("", f"   and {len(fresh)} more that they need and that are not installed"),)
+    if plan.resolution.why:
+        yield (("", f"   {plan.resolution.why}"),)
     for reason in plan.resolution.passed_over:
         yield (("yellow", f"   passed over: {reason}"),)
-    yield (("", f"   from {plan.resolution.index.name}, {_fetched(plan)}"),)
+    yield (("", f"   from {plan.resolution.index.name}, {fetched(plan.resolution)}"),)
     for note in plan.resolution.index.notes:
         yield (("dim", f"   {note}"),)
 
@@ -98,8 +102,9 @@ def _named(move: Move, plan: Plan) -> bool:
     return is_core(move.name) or move.name in {name_of(r) for r in plan.request.roots}
 
 
-def _fetched(plan: Plan) -> str:
-    size = plan.resolution.download_bytes if plan.resolution else 0
+def fetched(resolution: Resolution) -> str:
+    """How much has to be downloaded, in words."""
+    size = resolution.download_bytes
     if size is None:
         return "download size unknown (this index does not say)"
     return f"{size / 2**20:.0f} MiB to download" if size else "nothing to download"
@@ -111,8 +116,8 @@ def _commands(action: Action, plan: Plan, installer: Installer) -> Iterator[Line
         if isinstance(step, (CudaHome, SetAside)):
             for command in step.commands(installer):
                 yield (("cyan", f"     {command}"),)
-    if action.kind == "install" and plan.request.gone:
-        yield (("cyan", f"     {installer.line('uninstall', plan.request.gone)}"),)
+    if action.kind == "install" and plan.request.uninstalled:
+        yield (("cyan", f"     {installer.line('uninstall', plan.request.uninstalled)}"),)
     if action.kind == "install" and plan.request.roots:
         yield (("cyan", f"     {installer.line('install', plan.request.roots)}"),)
 

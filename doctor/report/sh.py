@@ -63,8 +63,8 @@ def _lines(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[str
 
 def _install(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[str]:
     """Exactly what was resolved, by hash: what the index has tomorrow makes no difference."""
-    if plan.request.gone:
-        yield report.installer.line("uninstall", plan.request.gone)
+    if plan.request.uninstalled:
+        yield report.installer.line("uninstall", plan.request.uninstalled)
     for info in plan.request.half:
         yield shlex.join(["mv", str(info), f"{info}.set-aside"])
     resolution = plan.resolution

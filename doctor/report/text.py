@@ -72,6 +72,9 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
     fine = report.proof is not None and report.proof.ok
     if (report.proof or report.proof_missing) and not (fine and style.quiet):
         yield from _deep(report, style)
+    good = report.imports is not None and not (report.imports.died or report.imports.failure)
+    if (report.imports or report.imports_missing) and not (good and style.quiet):
+        yield from _imports(report, style)
     if not style.quiet:
         yield from _areas(report, style)
     yield from _verdict(report, style)
@@ -162,6 +165,35 @@ def _deep(report: Report, style: Style) -> Iterator[Line]:
     yield ()
 
 
+def _imports(report: Report, style: Style) -> Iterator[Line]:
+    made = report.imports
+    if made is None:
+        yield from wrapped(f"Imports: not made, {report.imports_missing}", "", style)
+        yield ()
+        return
+    count = sum(row.outcome == "ok" for row in made.rows)
+    told = f"  {count} of {len(made.rows)} modules that vLLM imports, in {made.seconds:.1f} s"
+    bad = bool(made.died)
+    yield (("bold red", "✗ imports") if bad else ("green", "✓ imports"), ("", told))
+    for row in made.rows:
+        if row.outcome != "ok" or style.verbose:
+            why = f": {row.error} ({row.error.place})" if row.error else ""
+            said = f"{_IMPORT_WORDS[row.outcome]} {row.module}{why}"
+            yield from wrapped(said, "    ", style, "dim", hang="  ")
+    if made.failure:
+        yield from wrapped(made.failure, "    ", style, "dim", hang="  ")
+    yield ()
+
+
+_IMPORT_WORDS = {
+    "ok": "imported",
+    "died": "failed:",
+    "caught": "vLLM goes on without",
+    "not-checked": "not checked without a GPU:",
+    "not-reached": "not reached:",
+}
+
+
 def _areas(report: Report, style: Style) -> Iterator[Line]:
     """One line per area with its fine and its unchecked rules; with -v one per rule."""
     areas: dict[str, tuple[list[Outcome], list[NotChecked]]] = {}
@@ -203,6 +235,8 @@ def _verdict(report: Report, style: Style) -> Iterator[Line]:
         parts.append("environment only")
     if unknown:
         parts.append(f"{unknown} could not be told")
+    if report.checked_up_to:
+        parts.append(f"checked up to vLLM {report.checked_up_to}")
     if report.accepted:
         parts.append(f"accepted: {', '.join(report.accepted)}")
     if report.verdict == "healthy":

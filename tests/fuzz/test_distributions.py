@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from doctor.probes.wheels import Packages
+from doctor.profile import ModelNeeds
+from doctor.repair.newest import Bounds
 from doctor.repair.stage import Ground, StageError, _leaving
 from doctor.target import Live
 from tests.conftest import SYSTEM, Environment, facts_of
@@ -53,7 +55,8 @@ def test_a_record_names_nothing_outside_the_environment(
     info = bare.install("odd", "1.0", files={"odd/__init__.py": "", "odd/more.py": ""})
     bare.install("other", "1.0", files={"other/x": ""})
     target = Live(SYSTEM)
-    ground = Ground(target, bare.python, bare.prefix, (bare.site,), {}, None, None, lambda _: None)
+    bounds = Bounds(ModelNeeds())
+    ground = Ground(target, bare.python, bare.prefix, (bare.site,), {}, None, None, print, bounds)
 
     def one(r: random.Random) -> None:
         data = changed_bytes(r, RECORD)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.conftest import FLASHINFER, VLLM_FILES, shared_library
+from tests.conftest import FLASHINFER, shared_library
+from tests.installed import FLASHINFER_FILES, VLLM_FILES
 from tests.stand_ins import compiler
 from tests.stand_ins.compiler import RELEASES, Release
 
@@ -221,6 +222,20 @@ def _cuda_wheels(folder: Path, made: Mapping[str, bytes]) -> None:
         }
         rows = [f"{pin}; ({_LINUX}) and extra == '{extra}'" for extra, pin in pins.items()]
         make_wheel(folder, "cuda-toolkit", release, requires=rows, files={})
+    for version in ("13.0.3", "13.4.4"):
+        files = {
+            "cuda/bindings/__init__.py": "",
+            "cuda/bindings/runtime.py": "cudaLibrary_t = int\n",
+        }
+        make_wheel(folder, "cuda-bindings", version, files=files)
+        # Nothing but a requirement, since 12.8; the one before it has cuda/bindings itself.
+        requires = (f"cuda-bindings~={version}",)
+        make_wheel(folder, "cuda-python", version, requires=requires, files={})
+    old = {
+        "cuda/bindings/__init__.py": "__version__ = '12.6.2'\n",
+        "cuda/bindings/runtime.py": "\n",
+    }
+    make_wheel(folder, "cuda-python", "12.6.2.post1", files={**old, "cuda/cudart.py": ""})
     make_wheel(
         folder,
         "nvidia-cuda-runtime-cu12",
@@ -302,7 +317,7 @@ def _vllm_wheels(folder: Path, made: Mapping[str, bytes]) -> None:
         FLASHINFER,
         requires=("ninja", "torch"),
         files={
-            "flashinfer/__init__.py": "",
+            **FLASHINFER_FILES,
             "flashinfer/data/cccl/libcudacxx/include/cuda/std/type_traits": compiler.CCCL_CHECK,
         },
         entry_points={"flashinfer": "flashinfer.__main__:cli"},
@@ -320,23 +335,28 @@ def _vllm_wheels(folder: Path, made: Mapping[str, bytes]) -> None:
 
 def _model_wheels(folder: Path) -> None:
     """transformers and what has to move together with it."""
-    known = '        ("glm4_moe", "Glm4MoeConfig"),\n'
-    lite = f'{known}        ("glm4_moe_lite", "Glm4MoeLiteConfig"),\n'
+    table = "\nCONFIG_MAPPING_NAMES = OrderedDict(\n    [\n{}    ]\n)\n"
+    rows = ('        ("glm4_moe", "X1Config"),\n', '        ("glm4_moe_lite", "X2Config"),\n')
     auto = "transformers/models/auto"
+    without = {f"{auto}/configuration_auto.py": table.format(rows[0])}
+    having = {
+        f"{auto}/configuration_auto.py": "",
+        f"{auto}/auto_mappings.py": table.format("".join(rows)),
+    }
     old = ("huggingface-hub<1.0,>=0.34.0", "tokenizers<=0.23.0,>=0.22.0", "filelock")
     new = ("huggingface-hub<3.0,>=1.31.0", "tokenizers<0.24.0,>=0.23.1")
-    for version, requires, table in (
-        ("4.56.2", old, {f"{auto}/configuration_auto.py": known}),
-        ("4.57.6", old, {f"{auto}/configuration_auto.py": known}),
-        ("5.3.0", new, {f"{auto}/auto_mappings.py": lite}),
-        ("5.23.0", new, {f"{auto}/auto_mappings.py": lite}),
+    for version, requires, files in (
+        ("4.56.2", old, without),
+        ("4.57.6", old, without),
+        ("5.3.0", new, having),
+        ("5.23.0", new, having),
     ):
         make_wheel(
             folder,
             "transformers",
             version,
             requires=requires,
-            files={"transformers/__init__.py": f"__version__ = '{version}'\n", **table},
+            files={"transformers/__init__.py": f"__version__ = '{version}'\n", **files},
             entry_points={"transformers": "transformers.cli:main"},
         )
     hub_script = {"hf": "huggingface_hub.cli.hf:main"}

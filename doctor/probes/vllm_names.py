@@ -1,0 +1,78 @@
+"""The variables and the options that the installed vLLM declares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from doctor.consumers import names
+from doctor.consumers.names import NotAsKnown, Search
+from doctor.engine import probe
+from doctor.model import Fact, Missing, Text
+from doctor.probes.jit import EXPERTS, SAMPLER
+from doctor.probes.wheels import Vllm
+from doctor.tape import NotRecorded
+from doctor.target import Target
+
+
+@dataclass(frozen=True)
+class VllmVariables(Fact):
+    """What its envs.py declares."""
+
+    since: ClassVar[str] = "0.4.0"
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WholeNumbers(Fact):
+    """Of its variables, those that it reads as whole numbers, and ends where they are none."""
+
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VllmOptions(Fact):
+    """Every string that its `vllm serve` takes for an option, --no-... and short ones too."""
+
+    since: ClassVar[str] = "0.4.0"
+    names: tuple[str, ...] = ()
+
+
+@probe
+def vllm_variables(target: Target, vllm: Vllm) -> VllmVariables:
+    """Nothing but advice hangs on it: where it cannot be read, that is not checked."""
+    try:
+        return VllmVariables(names.variables(_search(target, vllm)))
+    except NotAsKnown as error:
+        raise Missing(_reason(error, vllm), applies=False) from None
+
+
+@probe
+def whole_numbers(target: Target, vllm: Vllm) -> WholeNumbers:
+    """As with all that it declares; an older doctor asked for two of them in every snapshot."""
+    try:
+        return WholeNumbers(names.whole_numbers(_search(target, vllm)))
+    except NotAsKnown as error:
+        raise Missing(_reason(error, vllm), applies=False) from None
+    except NotRecorded:
+        return WholeNumbers((SAMPLER, EXPERTS))
+
+
+@probe
+def vllm_options(target: Target, vllm: Vllm) -> VllmOptions:
+    try:
+        return VllmOptions(names.options(_search(target, vllm)))
+    except NotAsKnown as error:
+        raise Missing(_reason(error, vllm)) from None
+
+
+def _search(target: Target, vllm: Vllm) -> Search:
+    return lambda file, pattern: target.search(vllm.root / file, pattern)
+
+
+def _reason(error: NotAsKnown, vllm: Vllm) -> Text:
+    return Text(
+        "{files} of vLLM {version} cannot be read as in the versions that are known",
+        files=[vllm.root / file for file in error.files],
+        version=vllm.version,
+    )

@@ -1,0 +1,97 @@
+"""Variables and options that the installed vLLM does not declare."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor.consumers import names
+from doctor.consumers.names import Gone
+from doctor.fixes import Command, Doctor
+from doctor.model import NO_MODEL
+from doctor.probes.environment import LaunchEnv
+from doctor.probes.vllm_names import VllmOptions, VllmVariables
+from doctor.probes.wheels import Packages, Vllm
+from doctor.profile import Profile
+
+
+@rule("unknown-vllm-variable", Severity.WARNING, Stage.SHELL)
+def unknown_vllm_variable(
+    env: LaunchEnv,
+    vllm: Vllm,
+    variables: VllmVariables,
+    options: VllmOptions | None,
+    packages: Packages,
+) -> Iterator[Finding]:
+    """A variable VLLM_... has no effect: the installed vLLM does not know it.
+
+    `Unknown vLLM environment variable detected: VLLM_...`. Each release declares its own in
+    vllm/envs.py; a switch that was right for an older one is passed over by a newer one in one
+    line of the log, and with it what it was to switch: VLLM_ATTENTION_BACKEND ended with 0.14,
+    VLLM_USE_FLASHINFER_MOE_FP16 with 0.23, and options took their places. With
+    --fail-on-environ-validation the server ends instead. A name that vLLM never had may belong to
+    a script of one's own, and is only mentioned. Variables of plugins (VLLM_ASCEND_...), of
+    Kubernetes services (VLLM_SERVICE_HOST), of docker links and of vLLM's build are left alone.
+    """
+    known = {*variables.names, *names.READ_ELSEWHERE}
+    others = [name for name in packages.installed if name != vllm.name]
+    for name, value in sorted({**dict.fromkeys(env.hidden, ""), **env.vars}.items()):
+        if not name.startswith("VLLM_") or name in known:
+            continue
+        if names.is_of_others(name, value, others):
+            continue
+        row = names.gone(name)
+        near = None if row else names.nearest(name, variables.names)
+        title = Text("take it out")
+        declared = options.names if options else ()
+        if use := [u for u in (row.use if row else ()) if names.takes(u, known, declared)]:
+            title = Text("use {use} instead", use=use)
+        elif near:
+            title = Text("write {near}, if that is what was meant", near=near)
+        yield Finding(
+            Text("vLLM {version} does not know {name}", version=vllm.version, name=name),
+            tuple(_history(row)),
+            (Fix(title, (Command(f"unset {shlex.quote(name)}"),), Needs.PERSON),),
+            None if row or near else Severity.INFO,
+        )
+
+
+def _history(row: Gone | None) -> Iterator[Text]:
+    if row:
+        yield Text("vLLM {last} was the last that had it", last=row.last)
+
+
+@rule("unknown-server-option", Severity.ERROR, Stage.IMPORT)
+def unknown_server_option(vllm: Vllm, options: VllmOptions, profile: Profile) -> Iterator[Finding]:
+    """The installed vLLM has no such option, and ends before it loads anything.
+
+    `vllm: error: unrecognized arguments: --...`. Options come and go with the releases of vLLM.
+    What a start passes of the profile is looked up in vLLM's own sources; what stands behind --
+    on the command line of `vllm-doctor launch` is looked up there too. A plugin for another
+    platform may add options of its own: --accept unknown-server-option.
+    """
+    if profile.model is None:
+        raise Missing(Text(NO_MODEL), applies=False)
+    for setting, option, value in names.passed(profile):
+        if option in options.names:
+            continue
+        near = names.nearest(option, options.names)
+        yield Finding(
+            Text(
+                "vLLM {version} has no option {option}, which says {setting}",
+                version=vllm.version,
+                option=option,
+                setting=setting,
+            ),
+            (*_history(names.gone(option)), *(Text("it has {near}", near=n) for n in (near,) if n)),
+            tuple(_left_out(setting, value)),
+        )
+
+
+def _left_out(setting: str, value: object) -> Iterator[Fix]:
+    """Where a server can do without it."""
+    if value is True or getattr(Profile(), setting) is None:
+        without = f"{setting}={'false' if value is True else ''}"
+        steps = (Doctor("diagnose", ("--set", without)),)
+        yield Fix(Text("leave it out, if the server can do without"), steps, Needs.PERSON)
