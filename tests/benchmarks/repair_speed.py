@@ -22,7 +22,8 @@ from pathlib import Path
 
 from doctor.repair import swap
 from tests.real_stack import lab
-from tests.real_stack.test_repair import REPLACED, copy_of
+from tests.real_stack.repairs import copy_of
+from tests.real_stack.test_repair import REPLACED
 
 RUNS = 3
 DOCTOR = str(Path(sys.executable).with_name("vllm-doctor"))

@@ -31,6 +31,12 @@ def environment() -> MakeEnvironment:
 
 
 @pytest.fixture(scope="session")
+def newest(environment: MakeEnvironment) -> lab.Environment:
+    """The environment of the newest vLLM that this doctor was checked with."""
+    return environment(lab.NEWEST)
+
+
+@pytest.fixture(scope="session")
 def new_home(tmp_path_factory: pytest.TempPathFactory) -> MakeHome:
     """Gives a home without a single file, so that no cache of this machine is seen or written."""
     return lambda: tmp_path_factory.mktemp("home")

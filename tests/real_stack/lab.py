@@ -2,7 +2,11 @@
 
 They lie in `$VLLM_DOCTOR_LAB` (default `~/.cache/vllm-doctor-lab`). An environment is complete when
 its marker, which is written last and holds what was asked for, says what is asked for now; any
-other is made again.
+other is made again. uv's cache of them lies there too, so that
+
+    python -m tests.real_stack.lab
+
+removes all that they take on the disk.
 """
 
 from __future__ import annotations
@@ -90,6 +94,10 @@ COHERENT = Recipe(
 CU12_NVCC = Recipe("cu12-nvcc", (*REFERENCE.requirements, "nvidia-cuda-nvcc-cu12==12.4.131"))
 """The often advised CUDA 12 wheel beside it, which holds ptxas and no nvcc."""
 
+NEWEST = Recipe("newest", ("pip", "vllm==0.33.0", "cuda-python>=13", "transformers>=5"))
+"""The newest vLLM that this doctor was checked with, healthy but for its nvcc. Made after the
+environments of 0.22.0 are gone: no disk need hold both."""
+
 TORCHLESS = Recipe(
     "torch-not-importable", REFERENCE.requirements, removed=("torch/lib/libtorch_python.so",)
 )
@@ -100,6 +108,12 @@ def folder() -> Path:
     """Where the lab lies on this machine."""
     chosen = os.environ.get("VLLM_DOCTOR_LAB")
     return Path(chosen) if chosen else Path.home() / ".cache" / "vllm-doctor-lab"
+
+
+def uv_cache() -> Path:
+    """The cache that the environments' files are linked from; a repair in one of them takes it
+    too, so that nothing is fetched twice."""
+    return folder() / "uv-cache"
 
 
 def environment(recipe: Recipe) -> Environment:
@@ -116,6 +130,13 @@ def environment(recipe: Recipe) -> Environment:
             _make(recipe, made)
             marker.write_text(wanted, encoding="utf-8")
     return made
+
+
+def put_in(target: Environment, requirement: str) -> None:
+    """Installs this distribution last, whatever it writes over, and nothing that it requires; into
+    a copy, never into the lab itself. Raises LabError where uv could not."""
+    options = ("--quiet", "--no-deps", "--reinstall", "--python", str(target.python))
+    run([*uv(), "pip", "install", *options, requirement])
 
 
 def folder_of_links(target: Environment, where: Path) -> Path:
@@ -219,24 +240,26 @@ def _says(marker: Path, wanted: str) -> bool:
 
 
 def _make(recipe: Recipe, made: Environment) -> None:
-    uv = _uv()
     if made.prefix.exists():
         shutil.rmtree(made.prefix)
-    _run([*uv, "venv", "--quiet", "--python", _base_python(), str(made.prefix)])
-    install = [*uv, "pip", "install", "--quiet", "--python", str(made.python)]
-    _run([*install, *recipe.requirements])
+    run([*uv(), "venv", "--quiet", "--python", base_python(), str(made.prefix)])
+    install = [*uv(), "pip", "install", "--quiet", "--python", str(made.python)]
+    run([*install, *recipe.requirements])
     for name in recipe.removed:
         # Only the name goes: the file itself is uv's, linked into other environments as well.
         (made.site_packages / name).unlink()
 
 
-def _run(command: list[str]) -> None:
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+def run(command: list[str]) -> None:
+    """Runs a command with the lab's own cache of uv. Raises LabError with what it said."""
+    env = {**os.environ, "UV_CACHE_DIR": str(uv_cache())}
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise LabError(f"{' '.join(command)} failed:\n{ran.stderr}")
 
 
-def _uv() -> list[str]:
+def uv() -> list[str]:
+    """uv as a command. Raises LabError where there is none."""
     beside = Path(sys.executable).with_name("uv")
     found = shutil.which("uv") or (str(beside) if beside.exists() else None)
     if found:
@@ -246,8 +269,9 @@ def _uv() -> list[str]:
     raise LabError("the lab is made with uv: pip install uv")
 
 
-def _base_python() -> str:
-    """The interpreter below the tests' own, if vLLM installs on it, else one on PATH."""
+def base_python() -> str:
+    """The interpreter below the tests' own, if vLLM installs on it, else one on PATH. Raises
+    LabError where neither is."""
     mine = f"{sys.version_info.major}.{sys.version_info.minor}"
     if mine in VLLM_PYTHONS:
         return str(getattr(sys, "_base_executable", sys.executable))
@@ -299,16 +323,15 @@ def cpu_server() -> Environment:
 
 
 def _make_cpu_server(made: Environment) -> None:
-    uv = _uv()
     if made.prefix.exists():
         shutil.rmtree(made.prefix)
-    _run([*uv, "venv", "--quiet", "--python", _base_python(), str(made.prefix)])
+    run([*uv(), "venv", "--quiet", "--python", base_python(), str(made.prefix)])
     overrides = made.prefix / "overrides.txt"
     overrides.write_text("\n".join(_TORCH_FAMILY) + "\n", encoding="utf-8")
-    install = [*uv, "pip", "install", "--quiet", "--python", str(made.python)]
-    _run([*install, "--override", str(overrides), *CPU_SERVER.requirements, *_TORCH_FAMILY])
+    install = [*uv(), "pip", "install", "--quiet", "--python", str(made.python)]
+    run([*install, "--override", str(overrides), *CPU_SERVER.requirements, *_TORCH_FAMILY])
     # Told here, and not as a server that does not start.
-    _run([str(made.python), "-c", "import torch, torchaudio, torchvision"])
+    run([str(made.python), "-c", "import torch, torchaudio, torchvision"])
     info = made.site_packages / "vllm-0.22.0+cpu.dist-info"
     info.mkdir()
     for name, text in (
@@ -375,5 +398,9 @@ Glm4MoeLiteForCausalLM(config).to(torch.bfloat16).save_pretrained(where)
 def tiny_model(target: Environment, where: Path) -> Path:
     """A model of GLM-4.7-Flash's architecture with two layers and random weights, and a tokenizer
     of a few hundred tokens with its special ones; made by the target's own libraries."""
-    _run([str(target.python), "-c", _TINY_MODEL, str(where)])
+    run([str(target.python), "-c", _TINY_MODEL, str(where)])
     return where
+
+
+if __name__ == "__main__":
+    shutil.rmtree(folder(), ignore_errors=True)

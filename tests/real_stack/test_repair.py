@@ -2,121 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.real_stack import isolate, lab
+from tests.real_stack import lab
 from tests.real_stack.conftest import MakeEnvironment, MakeHome
-from tests.real_stack.place import DOCTOR, Place
+from tests.real_stack.place import Place
+from tests.real_stack.repairs import (
+    Broken,
+    assert_first_fix_is_torchs_own_toolkit,
+    copy_of,
+    manifest,
+    network,
+    versions,
+    without_bytecode,
+)
 
 pytestmark = pytest.mark.real_stack
 
 CORE = ("torch", "vllm", "triton", "flashinfer_python", "flashinfer_cubin")
 REPLACED = ("nvidia_cuda_nvcc", "nvidia_nvvm", "nvidia_cuda_crt", "transformers")
-
-
-def network() -> dict[str, str]:
-    """What this machine needs to reach its index, and uv's cache, since a new home has none."""
-    named = ("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_CACHE_DIR")
-    kept = {n: v for n, v in os.environ.items() if n in named or n.lower().endswith("_proxy")}
-    pip = {n: v for n, v in os.environ.items() if n.startswith(("PIP_", "UV_"))}
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
-    return {"UV_CACHE_DIR": str(cache), **kept, **pip}
-
-
-def copy_of(environment: lab.Environment, where: Path) -> lab.Environment:
-    """The lab's environment once more, its files linked: a repair moves files and changes none."""
-    try:
-        subprocess.run(["cp", "-al", str(environment.prefix), str(where)], check=True)
-    except subprocess.CalledProcessError:  # another filesystem
-        shutil.rmtree(where, ignore_errors=True)
-        shutil.copytree(environment.prefix, where, symlinks=True)
-    return lab.Environment(where)
-
-
-def manifest(prefix: Path) -> dict[str, str]:
-    """Every file and link below a folder: kind, size and time or target; empty folders as well."""
-    found = {}
-    for at, folders, files in os.walk(prefix):
-        for name in [*files, *folders]:
-            path = Path(at) / name
-            key = str(path.relative_to(prefix))
-            stat = path.lstat()
-            if path.is_symlink():
-                found[key] = f"link {path.readlink()}"
-            elif path.is_file():
-                found[key] = f"file {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
-            elif not any(path.iterdir()):
-                found[key] = "empty folder"
-    return found
-
-
-def versions(target: lab.Environment) -> dict[str, str]:
-    """What is installed, read as pip reads it."""
-    infos = (p.name.removesuffix(".dist-info") for p in target.site_packages.glob("*.dist-info"))
-    return dict(info.rpartition("-")[::2] for info in infos)
-
-
-@dataclass(frozen=True)
-class Fixed:
-    code: int
-    data: dict[str, Any]
-    err: str
-
-    @property
-    def outcomes(self) -> dict[str, str]:
-        return {r["action"]: r["outcome"] for r in self.data["results"]}
-
-    @property
-    def errors(self) -> set[str]:
-        return {
-            o["id"]
-            for o in self.data["outcomes"]
-            if o["verdict"] == "found" and o["severity"] == "error"
-        }
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A place that may be repaired: its environment is its own."""
-
-    place: Place
-
-    @property
-    def target(self) -> lab.Environment:
-        return self.place.target
-
-    def command(self, *words: str) -> list[str | Path]:
-        return [DOCTOR, *words, "--python", str(self.target.prefix)]
-
-    def run(self, *words: str) -> isolate.Ran:
-        ran = self.place.run(*self.command(*words))
-        assert "Traceback" not in ran.err, ran.err
-        return ran
-
-    def fix(self, *options: str) -> Fixed:
-        ran = self.run("fix", "--format", "json", "--mirror", "default", *options)
-        try:
-            return Fixed(ran.code, json.loads(ran.out), ran.err)
-        except ValueError:
-            raise AssertionError(f"exit {ran.code}, no JSON:\n{ran.text}") from None
-
-    def variables(self) -> dict[str, str]:
-        """What `vllm-doctor env` prints, as a shell takes it."""
-        shell = f'eval "$({DOCTOR} env --python {self.target.prefix})"; env -0'
-        ran = self.place.run("sh", "-c", shell)
-        assert ran.code == 0, ran.text
-        return dict(row.split("=", 1) for row in ran.out.split("\0") if "=" in row)
 
 
 Break = Callable[[Place], Broken]
@@ -176,11 +87,6 @@ def test_the_reference_environment_is_healed_builds_and_is_put_back(
     assert not (one.target.prefix / "share/vllm-doctor").exists()
 
 
-def without_bytecode(found: dict[str, str]) -> dict[str, str]:
-    """What FlashInfer's build had Python compile of other distributions is not the doctor's."""
-    return {path: what for path, what in found.items() if "__pycache__" not in path}
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -206,6 +112,34 @@ def test_each_broken_state_is_healed_and_put_back(
     assert manifest(one.target.prefix) == was
 
 
+def test_modules_that_an_older_cuda_python_wrote_over_are_put_back(
+    folder_of_links: Place, broken: Break
+) -> None:
+    one = broken(folder_of_links)
+    healthy = one.place.diagnose()
+    assert "files-overwritten" not in healthy.ids("found"), healthy.said("files-overwritten")
+    had = "import cuda.bindings.runtime as r; print(hasattr(r, 'cudaLibrary_t'))"
+    assert one.place.python(had).out.strip() == "True"
+    lab.put_in(one.target, "cuda-python==12.6.2.post1")
+    assert one.place.python(had).out.strip() == "False"
+    was = manifest(one.target.prefix)
+    assert "files-overwritten" in one.place.diagnose().errors
+
+    fixed = one.fix("--apply")
+    assert fixed.code == 0, (fixed.data["results"], fixed.errors, fixed.err)
+    assert fixed.outcomes == {"install": "healed"}
+    assert one.place.python(had).out.strip() == "True"
+    undone = one.run("undo")
+    assert undone.code == 0, undone.text
+    assert without_bytecode(manifest(one.target.prefix)) == without_bytecode(was)
+
+
+def test_the_first_fix_is_the_toolkit_of_torchs_own_cuda_release(
+    cuda_home_unset: Place, broken: Break
+) -> None:
+    assert_first_fix_is_torchs_own_toolkit(broken(cuda_home_unset))
+
+
 def test_a_torch_that_lost_a_library_is_installed_anew_only_with_consent(
     torch_not_importable: Place, broken: Break
 ) -> None:
@@ -228,7 +162,7 @@ def test_an_environment_is_made_from_nothing_and_unmade(
     environment(lab.REFERENCE)  # so that what is fetched is fetched once
     target = lab.Environment(tmp_path / "vllm-env")
     one = Broken(Place(target, new_home(), {**two_h100, **network()}))
-    fixed = one.fix("--apply", "--create")
+    fixed = one.fix("--apply", "--create", "--set", f"needs.vllm={lab.VLLM.removeprefix('vllm')}")
     assert fixed.code == 0, (fixed.data["results"], fixed.errors, fixed.err)
     assert fixed.data["deep"]["ok"]
     have = versions(target)

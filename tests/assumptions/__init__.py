@@ -1,0 +1,1 @@
+"""What doctor/consumers assumes, checked against the wheels that an index has of a version."""
