@@ -10,11 +10,9 @@ from doctor.consumers import flashinfer as fi
 from doctor.consumers.source import Source, Unreadable
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
-from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
-from doctor.probes.jit import Use, capabilities_of, must_be_cuda
-from doctor.probes.wheels import FlashInfer, Torch, Vllm
-from doctor.profile import Profile
+from doctor.probes.jit import Use
+from doctor.probes.wheels import FlashInfer
 from doctor.target import Target
 
 
@@ -32,21 +30,12 @@ class Cubins(Fact):
 
 
 @probe
-def cubins(
-    target: Target,
-    env: LaunchEnv,
-    profile: Profile,
-    vllm: Vllm,
-    torch: Torch,
-    flashinfer: FlashInfer,
-    gpus: Gpus | None,
-) -> Cubins:
+def cubins(target: Target, env: LaunchEnv, use: Use) -> Cubins:
     """Not applicable where flashinfer-cubin brings them, or where no kernel of this server is one;
     what its files do not say in a way that can be read is not asked either: nothing fails by it."""
-    must_be_cuda(profile, torch)
-    capabilities = capabilities_of(profile, gpus)
+    flashinfer = use.flashinfer
     none = Missing(Text("no GPU that is known here takes downloaded kernels"), applies=False)
-    if not any(major == fi.GENERATED_MAJOR for major, _ in capabilities):
+    if not any(major == fi.GENERATED_MAJOR for major, _ in use.capabilities):
         raise none
     source = Source(target, flashinfer.root)
     try:
@@ -55,7 +44,7 @@ def cubins(
             version = flashinfer.cubin
             brings = Text("flashinfer-cubin {version} brings the kernels", version=version)
             raise Missing(brings, applies=False)
-        kernels = Use(target, env, profile, vllm, flashinfer, capabilities).generated()
+        kernels = use.generated()
         if not kernels:
             raise none
         repository = fi.cubin_repository(source, env)

@@ -14,10 +14,10 @@ from doctor.consumers.imports import ROOTS, WITHOUT_GPU, Import, Start, imports
 from doctor.consumers.source import Source
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
-from doctor.numbers import number_of
 from doctor.probes.driver import NO_GPU_NEEDED, DeepAsked, Gpus
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.probes.interpreter import Interpreter, distrusted
+from doctor.probes.jit import read_capability, said_capabilities, sampler_is_on
 from doctor.probes.wheels import ROCM, Packages, Torch, Vllm
 from doctor.profile import Profile
 from doctor.redact import redact
@@ -55,30 +55,16 @@ def start_imports(
         raise Missing(Text(NO_GPU_NEEDED), applies=False)
     if torch.hip:
         raise Missing(Text(ROCM), applies=False)
+    said = dict.fromkeys(map(read_capability, said_capabilities(profile, gpus)))
     start = Start(
         profile.needs.architecture,
-        _capabilities(profile, gpus),
+        tuple(capability for capability in said if capability),
         profile.tensor_parallel_size,
-        _sampler(env, vllm),
+        sampler_is_on(env, vllm) is True,
     )
     folders = (vllm.root.parent, torch.root.parent, *packages.folders)
     rows = imports(Source(target, vllm.root), start)
     return tuple(row for row in rows if _is_there(target, folders, row.module))
-
-
-def _capabilities(profile: Profile, gpus: Gpus | None) -> tuple[tuple[int, int], ...]:
-    if profile.gpus == "later":
-        rows = profile.archs
-    else:
-        rows = tuple(d.capability for d in gpus.visible) if gpus else ()
-    pairs = (tuple(map(number_of, row.split(".")[:2])) for row in rows)
-    known = (tuple(n for n in pair if n is not None) for pair in pairs)
-    return tuple(dict.fromkeys((p[0], p[1]) for p in known if len(p) == 2))
-
-
-def _sampler(env: LaunchEnv, vllm: Vllm) -> bool:
-    value = env.get("VLLM_USE_FLASHINFER_SAMPLER")
-    return vllm.sampler is True if value is None else value.strip() != "0"
 
 
 def _is_there(target: Target, folders: tuple[Path, ...], module: str) -> bool:

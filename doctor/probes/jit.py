@@ -74,46 +74,6 @@ class Jit(Fact):
         return "_".join("".join(row) for row in ordered) or None
 
 
-@probe
-def jit(
-    target: Target,
-    env: LaunchEnv,
-    profile: Profile,
-    vllm: Vllm,
-    torch: Torch,
-    flashinfer: FlashInfer,
-    gpus: Gpus | None,
-) -> Jit:
-    """Not applicable where nothing is compiled: another device, ready kernels installed, or
-    FlashInfer's sampler off and neither experts nor attention its own on these GPUs."""
-    must_be_cuda(profile, torch)
-    cache = flashinfer.jit_cache
-    if cache and Version(cache.public) == flashinfer.version:
-        raise Missing(
-            Text("flashinfer-jit-cache {version} brings the kernels ready-made", version=cache),
-            applies=False,
-        )
-    use = Use(target, env, profile, vllm, flashinfer, capabilities_of(profile, gpus))
-    doubt = use.doubt()
-    build = Source(target, flashinfer.root)
-    return Jit(
-        **_archs(env, use.capabilities, build, profile),
-        libraries=use.libraries(build),
-        doubt=doubt,
-        falls_back=use.falls_back(),
-        workaround=use.workaround(),
-    )
-
-
-def must_be_cuda(profile: Profile, torch: Torch) -> None:
-    if profile.device == "cpu":
-        raise Missing(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"), applies=False)
-    if torch.hip:
-        raise Missing(Text(ROCM), applies=False)
-    if torch.cuda is None:
-        raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
-
-
 def _if_told(ask: Callable[[], Any]) -> Any:
     """The answer of the installed files; None where they do not say, or where a snapshot holds
     none of it."""
@@ -124,7 +84,7 @@ def _if_told(ask: Callable[[], Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class Use:
+class Use(Fact):
     """What of this server is FlashInfer's on its GPUs, by the installed vLLM's own files. Every
     question raises Unreadable where these do not say."""
 
@@ -133,7 +93,13 @@ class Use:
     profile: Profile
     vllm: Vllm
     flashinfer: FlashInfer
-    capabilities: tuple[Capability, ...]
+    gpus: Gpus | None
+
+    @functools.cached_property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """Of its GPUs, each once; none where there is none to ask. Raises Missing for one that
+        does not say it."""
+        return tuple(map(_must_read, dict.fromkeys(said_capabilities(self.profile, self.gpus))))
 
     @functools.cached_property
     def source(self) -> Source:
@@ -173,8 +139,7 @@ class Use:
         raise Missing(Text("FlashInfer's sampler is off, nothing is compiled"), applies=False)
 
     def sampler(self) -> bool:
-        value = self.env.get(SAMPLER)
-        on = self.vllm.sampler if value is None else value.strip() != "0"
+        on = sampler_is_on(self.env, self.vllm)
         if on is None:
             raise Unreadable(self.vllm.root / "envs.py", "which sampler is used")
         return on and (not self.capabilities or any(map(self.kernels.sampler, self.capabilities)))
@@ -247,6 +212,47 @@ class Use:
         )
 
 
+@probe
+def use(
+    target: Target,
+    env: LaunchEnv,
+    profile: Profile,
+    vllm: Vllm,
+    torch: Torch,
+    flashinfer: FlashInfer,
+    gpus: Gpus | None,
+) -> Use:
+    """Looks into no file yet: what is asked of it is read when it is asked, once."""
+    if profile.device == "cpu":
+        raise Missing(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"), applies=False)
+    if torch.hip:
+        raise Missing(Text(ROCM), applies=False)
+    if torch.cuda is None:
+        raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
+    return Use(target, env, profile, vllm, flashinfer, gpus)
+
+
+@probe
+def jit(target: Target, env: LaunchEnv, profile: Profile, use: Use) -> Jit:
+    """Not applicable where nothing is compiled: another device, ready kernels installed, or
+    FlashInfer's sampler off and neither experts nor attention its own on these GPUs."""
+    cache = use.flashinfer.jit_cache
+    if cache and Version(cache.public) == use.flashinfer.version:
+        raise Missing(
+            Text("flashinfer-jit-cache {version} brings the kernels ready-made", version=cache),
+            applies=False,
+        )
+    doubt = use.doubt()
+    build = Source(target, use.flashinfer.root)
+    return Jit(
+        **_archs(env, use.capabilities, build, profile),
+        libraries=use.libraries(build),
+        doubt=doubt,
+        falls_back=use.falls_back(),
+        workaround=use.workaround(),
+    )
+
+
 def _archs(
     env: LaunchEnv, capabilities: tuple[Capability, ...], build: Source, profile: Profile
 ) -> dict[str, Any]:
@@ -286,19 +292,30 @@ def _archs(
     }
 
 
-def capabilities_of(profile: Profile, gpus: Gpus | None) -> tuple[Capability, ...]:
-    rows = profile.archs if profile.gpus == "later" else _visible(gpus)
-    made = []
-    for row in rows:
-        major, minor = map(number_of, row.partition(".")[::2])
-        if major is None or minor is None:
-            raise Missing(Text("a GPU says that its compute capability is {row}", row=repr(row)))
-        made.append((major, minor))
-    return tuple(dict.fromkeys(made))
+def sampler_is_on(env: LaunchEnv, vllm: Vllm) -> bool | None:
+    """Whether FlashInfer's sampler is switched on, by the variable or by default; None where the
+    installed vLLM does not say what its default is."""
+    value = env.get(SAMPLER)
+    return vllm.sampler if value is None else value.strip() != "0"
 
 
-def _visible(gpus: Gpus | None) -> tuple[str, ...]:
+def said_capabilities(profile: Profile, gpus: Gpus | None) -> tuple[str, ...]:
+    """The compute capability of each GPU to come or visible here, as it is said."""
+    if profile.gpus == "later":
+        return profile.archs
     return tuple(d.capability for d in gpus.visible) if gpus else ()
+
+
+def read_capability(said: str) -> Capability | None:
+    """(major, minor) of "9.0"; None of anything else."""
+    major, minor = map(number_of, said.partition(".")[::2])
+    return None if major is None or minor is None else (major, minor)
+
+
+def _must_read(said: str) -> Capability:
+    if known := read_capability(said):
+        return known
+    raise Missing(Text("a GPU says that its compute capability is {row}", row=repr(said)))
 
 
 def _listed(entry: str, name: Callable[[Capability], str | None]) -> str | None:
