@@ -14,7 +14,6 @@ import threading
 import traceback
 import types
 import typing
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -90,13 +89,13 @@ class Facts:
     def __init__(self, target: Target, given: Iterable[Fact] = ()) -> None:
         self._target = target
         self._known: dict[type, Fact | Missing | Crashed] = {type(f): f for f in given}
-        self._locks: defaultdict[type, threading.RLock] = defaultdict(threading.RLock)
+        self._locks: dict[type, threading.RLock] = {}
         self._thread = threading.local()
 
     def get(self, kind: type[T]) -> T:
         """The fact. Raises Missing with the reason where the probe cannot tell, Crashed where
         it (or one that it needs) broke."""
-        with self._locks[kind]:
+        with self._locks.setdefault(kind, threading.RLock()):  # one lock, whoever comes first
             if kind not in self._known:
                 self._known[kind] = self._ask(kind)
         known = self._known[kind]

@@ -17,6 +17,7 @@ import stat as stat_mode
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,13 +295,14 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
         except OSError as error:
             _must_be_an_answer(error)
             return Ran(None, failure=reason(error))
+        ended = False
         try:
-            code, failure = _wait(child, timeout), None
-        except subprocess.TimeoutExpired:
-            code, failure = None, f"did not end within {timeout:g} s"
+            ended = _wait(child, timeout)
         finally:
-            _end(child)
-        return Ran(code, _written(out), _written(err), failure)
+            code = _end(child)
+        if not ended:
+            return Ran(None, _written(out), _written(err), f"did not end within {timeout:g} s")
+        return Ran(code, _written(out), _written(err))
 
 
 def ending_with_us(number: signal.Signals) -> Callable[[], None]:
@@ -324,16 +326,18 @@ _starting = threading.Lock()
 _ending = False
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ends a child and whatever it left running in its group; a second to clean up after itself
-    is given to one that still runs."""
-    if child.poll() is None:
-        _signal(child, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(1.0)
-    _signal(child, signal.SIGKILL)
-    child.wait()
+def _end(child: subprocess.Popen[bytes]) -> int:
+    """Ends a child and whatever it left running in its group, and returns its exit code; a second
+    to clean up after itself is given to one that still runs."""
+    if child.returncode is None:
+        if not _wait(child, 0):
+            _signal(child, signal.SIGTERM)
+            _wait(child, 1.0)
+        # Before it is reaped: afterwards its number may be another's.
+        _signal(child, signal.SIGKILL)
+    code = child.wait()
     _children.discard(child)
+    return code
 
 
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -352,20 +356,31 @@ def _end_all() -> None:
         _end(child)
 
 
-def _wait(child: subprocess.Popen[bytes], timeout: float) -> int:
-    """Popen.wait without its polling, which sleeps up to 50 ms too long: a process descriptor
-    wakes at once. Kernels before 5.3 have none."""
+def _wait(child: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Whether it ends within `timeout` seconds; it is not reaped. Popen.wait sleeps up to 50 ms too
+    long: a process descriptor wakes at once. Kernels before 5.3 have none."""
     try:
         descriptor = os.pidfd_open(child.pid)
     except (AttributeError, OSError):
-        return child.wait(timeout)
+        return _wait_polling(child, timeout)
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        ended = poll.poll(timeout * 1000)
+        return bool(poll.poll(timeout * 1000))
     finally:
         os.close(descriptor)
-    return child.wait() if ended else child.wait(0)
+
+
+def _wait_polling(child: subprocess.Popen[bytes], timeout: float) -> bool:
+    ends = time.monotonic() + timeout
+    try:
+        while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() >= ends:
+                return False
+            time.sleep(0.01)
+    except ChildProcessError:  # another thread reaped it
+        pass
+    return True
 
 
 def _memory_file() -> BinaryIO:

@@ -6,6 +6,9 @@ That the real files of many releases are read right is held by tests/assumptions
 from __future__ import annotations
 
 import ast
+import gc
+import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from packaging.version import Version
 
 from doctor.consumers import flashinfer, vllm
 from doctor.consumers.conditions import UNKNOWN, Capability, Case, Raised, Undecided
-from doctor.consumers.source import Source, Unreadable
+from doctor.consumers.source import Source, Unreadable, parsed
 from doctor.engine import check, load_rules
 from doctor.model import Missing, Verdict
 from doctor.probes.cubins import Cubins
@@ -414,3 +417,33 @@ def test_a_list_that_is_none_is_not_taken_for_one(
         return
     with pytest.raises(Unreadable):
         ask((9, 0))
+
+
+def test_a_tree_is_built_while_another_thread_asks_for_one() -> None:
+    """The collector lets the other in, in the middle: without a lock that is a SystemError."""
+    inside, read = threading.Event(), threading.Event()
+    collections = itertools.count()
+
+    def let_the_other_in(phase: str, info: dict[str, int]) -> None:
+        if next(collections) == 1000:
+            inside.set()
+            read.wait(0.2)  # it cannot come, where one waits for the other
+
+    def other() -> None:
+        inside.wait()
+        parsed("x = (1, [2])")
+        read.set()
+
+    thread = threading.Thread(target=other)
+    before = gc.get_threshold()
+    gc.callbacks.append(let_the_other_in)
+    thread.start()
+    try:
+        gc.set_threshold(1)
+        assert parsed("def f(x):\n" + "    x = [x, (1, 2)]\n" * 300) is not None
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(let_the_other_in)
+        inside.set()
+        thread.join()
+    assert read.is_set()

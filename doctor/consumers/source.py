@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Source:
         # It ends before what stands no deeper than itself, comments and closing brackets apart.
         end = rf"(?=^{indent}[^\s#)]|^[^\s#)]|\Z)"
         rows = self.target.search(path, rf"(?ms)^{indent}def {name}\(.{{0,{_LONGEST}}}?{end}")
-        tree = _parsed(re.sub(rf"(?m)^{indent}", "", rows[0])) if rows else None
+        tree = parsed(re.sub(rf"(?m)^{indent}", "", rows[0])) if rows else None
         made = tree.body[0] if tree and tree.body else None
         if not isinstance(made, ast.FunctionDef):
             raise Unreadable(path, name)
@@ -56,9 +57,17 @@ class Source:
 _LONGEST = 1 << 16  # bytes of a function; vLLM's longest that is read here has 3 KiB
 
 
-def _parsed(text: str) -> ast.Module | None:
+_parsing = threading.Lock()
+
+
+def parsed(text: str | bytes) -> ast.Module | None:
+    """A module's tree; None of what is no Python.
+
+    One at a time: where the garbage collector lets another thread in while a tree is built, both
+    count their depth in the same place, and one gets a SystemError (CPython 3.11).
+    """
     try:
-        with warnings.catch_warnings():
+        with _parsing, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes in their strings
             return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

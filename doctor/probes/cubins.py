@@ -10,9 +10,11 @@ from doctor.consumers import flashinfer as fi
 from doctor.consumers.source import Source, Unreadable
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
+from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
-from doctor.probes.jit import Use
-from doctor.probes.wheels import FlashInfer
+from doctor.probes.jit import use_of
+from doctor.probes.wheels import FlashInfer, Torch, Vllm
+from doctor.profile import Profile
 from doctor.target import Target
 
 
@@ -30,10 +32,18 @@ class Cubins(Fact):
 
 
 @probe
-def cubins(target: Target, env: LaunchEnv, use: Use) -> Cubins:
+def cubins(
+    target: Target,
+    env: LaunchEnv,
+    profile: Profile,
+    vllm: Vllm,
+    torch: Torch,
+    flashinfer: FlashInfer,
+    gpus: Gpus | None,
+) -> Cubins:
     """Not applicable where flashinfer-cubin brings them, or where no kernel of this server is one;
     what its files do not say in a way that can be read is not asked either: nothing fails by it."""
-    flashinfer = use.flashinfer
+    use = use_of(target, env, profile, vllm, torch, flashinfer, gpus)
     none = Missing(Text("no GPU that is known here takes downloaded kernels"), applies=False)
     if not any(major == fi.GENERATED_MAJOR for major, _ in use.capabilities):
         raise none

@@ -84,9 +84,9 @@ def _if_told(ask: Callable[[], Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class Use(Fact):
-    """What of this server is FlashInfer's on its GPUs, by the installed vLLM's own files. Every
-    question raises Unreadable where these do not say."""
+class Use:
+    """What of this server is FlashInfer's on its GPUs, by the installed vLLM's own files, which are
+    read when they are asked, each once. Every question raises Unreadable where they do not say."""
 
     target: Target
     env: LaunchEnv
@@ -212,8 +212,7 @@ class Use(Fact):
         )
 
 
-@probe
-def use(
+def use_of(
     target: Target,
     env: LaunchEnv,
     profile: Profile,
@@ -222,7 +221,7 @@ def use(
     flashinfer: FlashInfer,
     gpus: Gpus | None,
 ) -> Use:
-    """Looks into no file yet: what is asked of it is read when it is asked, once."""
+    """Raises Missing where no CUDA server starts."""
     if profile.device == "cpu":
         raise Missing(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"), applies=False)
     if torch.hip:
@@ -233,17 +232,26 @@ def use(
 
 
 @probe
-def jit(target: Target, env: LaunchEnv, profile: Profile, use: Use) -> Jit:
+def jit(
+    target: Target,
+    env: LaunchEnv,
+    profile: Profile,
+    vllm: Vllm,
+    torch: Torch,
+    flashinfer: FlashInfer,
+    gpus: Gpus | None,
+) -> Jit:
     """Not applicable where nothing is compiled: another device, ready kernels installed, or
     FlashInfer's sampler off and neither experts nor attention its own on these GPUs."""
-    cache = use.flashinfer.jit_cache
-    if cache and Version(cache.public) == use.flashinfer.version:
+    use = use_of(target, env, profile, vllm, torch, flashinfer, gpus)
+    cache = flashinfer.jit_cache
+    if cache and Version(cache.public) == flashinfer.version:
         raise Missing(
             Text("flashinfer-jit-cache {version} brings the kernels ready-made", version=cache),
             applies=False,
         )
     doubt = use.doubt()
-    build = Source(target, use.flashinfer.root)
+    build = Source(target, flashinfer.root)
     return Jit(
         **_archs(env, use.capabilities, build, profile),
         libraries=use.libraries(build),

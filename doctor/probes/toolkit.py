@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from doctor import toml
 from doctor.consumers import flashinfer as fi
-from doctor.consumers.source import Source
+from doctor.consumers.source import Source, parsed
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.numbers import cuda_version, number_of, version_of
@@ -519,9 +519,8 @@ def nvcc_options(target: Target, flashinfer: FlashInfer, toolkits: Toolkits) -> 
 def _unguarded(source: bytes) -> set[str]:
     import ast
 
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    tree = parsed(source)
+    if tree is None:
         return set()
     guarded = {
         id(inner)
