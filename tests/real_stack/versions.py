@@ -1,9 +1,10 @@
 """The doctor against the truth, on real vLLM environments of several versions.
 
-    python -m tests.real_stack.versions [--pip] [--keep] VERSION…
+    python -m tests.real_stack.versions [--pip] [--with REQUIREMENT] [--keep] VERSION…
 
 For each version, one after another: the environment that `uv pip install vllm==VERSION` gives (or
-pip), five GPUs, four places. What really happens in each (`_start.py`) stands beside the doctor's
+pip; beside another requirement, where what it resolves to does not know the model), five GPUs, four
+places. What really happens in each (`_start.py`) stands beside the doctor's
 verdict; then the doctor repairs a copy, FlashInfer builds its whole sampling module in it, and the
 repair is undone. The version's section of docs/versions.md is written anew. Exits 1 where a verdict
 was a false alarm or a false comfort, or a repair did not hold. The environment is removed unless
@@ -28,7 +29,7 @@ from tests.real_stack.repairs import Broken, copy_of, manifest, network, without
 
 PAGE = Path(__file__).parents[2] / "docs" / "versions.md"
 FIXED_FOR = ("--set", "gpus=later", "--set", "archs=8.9")
-_TITLE = "## vLLM {version}, by {installer}"
+_TITLE = "## vLLM {version}, by {made_by}"
 _HEAD = (
     "| GPU | place | what really happens | the doctor | primary | |",
     "| --- | --- | --- | --- | --- | --- |",
@@ -56,6 +57,7 @@ def row(one: Judged) -> str:
 def repaired(target: lab.Environment, scratch: Path) -> Iterator[str]:
     """Repairs a copy and undoes it; yields what was seen, one sentence each, and what is wrong
     beginning with `WRONG`."""
+    scratch.mkdir()
     copy = copy_of(target, scratch / "env")
     one = Broken(Place(copy, scratch, network()))
     was = manifest(copy.prefix)
@@ -76,9 +78,9 @@ def repaired(target: lab.Environment, scratch: Path) -> Iterator[str]:
     yield f"undo: exit {undone.code}, {'exact' if same else 'WRONG: not what it was'}"
 
 
-def section(target: lab.Environment, version: str, installer: str) -> tuple[str, list[str]]:
+def section(target: lab.Environment, version: str, made_by: str) -> tuple[str, list[str]]:
     """The version's section of the page, and all that is wrong with it."""
-    lines = [_TITLE.format(version=version, installer=installer), ""]
+    lines = [_TITLE.format(version=version, made_by=made_by), ""]
     with tempfile.TemporaryDirectory(dir=lab.folder()) as folder:
         home = Path(folder)
         found = cells.judged(target, home, matrix(target))
@@ -108,6 +110,12 @@ def write(page: Path, text: str) -> None:
     page.write_text("".join([*kept, text]), encoding="utf-8")
 
 
+def environment(version: str, beside: str | None) -> lab.Environment:
+    """What uv makes of `vllm==VERSION`, and of what is asked for beside it, in the lab."""
+    wanted = (f"vllm=={version}", *((beside,) if beside else ()))
+    return lab.environment(lab.Recipe(f"vllm-{version}", ("pip", *wanted)))
+
+
 def pip_environment(version: str) -> lab.Environment:
     """What pip itself makes of `pip install vllm==VERSION`, in a fresh environment of the lab."""
     made = lab.Environment(lab.folder() / f"vllm-{version}-pip")
@@ -123,15 +131,17 @@ def main() -> None:
     )
     parser.add_argument("versions", nargs="+", metavar="VERSION")
     parser.add_argument("--pip", action="store_true", help="have pip make the environment, not uv")
+    parser.add_argument("--with", dest="beside", metavar="REQUIREMENT", help="have uv take it too")
     parser.add_argument("--keep", action="store_true", help="leave the environment in the lab")
     options = parser.parse_args()
     all_wrong = []
     for version in options.versions:
         if options.pip:
-            target = pip_environment(version)
+            target, made_by = pip_environment(version), "pip"
         else:
-            target = lab.environment(lab.Recipe(f"vllm-{version}", ("pip", f"vllm=={version}")))
-        text, wrong = section(target, version, "pip" if options.pip else "uv")
+            target = environment(version, options.beside)
+            made_by = f"uv beside {options.beside}" if options.beside else "uv"
+        text, wrong = section(target, version, made_by)
         write(PAGE, text)
         print(text)
         all_wrong += wrong
