@@ -20,12 +20,10 @@ _OFF = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 
 def places(target: lab.Environment) -> dict[str, Mapping[str, str]]:
     """The variables of each place, by its name; no toolkit of the machine is seen in any."""
-    home = {"CUDA_HOME": str(target.wheels_toolkit)}
     return {
         "nothing set": {},
-        "CUDA_HOME at the wheels": home,
+        "CUDA_HOME at the wheels": {"CUDA_HOME": str(target.wheels_toolkit)},
         "sampler off": _OFF,
-        "sampler off, CUDA_HOME at the wheels": {**_OFF, **home},
     }
 
 
