@@ -7,6 +7,7 @@ what its parameters name, and `X | None` means "run me without it too".
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import inspect
 import sys
@@ -43,8 +44,13 @@ _RULES_MOST = 4 << 20  # bytes of a file of rules; our longest is 23 KiB
 
 def probe(function: F) -> F:
     """Registers `function` as what finds out the Fact of its return annotation."""
-    _PROBES[typing.get_type_hints(function)["return"]] = function
+    _PROBES[_hints(function)["return"]] = function
     return function
+
+
+@functools.cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    return typing.get_type_hints(function)
 
 
 def rule(id: str, severity: Severity, stage: Stage) -> Callable[[F], F]:
@@ -73,7 +79,7 @@ def place(error: BaseException) -> str:
 
 def _parameters(function: Callable[..., Any]) -> Iterable[tuple[str, Any, bool]]:
     """(name, fact class, optional) of each parameter."""
-    for name, hint in typing.get_type_hints(function).items():
+    for name, hint in _hints(function).items():
         if name == "return":
             continue
         if typing.get_origin(hint) in (typing.Union, types.UnionType):

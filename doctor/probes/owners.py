@@ -215,8 +215,7 @@ def _judged(
     )
 
 
-# Two hundred METADATA, with a README each: after its literal beginning, `^` costs a tenth.
-_REQUIRES = r"Requires-Dist: (?<=\nRequires-Dist: )"
+_REQUIRES = "(?m)^Requires-Dist: "
 _EXTRA = re.compile(r";.*\bextra\b")
 
 

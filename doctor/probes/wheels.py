@@ -161,7 +161,7 @@ def pin(requires: tuple[str, ...], name: str) -> Specifiers | None:
     """The version specifiers of the requirement on `name` ("" for any), None where it is none."""
     for row in requires:
         match = _REQUIREMENT.match(row)
-        if match and _applies(row) and re.sub(r"[-_.]+", "-", match[1]).lower() == name:
+        if match and re.sub(r"[-_.]+", "-", match[1]).lower() == name and _applies(row):
             return Specifiers((match[2] or "").replace(" ", "").strip("()"))
     return None
 
@@ -169,9 +169,9 @@ def pin(requires: tuple[str, ...], name: str) -> Specifiers | None:
 def _applies(row: str) -> bool:
     """Its marker, if it has one, holds on this platform."""
     marker = row.partition(";")[2].strip()
-    if not marker:
+    if not marker or _LINUX.fullmatch(marker):
         return True
-    from packaging.markers import InvalidMarker, Marker  # late: few rows have one
+    from packaging.markers import InvalidMarker, Marker  # late: ten milliseconds
 
     try:
         return Marker(marker).evaluate()
@@ -179,6 +179,8 @@ def _applies(row: str) -> bool:
         return True
 
 
+# The marker that most rows have.
+_LINUX = re.compile(r"""(?:platform_system == ["']Linux|sys_platform == ["']linux)["']""")
 # Name, extras, specifiers; a marker or an URL ends it (PEP 508).
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^]]*\])?\s*([^;@]*)")
 

@@ -3,9 +3,9 @@
     python -m tests.real_stack.versions [--pip] [--with REQUIREMENT] [--keep] VERSION…
 
 For each version, one after another: the environment that `uv pip install vllm==VERSION` gives (or
-pip; beside another requirement, where what it resolves to does not know the model), five GPUs, three
-places. What really happens in each (`_start.py`) stands beside the doctor's
-verdict; then the doctor repairs a copy, FlashInfer builds its whole sampling module in it, and the
+pip; beside another requirement, where what it resolves to does not know the model), five GPUs,
+three places. What really happens in each (`_start.py`) stands beside the doctor's verdict; then the
+doctor repairs a copy, FlashInfer builds its whole sampling module in it, and the
 repair is undone. The version's section of docs/versions.md is written anew. Exits 1 where a verdict
 was a false alarm or a false comfort, or a repair did not hold. The environment is removed unless
 it is to be kept. Minutes per version, and up to 10 GB.
