@@ -240,7 +240,8 @@ def built(generate: Any, folder: str) -> None:
     source = Path(flashinfer.__file__).parent / "data/csrc/flashinfer_sampling_binding.cu"
     words[words.index("-c") + 1] = str(source)
     words[words.index("-o") + 1] = made = f"{folder}/one.o"
-    words[words.index("-MF") + 1] = f"{folder}/one.d"
+    for option in {"-MF", "--dependency-output"} & set(words):  # by version
+        words[words.index(option) + 1] = f"{folder}/one.d"
     run(words)
     words = [word for word in shlex.split(link) if not word.endswith(".o")]
     words[words.index("-o") + 1] = library = f"{folder}/one.so"
@@ -278,7 +279,6 @@ def in_a_fork(cell: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         if (child := os.fork()) == 0:
-            os.dup2(2, 1)
             os.environ.update(cell["env"], STAND_IN_CC=cell["capability"])
             forget()
             answer.write_text(json.dumps(truth(folder)))
@@ -292,6 +292,8 @@ def in_a_fork(cell: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     cells = json.load(sys.stdin)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # where vLLM logs, up to 0.20
     answer_for_the_runtime()
     import vllm.engine.arg_utils
     import vllm.model_executor.model_loader.utils
@@ -301,7 +303,7 @@ def main() -> None:
         import cutlass.cute  # noqa: F401
     assert "flashinfer" not in sys.modules  # it asks for the GPU
     for cell in cells:
-        print(json.dumps(in_a_fork(cell)), flush=True)
+        print(json.dumps(in_a_fork(cell)), file=answers, flush=True)
 
 
 if __name__ == "__main__":
