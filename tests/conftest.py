@@ -6,6 +6,7 @@ Nothing here is a mock: interpreters, links, ELF files and metadata are real, on
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
@@ -30,6 +31,7 @@ from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import Where
 from doctor.probes.toolkit import HEADERS
 from doctor.profile import Profile
+from doctor.shipped import rules_folder
 from doctor.target import Live, Target
 from tests.installed import FLASHINFER_FILES, VLLM_FILES
 
@@ -46,6 +48,13 @@ DOCTOR = Path(sys.executable).with_name("vllm-doctor")
 BASE_PYTHON = Path(sys.executable).resolve()
 PYTHON_FOLDER = f"python{sys.version_info.major}.{sys.version_info.minor}"
 SYSTEM = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiles our rules, as pip does when it installs them: the doctor leaves no bytecode beside
+    them, and compiles them in every one of its processes where there is none."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(rules_folder(), quiet=2)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

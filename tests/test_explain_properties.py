@@ -341,6 +341,7 @@ def test_a_failed_start_before_a_healthy_one_is_mentioned_and_no_more(every: int
             assert before.ready or told.earlier[-1].id == before.primary, one.name
 
 
+@pytest.mark.hardening
 def test_without_re2_every_log_comes_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = {one.name: explained(one.data) for one in LOGS}
     monkeypatch.setattr(scan, "re2", None)
