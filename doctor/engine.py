@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import inspect
+import re
 import sys
 import threading
 import traceback
@@ -39,12 +40,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=Fact)
 
 _PROBES: dict[type, Callable[..., Any]] = {}
+_ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _RULES_MOST = 4 << 20  # bytes of a file of rules; our longest is 23 KiB
 
 
 def probe(function: F) -> F:
-    """Registers `function` as what finds out the Fact of its return annotation."""
-    _PROBES[_hints(function)["return"]] = function
+    """Registers `function` as what finds out the Fact of its return annotation. Raises TypeError
+    where another file has one for it."""
+    kind = _hints(function)["return"]
+    first = _PROBES.setdefault(kind, function)
+    if first.__code__.co_filename != function.__code__.co_filename:
+        where = " and ".join(one.__code__.co_filename for one in (first, function))
+        raise TypeError(f"{where} both have a probe of {kind.__name__}")
+    _PROBES[kind] = function
     return function
 
 
@@ -78,15 +86,19 @@ def place(error: BaseException) -> str:
 
 
 def _parameters(function: Callable[..., Any]) -> Iterable[tuple[str, Any, bool]]:
-    """(name, fact class, optional) of each parameter."""
-    for name, hint in _hints(function).items():
-        if name == "return":
-            continue
-        if typing.get_origin(hint) in (typing.Union, types.UnionType):
-            (kind,) = (a for a in typing.get_args(hint) if a is not type(None))
-            yield name, kind, True
-        else:
-            yield name, hint, False
+    """(name, fact class, optional) of each parameter. Raises TypeError for one that names none."""
+    hints, code = _hints(function), inspect.unwrap(function).__code__
+    for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+        hint = hints.get(name)
+        optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = [k for k in typing.get_args(hint) if k is not type(None)] if optional else [hint]
+        if len(kinds) != 1 or not (kinds[0] is Target or _is_fact(kinds[0])):
+            raise TypeError(f"the parameter {name} is annotated with no fact, and no fact | None")
+        yield name, kinds[0], optional
+
+
+def _is_fact(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Fact)
 
 
 class Facts:
@@ -172,7 +184,8 @@ def load_rules(folder: Path) -> tuple[Rule, ...]:
     for path in sorted(folder.glob("*.py")):
         for made in _rules_of(path):
             if made.id in rules:
-                raise RuleError(f"{path}: there is a rule {made.id!r} already")
+                line = made.function.__code__.co_firstlineno
+                raise RuleError(f"{path}:{line}: there is a rule {made.id!r} already")
             rules[made.id] = made
     if not rules:
         raise RuleError(f"{folder} holds no rules")
@@ -216,11 +229,17 @@ def _rules_of(path: Path) -> Iterable[Rule]:
 def _rule(
     path: Path, function: Callable[..., Any], id: str, severity: Severity, stage: Stage
 ) -> Rule:
+    at = f"{path}:{function.__code__.co_firstlineno}: the rule {id}"
+    if not _ID.fullmatch(id):
+        raise RuleError(f"{at}: an id is small letters and digits, joined by dashes")
     explanation = inspect.cleandoc(function.__doc__ or "")
     if not explanation:
-        raise RuleError(f"{path}: the rule {id} has no docstring to explain it")
+        raise RuleError(f"{at} has no docstring to explain it")
     title = explanation.partition("\n")[0].rstrip(".")
-    needs = tuple(_parameters(function))
+    try:
+        needs = tuple(_parameters(function))
+    except TypeError as error:
+        raise RuleError(f"{at}: {error}") from None
     return Rule(id, severity, stage, title, explanation, path.stem, function, needs)
 
 
@@ -256,7 +275,7 @@ def _judge(one: Rule, facts: Facts) -> Outcome:
     except Crashed as crash:
         return Outcome(one, Verdict.CRASHED, why=Text("{crash}", crash=crash))
     except (Exception, SystemExit) as error:
-        return Outcome(one, Verdict.CRASHED, why=Text("{place}", place=place(error)))
+        return Outcome(one, Verdict.CRASHED, why=Text("{place}", place=_place_in(one, error)))
     made = Outcome(one, Verdict.FOUND if findings else Verdict.OK, findings)
     doubts = [doubt for fact in arguments.values() if (doubt := getattr(fact, "doubt", None))]
     if findings and doubts and made.severity is Severity.ERROR:
@@ -264,11 +283,24 @@ def _judge(one: Rule, facts: Facts) -> Outcome:
     return made
 
 
+def _place_in(one: Rule, error: BaseException) -> str:
+    """An exception in one line, as `place`, but for the line: the last one of the rule's file that
+    it came through, or where the rule begins."""
+    code = one.function.__code__
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == code.co_filename]
+    line = lines[-1] if lines else code.co_firstlineno
+    return f"{type(error).__name__}: {error} ({Path(code.co_filename).name}:{line})"
+
+
 def _must_render(finding: object) -> None:
-    """Raises TypeError or KeyError, here and not in a report, for what cannot be shown."""
+    """Raises TypeError, here and not in a report, for what cannot be shown."""
     if not isinstance(finding, Finding):
         raise TypeError(f"a rule returned {finding!r}, which is no Finding")
     for text in (finding.message, *finding.evidence, *(fix.title for fix in finding.fixes)):
         if not isinstance(text, Text):
             raise TypeError(f"{text!r} is no Text")
-        str(text)
+        try:
+            str(text)
+        except (LookupError, ValueError) as error:
+            raise TypeError(f"the template {text.template!r} lacks a value: {error}") from None

@@ -326,12 +326,6 @@ def never_ends() -> None:
 def needs_a_broken_fact(broken: Broken) -> None: ...
 
 
-def needs_a_number(number: int) -> None: ...
-
-
-def needs_what_it_does_not_say(something) -> None: ...  # type: ignore[no-untyped-def]
-
-
 @pytest.mark.parametrize(
     "function",
     [
@@ -347,8 +341,6 @@ def needs_what_it_does_not_say(something) -> None: ...  # type: ignore[no-untype
         no_findings,
         a_flag,
         needs_a_broken_fact,
-        needs_a_number,
-        needs_what_it_does_not_say,
     ],
 )
 def test_a_rule_that_breaks_has_crashed_with_a_reason_and_hides_nothing(
@@ -372,8 +364,12 @@ def test_a_rule_may_return_none_one_or_several_findings() -> None:
         ((a, b), (a, b)),
         (iter([b]), (b,)),
     ]
+
+    def returning(answer: Finding | Iterable[Finding] | None) -> Callable[[], Any]:
+        return lambda: answer
+
     for answer, findings in answers:
-        one = outcome(lambda answer=answer: answer)
+        one = outcome(returning(answer))
         assert one.findings == findings
         assert one.verdict is (Verdict.FOUND if findings else Verdict.OK)
 
@@ -393,6 +389,15 @@ def {name}({needs}) -> Finding | None:
 
     Its explanation.
     \"\"\"
+"""
+
+
+PROBE = """
+from doctor.engine import probe
+from doctor.probes.wheels import Packages
+
+@probe
+def another() -> Packages: ...
 """
 
 
@@ -434,10 +439,14 @@ def test_loading_rules_writes_nothing_beside_them(tmp_path: Path) -> None:
         (("raise SystemExit(0)",), "cannot be loaded"),
         (("1 // 0",), "ZeroDivisionError"),
         (("\0",), "cannot be loaded"),
-        ((rule_file("x", "x"),), "'x'"),
+        ((rule_file("x", "x"),), "area0.py:10: there is a rule 'x' already"),
         ((rule_file("x"), rule_file("x")), "'x'"),
         ((rule_file("x", needs="it: Nonsense"),), "Nonsense"),
-        ((rule_file("x", needs="it: int | str"),), "cannot be loaded"),
+        ((rule_file("x", needs="it: int"),), "area0.py:3: the rule x: the parameter it is annot"),
+        ((rule_file("x", needs="it"),), "area0.py:3: the rule x: the parameter it is annotated"),
+        ((rule_file("x", needs="it: Fact | Finding"),), "area0.py:3: the rule x: the parameter it"),
+        ((rule_file("a", "Odd_Id"),), "area0.py:10: the rule Odd_Id: an id is small letters"),
+        ((HEAD + PROBE, HEAD + PROBE), "both have a probe of Packages"),
         ((HEAD + "@rule('x', Severity.INFO, Stage.SHELL)\ndef f() -> None: ...",), "docstring"),
         ((HEAD + "@rule('x')\ndef f() -> None: 'It.'",), "cannot be loaded"),
         ((rule_file("x").replace("Stage.SHELL", "'shell'"),), "shell"),
@@ -451,6 +460,16 @@ def test_rules_that_cannot_be_loaded_are_refused_in_one_sentence(
         load_rules(put(tmp_path, *texts))
     assert words in str(error.value)
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_rule_that_breaks_is_told_by_its_file_and_line(tmp_path: Path) -> None:
+    lines = ("    return Finding(Text('{value} is too much'))\n", "    return Text('It.').lines\n")
+    texts = [rule_file(f"rule-{i}") + line for i, line in enumerate(lines)]
+    outcomes, _ = check(load_rules(put(tmp_path, *texts)), facts())
+    assert [str(one.why) for one in outcomes] == [
+        "TypeError: the template '{value} is too much' lacks a value: 'value' (area0.py:3)",
+        "AttributeError: 'Text' object has no attribute 'lines' (area1.py:9)",
+    ]
 
 
 def test_a_folder_that_is_none_holds_no_rules(tmp_path: Path) -> None:
