@@ -31,6 +31,7 @@ from doctor.probes.host import HostCompilers
 from doctor.probes.imports import Imported, Imports
 from doctor.probes.interpreter import Interpreter, Where
 from doctor.probes.proof import Proof
+from doctor.probes.toolkit import Toolkits
 from doctor.probes.wheels import Packages, Vllm
 from doctor.profile import Profile
 from doctor.target import Target
@@ -111,6 +112,7 @@ def diagnose(
     facts.ask_ahead(Interpreter, Driver, HostCompilers, *((Imports,) if deep else ()))
     loaded = tuple(rules)
     interpreter = facts.get(Interpreter)
+    facts.ask_ahead(Toolkits)
     outcomes, not_checked = check(loaded, facts)
     proof, missing = _asked(facts, Proof) if deep else (None, None)
     imports, unimported = _asked(facts, Imports) if deep else (None, None)

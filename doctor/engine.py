@@ -108,6 +108,7 @@ class Facts:
         self._target = target
         self._known: dict[type, Fact | Missing | Crashed] = {type(f): f for f in given}
         self._locks: dict[type, threading.RLock] = {}
+        self._ahead: set[type] = set()
         self._thread = threading.local()
 
     def get(self, kind: type[T]) -> T:
@@ -124,12 +125,29 @@ class Facts:
     def ask_ahead(self, *kinds: type[Fact]) -> None:
         """Begins to find these out in the background, so that children which only wait for a
         driver or a compiler run side by side; `get` then waits for them."""
+        self._ahead.update(kinds)
         for kind in kinds:
-            threading.Thread(target=self._ahead, args=(kind,), daemon=True).start()
+            threading.Thread(target=self._try, args=(kind,), daemon=True).start()
 
-    def _ahead(self, kind: type[Fact]) -> None:
+    def _try(self, kind: type[Fact]) -> None:
         with contextlib.suppress(Missing, Crashed):
             self.get(kind)
+
+    def awaited(self, kinds: Iterable[type]) -> frozenset[type]:
+        """Those of the kinds that rest on what is still being found out in the background."""
+        waits: dict[type, bool] = {}
+
+        def look(kind: type) -> bool:
+            if kind not in waits:
+                waits[kind] = False  # and so a circle ends
+                function = None if kind in self._known else _PROBES.get(kind)
+                rows = _parameters(function) if function else ()
+                waits[kind] = bool(function) and (
+                    kind in self._ahead or any(look(needed) for _, needed, _ in rows)
+                )
+            return waits[kind]
+
+        return frozenset(kind for kind in kinds if look(kind))
 
     def _ask(self, kind: type[Fact]) -> Fact | Missing | Crashed:
         asking: list[type] = self._thread.__dict__.setdefault("asking", [])
@@ -244,15 +262,20 @@ def _rule(
 
 
 def check(rules: Iterable[Rule], facts: Facts) -> tuple[list[Outcome], list[NotChecked]]:
-    """Runs every rule. What a finding already explains, or what does not arise here, is not
-    checked; what could not be told for any other reason is an UNKNOWN outcome."""
-    outcomes: list[Outcome] = []
-    waiting: list[tuple[Rule, Missing]] = []
-    for one in rules:
+    """Runs every rule, those last that would only wait for what is found out in the background.
+    What a finding already explains, or what does not arise here, is not checked; what could not be
+    told for any other reason is an UNKNOWN outcome."""
+    rules = tuple(rules)
+    late = facts.awaited({kind for one in rules for _, kind, _ in one.needs})
+    answers: dict[int, Outcome | Missing] = {}
+    for i in sorted(range(len(rules)), key=lambda i: any(k in late for _, k, _ in rules[i].needs)):
         try:
-            outcomes.append(_judge(one, facts))
+            answers[i] = _judge(rules[i], facts)
         except Missing as missing:
-            waiting.append((one, missing))
+            answers[i] = missing
+    told = [answers[i] for i in range(len(rules))]
+    outcomes = [answer for answer in told if isinstance(answer, Outcome)]
+    waiting = [(r, a) for r, a in zip(rules, told, strict=True) if isinstance(a, Missing)]
     found = {o.rule.id for o in outcomes if o.verdict is Verdict.FOUND}
     not_checked = []
     for one, answer in waiting:

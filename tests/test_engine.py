@@ -188,6 +188,33 @@ def test_facts_that_are_asked_ahead_may_be_missing_or_broken() -> None:
         made.get(Broken)
 
 
+def test_no_rule_waits_for_a_fact_of_the_background_while_others_could_be_judged() -> None:
+    """And all are told in the order in which they are written."""
+    judged = threading.Event()
+
+    @probe
+    def slow(given: Given) -> Newer:
+        assert judged.wait(10)
+        return Newer()
+
+    def waits(newer: OnNewer) -> None: ...
+
+    def does_not(counted: Counted, hen: Hen | None) -> None: ...
+
+    def ends() -> None:
+        judged.set()
+
+    made = facts()
+    made.ask_ahead(Newer)
+    rules = [a_rule(waits, "waits"), a_rule(does_not, "circle"), a_rule(ends, "ends")]
+    outcomes, _ = check(rules, made)
+    assert [(o.rule.id, o.verdict) for o in outcomes] == [
+        ("waits", Verdict.OK),
+        ("circle", Verdict.CRASHED),
+        ("ends", Verdict.OK),
+    ]
+
+
 def test_an_optional_fact_that_is_missing_is_none() -> None:
     assert facts().get(Derived).value == 2
 
