@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from doctor import target as machine
 from doctor.codec import CodecError, encode
@@ -365,6 +368,30 @@ class TestLive:
                 except OSError:
                     continue
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    @pytest.mark.parametrize(
+        "pattern",
+        [
+            "(?m)^abc",
+            "(?m)^abc(d)",
+            "(?ms)^abc.*d",
+            "(?m)^abcd*",
+            "(?m)^abc{2}",
+            "(?m)^abc|d",
+            "(?m)^ab",
+            "(?m)^a-b: (c)",
+            r"(?m)^abc\s(d)",
+            "(?m)^(abc)$",
+        ],
+    )
+    @given(text=st.text("abcd-: \n", max_size=30))
+    def test_what_begins_a_line_is_found_as_re_finds_it(
+        self, tmp_path_factory: pytest.TempPathFactory, pattern: str, text: str
+    ) -> None:
+        for shape in (text, f"abcd{text}", f"{text}\nabc{text}", f"xabc\nabc{text}\n\nabcd d"):
+            path = tmp_path_factory.getbasetemp() / "lines"
+            path.write_text(shape)
+            assert Live({}).search(path, pattern) == tuple(re.findall(pattern, shape))
 
     def test_a_file_is_read_searched_and_described(self, odd: Mapping[str, Path]) -> None:
         live, path = Live({}), odd["file"]
