@@ -30,6 +30,7 @@ from tests.real_stack.repairs import Broken, copy_of, manifest, network, without
 PAGE = Path(__file__).parents[2] / "docs" / "versions.md"
 # Of these, 10.0 compiles in every version.
 FIXED_FOR = ("--set", "gpus=later", "--set", "archs=8.9,10.0")
+_CUDA = "import torch; print(torch.version.cuda)"
 _TITLE = "## vLLM {version}, by {made_by}"
 _HEAD = (
     "| GPU | place | what really happens | the doctor | primary | |",
@@ -64,16 +65,21 @@ def repaired(target: lab.Environment, scratch: Path) -> Iterator[str]:
     was = manifest(copy.prefix)
     fixed = one.fix("--apply", *FIXED_FOR)
     done = ", ".join(f"{action} {outcome}" for action, outcome in fixed.outcomes.items())
-    yield f"{'WRONG: ' if fixed.code else ''}`fix --apply` exits {fixed.code}: {done or 'nothing'}"
+    # Of CUDA 12 no wheel has nvcc: there is no toolkit that it could install.
+    by_hand = fixed.code == 1 and not done and one.place.python(_CUDA).out.startswith("12.")
+    wrong = "WRONG: " if fixed.code and not by_hand else ""
+    said = done or ("by hand" if by_hand else "nothing")
+    yield f"{wrong}`fix --apply` exits {fixed.code}: {said}"
     exports = {k: v for k, v in one.variables().items() if k in ("CUDA_HOME", "PATH")}
     for judged in cells.judged(copy, scratch, [Cell(g, "repaired", exports) for g in CAPABILITIES]):
-        wrong = judged.outcome != "right" or judged.truth.died
-        text = f"repaired, {judged.cell.capability}: {judged.truth.text}; {judged.outcome}"
-        yield f"WRONG: {text}" if wrong else text
-    whole = one.place.having(**exports, FLASHINFER_CUDA_ARCH_LIST="8.9").build_sampling()
-    yield "`build_and_load` of sampling for 8.9: " + (
-        "built and loaded" if whole.code == 0 else f"WRONG: {whole.text[-300:]}"
-    )
+        wrong = (
+            "" if judged.outcome == "right" and (by_hand or not judged.truth.died) else "WRONG: "
+        )
+        yield f"{wrong}repaired, {judged.cell.capability}: {judged.truth.text}; {judged.outcome}"
+    if not by_hand:
+        whole = one.place.having(**exports, FLASHINFER_CUDA_ARCH_LIST="8.9").build_sampling()
+        built = "built and loaded" if whole.code == 0 else f"WRONG: {whole.text[-300:]}"
+        yield f"`build_and_load` of sampling for 8.9: {built}"
     undone = one.run("undo")
     same = without_bytecode(manifest(copy.prefix)) == without_bytecode(was)
     yield f"undo: exit {undone.code}, {'exact' if same else 'WRONG: not what it was'}"
