@@ -49,6 +49,7 @@ class Truth:
         if self.died is None:
             return f"starts; built: {', '.join(self.built)}" if self.built else "starts"
         stage, kind, message = self.died
+        message = message.replace(f"{lab.folder()}/", "")  # where that is says nothing to anybody
         last = message.strip().splitlines()[-1][-120:] if message.strip() else ""
         return f"dies ({stage}): {kind}: {last}"
 
