@@ -111,3 +111,11 @@ def judged(target: lab.Environment, home: Path, cells: Sequence[Cell]) -> list[J
         here = Place(target, home, {**there, **cell.env}).diagnose()
         made.append(Judged(cell, truth, later, here))
     return made
+
+
+def assert_right(found: Sequence[Judged]) -> None:
+    """The doctor says what happens, in every cell; in some of them the server starts, in some it
+    dies, or nothing was proven."""
+    wrong = [f"{j.cell}: {j.truth.text}: {j.outcome}" for j in found if j.outcome != "right"]
+    assert not wrong
+    assert {j.truth.died is None for j in found} == {True, False}
