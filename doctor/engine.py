@@ -79,10 +79,17 @@ class Crashed(Exception):
     """A probe raised what it should not; the message names it and the place."""
 
 
-def place(error: BaseException) -> str:
-    """An exception in one line: its kind, its words, and where it was raised."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+def place(error: BaseException, function: Callable[..., Any] | None = None) -> str:
+    """An exception in one line: its kind, its words, and where it was raised; of a function, the
+    last line of its own file that it came through, or where the function begins."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [(frame.filename, frame.lineno) for frame in frames]
+    if function:
+        code = function.__code__
+        begins = (code.co_filename, code.co_firstlineno)
+        places = [begins, *(row for row in places if row[0] == code.co_filename)]
+    file, line = places[-1]
+    return f"{type(error).__name__}: {error} ({Path(file).name}:{line})"
 
 
 def _parameters(function: Callable[..., Any]) -> Iterable[tuple[str, Any, bool]]:
@@ -298,22 +305,12 @@ def _judge(one: Rule, facts: Facts) -> Outcome:
     except Crashed as crash:
         return Outcome(one, Verdict.CRASHED, why=Text("{crash}", crash=crash))
     except (Exception, SystemExit) as error:
-        return Outcome(one, Verdict.CRASHED, why=Text("{place}", place=_place_in(one, error)))
+        return Outcome(one, Verdict.CRASHED, why=Text("{place}", place=place(error, one.function)))
     made = Outcome(one, Verdict.FOUND if findings else Verdict.OK, findings)
     doubts = [doubt for fact in arguments.values() if (doubt := getattr(fact, "doubt", None))]
     if findings and doubts and made.severity is Severity.ERROR:
         return Outcome(one, Verdict.UNKNOWN, why=doubts[0])
     return made
-
-
-def _place_in(one: Rule, error: BaseException) -> str:
-    """An exception in one line, as `place`, but for the line: the last one of the rule's file that
-    it came through, or where the rule begins."""
-    code = one.function.__code__
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == code.co_filename]
-    line = lines[-1] if lines else code.co_firstlineno
-    return f"{type(error).__name__}: {error} ({Path(code.co_filename).name}:{line})"
 
 
 def _must_render(finding: object) -> None:

@@ -555,3 +555,17 @@ def test_a_childs_death_is_the_kernels_business() -> None:
         pytest.skip("no kernel headers here")
     assert f"#define PR_SET_PDEATHSIG  {machine._PR_SET_PDEATHSIG} " in header.read_text()
     assert ctypes.CDLL(None).prctl
+
+
+@pytest.mark.parametrize("descriptors", [True, False])
+def test_a_child_is_waited_for_with_and_without_process_descriptors(
+    monkeypatch: pytest.MonkeyPatch, descriptors: bool
+) -> None:
+    """Kernels before 5.3 have none."""
+    if not descriptors:
+        monkeypatch.delattr(os, "pidfd_open")
+    made = run_child(("/bin/sh", "-c", "echo out; exit 3"), 10, {})
+    assert (made.code, made.out, made.failure) == (3, "out\n", None)
+    made = run_child(("/bin/sh", "-c", "echo $$; exec sleep 60"), 0.2, {"PATH": "/bin:/usr/bin"})
+    assert (made.code, made.failure) == (None, "did not end within 0.2 s")
+    assert not Path(f"/proc/{made.out.strip()}").exists()

@@ -12,7 +12,7 @@ from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
-from doctor.probes.jit import use_of
+from doctor.probes.jit import Use
 from doctor.probes.wheels import FlashInfer, Torch, Vllm
 from doctor.profile import Profile
 from doctor.target import Target
@@ -43,7 +43,7 @@ def cubins(
 ) -> Cubins:
     """Not applicable where flashinfer-cubin brings them, or where no kernel of this server is one;
     what its files do not say in a way that can be read is not asked either: nothing fails by it."""
-    use = use_of(target, env, profile, vllm, torch, flashinfer, gpus)
+    use = Use(target, env, profile, vllm, torch, flashinfer, gpus)
     none = Missing(Text("no GPU that is known here takes downloaded kernels"), applies=False)
     if not any(major == fi.GENERATED_MAJOR for major, _ in use.capabilities):
         raise none

@@ -86,14 +86,24 @@ def _if_told(ask: Callable[[], Any]) -> Any:
 @dataclass(frozen=True)
 class Use:
     """What of this server is FlashInfer's on its GPUs, by the installed vLLM's own files, which are
-    read when they are asked, each once. Every question raises Unreadable where they do not say."""
+    read when they are asked, each once. Every question raises Unreadable where they do not say;
+    there is none, and Missing is raised, where no CUDA server starts."""
 
     target: Target
     env: LaunchEnv
     profile: Profile
     vllm: Vllm
+    torch: Torch
     flashinfer: FlashInfer
     gpus: Gpus | None
+
+    def __post_init__(self) -> None:
+        if self.profile.device == "cpu":
+            raise Missing(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"), applies=False)
+        if self.torch.hip:
+            raise Missing(Text(ROCM), applies=False)
+        if self.torch.cuda is None:
+            raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
 
     @functools.cached_property
     def capabilities(self) -> tuple[Capability, ...]:
@@ -212,25 +222,6 @@ class Use:
         )
 
 
-def use_of(
-    target: Target,
-    env: LaunchEnv,
-    profile: Profile,
-    vllm: Vllm,
-    torch: Torch,
-    flashinfer: FlashInfer,
-    gpus: Gpus | None,
-) -> Use:
-    """Raises Missing where no CUDA server starts."""
-    if profile.device == "cpu":
-        raise Missing(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"), applies=False)
-    if torch.hip:
-        raise Missing(Text(ROCM), applies=False)
-    if torch.cuda is None:
-        raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
-    return Use(target, env, profile, vllm, flashinfer, gpus)
-
-
 @probe
 def jit(
     target: Target,
@@ -243,7 +234,7 @@ def jit(
 ) -> Jit:
     """Not applicable where nothing is compiled: another device, ready kernels installed, or
     FlashInfer's sampler off and neither experts nor attention its own on these GPUs."""
-    use = use_of(target, env, profile, vllm, torch, flashinfer, gpus)
+    use = Use(target, env, profile, vllm, torch, flashinfer, gpus)
     cache = flashinfer.jit_cache
     if cache and Version(cache.public) == flashinfer.version:
         raise Missing(
