@@ -10,12 +10,12 @@ NAME = "vllm-doctor"
 VERSION = "0.4.0"
 
 
-def rules() -> int:
+def count_rules() -> int:
     """How many rules the doctor carries, counted in their files."""
     return _count("*.py", r"(?m)^@rule\(")
 
 
-def signatures() -> int:
+def count_signatures() -> int:
     """How many log signatures it carries, counted in their files."""
     return _count("signatures/*.toml", r"(?m)^\[\[signature\]\]")
 

@@ -31,7 +31,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
-def shown(value: object) -> str:
+def shown_value(value: object) -> str:
     """A value that does not fit as an error names it: in some 80 characters, however large."""
     try:
         return shortened(_SHORT.repr(value), 80)
@@ -97,10 +97,10 @@ def decode(kind: Any, value: Any, path: str = "") -> Any:
     if origin is typing.Literal:
         if value in args:
             return value
-        raise CodecError(path, f"{shown(value)} is none of {', '.join(map(repr, args))}")
+        raise CodecError(path, f"{shown_value(value)} is none of {', '.join(map(repr, args))}")
     if origin is tuple:
         if not isinstance(value, list):
-            raise CodecError(path, f"expected a list, got {shown(value)}")
+            raise CodecError(path, f"expected a list, got {shown_value(value)}")
         if args[1:] == (...,):
             return tuple(decode(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
         if len(args) != len(value):
@@ -109,11 +109,11 @@ def decode(kind: Any, value: Any, path: str = "") -> Any:
         return tuple(decode(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(pairs))
     if origin is frozenset:
         if not isinstance(value, list):
-            raise CodecError(path, f"expected a list, got {shown(value)}")
+            raise CodecError(path, f"expected a list, got {shown_value(value)}")
         return frozenset(decode(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
     if origin in (dict, Mapping):
         if not isinstance(value, dict):
-            raise CodecError(path, f"expected a table, got {shown(value)}")
+            raise CodecError(path, f"expected a table, got {shown_value(value)}")
         return {
             decode(args[0], k, f"{path}.{k}"): decode(args[1], v, f"{path}.{k}")
             for k, v in value.items()
@@ -134,7 +134,7 @@ def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
             return decode(one, value, path)
         except CodecError:
             continue
-    raise CodecError(path, f"{shown(value)} fits none of {', '.join(map(_name, rest))}")
+    raise CodecError(path, f"{shown_value(value)} fits none of {', '.join(map(_name, rest))}")
 
 
 @functools.cache
@@ -148,7 +148,7 @@ def _fields(cls: type) -> tuple[dict[str, Any], frozenset[str]]:
 
 def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
-        raise CodecError(path, f"expected a table, got {shown(value)}")
+        raise CodecError(path, f"expected a table, got {shown_value(value)}")
     fields, needed = _fields(kind)
     prefix = f"{path}." if path else ""
     if unknown := [k for k in value if k not in fields]:
@@ -182,12 +182,12 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
         if isinstance(kind, type) and issubclass(kind, Enum):
             return kind(value)
     except OverflowError:
-        raise CodecError(path, f"{shown(value)} is too large") from None
+        raise CodecError(path, f"{shown_value(value)} is too large") from None
     except (InvalidVersion, ValueError) as error:
         raise CodecError(path, str(error)) from None
     if kind in (str, int, bool, float) and type(value) is kind:
         return value
-    raise CodecError(path, f"expected {_name(kind)}, got {shown(value)}")
+    raise CodecError(path, f"expected {_name(kind)}, got {shown_value(value)}")
 
 
 def _name(kind: Any) -> str:

@@ -118,7 +118,7 @@ def diagnose(
     imports, unimported = _asked(facts, Imports) if deep else (None, None)
     if proof and not proof.ok and proof.doubt is None:
         said = Text("the test build failed at {stage}: {line}", stage=proof.stage, line=proof.line)
-        outcomes = explain(outcomes, said, (*proof.ids, "deep-check-failed"))
+        outcomes = attribute_build_failure(outcomes, said, (*proof.ids, "deep-check-failed"))
     for one in imports.died if imports else ():
         if one.ids and one.always:
             outcomes = _told_by_its_name(outcomes, one)
@@ -168,7 +168,7 @@ def _checked_up_to(facts: Facts) -> str | None:
 
 def _told_by_its_name(outcomes: list[Outcome], one: Imported) -> list[Outcome]:
     """An import that died goes to the ailment that its words name, where a rule knows that."""
-    explained = explain(outcomes, one.told, one.ids)
+    explained = attribute_build_failure(outcomes, one.told, one.ids)
     if explained is outcomes:
         return outcomes
     return [_without(o, one.told) if o.rule.id == "import-fails" else o for o in explained]
@@ -180,7 +180,9 @@ def _without(outcome: Outcome, message: Text) -> Outcome:
     return dataclasses.replace(outcome, findings=findings, verdict=verdict)
 
 
-def explain(outcomes: list[Outcome], said: Text, ids: Iterable[str]) -> list[Outcome]:
+def attribute_build_failure(
+    outcomes: list[Outcome], said: Text, ids: Iterable[str]
+) -> list[Outcome]:
     """Puts what failed when it was tried under the ailment of these that a rule knows, best first.
     Where the rule had missed it, what was tried is right and the rule is not: it is a finding."""
     by_id = {o.rule.id: o for o in outcomes}

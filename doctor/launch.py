@@ -159,7 +159,7 @@ def _starts(target: Target, script: Path, interpreter: Interpreter) -> bool:
     return target.realpath(behind.parent) == target.realpath(interpreter.python.parent)
 
 
-def shown(words: Sequence[str]) -> str:
+def shown_command(words: Sequence[str]) -> str:
     """A command line for a person to read or paste, quoted, without its secrets."""
     return shlex.join(redacted_words(words))
 
@@ -346,7 +346,7 @@ def _write(prefix: Path, text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedStart:
     """What a start is decided by. `refused`: why there is none, in a few words; `unproven`: the
     test build has still to be made (only where it was not to be made now)."""
 
@@ -355,7 +355,7 @@ class Judged:
     unproven: bool = False
 
 
-def judge(
+def judge_start(
     target: Target,
     where: Where,
     profile: Profile,
@@ -365,7 +365,7 @@ def judge(
     prove: bool,
     accept: Collection[str] = (),
     tell: Callable[[str], None],
-) -> Judged:
+) -> JudgedStart:
     """Judges as `diagnose --deep` does, but builds only what no earlier start has proven, and
     nothing where `prove` is False. Raises Missing or Crashed where the interpreter does not answer.
     """
@@ -374,28 +374,28 @@ def judge(
     )
     report = look()
     if report.exit_code != HEALTHY:
-        return Judged(report, _why(report))
+        return JudgedStart(report, _why(report))
     if foreign := distrusted(target, report.interpreter, report.facts.get(LaunchEnv).vars):
-        return Judged(report, foreign)
+        return JudgedStart(report, foreign)
     prefix = report.interpreter.prefix
     key = proof_key(target, report.facts)
     if key is None or is_proven(target, prefix, key):
-        return Judged(report)
+        return JudgedStart(report)
     if not prove:
-        return Judged(report, unproven=True)
+        return JudgedStart(report, unproven=True)
     tell("proving it with a test build and vLLM's own imports, once; this may take a minute")
     report = look(deep=True)
     if report.exit_code != HEALTHY:
-        return Judged(report, _why(report))
+        return JudgedStart(report, _why(report))
     builds = toolchain(target, report.facts) is not None
     if builds and report.proof is None and _UNPROVEN not in accept:
-        return Judged(
+        return JudgedStart(
             report,
             f"the toolchain could not be proven: {report.proof_missing}; "
             f"--accept {_UNPROVEN} starts without the proof",
         )
     keep(target, report)
-    return Judged(report)
+    return JudgedStart(report)
 
 
 def keep(target: Target, report: Report) -> None:

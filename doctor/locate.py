@@ -13,9 +13,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from doctor.probes.interpreter import OWN, Where
+from doctor.probes.interpreter import DOCTORS_OWN, Where
 from doctor.target import Live, Target
-from doctor.trust import refusal
+from doctor.trust import why_not_trusted
 
 
 class LocateError(ValueError):
@@ -36,7 +36,7 @@ def locate(python: str | None, env: Mapping[str, str]) -> Where:
     vllm = shutil.which("vllm", path=search)
     if vllm and (found := _behind(Path(vllm), search)):
         return Where(found, f"vllm on PATH ({vllm})")
-    return Where(Path(sys.executable), OWN)
+    return Where(Path(sys.executable), DOCTORS_OWN)
 
 
 def _interpreter(value: str, name: str) -> Path:
@@ -100,7 +100,7 @@ def _interpreters(script: Path, head: list[str], search: str) -> Iterator[Path]:
 def nobody_named(where: Where) -> bool:
     """Whether this is the doctor's own interpreter for want of another, and no server's: then there
     is nothing to judge."""
-    return where.found_by == OWN and not _has_vllm(Path(p) for p in sys.path)
+    return where.found_by == DOCTORS_OWN and not _has_vllm(Path(p) for p in sys.path)
 
 
 def environments(folder: Path) -> list[tuple[Path, bool]]:
@@ -128,7 +128,7 @@ def refuse_foreign(where: Where) -> None:
     if os.geteuid() != 0:
         return  # spares any other user the listing of folders
     for path, searched in _of_interpreter(where.python):
-        if why := refusal(path, searched):
+        if why := why_not_trusted(path, searched):
             raise LocateError(why)
 
 

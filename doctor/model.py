@@ -52,14 +52,14 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
 
 
-def reason(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     """Why the system refused, in its own few words."""
     return (error.strerror or str(error)).lower()
 
 
-def refusal(error: OSError) -> str:
+def os_refusal(error: OSError) -> str:
     """What it refused, and why; of a full disk it names no file."""
-    return f"{error.filename or 'the disk'}: {reason(error)}"
+    return f"{error.filename or 'the disk'}: {os_reason(error)}"
 
 
 def _code(character: str) -> int:

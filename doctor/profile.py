@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from doctor import toml
 from doctor.codec import CodecError, decode
-from doctor.model import Fact, reason
+from doctor.model import Fact, os_reason
 from doctor.numbers import number_of, version_of
 
-DEFAULT = "glm-4.7-flash"
+DEFAULT_PROFILE = "glm-4.7-flash"
 _BUILT_IN = Path(__file__).parent / "profiles"
 
 
@@ -169,7 +169,7 @@ _OF_THE_MODEL = (
 )
 
 
-def load(name: str, sets: Iterable[str] = ()) -> Profile:
+def load_profile(name: str, sets: Iterable[str] = ()) -> Profile:
     """The profile `name` (built in, or a file's path) with each `key=value` of `sets` put in.
 
     Raises ProfileError for a file that is not there or no TOML, and for any key or value that
@@ -180,12 +180,12 @@ def load(name: str, sets: Iterable[str] = ()) -> Profile:
     if name not in names():
         path = Path(name)
     try:
-        data = toml.load(path)
+        data = toml.load_toml(path)
     except FileNotFoundError:
         built_in = ", ".join(names())
         raise ProfileError(f"--profile {name}: no such file; built in are {built_in}") from None
     except OSError as error:
-        raise ProfileError(f"--profile {name}: {reason(error)}") from None
+        raise ProfileError(f"--profile {name}: {os_reason(error)}") from None
     except ValueError as error:
         raise ProfileError(f"--profile {name}: {error}") from None
     if isinstance(data, dict) and "env_asked" in data:

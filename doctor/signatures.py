@@ -11,12 +11,12 @@ from typing import Literal
 
 from doctor import toml
 from doctor.codec import CodecError, decode
-from doctor.logs.regex import compiled
+from doctor.logs.regex import compile_pattern
 from doctor.model import Needs, Severity
 from doctor.redact import beginning
 from doctor.shipped import rules_folder
 
-Role = Literal[
+SignatureRole = Literal[
     "cause",  # stops the server
     "generic",  # stops it too, but any cause beside it says more
     "request",  # fails requests; the server stays up
@@ -29,11 +29,11 @@ Role = Literal[
     "logged",  # so it did where the line is one of level error, and nothing says more
     "platform",  # the server runs on something other than CUDA
 ]
-FAILED: tuple[Role, ...] = ("failure", "logged")
+FAILED: tuple[SignatureRole, ...] = ("failure", "logged")
 """Of rows that tell of a failure without a name."""
-CAUSES: tuple[Role, ...] = ("cause", "generic")
+CAUSES: tuple[SignatureRole, ...] = ("cause", "generic")
 """Of rows that tell what stops a server."""
-EXPLAINING: tuple[Role, ...] = (*CAUSES, "request")
+EXPLAINING: tuple[SignatureRole, ...] = (*CAUSES, "request")
 """Of rows that explain all of a failure, wherever in it they are found."""
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
@@ -63,7 +63,7 @@ class Signature:
     literal: str
     printed_by: str
     pattern: str | None = None
-    role: Role = "cause"
+    role: SignatureRole = "cause"
     level: Level = "error"
     severity: Severity = Severity.ERROR
     near: str | None = None
@@ -81,16 +81,16 @@ class Signature:
         pattern does not fit."""
         if self.pattern is None:
             return {}
-        found = compiled(self.pattern)(text.lstrip())
+        found = compile_pattern(self.pattern)(text.lstrip())
         if found is None:
             return None
         return {name: _value(text) for name, text in found.items()}
 
     def fits_among(self, text: str) -> bool:
         """Whether the lines around, one a line, are what `near` and `unless` ask for."""
-        if self.near and compiled(self.near)(text) is None:
+        if self.near and compile_pattern(self.near)(text) is None:
             return False
-        return not (self.unless and compiled(self.unless)(text) is not None)
+        return not (self.unless and compile_pattern(self.unless)(text) is not None)
 
     def check(self) -> None:
         """Raises ValueError for what could not be found, or not in linear time. Of what comes with
@@ -104,7 +104,7 @@ class Signature:
         for name in ("pattern", "near", "unless"):
             if value := getattr(self, name):
                 try:
-                    compiled(value)
+                    compile_pattern(value)
                 except ValueError as error:
                     raise ValueError(f"{self.id}: {name}: {value!r}: {error}") from None
         from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -157,14 +157,14 @@ def squeezed(literal: str) -> str:
     return "".join(literal.split())
 
 
-def load(folders: Iterable[Path]) -> Catalogue:
+def load_catalogue(folders: Iterable[Path]) -> Catalogue:
     """Reads signatures/*.toml in each folder. Raises CodecError, ValueError naming the file."""
     rows: list[Signature] = []
     ailments: dict[str, Ailment] = {}
     for folder in folders:
         for path in sorted((folder / "signatures").glob("*.toml")):
             try:
-                data = toml.load(path)
+                data = toml.load_toml(path)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
             if unknown := set(data) - {"signature", "ailment"}:
@@ -189,9 +189,9 @@ def _check(rows: Iterable[Signature], path: Path) -> None:
 
 
 @functools.cache
-def shipped() -> Catalogue:
+def shipped_catalogue() -> Catalogue:
     """What comes with the doctor. Raises CodecError, ValueError."""
-    return load((rules_folder(),))
+    return load_catalogue((rules_folder(),))
 
 
 def ids_of(output: str) -> tuple[tuple[str, ...], str]:
@@ -200,7 +200,7 @@ def ids_of(output: str) -> tuple[tuple[str, ...], str]:
     ids: list[str] = []
     telling = ""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    causes = [s for s in shipped().signatures if s.role in CAUSES]
+    causes = [s for s in shipped_catalogue().signatures if s.role in CAUSES]
     for line in lines:
         for one in causes:
             if one.literal in line and one.values(line) is not None and one.fits_among(output):

@@ -26,7 +26,7 @@ from typing import BinaryIO, Literal, Protocol
 
 from doctor import elf, trust
 from doctor.elf import Elf
-from doctor.model import Missing, Text, reason
+from doctor.model import Missing, Text, os_reason
 
 READ_MOST = 1 << 20
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
@@ -208,7 +208,7 @@ class Live:
         return run_child(map(_own, argv), timeout, env)
 
     def distrust(self, path: Path, searched: bool = False) -> str | None:
-        return None if self._foreign else trust.refusal(path, searched)
+        return None if self._foreign else trust.why_not_trusted(path, searched)
 
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
         try:
@@ -269,7 +269,7 @@ class Live:
 def _must_be_an_answer(error: OSError) -> None:
     """Raises Missing where it is the doctor that may open no more: that tells nothing of a file."""
     if error.errno in OUT_OF_FILES:
-        raise OutOfFiles(Text("{why}: raise `ulimit -n`", why=reason(error)))
+        raise OutOfFiles(Text("{why}: raise `ulimit -n`", why=os_reason(error)))
 
 
 def _own(argument: str) -> str:
@@ -306,7 +306,7 @@ def run_child(argv: Iterable[str], timeout: float, env: Mapping[str, str]) -> Ra
             return Ran(None, failure=str(error).lower())
         except OSError as error:
             _must_be_an_answer(error)
-            return Ran(None, failure=reason(error))
+            return Ran(None, failure=os_reason(error))
         ended = False
         try:
             ended = _wait(child, timeout)

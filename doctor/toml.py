@@ -17,7 +17,7 @@ else:
 _MOST = 1 << 20  # bytes; all signatures of one area are a thirtieth of it
 
 
-def load(path: Path, at_most: int = _MOST) -> dict[str, Any]:
+def load_toml(path: Path, at_most: int = _MOST) -> dict[str, Any]:
     """The file's table. Raises OSError, or ValueError saying where it is no TOML, or is larger than
     `at_most` bytes."""
     try:

@@ -44,7 +44,7 @@ class NotTrusted(Missing):
         super().__init__(Text("{sentence}", sentence=sentence))
 
 
-def refusal(path: Path, searched: bool = False) -> str | None:
+def why_not_trusted(path: Path, searched: bool = False) -> str | None:
     """Why this process does not use what is at `path`, in one sentence; None where it may. Only
     root refuses. `searched`: a folder in which code is looked for by name, so that it counts who
     may put something new into it."""
@@ -62,7 +62,7 @@ def must_be_roots(words: Iterable[str], env: Mapping[str, str]) -> None:
     added = (word for name in _FLAGS for word in env.get(name, "").split())
     for word in (*words, *added):
         path = re.match("(?:-[^/]*)?(/.*)", word)  # also -I/path, -fplugin=/path, -Wl,-rpath,/path
-        if path and (why := refusal(Path(path[1]))):
+        if path and (why := why_not_trusted(Path(path[1]))):
             raise NotTrusted(why)
     for name in _CODE:
         separator = "[: ]" if name in _FILES else "[:;]"
@@ -70,7 +70,7 @@ def must_be_roots(words: Iterable[str], env: Mapping[str, str]) -> None:
             if name in _FILES and "/" not in entry:
                 continue  # found in the folders of the loader
             # An empty entry is the current directory.
-            if why := refusal(Path(entry or "."), searched=name not in _FILES):
+            if why := why_not_trusted(Path(entry or "."), searched=name not in _FILES):
                 raise NotTrusted(f"{name}: {why}")
 
 
@@ -78,7 +78,7 @@ def with_roots_path(env: Mapping[str, str]) -> Mapping[str, str]:
     """The environment with a PATH of those folders alone in which nobody else puts programs: what
     a child starts by name, it does not find there."""
     folders = env["PATH"].split(os.pathsep) if env.get("PATH") else []
-    kept = [f for f in folders if refusal(Path(f or "."), searched=True) is None]
+    kept = [f for f in folders if why_not_trusted(Path(f or "."), searched=True) is None]
     # An empty one would be the current directory.
     return {**env, "PATH": os.pathsep.join(kept) or os.defpath} if kept != folders else env
 

@@ -16,7 +16,7 @@ from doctor.probes.cubins import Cubins
 from doctor.probes.driver import NO_GPU_NEEDED
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.imports import Imported, Imports
-from doctor.probes.interpreter import OWN, Interpreter, Where
+from doctor.probes.interpreter import DOCTORS_OWN, Interpreter, Where
 from doctor.probes.owners import Overlap, Owners
 from doctor.probes.repairs import Repairs
 from doctor.probes.toolkit import WheelToolkit
@@ -56,7 +56,7 @@ def vllm_missing(
             steps = (SetAside(half.folder / half.info), again)
         needs = Needs.ASK if half else Needs.SAFE
         fixes = [Fix(title, steps, needs)]
-        if where.found_by == OWN:
+        if where.found_by == DOCTORS_OWN:
             # Nobody named this one: nothing is put into it unasked.
             line = Doctor("diagnose", ("--python", "/path/to/the/environment"))
             name_it = Fix(Text("name the environment to judge"), (line,), Needs.PERSON)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from doctor.shipped import rules_folder
-from doctor.signatures import Signature, shipped
+from doctor.signatures import Signature, shipped_catalogue
 
 _PROGRAMS = (
     "bash",
@@ -63,7 +63,7 @@ def table(folders: Iterable[str | Path]) -> dict[str, str]:
 
 def literals() -> set[str]:
     """What the signatures search for of what is printed in another language as well."""
-    return {one.literal.strip() for one in shipped().signatures if _is_localised(one)}
+    return {one.literal.strip() for one in shipped_catalogue().signatures if _is_localised(one)}
 
 
 def _is_localised(row: Signature) -> bool:

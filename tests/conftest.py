@@ -373,7 +373,7 @@ def facts_of(
 ) -> Facts:
     """The facts about an environment on this machine, as a server started with `env` (and PATH)
     would meet it; `sets` changes the default profile, `given` is known already."""
-    profile: Profile = profiles.load(profiles.DEFAULT, sets)
+    profile: Profile = profiles.load_profile(profiles.DEFAULT_PROFILE, sets)
     given = (Where(environment.python, "--python"), profile, DeepAsked(), *given)
     return Facts(target or Live({**SYSTEM, **(env or {})}), given)
 

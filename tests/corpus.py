@@ -14,9 +14,9 @@ from pathlib import Path
 
 from doctor import toml
 from doctor.codec import decode
-from doctor.logs.explain import Explanation, explain
-from doctor.logs.index import Index
-from doctor.signatures import shipped
+from doctor.logs.explain import Explanation, explain_log
+from doctor.logs.index import SignatureIndex
+from doctor.signatures import shipped_catalogue
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "logs"
 HEALTHY = "healthy"
@@ -63,7 +63,7 @@ class Logged:
     @property
     def more(self) -> More:
         path = self.path.with_suffix(".toml")
-        made: More = decode(More, toml.load(path), path.name) if path.exists() else More()
+        made: More = decode(More, toml.load_toml(path), path.name) if path.exists() else More()
         return made
 
     @property
@@ -79,16 +79,16 @@ def logs() -> list[Logged]:
 @functools.cache
 def symptoms() -> frozenset[str]:
     """The ids that only follow from a cause."""
-    rows = shipped().signatures
+    rows = shipped_catalogue().signatures
     return frozenset(r.id for r in rows) - {r.id for r in rows if r.role != "symptom"}
 
 
 @functools.cache
-def index() -> Index:
+def index() -> SignatureIndex:
     """The signatures that come with the doctor."""
-    return Index(shipped().signatures)
+    return SignatureIndex(shipped_catalogue().signatures)
 
 
 def explained(data: bytes, block: int = 1 << 20) -> Explanation:
     """What the log comes to, read in blocks of so many bytes."""
-    return explain((data[i : i + block] for i in range(0, len(data), block)), index())
+    return explain_log((data[i : i + block] for i in range(0, len(data), block)), index())

@@ -14,12 +14,12 @@ import lzma
 import random
 from collections.abc import Callable, Iterable, Iterator
 
-from doctor.signatures import Signature, shipped
+from doctor.signatures import Signature, shipped_catalogue
 
 Making = Callable[[int], bytes]
 """Makes a log of about so many bytes."""
 
-ROWS = shipped().signatures
+ROWS = shipped_catalogue().signatures
 START = "(APIServer pid=1) INFO 11-25 10:00:00 [utils.py:278] non-default args: {'model': 'm'}"
 READY = "(APIServer pid=1) INFO:     Application startup complete."
 STOP = "(APIServer pid=1) INFO:     Shutting down"

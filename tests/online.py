@@ -22,7 +22,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 from remotezip import RemoteZip
 
-from doctor.consumers.names import Search
+from doctor.consumers.names import FileSearch
 from doctor.repair import index
 
 _TIMEOUT = 60.0  # seconds
@@ -31,7 +31,7 @@ _JSON = {"Accept": "application/vnd.pypi.simple.v1+json"}
 
 def index_url(shell: Mapping[str, str]) -> str:
     """The index that uv or pip asks with these variables and pip's configuration."""
-    own = index.choose((), False, None, shell, Path(sys.prefix))[0].url
+    own = index.choose_indexes((), False, None, shell, Path(sys.prefix))[0].url
     return (own or f"{index.PYPI}/simple").rstrip("/")
 
 
@@ -55,7 +55,7 @@ def wheel(distribution: str, version: str) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def search_in(archive: zipfile.ZipFile, folder: str) -> Search:
+def search_in(archive: zipfile.ZipFile, folder: str) -> FileSearch:
     """`Target.search` over the files of a wheel below `folder`, each read once."""
 
     @functools.cache

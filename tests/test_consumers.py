@@ -18,7 +18,7 @@ import pytest
 from packaging.version import Version
 
 from doctor.consumers import flashinfer, vllm
-from doctor.consumers.conditions import UNKNOWN, Capability, Case, Raised, Undecided
+from doctor.consumers.conditions import UNKNOWN, Case, ComputeCapability, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable, parsed
 from doctor.engine import check, load_rules
 from doctor.model import Missing, Verdict
@@ -64,7 +64,7 @@ def returned(body: str, calls: dict[str, Callable[..., Any]] | None = None, **na
     ],
 )
 def test_a_condition_comes_to_what_python_would_make_of_it(body: str, value: Any) -> None:
-    gpu = Capability((9, 0))
+    gpu = ComputeCapability((9, 0))
     if value is UNKNOWN:
         with pytest.raises(Undecided):
             returned(body, gpu=gpu)
@@ -85,7 +85,7 @@ def test_a_condition_comes_to_what_python_would_make_of_it(body: str, value: Any
 )
 def test_what_hangs_on_something_unknown_is_not_guessed(body: str) -> None:
     with pytest.raises(Undecided):
-        returned(body, gpu=Capability((9, 0)))
+        returned(body, gpu=ComputeCapability((9, 0)))
 
 
 @pytest.mark.parametrize("start", ["'ab'", "[1, 2]"])
@@ -108,7 +108,7 @@ def test_what_doubles_in_every_line_is_not_followed(start: str, line: str) -> No
 def test_what_python_would_break_on_is_not_decided(body: str) -> None:
     calls: dict[str, Callable[..., Any]] = {"move": lambda a, b: a.pop(b), "number": int}
     with pytest.raises(Undecided):
-        returned(body, calls, gpu=Capability((9, 0)))
+        returned(body, calls, gpu=ComputeCapability((9, 0)))
 
 
 def test_what_would_raise_is_told() -> None:

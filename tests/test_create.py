@@ -232,7 +232,7 @@ def test_the_driver_that_is_here_is_asked_for_its_cuda(
 
 @pytest.fixture
 def tool() -> Tool:
-    found = resolver.find(Live(SYSTEM))
+    found = resolver.find_tool(Live(SYSTEM))
     assert found
     return found
 
@@ -242,8 +242,8 @@ def shell(bench: Bench) -> dict[str, str]:
     return {**SYSTEM, "HOME": str(bench.home), "UV_CACHE_DIR": str(bench.home / "uv")}
 
 
-def sources(served: Index, shell: dict[str, str]) -> tuple[indexes_of.Index, ...]:
-    return indexes_of.choose([served.url], False, None, shell, Path("/nowhere"))
+def sources(served: Index, shell: dict[str, str]) -> tuple[indexes_of.PackageIndex, ...]:
+    return indexes_of.choose_indexes([served.url], False, None, shell, Path("/nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_an_older_driver_gets_the_newest_vllm_of_its_own_cuda(
     roots = Bounds(ModelNeeds(), cuda).roots(("vllm", "cuda-toolkit"))
     wanted = Wanted(Path(sys.executable), MINE, (), roots)
     bounds = Bounds(ModelNeeds(), cuda)
-    made = newest.resolve(tool, wanted, sources(served, shell), shell, bounds)
+    made = newest.resolve_newest(tool, wanted, sources(served, shell), shell, bounds)
     assert str(newest.vllm_of(made)) == chosen
     assert said in str(made.why)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from doctor.diagnose import exit_code, explain, primary
+from doctor.diagnose import attribute_build_failure, exit_code, primary
 from doctor.model import Finding, Outcome, Rule, Severity, Stage, Text, Verdict
 
 
@@ -63,7 +63,7 @@ FAILED = Text("the test build failed at link: cannot find -lcudart")
 
 
 def test_a_failed_test_build_is_evidence_under_the_finding_it_confirms() -> None:
-    (outcome,) = explain([found("layout")], FAILED, ("layout",))
+    (outcome,) = attribute_build_failure([found("layout")], FAILED, ("layout",))
     (finding,) = outcome.findings
     assert [str(e) for e in finding.evidence] == [
         "the test build failed at link: cannot find -lcudart"
@@ -71,7 +71,7 @@ def test_a_failed_test_build_is_evidence_under_the_finding_it_confirms() -> None
 
 
 def test_a_failed_test_build_makes_a_finding_of_what_its_rule_had_missed() -> None:
-    (outcome, other) = explain([fine("layout"), fine("else")], FAILED, ("layout",))
+    (outcome, other) = attribute_build_failure([fine("layout"), fine("else")], FAILED, ("layout",))
     assert outcome.verdict is Verdict.FOUND
     assert outcome.severity is Severity.ERROR
     assert other.verdict is Verdict.OK
@@ -81,5 +81,5 @@ def test_a_failed_test_build_makes_an_error_of_what_was_only_a_warning() -> None
     warned = Outcome(
         rule("layout"), Verdict.FOUND, (Finding(Text("maybe"), severity=Severity.WARNING),)
     )
-    (outcome,) = explain([warned], FAILED, ("layout",))
+    (outcome,) = attribute_build_failure([warned], FAILED, ("layout",))
     assert outcome.severity is Severity.ERROR

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from doctor.logs.judge import fill
-from doctor.signatures import shipped
+from doctor.signatures import shipped_catalogue
 from tests.corpus import HEALTHY, UNRECOGNISED, Logged, explained, logs
 
 LOGS = logs()
@@ -35,7 +35,7 @@ def test_the_values_of_the_log_are_in_the_message_and_in_the_commands(logged: Lo
     first = next(f for f in told.findings if f.id == logged.folder)
     more = logged.more
     assert {name: first.values.get(name) for name in more.values} == more.values
-    ailment = shipped().ailments.get(first.id)
+    ailment = shipped_catalogue().ailments.get(first.id)
     remedies = ailment.fix if ailment else ()
     commands = [fill(c, first.values) for r in remedies for c in (r.title, *r.commands)]
     said = "\n".join(filter(None, [first.message, *commands]))
@@ -44,10 +44,12 @@ def test_the_values_of_the_log_are_in_the_message_and_in_the_commands(logged: Lo
 
 
 def test_every_ailment_has_two_logs_and_no_log_lacks_its_ailment() -> None:
-    named = {s.id for s in shipped().signatures if s.role in ("cause", "generic", "request")}
+    named = {
+        s.id for s in shipped_catalogue().signatures if s.role in ("cause", "generic", "request")
+    }
     counts = Counter(one.folder for one in LOGS)
     assert {i: counts[i] for i in named if counts[i] < 2} == {}
-    known = {s.id for s in shipped().signatures} | {HEALTHY, UNRECOGNISED}
+    known = {s.id for s in shipped_catalogue().signatures} | {HEALTHY, UNRECOGNISED}
     assert set(counts) - known == set()
 
 

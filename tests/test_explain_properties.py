@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doctor.logs import regex, scan
-from doctor.logs.explain import Explanation, explain
-from doctor.logs.index import Index
-from doctor.signatures import shipped
+from doctor.logs.explain import Explanation, explain_log
+from doctor.logs.index import SignatureIndex
+from doctor.signatures import shipped_catalogue
 from tests.corpus import HEALTHY, Logged, explained, logs
 
 LOGS = logs()
@@ -346,15 +346,15 @@ def test_without_re2_every_log_comes_to_the_same(monkeypatch: pytest.MonkeyPatch
     fast = {one.name: explained(one.data) for one in LOGS}
     monkeypatch.setattr(scan, "re2", None)
     monkeypatch.setattr(regex, "re2", None)
-    regex.compiled.cache_clear()
+    regex.compile_pattern.cache_clear()
     try:
-        plain = Index(shipped().signatures)
-        assert {o.name: explain([o.data], plain) for o in LOGS} == fast
+        plain = SignatureIndex(shipped_catalogue().signatures)
+        assert {o.name: explain_log([o.data], plain) for o in LOGS} == fast
     finally:
-        regex.compiled.cache_clear()
+        regex.compile_pattern.cache_clear()
 
 
-LITERALS = sorted({s.literal for s in shipped().signatures})
+LITERALS = sorted({s.literal for s in shipped_catalogue().signatures})
 PIECES = st.one_of(
     st.binary(max_size=40),
     st.sampled_from([one.encode() for one in LITERALS]),

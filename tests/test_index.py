@@ -26,7 +26,7 @@ import pytest
 
 from doctor.redact import redact
 from doctor.repair import index as module
-from doctor.repair.index import MIRRORS, Index, MirrorError, choose
+from doctor.repair.index import MIRRORS, MirrorError, PackageIndex, choose_indexes
 from doctor.target import READ_MOST, Live
 
 ALIYUN, TUNA, USTC = MIRRORS["aliyun"], MIRRORS["tuna"], MIRRORS["ustc"]
@@ -35,14 +35,14 @@ SECRET = "s3cret"  # noqa: S105
 PRIVATE = f"https://me:{SECRET}@corp.test/simple"
 
 
-def chosen(*mirrors: str, **options: Any) -> tuple[Index, ...]:
+def chosen(*mirrors: str, **options: Any) -> tuple[PackageIndex, ...]:
     """What is asked. `keep_extra`, `profile`, `prefix` as for `choose`; all other names are
     variables of a shell which, without `shell`, has no configuration files."""
     keep_extra = options.pop("keep_extra", False)
     profile = options.pop("profile", None)
     prefix = options.pop("prefix", Path("/nonexistent"))
     shell = {**options.pop("shell", NO_FILES), **options}
-    return choose(mirrors, keep_extra, profile, shell, prefix)
+    return choose_indexes(mirrors, keep_extra, profile, shell, prefix)
 
 
 def refused(*mirrors: str, **options: Any) -> str:
@@ -54,11 +54,11 @@ def refused(*mirrors: str, **options: Any) -> str:
     return str(raised.value)
 
 
-def urls(indexes: tuple[Index, ...]) -> list[str | None]:
+def urls(indexes: tuple[PackageIndex, ...]) -> list[str | None]:
     return [one.url for one in indexes]
 
 
-def names(indexes: tuple[Index, ...]) -> list[str]:
+def names(indexes: tuple[PackageIndex, ...]) -> list[str]:
     return [one.name for one in indexes]
 
 
@@ -414,7 +414,7 @@ class TestConnection:
     def test_https_keeps_its_proxy_and_plain_http_has_none(
         self, shell: dict[str, str], proxy: str | None
     ) -> None:
-        variables = Index("x", "https://corp.test/simple").variables(shell)
+        variables = PackageIndex("x", "https://corp.test/simple").variables(shell)
         assert variables.get("HTTPS_PROXY") == variables.get("https_proxy") == proxy
         assert variables["HTTP_PROXY"] == variables["http_proxy"] == "http://127.0.0.1:9"
         assert variables["NO_PROXY"] == variables["no_proxy"] == "127.0.0.0/8"
@@ -426,14 +426,14 @@ class TestConnection:
             (("https://10.1.2.3/simple", "http://127.0.0.1/simple"), None),
             (("https://elsewhere.test/simple",), "http://p.test:1"),
         ):
-            found = Index("x", "https://corp.test/simple", extra=extra)
+            found = PackageIndex("x", "https://corp.test/simple", extra=extra)
             assert found.variables(shell).get("HTTPS_PROXY") == proxy
-        assert Index("PyPI").variables(shell)["HTTPS_PROXY"] == "http://p.test:1"
+        assert PackageIndex("PyPI").variables(shell)["HTTPS_PROXY"] == "http://p.test:1"
         shell["NO_PROXY"] = "pypi.org"
-        assert "HTTPS_PROXY" not in Index("PyPI").variables(shell)
+        assert "HTTPS_PROXY" not in PackageIndex("PyPI").variables(shell)
 
     def test_pips_own_proxy_is_used_whatever_the_shell_says(self) -> None:
-        found = Index("x", "https://corp.test/simple", proxy="http://pip.test:1")
+        found = PackageIndex("x", "https://corp.test/simple", proxy="http://pip.test:1")
         shell = {"HTTPS_PROXY": "http://p.test:1", "NO_PROXY": "*"}
         assert found.variables(shell)["HTTPS_PROXY"] == "http://pip.test:1"
 
@@ -443,7 +443,7 @@ class TestConnection:
             ("http://[::1]:1/simple", "127.0.0.0/8,::1"),
             ("http://127.0.0.1:1/simple", "127.0.0.0/8"),
         ):
-            assert Index("x", url).variables({})["NO_PROXY"] == direct
+            assert PackageIndex("x", url).variables({})["NO_PROXY"] == direct
 
 
 DROPPED = """
@@ -459,7 +459,7 @@ KEPT = "UV_CACHE_DIR UV_LINK_MODE UV_HTTP_TIMEOUT UV_OFFLINE UV_SYSTEM_CERTS PAT
 
 class TestVariables:
     def test_what_the_shell_tells_uv_of_sources_and_choices_does_not_count(self) -> None:
-        found = Index("x").variables(dict.fromkeys((*DROPPED.split(), *KEPT.split()), "1"))
+        found = PackageIndex("x").variables(dict.fromkeys((*DROPPED.split(), *KEPT.split()), "1"))
         assert set(found) == {
             *KEPT.split(),
             *("UV_NO_CONFIG", "HTTP_PROXY", "NO_PROXY", "http_proxy", "no_proxy"),
@@ -467,7 +467,7 @@ class TestVariables:
 
     def test_an_index_with_everything(self) -> None:
         links = ("file:///w", "https://l.test/a%2Cb")
-        found = Index("x", PRIVATE, ("https://a.test/s", TUNA), links).variables({"A": "b"})
+        found = PackageIndex("x", PRIVATE, ("https://a.test/s", TUNA), links).variables({"A": "b"})
         assert found["A"] == "b"
         assert found["UV_DEFAULT_INDEX"] == PRIVATE
         assert found["UV_INDEX"] == f"https://a.test/s {TUNA}"
@@ -476,7 +476,7 @@ class TestVariables:
 
     def test_the_shell_is_not_changed(self) -> None:
         shell = {"UV_INDEX": "https://a.test", "HTTP_PROXY": "x"}
-        Index("x").variables(shell)
+        PackageIndex("x").variables(shell)
         assert shell == {"UV_INDEX": "https://a.test", "HTTP_PROXY": "x"}
 
 
@@ -884,7 +884,7 @@ def ask(target: Path, tmp_path: Path) -> Ask:
     """uv resolves `name` from `index`, as the doctor has it do; nothing of a cache."""
 
     def asked(
-        index: Index, name: str, *options: str, under: Mapping[str, str] | None = None
+        index: PackageIndex, name: str, *options: str, under: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         patience = {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "5"}
         base = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", **patience}
@@ -990,7 +990,7 @@ class TestUv:
     def test_uv_prints_the_password_of_what_is_no_url(self, ask: Ask) -> None:
         """Such an index is not chosen; but if uv is to say it, it is not passed on."""
         url = f"https://me:x/{SECRET}@corp.test/simple"
-        ran = ask(Index("x", url), "tiny")
+        ran = ask(PackageIndex("x", url), "tiny")
         assert ran.returncode == 2
         assert SECRET in ran.stderr
         assert SECRET not in redact(ran.stderr)
@@ -1082,7 +1082,7 @@ class TestPlainHttp:
         """So that the test above tests something."""
         self.lead_out(site, outside)
         (found,) = chosen(site.url("simple"))
-        monkeypatch.setattr(Index, "_proxies", lambda self, shell: {})
+        monkeypatch.setattr(PackageIndex, "_proxies", lambda self, shell: {})
         assert got(ask(found, "moved")) == "moved==1.0"
         assert outside.asked
 

@@ -74,7 +74,7 @@ def itself(python: Path, env: Mapping[str, str] | None = None) -> dict[str, Any]
 
 
 def facts(python: Path, env: Mapping[str, str] | None = None) -> Facts:
-    given = (Where(python, "--python"), profiles.load(profiles.DEFAULT))
+    given = (Where(python, "--python"), profiles.load_profile(profiles.DEFAULT_PROFILE))
     return Facts(Live({**SYSTEM, **(env or {})}), given)
 
 

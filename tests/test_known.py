@@ -15,7 +15,7 @@ from doctor.diagnose import diagnose
 from doctor.engine import load_rules
 from doctor.model import Severity
 from doctor.probes.interpreter import Where
-from doctor.repair.plan import choose
+from doctor.repair.plan import select_fixes
 from doctor.report.json import report_schema
 from doctor.shipped import rules_folder
 from doctor.target import Live
@@ -109,12 +109,12 @@ class TestAccepted:
             report = diagnose(
                 Live(SYSTEM),
                 Where(server.python, "--python"),
-                profiles.load(profiles.DEFAULT, ("gpus=later", "archs=9.0")),
+                profiles.load_profile(profiles.DEFAULT_PROFILE, ("gpus=later", "archs=9.0")),
                 load_rules(rules_folder()),
                 profile_name="it",
                 accept=accept,
             )
-            return [one.id for one in choose(report, Severity.ERROR)[0]]
+            return [one.id for one in select_fixes(report, Severity.ERROR)[0]]
 
         assert "vllm-missing" in chosen()
         assert "vllm-missing" not in chosen("vllm-missing")

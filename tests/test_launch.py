@@ -27,7 +27,7 @@ import pytest
 from doctor import launch
 from doctor import profile as profiles
 from doctor.engine import load_rules
-from doctor.launch import Judged, LaunchError, WrongArguments, argv, difference, shown
+from doctor.launch import JudgedStart, LaunchError, WrongArguments, argv, difference, shown_command
 from doctor.model import Rule, Verdict
 from doctor.probes.environment import HOME, HUB_SWITCH, HUB_TOKENS, SAVED
 from doctor.probes.interpreter import Interpreter, Where
@@ -165,7 +165,7 @@ def words(one: Environment, profile: Profile, *extra: str) -> tuple[str, ...]:
 
 class TestArgv:
     def test_it_is_the_profiles_own_command(self, served: Environment) -> None:
-        made = words(served, profiles.load(profiles.DEFAULT), "--enforce-eager")
+        made = words(served, profiles.load_profile(profiles.DEFAULT_PROFILE), "--enforce-eager")
         assert shlex.join(made) == (
             f"{served.prefix}/bin/vllm serve zai-org/GLM-4.7-Flash "
             "--served-model-name glm-4.7-flash --host 0.0.0.0 --port 8099 "
@@ -331,7 +331,7 @@ class TestArgv:
 class TestShown:
     def test_secrets_are_hidden(self) -> None:
         key = "hf_" + "a" * 24
-        made = shown(
+        made = shown_command(
             ("vllm", "--api-key", "one", "two", "--x", "a b", f"--y={key}", "--hf-token=z")
         )
         assert made == "vllm --api-key '***' '***' --x 'a b' '--y=hf_***' '--hf-token=***'"
@@ -817,7 +817,7 @@ class TestTokens:
         path = tmp_path / "p.toml"
         path.write_text('model = "x"\n[env_asked]\nHF_ENDPOINT = "https://mirror.example"\n')
         with pytest.raises(ProfileError, match="env_asked"):
-            profiles.load(str(path))
+            profiles.load_profile(str(path))
 
 
 # Proving.
@@ -852,11 +852,13 @@ class Place:
         env: Mapping[str, str] | None = None,
         foreign: bool = False,
         accept: Collection[str] = (),
-    ) -> Judged:
-        profile = profiles.load(profiles.DEFAULT, ("gpus=later", "archs=9.0", *sets))
+    ) -> JudgedStart:
+        profile = profiles.load_profile(
+            profiles.DEFAULT_PROFILE, ("gpus=later", "archs=9.0", *sets)
+        )
         told: list[str] = []
         builds = self.builds
-        made = launch.judge(
+        made = launch.judge_start(
             Live({**self.env, **(env or {})}, foreign),
             Where(self.one.python, "--python"),
             profile,

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from doctor.logs import localised
-from doctor.logs.lines import Line, clean
-from doctor.logs.localised import InEnglish, shipped
+from doctor.logs.lines import LogLine, clean
+from doctor.logs.localised import InEnglish, shipped_texts
 from doctor.shipped import rules_folder
-from doctor.signatures import shipped as signatures
+from doctor.signatures import shipped_catalogue as signatures
 from tests import catalogues
 from tests.corpus import explained
 
-TABLE = dict(shipped())
+TABLE = dict(shipped_texts())
 INSTALLED = Path("/usr/share/locale/zh_CN/LC_MESSAGES")
 LITERALS = {row.literal.strip() for row in signatures().signatures}
 # As the programs print them: what stands before a text and after it.
@@ -125,7 +125,7 @@ def test_a_text_behind_another_ones_colon_is_put_into_english() -> None:
 def test_a_line_of_very_many_texts_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cleaned: list[int] = []
 
-    def counting(raw: bytes) -> Line:
+    def counting(raw: bytes) -> LogLine:
         cleaned.append(len(raw))
         return clean(raw)
 

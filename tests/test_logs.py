@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from doctor.logs.lines import Line, clean, decoded, enveloped, owner, tells_of_work, unwrapped
+from doctor.logs.lines import LogLine, clean, decoded, enveloped, owner, tells_of_work, unwrapped
 from doctor.logs.prefix import learned, without_unknown_prefix
-from doctor.logs.regex import compiled
+from doctor.logs.regex import compile_pattern
 from doctor.logs.traceback import innermost
 from doctor.logs.values import derive
 
@@ -19,35 +19,35 @@ ENGINE = "EngineCore_DP0 pid=312"
     [
         (
             f"\x1b[1;36m({ENGINE})\x1b[0;0m ERROR 11-22 10:01:02 [core.py:1136]   File x",
-            Line("  File x", "error", "core.py:1136", ENGINE),
+            LogLine("  File x", "error", "core.py:1136", ENGINE),
         ),
-        ("(Worker_TP1 pid=7) text", Line("text", process="Worker_TP1 pid=7")),
-        ("(VllmWorker rank=1 pid=4) text", Line("text", process="VllmWorker rank=1 pid=4")),
-        ("(VllmWorker TP0 pid=4) text", Line("text", process="VllmWorker TP0 pid=4")),
-        ("(RayActor pid=1, ip=10.0.0.5) x", Line("x", process="RayActor pid=1, ip=10.0.0.5")),
-        ("[rank0]: ValueError: x", Line("ValueError: x", process="rank0")),
-        ("ERROR 11-22 10:01:02 core.py:866] x", Line("x", "error", "core.py:866")),
-        ("WARNING 11-22 10:01:02 [v1/x.py:749] x", Line("x", "warning", "v1/x.py:749")),
-        ("INFO:     10.0.0.5:1 - x", Line("    10.0.0.5:1 - x", "info")),
-        ("2026-11-22T10:00:00.123456789Z stderr F x", Line("x")),
-        ("Nov 22 10:00:00 node1 vllm[123]: [rank1]: x", Line("x", process="rank1")),
-        ("vllm-1  | WARNING: x", Line("x", "warning")),
-        ("[W1122 10:00:00.1 ProcessGroupNCCL.cpp:123] x", Line("x", "warning")),
-        ("2026-11-22 10:00:00,123 - vllm - INFO - x", Line("x")),
-        ("│ x            │", Line("x")),
+        ("(Worker_TP1 pid=7) text", LogLine("text", process="Worker_TP1 pid=7")),
+        ("(VllmWorker rank=1 pid=4) text", LogLine("text", process="VllmWorker rank=1 pid=4")),
+        ("(VllmWorker TP0 pid=4) text", LogLine("text", process="VllmWorker TP0 pid=4")),
+        ("(RayActor pid=1, ip=10.0.0.5) x", LogLine("x", process="RayActor pid=1, ip=10.0.0.5")),
+        ("[rank0]: ValueError: x", LogLine("ValueError: x", process="rank0")),
+        ("ERROR 11-22 10:01:02 core.py:866] x", LogLine("x", "error", "core.py:866")),
+        ("WARNING 11-22 10:01:02 [v1/x.py:749] x", LogLine("x", "warning", "v1/x.py:749")),
+        ("INFO:     10.0.0.5:1 - x", LogLine("    10.0.0.5:1 - x", "info")),
+        ("2026-11-22T10:00:00.123456789Z stderr F x", LogLine("x")),
+        ("Nov 22 10:00:00 node1 vllm[123]: [rank1]: x", LogLine("x", process="rank1")),
+        ("vllm-1  | WARNING: x", LogLine("x", "warning")),
+        ("[W1122 10:00:00.1 ProcessGroupNCCL.cpp:123] x", LogLine("x", "warning")),
+        ("2026-11-22 10:00:00,123 - vllm - INFO - x", LogLine("x")),
+        ("│ x            │", LogLine("x")),
         (
             '{"log":"ERROR 11-22 10:01:02 [a.py:1] x \\"y\\"\\n","stream":"stderr"}',
-            Line('x "y"', "error", "a.py:1"),
+            LogLine('x "y"', "error", "a.py:1"),
         ),
         (
             '{"level":"error","message":"x","exc_info":"Traceback\\nValueError: y"}',
-            Line("x\nTraceback\nValueError: y", "error"),
+            LogLine("x\nTraceback\nValueError: y", "error"),
         ),
-        ('{"a": 1}', Line('{"a": 1}')),
-        ("plain text (with brackets)", Line("plain text (with brackets)")),
+        ('{"a": 1}', LogLine('{"a": 1}')),
+        ("plain text (with brackets)", LogLine("plain text (with brackets)")),
     ],
 )
-def test_a_line_says_what_its_prefixes_say_and_keeps_its_text(raw: str, line: Line) -> None:
+def test_a_line_says_what_its_prefixes_say_and_keeps_its_text(raw: str, line: LogLine) -> None:
     assert clean(raw.encode()) == line
 
 
@@ -77,7 +77,7 @@ class TestBrokenLines:
 
 
 class TestInnermost:
-    def lines(self, *texts: str) -> list[Line]:
+    def lines(self, *texts: str) -> list[LogLine]:
         return [enveloped(text) for text in texts]
 
     def test_of_a_chain_it_is_the_first_exception(self) -> None:
@@ -155,7 +155,7 @@ class TestOwner:
         assert owner([enveloped("INFO 11-22 10:01:02 [a.py:1] Loading weights")]) is None
 
     def test_a_traceback_further_down_was_printed_by_a_dying_process(self) -> None:
-        lines = [self.WARNING, Line("output"), Line("Traceback (most recent call last):")]
+        lines = [self.WARNING, LogLine("output"), LogLine("Traceback (most recent call last):")]
         assert owner(lines) is None
 
 
@@ -225,6 +225,6 @@ def test_values_that_follow_from_those_of_the_log(
 
 
 def test_a_space_of_a_pattern_is_any_white_space_and_none() -> None:
-    search = compiled("KV cache of (?P<size>[0-9.]+) GiB")
+    search = compile_pattern("KV cache of (?P<size>[0-9.]+) GiB")
     assert search("KVcache of\n3.5GiB") == {"size": "3.5"}
     assert search("KV cash of 3.5 GiB") is None

@@ -80,7 +80,7 @@ def read(files: dict[str, str]) -> set[str]:
     return set(names.options(searching(files)))
 
 
-def searching(files: dict[str, str]) -> names.Search:
+def searching(files: dict[str, str]) -> names.FileSearch:
     def search(file: str, pattern: str) -> tuple[str, ...] | None:
         return tuple(re.findall(pattern, files[file])) if file in files else None
 
@@ -199,7 +199,7 @@ def test_the_keys_are_the_variables_and_int_reads_some() -> None:
         "VLLM_TWO",
         "VLLM_WORD",
     )
-    assert names.whole_numbers(search) == ("VLLM_ONE", "VLLM_PORT", "VLLM_TWO")
+    assert names.whole_number_variables(search) == ("VLLM_ONE", "VLLM_PORT", "VLLM_TWO")
 
 
 @pytest.mark.parametrize("text", ["", "import os\n", "x = {\n  'VLLM_ONE': 1}\n"])
@@ -280,7 +280,7 @@ def test_a_file_that_is_not_there_is_named(
 
 
 def test_the_table_names_releases_in_order_and_successors_by_kind() -> None:
-    table = toml.load(rules_folder() / "tables" / names.TABLE)
+    table = toml.load_toml(rules_folder() / "tables" / names.NAMES_TABLE)
     newest = Version(table["newest"])
     rows = {**table["variables"], **table["options"]}
     assert len(rows) > 100

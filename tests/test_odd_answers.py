@@ -123,7 +123,9 @@ def test_no_rule_crashes_on_an_odd_answer(tape: Path) -> None:
     for seed in range(TRIES):
         odd = garbled(answers, random.Random(seed))  # noqa: S311 - no secret
         odd["env"] = {**odd["env"], "CUDA_VISIBLE_DEVICES": ODD[seed]}
-        profile = profiles.load(profiles.DEFAULT, ("gpus=later", "archs=9.0") if seed % 2 else ())
+        profile = profiles.load_profile(
+            profiles.DEFAULT_PROFILE, ("gpus=later", "archs=9.0") if seed % 2 else ()
+        )
         try:
             recording = load_tape({**data, **odd})
             where = Where(Path(recording.python), recording.found_by)

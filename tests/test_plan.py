@@ -16,7 +16,7 @@ from doctor.fixes import CudaHome, PipInstall, PipUninstall, PrependPath, SetAsi
 from doctor.model import Finding, Fix, Needs, Outcome, Severity, Step, Text, Verdict
 from doctor.probes.interpreter import Where
 from doctor.repair import plan
-from doctor.repair.plan import Chosen
+from doctor.repair.plan import SelectedFix
 from doctor.repair.resolver import Move
 from doctor.shipped import rules_folder
 from doctor.tape import Tape, load_tape
@@ -29,7 +29,11 @@ def report(name: str) -> Report:
     tape = load_tape(parse_json((TAPES / f"{name}.json").read_bytes()))
     where = Where(Path(tape.python), tape.found_by)
     return diagnose(
-        Tape(tape), where, profiles.load(profiles.DEFAULT), RULES, profile_name=profiles.DEFAULT
+        Tape(tape),
+        where,
+        profiles.load_profile(profiles.DEFAULT_PROFILE),
+        RULES,
+        profile_name=profiles.DEFAULT_PROFILE,
     )
 
 
@@ -59,7 +63,7 @@ def kinds(made: Iterable[plan.Action]) -> list[str]:
 
 
 def test_the_reference_environment_takes_three_actions_in_order(reference: Report) -> None:
-    chosen, by_hand, untried = plan.choose(reference, Severity.ERROR)
+    chosen, by_hand, untried = plan.select_fixes(reference, Severity.ERROR)
     assert (by_hand, untried) == ([], [])
     actions = plan.actions(chosen)
     assert kinds(actions) == ["install", "cuda-home", "environment"]
@@ -68,25 +72,25 @@ def test_the_reference_environment_takes_three_actions_in_order(reference: Repor
 
 
 def test_a_step_that_several_findings_want_is_done_once(reference: Report) -> None:
-    chosen, _, _ = plan.choose(reference, Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR)
     for action in plan.actions(chosen):
         assert len(set(action.steps)) == len(action.steps)
     assert sum(isinstance(s, CudaHome) for c in chosen for s in c.fix.steps) > 1
 
 
 def test_one_transaction_has_vllm_for_a_root_and_holds_what_is_core(reference: Report) -> None:
-    chosen, _, _ = plan.choose(reference, Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR)
     asked = plan.request(plan.actions(chosen)[0], chosen, reference)
     assert "vllm==0.22.0" in asked.roots
     assert any(r.startswith("cuda-toolkit[") and r.endswith("==13.0.2") for r in asked.roots)
     assert any(r.startswith("transformers") for r in asked.roots)
-    held = {r.partition("=")[0] for r in asked.held}
+    held = {r.partition("=")[0] for r in asked.pinned}
     assert held == {"flashinfer-cubin", "flashinfer-python", "torch", "triton", "vllm"}
 
 
 def test_vllm_is_a_root_also_where_no_fix_names_it(reference: Report) -> None:
     one = having(reference, ninja_missing=finding(fix(PipInstall(("ninja",)))))
-    chosen, _, _ = plan.choose(one, Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(one, Severity.ERROR)
     asked = plan.request(plan.actions(chosen)[0], chosen, one)
     assert asked.roots == ("vllm==0.22.0", "ninja", "cuda-python>=13,<14")
 
@@ -96,20 +100,20 @@ def test_what_is_to_be_changed_is_not_held(reference: Report) -> None:
         PipUninstall(("torch",)), PipInstall(("vllm==0.22.0", "torch==2.11.0")), needs=Needs.ASK
     )
     one = having(reference, torch_cpu_build=finding(again))
-    chosen, _, _ = plan.choose(one, Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(one, Severity.ERROR)
     asked = plan.request(plan.actions(chosen)[0], chosen, one)
-    assert asked.held == ()
-    assert asked.anew == ("torch",)
-    assert asked.gone == ()
+    assert asked.pinned == ()
+    assert asked.reinstall == ("torch",)
+    assert asked.remove == ()
 
 
 def test_what_is_only_removed_needs_no_resolver(reference: Report) -> None:
     one = having(
         reference, flashinfer_cubin_mismatch=finding(fix(PipUninstall(("Flashinfer_Cubin",))))
     )
-    chosen, _, _ = plan.choose(one, Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(one, Severity.ERROR)
     asked = plan.request(plan.actions(chosen)[0], chosen, one)
-    assert (asked.roots, asked.gone) == ((), ("flashinfer-cubin",))
+    assert (asked.roots, asked.remove) == ((), ("flashinfer-cubin",))
 
 
 def test_a_broken_installation_makes_way_for_the_whole_one(reference: Report) -> None:
@@ -117,25 +121,25 @@ def test_a_broken_installation_makes_way_for_the_whole_one(reference: Report) ->
     one = having(
         reference, vllm_missing=finding(fix(SetAside(info), PipInstall(("vllm==0.22.0",))))
     )
-    chosen, _, _ = plan.choose(one, Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(one, Severity.ERROR)
     (action,) = plan.actions(chosen)
     asked = plan.request(action, chosen, one)
-    assert (asked.half, asked.anew) == ((info,), ("vllm",))
-    assert not any(row.startswith("vllm") for row in asked.held)
+    assert (asked.broken, asked.reinstall) == ((info,), ("vllm",))
+    assert not any(row.startswith("vllm") for row in asked.pinned)
 
 
 def test_the_first_fix_that_needs_no_hands_is_chosen(reference: Report) -> None:
     by_hands = fix(SetVariable("A", "1"), needs=Needs.PERSON)
     first, second = fix(SetVariable("CC", "gcc")), fix(SetVariable("CXX", "g++"))
     one = having(reference, c_compiler_missing=finding(by_hands, first, second))
-    chosen, by_hand, _ = plan.choose(one, Severity.ERROR)
+    chosen, by_hand, _ = plan.select_fixes(one, Severity.ERROR)
     assert [c.fix for c in chosen] == [first]
     assert by_hand == []
 
 
 def test_what_only_a_person_can_do_is_left_to_the_person(reference: Report) -> None:
     one = having(reference, c_compiler_missing=finding(fix(needs=Needs.PERSON)))
-    chosen, by_hand, _ = plan.choose(one, Severity.ERROR)
+    chosen, by_hand, _ = plan.select_fixes(one, Severity.ERROR)
     assert chosen == []
     assert [left.id for left in by_hand] == ["c-compiler-missing"]
 
@@ -153,12 +157,14 @@ def test_only_findings_that_count_are_treated(
     reference: Report, severity: Severity, fail_on: Severity, treated: bool
 ) -> None:
     one = having(reference, ninja_missing=finding(fix(PipInstall(("ninja",))), severity=severity))
-    assert bool(plan.choose(one, fail_on)[0]) is treated
+    assert bool(plan.select_fixes(one, fail_on)[0]) is treated
 
 
 def test_junk_in_a_cache_is_swept_though_it_does_not_count(reference: Report) -> None:
     sweep = finding(fix(SetAside(Path("/cache/cached_ops/op"))), severity=Severity.INFO)
-    chosen, _, _ = plan.choose(having(reference, flashinfer_stale_cache=sweep), Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(
+        having(reference, flashinfer_stale_cache=sweep), Severity.ERROR
+    )
     assert kinds(plan.actions(chosen)) == ["set-aside"]
 
 
@@ -168,7 +174,7 @@ def test_two_fixes_that_want_one_variable_otherwise_do_not_go_together(reference
         nvcc_wrapper_root=finding(fix(SetVariable("CUDA_HOME", "/a"))),
         pip_toolkit_lib_layout=finding(fix(SetVariable("CUDA_HOME", "/b"))),
     )
-    chosen, _, untried = plan.choose(one, Severity.ERROR)
+    chosen, _, untried = plan.select_fixes(one, Severity.ERROR)
     assert [c.id for c in chosen] == ["nvcc-wrapper-root"]
     assert untried == ["pip-toolkit-lib-layout"]
 
@@ -176,8 +182,8 @@ def test_two_fixes_that_want_one_variable_otherwise_do_not_go_together(reference
 def test_what_was_tried_is_not_tried_again(reference: Report) -> None:
     repair = fix(SetVariable("CUDA_HOME", "/a"))
     one = having(reference, nvcc_wrapper_root=finding(repair))
-    tried = {Chosen("nvcc-wrapper-root", repair)}
-    assert plan.choose(one, Severity.ERROR, tried)[0] == []
+    tried = {SelectedFix("nvcc-wrapper-root", repair)}
+    assert plan.select_fixes(one, Severity.ERROR, tried)[0] == []
 
 
 @pytest.mark.parametrize(
@@ -195,7 +201,7 @@ def test_what_was_tried_is_not_tried_again(reference: Report) -> None:
 def test_changing_what_is_core_needs_a_yes_and_adding_it_does_not(
     reference: Report, move: Move, asks: list[str]
 ) -> None:
-    chosen, _, _ = plan.choose(reference, Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR)
     install = plan.actions(chosen)[0]
     assert [a.consent for a in plan.consents(install, chosen, [move], [])] == asks
 
@@ -204,7 +210,7 @@ def test_changing_what_is_core_needs_a_yes_and_adding_it_does_not(
 def test_a_downgrade_of_what_is_core_is_called_one_and_needs_a_yes(
     reference: Report, name: str
 ) -> None:
-    chosen, _, _ = plan.choose(reference, Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR)
     install = plan.actions(chosen)[0]
     down, other = Move(name, "0.33.0", "0.22.0"), Move("triton", "0.9.0", "0.22.0")
     (ask,) = plan.consents(install, chosen, [down], [])
@@ -215,7 +221,7 @@ def test_a_downgrade_of_what_is_core_is_called_one_and_needs_a_yes(
 
 
 def test_an_environment_in_use_needs_a_yes_and_the_pid_is_named(reference: Report) -> None:
-    chosen, _, _ = plan.choose(reference, Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR)
     (ask,) = plan.consents(plan.actions(chosen)[0], chosen, [], ["vllm serve (pid 4711)"])
     assert ask.consent == "running"
     assert "4711" in str(ask.why)
@@ -225,18 +231,18 @@ def test_path_additions_are_one_environment_action(reference: Report) -> None:
     one = having(
         reference, ninja_missing=finding(fix(PrependPath("PATH", Path("/opt/vllm-env/bin"))))
     )
-    chosen, _, _ = plan.choose(one, Severity.ERROR)
+    chosen, _, _ = plan.select_fixes(one, Severity.ERROR)
     assert kinds(plan.actions(chosen)) == ["environment"]
 
 
 def test_only_what_is_asked_for_is_repaired(reference: Report) -> None:
-    chosen, _, _ = plan.choose(reference, Severity.ERROR, only={"nvcc-missing"})
+    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR, only={"nvcc-missing"})
     assert [one.id for one in chosen] == ["nvcc-missing"]
 
 
 def test_what_is_asked_for_is_repaired_though_it_is_but_a_warning(reference: Report) -> None:
     step = SetVariable("A", "1")
     one = having(reference, ninja_missing=finding(fix(step), severity=Severity.WARNING))
-    assert plan.choose(one, Severity.ERROR)[0] == []
-    chosen, _, _ = plan.choose(one, Severity.ERROR, only={"ninja-missing"})
+    assert plan.select_fixes(one, Severity.ERROR)[0] == []
+    chosen, _, _ = plan.select_fixes(one, Severity.ERROR, only={"ninja-missing"})
     assert [c.id for c in chosen] == ["ninja-missing"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from doctor import profile as profiles
-from doctor.profile import DEFAULT, ModelNeeds, Profile, ProfileError
+from doctor.profile import DEFAULT_PROFILE, ModelNeeds, Profile, ProfileError
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ from doctor.profile import DEFAULT, ModelNeeds, Profile, ProfileError
 )
 def test_a_set_that_does_not_fit_names_its_key(value: str, key: str) -> None:
     with pytest.raises(ProfileError) as error:
-        profiles.load(DEFAULT, [value])
+        profiles.load_profile(DEFAULT_PROFILE, [value])
     assert str(error.value).startswith("--set ")
     assert key in str(error.value)
     assert "\n" not in str(error.value)
@@ -103,14 +103,14 @@ def test_a_file_that_does_not_fit_is_named_with_its_key(
     file = tmp_path / "profile.toml"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ProfileError) as error:
-        profiles.load(str(file))
+        profiles.load_profile(str(file))
     assert str(error.value).startswith(f"--profile {file}: ")
     assert words in str(error.value)
 
 
 def test_values_that_fit_are_put_in() -> None:
-    made = profiles.load(
-        DEFAULT,
+    made = profiles.load_profile(
+        DEFAULT_PROFILE,
         [
             "port=8100",
             "device=cpu",
@@ -143,12 +143,14 @@ def test_values_that_fit_are_put_in() -> None:
     ],
 )
 def test_a_bare_version_of_vllm_is_the_oldest_that_will_do(said: str, asks: str) -> None:
-    assert profiles.load(DEFAULT, [f"needs.vllm={said}"]).needs.vllm_specifiers == asks
+    assert (
+        profiles.load_profile(DEFAULT_PROFILE, [f"needs.vllm={said}"]).needs.vllm_specifiers == asks
+    )
 
 
 def test_another_model_is_not_taken_for_the_profiles_own() -> None:
     """What a profile says of the size and the class of its model is not true of another one."""
-    made = profiles.load(DEFAULT, ["model=Qwen/Qwen3-8B", "needs.weights_gib=16.4"])
+    made = profiles.load_profile(DEFAULT_PROFILE, ["model=Qwen/Qwen3-8B", "needs.weights_gib=16.4"])
     assert made.needs == ModelNeeds(weights_gib=16.4)
     assert made.served_model_name is None
     assert (made.reasoning_parser, made.tool_call_parser) == (None, None)
@@ -157,23 +159,26 @@ def test_another_model_is_not_taken_for_the_profiles_own() -> None:
 
 
 def test_another_model_is_served_in_the_same_place() -> None:
-    base, made = profiles.load(DEFAULT), profiles.load(DEFAULT, ["model=Qwen/Qwen3-8B"])
+    base, made = (
+        profiles.load_profile(DEFAULT_PROFILE),
+        profiles.load_profile(DEFAULT_PROFILE, ["model=Qwen/Qwen3-8B"]),
+    )
     place = ("host", "port", "mirror", "env", "device", "gpus", "archs", "gpu_memory_utilization")
     assert [getattr(made, n) for n in place] == [getattr(base, n) for n in place]
 
 
 def test_what_is_set_beside_another_model_is_kept() -> None:
     sets = ["tensor_parallel_size=4", "model=Qwen/Qwen3-8B", "reasoning_parser=qwen3"]
-    made = profiles.load(DEFAULT, sets)
+    made = profiles.load_profile(DEFAULT_PROFILE, sets)
     assert (made.tensor_parallel_size, made.reasoning_parser) == (4, "qwen3")
-    left = profiles.left_out(profiles.load(DEFAULT), made)
+    left = profiles.left_out(profiles.load_profile(DEFAULT_PROFILE), made)
     assert "tool_call_parser" in left
     assert not {"tensor_parallel_size", "reasoning_parser"} & set(left)
 
 
 def test_the_same_model_named_again_changes_nothing() -> None:
-    base = profiles.load(DEFAULT)
-    made = profiles.load(DEFAULT, [f"model={base.model}"])
+    base = profiles.load_profile(DEFAULT_PROFILE)
+    made = profiles.load_profile(DEFAULT_PROFILE, [f"model={base.model}"])
     assert made == base
     assert not profiles.left_out(base, made)
 
@@ -181,8 +186,8 @@ def test_the_same_model_named_again_changes_nothing() -> None:
 def test_a_profile_without_a_model_is_one_of_the_place_alone(tmp_path: Path) -> None:
     file = tmp_path / "place.toml"
     file.write_text("port = 8100\n")
-    assert profiles.load(str(file)).model is None
-    made = profiles.load(DEFAULT, ["model="])
+    assert profiles.load_profile(str(file)).model is None
+    made = profiles.load_profile(DEFAULT_PROFILE, ["model="])
     assert (made.model, made.needs) == (None, ModelNeeds())
 
 
@@ -190,16 +195,18 @@ def test_a_profile_without_a_model_is_one_of_the_place_alone(tmp_path: Path) -> 
 def test_a_model_may_be_put_into_a_profile_that_has_none(tmp_path: Path, sets: list[str]) -> None:
     file = tmp_path / "place.toml"
     file.write_text("port = 8100\n")
-    assert profiles.load(str(file), sets).model == "m"
+    assert profiles.load_profile(str(file), sets).model == "m"
 
 
 def test_the_order_of_the_sets_does_not_matter() -> None:
     sets = ["needs.weights_gib=16.4", "model=Qwen/Qwen3-8B", "served_model_name=q"]
-    assert profiles.load(DEFAULT, sets) == profiles.load(DEFAULT, sets[::-1])
+    assert profiles.load_profile(DEFAULT_PROFILE, sets) == profiles.load_profile(
+        DEFAULT_PROFILE, sets[::-1]
+    )
 
 
 def test_the_default_profile_is_the_one_that_is_documented() -> None:
-    made = profiles.load(DEFAULT)
+    made = profiles.load_profile(DEFAULT_PROFILE)
     assert made.model == "zai-org/GLM-4.7-Flash"
     assert (made.served_model_name, made.port) == ("glm-4.7-flash", 8099)
     assert made.host == "0.0.0.0"  # noqa: S104 - a server is meant to be reached
@@ -213,11 +220,11 @@ def test_the_default_profile_is_the_one_that_is_documented() -> None:
 
 @pytest.mark.parametrize("name", profiles.names())
 def test_every_built_in_profile_loads(name: str) -> None:
-    assert isinstance(profiles.load(name), Profile)
+    assert isinstance(profiles.load_profile(name), Profile)
 
 
 def test_a_recording_answers_for_gpus_that_are_here_and_to_come() -> None:
-    here, later = profiles.variants(profiles.load(DEFAULT, ["device=cpu"]))
+    here, later = profiles.variants(profiles.load_profile(DEFAULT_PROFILE, ["device=cpu"]))
     assert (here.device, here.gpus) == ("cuda", "here")
     assert (later.device, later.gpus) == ("cuda", "later")
     assert later.archs
@@ -226,4 +233,4 @@ def test_a_recording_answers_for_gpus_that_are_here_and_to_come() -> None:
 @pytest.mark.parametrize("name", ["", "A B", "1A", "A-B", "Ä"])
 def test_what_is_no_name_of_a_variable_is_refused(name: str) -> None:
     with pytest.raises(ProfileError, match="is no name of a variable"):
-        profiles.load(DEFAULT, (f"env.{name}=x",))
+        profiles.load_profile(DEFAULT_PROFILE, (f"env.{name}=x",))

@@ -16,7 +16,7 @@ from packaging.version import Version
 from doctor.engine import Facts
 from doctor.probes.interpreter import Interpreter, Where
 from doctor.repair import pip, uv
-from doctor.repair.index import choose
+from doctor.repair.index import choose_indexes
 from doctor.repair.resolver import Wanted
 from doctor.report.json import repair_schema
 from doctor.target import Live
@@ -338,12 +338,12 @@ def test_pip_is_the_tool_where_there_is_no_uv(
 ) -> None:
     """The same moves, by the doctor's own pip."""
     shell = bench.shell(index.url, reference)
-    (source, *_) = choose((), False, None, shell, reference.prefix)
+    (source, *_) = choose_indexes((), False, None, shell, reference.prefix)
     version = Version(".".join(map(str, sys.version_info[:3])))
     roots = (VLLM, "transformers>=5.0", "cuda-toolkit[crt,nvcc,nvvm]==13.0.2")
     site = (reference.site,)
-    wanted = Wanted(reference.python, version, site, roots, held=("torch==2.11.0",))
-    by_pip, by_uv = pip.find(), uv.find(Live())
+    wanted = Wanted(reference.python, version, site, roots, pinned=("torch==2.11.0",))
+    by_pip, by_uv = pip.find_pip(), uv.find_uv(Live())
     assert by_uv
     if by_pip is None:
         pytest.skip("the tests' environment has no pip")
@@ -376,8 +376,8 @@ def test_a_plan_is_what_uv_would_do_which_asks_the_target_itself(
     held = ("torch==2.11.0",) if kind != "no venv" else ()
     wanted = Wanted(python, who.version, who.installs_to, roots, held, ("flashinfer-python",))
     shell = bench.shell(index.url, Environment(who.prefix))
-    (source, *_) = choose((), False, None, shell, who.prefix)
-    tool = uv.find(Live({}))
+    (source, *_) = choose_indexes((), False, None, shell, who.prefix)
+    tool = uv.find_uv(Live({}))
     assert tool is not None
     moves, rows = tool.resolve(wanted, source, shell, 15)
     (tmp_path / "held").write_text("\n".join(held))

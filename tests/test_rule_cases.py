@@ -39,7 +39,7 @@ class Case:
 def cases() -> list[Case]:
     made = []
     for path in sorted(CASES.glob("*.toml")):
-        data = toml.load(path)
+        data = toml.load_toml(path)
         rule = RULES[path.stem]
         for row in data["case"]:
             given = {**data.get("given", {}), **row}

@@ -27,7 +27,7 @@ from doctor.model import Finding, Fix, Installer, Missing, Needs
 from doctor.probes.cuda_home import HomeOfLinks
 from doctor.probes.driver import DeepAsked, Device, Gpus, driver
 from doctor.probes.environment import HOME, SETTABLE, LaunchEnv
-from doctor.probes.interpreter import OWN, Interpreter, Where
+from doctor.probes.interpreter import DOCTORS_OWN, Interpreter, Where
 from doctor.probes.jit import Jit, Workaround
 from doctor.probes.kernel_cache import CachedOp, KernelCache
 from doctor.probes.repairs import Repairs
@@ -199,7 +199,7 @@ def test_vllm_is_installed_unasked_only_where_nothing_of_it_is_and_someone_named
         for finding in run(case):
             install = [f for f in finding.fixes if str(f.title) == "install it"]
             half = any(isinstance(s, SetAside) for f in install for s in f.steps)
-            own = case.facts["where"]["found_by"] == OWN
+            own = case.facts["where"]["found_by"] == DOCTORS_OWN
             wanted = Needs.PERSON if own else Needs.ASK if half else Needs.SAFE
             assert all(f.needs is wanted for f in install), case.name
 

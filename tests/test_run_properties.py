@@ -22,7 +22,7 @@ import pytest
 
 from doctor.probes.environment import HOME
 from doctor.repair import manifest
-from doctor.repair.manifest import Damaged, Item, Print, Swap
+from doctor.repair.manifest import Damaged, Fingerprint, Item, Swap
 from doctor.repair.tree import Tree
 from tests.conftest import PYTHON_FOLDER, SYSTEM, Environment, cpu_environment
 from tests.stand_ins.killer import Entry, tree
@@ -145,7 +145,7 @@ def test_whatever_is_read_names_nothing_but_what_a_run_may_change() -> None:
         why: str | None = None
         changes: dict[int, Swap] = {}
         try:
-            _, changes = manifest.decode(RUN, texts[0], {1: texts[1]}, prefix)
+            _, changes = manifest.decode_manifest(RUN, texts[0], {1: texts[1]}, prefix)
         except Damaged as error:
             why = str(error)
         if why is not None:
@@ -177,18 +177,18 @@ def must_be_harmless(change: Swap, prefix: Path) -> None:
 
 
 def test_what_the_doctor_writes_is_what_it_reads() -> None:
-    one = Print("file", 0o644, 3, -5, 7, "0" * 64)
+    one = Fingerprint("file", 0o644, 3, -5, 7, "0" * 64)
     items = (
         Item("a/b", one, None, "torch"),
-        Item("a/\udcff", None, Print("link", 0o777, 1, 2, 3, "x"), "numpy"),
+        Item("a/\udcff", None, Fingerprint("link", 0o777, 1, 2, 3, "x"), "numpy"),
         Item("c", one, one),
     )
     prefix = Path("/work/env")
     new, aside = manifest.places(prefix, RUN, 3, prefix)
     change = Swap(prefix, new, aside, items, ("d", "d/e"), (("a", 0o750),))
     journal = json.dumps({"run": RUN, "state": "applied"}).encode()
-    text = manifest.encode(change, prefix).encode("utf-8", "surrogateescape")
-    assert manifest.decode(RUN, journal, {3: text}, prefix)[1] == {3: change}
+    text = manifest.encode_manifest(change, prefix).encode("utf-8", "surrogateescape")
+    assert manifest.decode_manifest(RUN, journal, {3: text}, prefix)[1] == {3: change}
 
 
 # The commands.
@@ -335,7 +335,8 @@ def run_command() -> None:
 @pytest.fixture(scope="module")
 def warmed() -> None:
     """What the commands import is imported once, before the children are made."""
-    import doctor.cli.mend
+    import doctor.cli.fix
+    import doctor.cli.undo
     import doctor.launch
     import doctor.repair.apply
     import doctor.repair.index

@@ -18,9 +18,9 @@ from doctor.cli import output
 from doctor.logs.several import Whole
 from doctor.model import Installer
 from doctor.redact import redact
-from doctor.report.explained import Explained, explained_json, lines
+from doctor.report.explained import Explained, explained_json, explained_lines
 from doctor.report.text import Style
-from doctor.signatures import shipped
+from doctor.signatures import shipped_catalogue
 from tests.conftest import DOCTOR, Environment, Said, run_doctor, script
 from tests.corpus import explained
 from tests.planted import Planted, planted
@@ -217,12 +217,13 @@ def test_explain_quotes_no_secret_of_a_log(
     log = f"INFO 11-28 16:30:12 [api_server.py:1] vLLM API server version 0.22.0\n{one.text}\n"
     log += f"RuntimeError: it failed: {one.text}\n"
     made = Explained(
-        [Whole(["server.log"])], explained(log.encode()), {}, shipped().ailments, {}, False,
+        [Whole(["server.log"])], explained(log.encode()), {},
+        shipped_catalogue().ailments, {}, False,
         Installer(Path("/venv/bin/python"), own_pip=True),
     )  # fmt: skip
     output.print_json(explained_json(made))
     for width in (100, 40):
-        output.print_lines(lines(made, Style(width=width)))
+        output.print_lines(explained_lines(made, Style(width=width)))
     said = capsys.readouterr()
     assert made.told.verdict == "unrecognised"
     assert "it failed" in said.out

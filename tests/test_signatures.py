@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from doctor.engine import load_rules
 from doctor.shipped import rules_folder
-from doctor.signatures import Signature, ids_of, shipped
+from doctor.signatures import Signature, ids_of, shipped_catalogue
 from tests.real_stack.signature_versions import contradictions, seen
 
 # Exact lines, as printed by the real tools.
@@ -70,7 +70,7 @@ def test_the_telling_line_of_an_unknown_failure_is_its_last_error() -> None:
 def test_every_ailment_that_a_log_can_name_is_explained_once() -> None:
     """By its rule where there is one, else beside its signatures."""
     rules = {rule.id for rule in load_rules(rules_folder())}
-    known = shipped()
+    known = shipped_catalogue()
     told = {i for i, a in known.ailments.items() if a.title and a.explanation}
     named = {s.id for s in known.signatures if s.role in ("cause", "generic", "request", "symptom")}
     assert named - rules - told == set()
@@ -78,7 +78,9 @@ def test_every_ailment_that_a_log_can_name_is_explained_once() -> None:
     assert set(known.ailments) - named == set()
 
 
-@pytest.mark.parametrize("row", shipped().signatures, ids=lambda row: f"{row.id}-{row.literal}")
+@pytest.mark.parametrize(
+    "row", shipped_catalogue().signatures, ids=lambda row: f"{row.id}-{row.literal}"
+)
 def test_every_signature_can_be_found_and_in_linear_time(row: Signature) -> None:
     """Its literal has six characters or more that JSON does not escape; its patterns are RE2's."""
     row.check()

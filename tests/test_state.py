@@ -64,7 +64,7 @@ def set_aside(state: State, kernel: Path) -> Run:
     with state.locked():
         run = state.begin("test")
         folder = run.begin_change()
-        run.commit(folder, stage.set_aside(state.prefix, run.id, SetAside(kernel), folder))
+        run.commit(folder, stage.stage_set_aside(state.prefix, run.id, SetAside(kernel), folder))
         run.note(state="applied", ended=0.0)
     return run
 

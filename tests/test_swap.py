@@ -207,7 +207,7 @@ def test_bytecode_goes_with_its_module_and_the_old_bytecode_comes_back(tmp_path:
     before = {"m.py": b"1", "__pycache__/m.cpython-312.pyc": b"old", "__pycache__/n.pyc": b"n"}
     grow(tmp_path / "root", before)
     grow(tmp_path / "new", {"m.py": b"2", "pkg/__init__.py": b""})
-    gone = ["m.py", *swap.compiled(tmp_path / "root", ["m.py"])]
+    gone = ["m.py", *swap.bytecode_of(tmp_path / "root", ["m.py"])]
     made = swap.plan(tmp_path / "root", tmp_path / "new", tmp_path / "aside", gone)
     was = seen(tmp_path / "root")
     swap.forward(made)

@@ -22,9 +22,9 @@ from doctor import target as machine
 from doctor.codec import CodecError, encode
 from doctor.diagnose import diagnose
 from doctor.engine import load_rules
-from doctor.model import Rule, reason
+from doctor.model import Rule, os_reason
 from doctor.probes.interpreter import Where
-from doctor.profile import DEFAULT, Profile, load, variants
+from doctor.profile import DEFAULT_PROFILE, Profile, load_profile, variants
 from doctor.shipped import rules_folder
 from doctor.snapshot import shareable
 from doctor.tape import NotRecorded, Recorder, Tape, load_tape
@@ -334,7 +334,7 @@ class TestLive:
             assert read_regular(odd[kind], 100) is None
             with pytest.raises(OSError, match=r".") as refused:
                 must_read(odd[kind], 100)
-        assert reason(refused.value)
+        assert os_reason(refused.value)
 
     def test_a_missing_file_can_be_told_from_an_unreadable_one(
         self, odd: Mapping[str, Path]
@@ -466,7 +466,7 @@ class TestTape:
         self, tmp_path: Path, rules: tuple[Rule, ...], driver: Path, broken: str
     ) -> None:
         one, env = self.made(tmp_path, driver, broken)
-        where, profile = Where(one.python, "--python"), load(DEFAULT)
+        where, profile = Where(one.python, "--python"), load_profile(DEFAULT_PROFILE)
         recorder = Recorder(Live(env))
         for each in (profile, *variants(profile)):
             diagnose(recorder, where, each, rules, profile_name="p")

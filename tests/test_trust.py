@@ -22,7 +22,7 @@ from doctor import profile as profiles
 from doctor.probes.interpreter import Where
 from doctor.repair import uv
 from doctor.target import Live
-from doctor.trust import NotTrusted, refusal
+from doctor.trust import NotTrusted, why_not_trusted
 from tests.conftest import (
     BASE_PYTHON,
     PYTHON_FOLDER,
@@ -396,8 +396,8 @@ def test_a_uv_on_path_of_another_user_is_not_used(
     monkeypatch.setitem(sys.modules, "uv", None)
     monkeypatch.setenv("PATH", str(place.foreign))
     with pytest.raises(NotTrusted, match=r"uv is not used: .* belongs to nobody"):
-        uv.find(Live())
-    made = uv.find(Live(foreign=True))
+        uv.find_uv(Live())
+    made = uv.find_uv(Live(foreign=True))
     assert made is not None
     assert made.path == found
 
@@ -441,9 +441,9 @@ class TestRefusal:
         (tmp_path / "file").write_text("")
         (tmp_path / "link").symlink_to("file")
         for name in ("file", "link", "gone", "gone/below", "../x", "file/below"):
-            assert refusal(tmp_path / name) is None
+            assert why_not_trusted(tmp_path / name) is None
         for path in (BASE_PYTHON, Path("/dev/null"), Path("/usr/bin/cc"), Path("/")):
-            assert refusal(path) is None
+            assert why_not_trusted(path) is None
 
     @pytest.mark.parametrize(
         ("mode", "why"),
@@ -463,19 +463,19 @@ class TestRefusal:
         (folder / "file").write_text("")
         os.chown(folder, 0, NOBODY.pw_gid)
         folder.chmod(mode)
-        said = refusal(folder / "file")
+        said = why_not_trusted(folder / "file")
         assert (why in said) if said and why else (said, why) == (None, None)
         for name in ("", "gone", "gone/below"):
-            assert (refusal(folder / name, searched=True) is None) == (mode == 0o755)
+            assert (why_not_trusted(folder / name, searched=True) is None) == (mode == 0o755)
 
     def test_the_group_of_root_may_write_and_no_other(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         path.write_text("")
         path.chmod(0o664)
-        assert refusal(path) is None
+        assert why_not_trusted(path) is None
         trust._look.cache_clear()
         os.chown(path, 0, NOBODY.pw_gid)
-        assert refusal(path)
+        assert why_not_trusted(path)
 
     def test_an_access_list_counts_like_a_group(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
@@ -489,7 +489,7 @@ class TestRefusal:
             os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + entries)
         except OSError as error:
             pytest.skip(f"this file system has no access lists: {error}")
-        assert "access list" in (refusal(path) or "")
+        assert "access list" in (why_not_trusted(path) or "")
 
     def test_every_link_on_the_way_and_its_end(self, tmp_path: Path) -> None:
         theirs = tmp_path / "theirs"
@@ -504,12 +504,12 @@ class TestRefusal:
         (tmp_path / "loop").symlink_to("loop")
         give_away(tmp_path / "loop")
         for name in ("end", "through", "middle", "theirs/../mine", "loop"):
-            assert "belongs to nobody" in (refusal(tmp_path / name) or ""), name
+            assert "belongs to nobody" in (why_not_trusted(tmp_path / name) or ""), name
 
     def test_the_sentence_names_what_is_wrong_and_what_to_do(self, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         path = give_away(tmp_path / "folder") / "program"
-        assert refusal(path) == (
+        assert why_not_trusted(path) == (
             f"as root, {path} is not used: {path.parent} belongs to nobody; "
             "--allow foreign-owner allows it"
         )
@@ -520,5 +520,5 @@ class TestRefusal:
         if child == 0:
             os.setuid(NOBODY.pw_uid)
             ran = Live({"LD_LIBRARY_PATH": str(place.foreign)}).run("/bin/sh", "-c", "exit 7")
-            os._exit(ran.code or 0 if refusal(program) is None else 1)
+            os._exit(ran.code or 0 if why_not_trusted(program) is None else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

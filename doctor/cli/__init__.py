@@ -19,52 +19,47 @@ from doctor.cli.again import program
 from doctor.cli.output import fail, fail_usage, say, tell
 from doctor.engine import place
 from doctor.exits import BUSY, INTERRUPTED, UNKNOWN, USAGE
-from doctor.model import reason
+from doctor.model import os_reason
 from doctor.patience import Busy
 from doctor.target import OUT_OF_FILES
 
 
 class _Commands(MutableMapping[str, click.Command]):
-    """The commands by name, each imported when it is asked for: `env` has 0.15 s in all."""
+    """The commands by name, each in a file of its name, imported when it is asked for: `env` has
+    0.15 s in all."""
 
-    def __init__(self, **modules: str) -> None:
-        self._modules = modules
+    def __init__(self, *names: str) -> None:
+        self._names = list(names)
         self._made: dict[str, click.Command] = {}
 
     def __getitem__(self, name: str) -> click.Command:
+        if name not in self._names:
+            raise KeyError(name)
         if name not in self._made:
-            self[name] = getattr(import_module(f"doctor.cli.{self._modules[name]}"), name)
+            self[name] = getattr(import_module(f"doctor.cli.{name}"), name)
         return self._made[name]
 
     def __setitem__(self, name: str, command: click.Command) -> None:
         self._made[name] = command
 
     def __delitem__(self, name: str) -> None:
-        del self._modules[name]
+        self._names.remove(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._modules)
+        return len(self._names)
 
 
 _COMMANDS = _Commands(
-    diagnose="judge",
-    explain="explain",
-    fix="mend",
-    undo="mend",
-    launch="serve",
-    env="serve",
-    rules="judge",
-    snapshot="judge",
-    schema="judge",
+    "diagnose", "explain", "fix", "undo", "launch", "env", "rules", "snapshot", "schema"
 )
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
-        known = f"{about.rules()} rules, {about.signatures()} signatures"
+        known = f"{about.count_rules()} rules, {about.count_signatures()} signatures"
         say(f"{about.NAME} {about.VERSION} ({known})")
         ctx.exit()
 
@@ -138,12 +133,12 @@ def _prepare() -> None:
 def _refused(error: OSError) -> tuple[str, int]:
     """What the system refused where no command expects it, and the exit code."""
     if error.errno in OUT_OF_FILES:
-        return f"{reason(error)}: raise `ulimit -n`", UNKNOWN
+        return f"{os_reason(error)}: raise `ulimit -n`", UNKNOWN
     try:
         os.getcwd()  # noqa: PTH109 - relative paths hang on it
     except FileNotFoundError:
         return "the current directory was removed: change to one that exists", USAGE
-    return f"cannot write: {reason(error)}", UNKNOWN
+    return f"cannot write: {os_reason(error)}", UNKNOWN
 
 
 def _give_up(message: str, code: int) -> NoReturn:

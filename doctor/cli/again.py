@@ -45,7 +45,7 @@ def program() -> str:
     return shlex.quote(str(started.absolute()))
 
 
-class Again:
+class RunningCommand:
     """The command that runs now, to be said again with changes (doctor.model.Again). `where`: what
     it judges, named also where it was found and not named."""
 
@@ -147,6 +147,6 @@ def _said(
             yield from row
 
 
-def told(report: Report, again: Again) -> Report:
+def told(report: Report, again: RunningCommand) -> Report:
     """The report, whose commands of the doctor's own are said by `again`."""
     return replace(report, installer=replace(report.installer, again=again))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from doctor.cli.again import Again
+from doctor.cli.again import RunningCommand
 from doctor.cli.output import fail, print_lines, say
 from doctor.engine import Facts
 from doctor.exits import FAILED, UNKNOWN, USAGE
 from doctor.fixes.recipes import DISTRIBUTION, install_vllm
 from doctor.locate import base_pythons
-from doctor.model import reason
+from doctor.model import os_reason
 from doctor.probes.driver import DeepAsked
 from doctor.probes.environment import HOME
 from doctor.probes.interpreter import Where
@@ -28,7 +28,7 @@ from doctor.target import Live
 from doctor.trust import ALLOW, NotTrusted
 
 if TYPE_CHECKING:
-    from doctor.repair.index import Index
+    from doctor.repair.index import PackageIndex
     from doctor.report.text import Line
 
 
@@ -36,7 +36,7 @@ class Creation:
     """One environment that is not there yet. What cannot be made ends the command in a sentence."""
 
     def __init__(
-        self, path: Path, profile: Profile, indexes: Sequence[Index], allow: Collection[str]
+        self, path: Path, profile: Profile, indexes: Sequence[PackageIndex], allow: Collection[str]
     ) -> None:
         self._path, self._profile, self._indexes = path, profile, indexes
         self._here = Live(foreign=ALLOW in allow)
@@ -46,7 +46,7 @@ class Creation:
         if path.is_dir() and any(path.iterdir()) and not self._mark.is_file():
             fail(f"--create {path}: the folder is there, and holds something else", USAGE)
         try:
-            tool = resolver.find(self._here)
+            tool = resolver.find_tool(self._here)
             self._bases, self._refused = base_pythons(self._here, ALLOW in allow)
         except NotTrusted as error:
             fail(str(error), FAILED)
@@ -96,7 +96,7 @@ class Creation:
         yield (("", f"   {len(made.moves)} distributions from {made.index.name}, {fetched(made)}"),)
         yield (("bold", "3. judge it, repair what is found, and prove it"),)
         yield ()
-        command = Again()("fix", "--apply")
+        command = RunningCommand()("fix", "--apply")
         yield (("", f"Nothing was changed. To do it: {command}"),)
 
     def make(self) -> None:
@@ -111,4 +111,4 @@ class Creation:
         except resolver.ToolError as error:
             fail(f"--create {path}: it {error}", FAILED)
         except OSError as error:
-            fail(f"--create {path}: {reason(error)}", FAILED)
+            fail(f"--create {path}: {os_reason(error)}", FAILED)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from doctor import signatures
-from doctor.cli.again import Again
+from doctor.cli.again import RunningCommand
 from doctor.cli.output import fail, print_json, print_lines, rules_print_to_stderr, tell
 from doctor.cli.shared import (
-    load,
+    known_rules,
     located,
     profile,
     target_options,
@@ -23,12 +23,11 @@ from doctor.cli.shared import (
 )
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError, nobody_named
-from doctor.logs.explain import Explanation
-from doctor.logs.explain import explain as explain_log
-from doctor.logs.index import Index
-from doctor.logs.several import Whole, placed, together, wholes
+from doctor.logs.explain import Explanation, explain_log
+from doctor.logs.index import SignatureIndex
+from doctor.logs.several import Whole, together, wholes, with_place
 from doctor.logs.source import LogError
-from doctor.model import Installer, Rule, refusal
+from doctor.model import Installer, Rule, os_refusal
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
 
@@ -73,19 +72,19 @@ def explain(
         if "-" in names and sys.stdin.isatty():
             tell("paste the log, then Ctrl-D")
     try:
-        logs, told = _read(names, Index(known.signatures))
+        logs, told = _read(names, SignatureIndex(known.signatures))
     except LogError as error:
         fail(str(error), USAGE)
     ids = [f.id for f in told.findings]
     # Of most ailments that only a log can name there is no rule to load.
     carried = all(known.explains(id) for id in ids) and rules_dir is None
-    rules = () if carried else load(rules_dir, allow)
-    installer = Installer(Path(sys.executable), own_pip=True, again=Again())
+    rules = () if carried else known_rules(rules_dir, allow)
+    installer = Installer(Path(sys.executable), own_pip=True, again=RunningCommand())
     confirmed: Mapping[str, Confirmed] = {}
     if not no_live:
         with rules_print_to_stderr():
             installer, confirmed = _ask(ids, python, allow, asked, rules, installer)
-    from doctor.report.explained import Explained, explained_json, lines
+    from doctor.report.explained import Explained, explained_json, explained_lines
     from doctor.report.text import Style
 
     made = Explained(
@@ -101,20 +100,20 @@ def explain(
         print_json(explained_json(made))
     else:
         width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-        print_lines(lines(made, Style(width=width)))
+        print_lines(explained_lines(made, Style(width=width)))
     raise SystemExit(told.exit_code)
 
 
 def _catalogue(rules_dir: str | None) -> signatures.Catalogue:
     folders = [rules_folder(), *([Path(rules_dir)] if rules_dir else [])]
     try:
-        return signatures.load(folders)
+        return signatures.load_catalogue(folders)
     except (OSError, ValueError) as error:
-        why = refusal(error) if isinstance(error, OSError) else error
+        why = os_refusal(error) if isinstance(error, OSError) else error
         fail(f"signatures: {why}", USAGE if rules_dir else UNKNOWN)
 
 
-def _read(names: Iterable[str], index: Index) -> tuple[list[Whole], Explanation]:
+def _read(names: Iterable[str], index: SignatureIndex) -> tuple[list[Whole], Explanation]:
     """The logs that could be read, and what they come to together. Raises LogError."""
     logs, told = [], []
     found = wholes(names)
@@ -122,7 +121,7 @@ def _read(names: Iterable[str], index: Index) -> tuple[list[Whole], Explanation]
         one = explain_log(whole.blocks(), index)
         if len(found) == 1 or not _says_nothing(whole, one):
             logs.append(whole)
-            told.append(placed(one, whole))
+            told.append(with_place(one, whole))
     if not logs:
         raise LogError(f"there is no log among these {len(found)} files: name the server's log")
     over_all = together(told)
@@ -161,7 +160,7 @@ def _ask(
     otherwise: Installer,
 ) -> tuple[Installer, Mapping[str, Confirmed]]:
     """What this machine says. Without a target of its own a log is explained all the same."""
-    from doctor.logs.confirm import confirm, unknown
+    from doctor.logs.confirm import confirm_on_machine, unknown
 
     ruled = {r.id for r in rules}
     try:
@@ -173,5 +172,5 @@ def _ask(
     if nobody_named(where):
         why = "no environment is active; name it with --python"
         return otherwise, unknown((i for i in ids if i in ruled), why)
-    installer = Installer(where.python, own_pip=True, again=Again(where))
-    return installer, confirm(ids, target, where, asked, rules)
+    installer = Installer(where.python, own_pip=True, again=RunningCommand(where))
+    return installer, confirm_on_machine(ids, target, where, asked, rules)

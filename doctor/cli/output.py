@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from doctor.exits import USAGE
-from doctor.model import printable, reason, shortened
+from doctor.model import os_reason, printable, shortened
 from doctor.redact import redact, redacted
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def write_file(option: str, path: str, text: str, executable: bool = False) -> N
         else:
             _replace(place, text, 0o755 if executable else 0o644)
     except OSError as error:
-        fail(f"{option} {path}: {reason(error)}", USAGE)
+        fail(f"{option} {path}: {os_reason(error)}", USAGE)
     except ValueError as error:  # a NUL in the name
         fail(f"{option} {path}: {error}", USAGE)
 

@@ -19,7 +19,7 @@ from doctor.probes.interpreter import NotPython, Where
 from doctor.profile import Profile, ProfileError
 from doctor.shipped import rules_folder
 from doctor.target import Live, Target
-from doctor.trust import ALLOW, refusal
+from doctor.trust import ALLOW, why_not_trusted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,7 +68,7 @@ def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
             click.option(
                 "--profile",
                 "profile_name",
-                default=profiles.DEFAULT,
+                default=profiles.DEFAULT_PROFILE,
                 show_default=True,
                 metavar="NAME|FILE",
                 help="What is to be served.",
@@ -132,7 +132,7 @@ def patience(wait: float | None) -> Patience:
 def profile(name: str, sets: Collection[str]) -> Profile:
     """The profile with its settings put in; says what of it does not count for another model."""
     try:
-        base = profiles.load(name)
+        base = profiles.load_profile(name)
         made = profiles.with_settings(base, sets) if sets else base
     except ProfileError as error:
         fail(str(error), USAGE)
@@ -143,7 +143,7 @@ def profile(name: str, sets: Collection[str]) -> Profile:
     return made
 
 
-def load(folder: str | None, allow: Collection[str]) -> tuple[Rule, ...]:
+def known_rules(folder: str | None, allow: Collection[str]) -> tuple[Rule, ...]:
     try:
         ours = load_rules(rules_folder())
     except RuleError as error:
@@ -169,12 +169,12 @@ def trusted_rules(folder: Path, allow: Collection[str]) -> None:
     if ALLOW in allow:
         return
     for path in (folder, folder / "signatures", *folder.glob("*.py"), *folder.glob("*/*.toml")):
-        if why := refusal(path, searched=path.is_dir()):
+        if why := why_not_trusted(path, searched=path.is_dir()):
             fail(f"--rules {folder}: {why}", USAGE)
 
 
 def rules_when_asked(folder: str | None, allow: Collection[str]) -> Iterator[Rule]:
-    yield from load(folder, allow)
+    yield from known_rules(folder, allow)
 
 
 def located(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
@@ -204,10 +204,10 @@ def named(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
 
 def _list_environments() -> NoReturn:
     """Each with the whole command for it, which can be copied with what is said of it."""
-    from doctor.cli.again import Again
+    from doctor.cli.again import RunningCommand
     from doctor.repair.running import servers
 
-    again, verb = Again(), str(click.get_current_context().info_name)
+    again, verb = RunningCommand(), str(click.get_current_context().info_name)
     rows = {str(python): f"{process} runs it" for python, process in servers().items()}
     for folder, has_vllm in environments(Path()):
         rows[f"./{folder}"] = "vLLM is installed in it" if has_vllm else "without vLLM"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-NAME = "vllm-doctor-signs"
+ERROR_HANDLER = "vllm-doctor-signs"
 
 # Each as different from the others, and from the signs !, i, +, ~, - and ?, as it was.
 STAND_INS = {
@@ -40,5 +40,5 @@ def _instead(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def register() -> str:
     """The name by which a stream knows this way out (`errors` of a text stream)."""
-    codecs.register_error(NAME, _instead)
-    return NAME
+    codecs.register_error(ERROR_HANDLER, _instead)
+    return ERROR_HANDLER

@@ -38,7 +38,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 
 
-class Capability(tuple[int, int]):
+class ComputeCapability(tuple[int, int]):
     """A GPU's compute capability as vLLM compares it, (major, minor)."""
 
     __slots__ = ()
@@ -119,7 +119,7 @@ class Case:
             return self._names[dotted]
         value = self._value(node.value)
         if value is not UNKNOWN:
-            is_known = isinstance(value, Capability) and node.attr in ("major", "minor")
+            is_known = isinstance(value, ComputeCapability) and node.attr in ("major", "minor")
             return getattr(value, node.attr) if is_known else UNKNOWN
         owner = node.value
         is_class = isinstance(owner, ast.Name) and owner.id[:1].isupper()

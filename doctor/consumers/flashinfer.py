@@ -72,7 +72,7 @@ _SEARCHES = ("CUDA_HOME", "CUDA_PATH", "which", "nvcc", "/usr/local/cuda")
 _SEARCHED = re.compile(r"[A-Z][A-Z_]+|/[\w./-]+|which|nvcc|bin/nvcc")
 
 
-def cuda_home(target: Target, env: LaunchEnv) -> Home:
+def cuda_home_searched(target: Target, env: LaunchEnv) -> Home:
     """What the search finds."""
     found = (step(target, env) for step in SEARCH)
     nowhere = "CUDA_HOME is not set, PATH has no nvcc, /usr/local/cuda does not exist"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from doctor.consumers.conditions import Capability, Case, Raised, Undecided
+from doctor.consumers.conditions import Case, ComputeCapability, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable
 
 ROOTS = ("torch", "vllm")
@@ -133,7 +133,7 @@ def _attention(source: Source, start: Start, mla: bool) -> Iterator[Import]:
 
 def _priorities(source: Source, capability: tuple[int, int], mla: bool) -> list[str]:
     function = source.function(_PLATFORM, "_get_backend_priorities")
-    names = {"use_mla": mla, "device_capability": Capability(capability)}
+    names = {"use_mla": mla, "device_capability": ComputeCapability(capability)}
     try:
         return [str(name) for name in Case(names, {}).returned(function)]
     except (Undecided, Raised, ValueError, LookupError, TypeError):

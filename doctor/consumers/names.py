@@ -17,7 +17,7 @@ from doctor import toml
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
 
-Search = Callable[[str, str], tuple[str, ...] | None]
+FileSearch = Callable[[str, str], tuple[str, ...] | None]
 """What a pattern matches in a file of vLLM's package, named from its folder; None: no such file."""
 
 
@@ -56,7 +56,7 @@ READ_ELSEWHERE = {
 """Variables that vLLM reads and envs.py does not declare, and where."""
 
 
-def variables(search: Search) -> tuple[str, ...]:
+def variables(search: FileSearch) -> tuple[str, ...]:
     """Those that envs.py declares, sorted. Raises NotAsKnown."""
     names = set(search(ENVS, _KEY) or ())
     if not names:
@@ -64,7 +64,7 @@ def variables(search: Search) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def whole_numbers(search: Search) -> tuple[str, ...]:
+def whole_number_variables(search: FileSearch) -> tuple[str, ...]:
     """Those that must be whole numbers, sorted. Raises NotAsKnown."""
     found = {*(search(ENVS, _WHOLE) or ()), *(search(ENVS, _PORT) or ())}
     if not found:
@@ -116,7 +116,7 @@ _FIELD = r"\n    ([a-z]\w*: [A-Za-z]\w*)(?= =| \||\[)"
 _PAIRS = r"\nclass (EnableDisableAction)\b"
 
 
-def options(search: Search) -> tuple[str, ...]:
+def options(search: FileSearch) -> tuple[str, ...]:
     """Every string that `vllm serve` takes for an option, short ones, aliases and those with --no-
     among them; sorted. Raises NotAsKnown."""
     engine, switches = search(ENGINE, _CALL) or (), search(ENGINE, _SWITCH)
@@ -138,7 +138,7 @@ def options(search: Search) -> tuple[str, ...]:
     return tuple(sorted(declared.union(*made)))
 
 
-def _server(search: Search) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _server(search: FileSearch) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The calls and the fields of the server's own options. Raises NotAsKnown."""
     for file in FRONTEND:
         calls = search(file, _CALL)
@@ -218,7 +218,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return prefix + close[0] if close else None
 
 
-TABLE = "vllm-names.toml"
+NAMES_TABLE = "vllm-names.toml"
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def gone(name: str) -> Gone | None:
 @functools.cache
 def _table() -> dict[str, Any]:
     try:
-        return toml.load(rules_folder() / "tables" / TABLE)
+        return toml.load_toml(rules_folder() / "tables" / NAMES_TABLE)
     except (OSError, ValueError):
         return {}
 

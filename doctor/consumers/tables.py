@@ -132,12 +132,12 @@ REASONING, TOOLS = "reasoning/__init__.py", "tool_parsers/__init__.py"
 _OLDER_TOOLS = "entrypoints/openai/tool_parsers/__init__.py"
 
 
-def reasoning_parsers(source: Source) -> frozenset[str]:
+def reasoning_parser_names(source: Source) -> frozenset[str]:
     """What --reasoning-parser may name in this vLLM. Raises Unreadable."""
     return _parsers(source, "reasoning parsers", REASONING)
 
 
-def tool_parsers(source: Source) -> frozenset[str]:
+def tool_parser_names(source: Source) -> frozenset[str]:
     """What --tool-call-parser may name. Older releases have them in the OpenAI server. Raises
     Unreadable."""
     return _parsers(source, "tool parsers", TOOLS, _OLDER_TOOLS)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from packaging.version import Version
 
-from doctor.consumers.conditions import Capability, Case, Raised, Undecided
+from doctor.consumers.conditions import Case, ComputeCapability, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable
 from doctor.tape import NotRecorded
 
@@ -96,7 +96,7 @@ class Installed:
 
     def _first(self, capability: tuple[int, int], mla: bool) -> str:
         """Of the backends in vLLM's order, the first that serves the GPU."""
-        names = {"use_mla": mla, "device_capability": Capability(capability)}
+        names = {"use_mla": mla, "device_capability": ComputeCapability(capability)}
         for backend in self._list(_PLATFORM, "_get_backend_priorities", capability, names):
             if self._attends(backend, capability):
                 return backend
@@ -130,7 +130,7 @@ class Installed:
         inside: bool = False,
     ) -> Any:
         function = self.source.function(file, name, inside)
-        known = {"capability": Capability(capability), **(names or {})}
+        known = {"capability": ComputeCapability(capability), **(names or {})}
         try:
             return Case(known, _calls(capability)).returned(function)
         except (Undecided, Raised):
@@ -149,7 +149,7 @@ def _calls(capability: tuple[int, int]) -> Mapping[str, Callable[..., Any]]:
         rows.append(rows.pop(rows.index(row)))
 
     return {
-        "DeviceCapability": lambda major, minor: Capability((major, minor)),
+        "DeviceCapability": lambda major, minor: ComputeCapability((major, minor)),
         "is_device_capability": lambda value: number == as_number(value),
         "has_device_capability": lambda value: number >= as_number(value),
         "is_device_capability_family": lambda value: number // 10 == as_number(value) // 10,

@@ -27,7 +27,7 @@ class Confirmed:
         return any(fix.needs is not Needs.PERSON for f in self.findings for fix in f.fixes)
 
 
-def confirm(
+def confirm_on_machine(
     ids: Iterable[str], target: Target, where: Where, profile: Profile, rules: Iterable[Rule]
 ) -> Mapping[str, Confirmed]:
     """What the rules of these ids say of the target now; an id without a rule has no entry."""

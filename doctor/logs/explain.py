@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.logs.budget import Budget
 from doctor.logs.found import Attempt, Found, Unknown, is_bad
-from doctor.logs.index import Index, Skim
-from doctor.logs.judge import Judged, LogFinding, Verdict, judge
+from doctor.logs.index import SignatureIndex, Skim
+from doctor.logs.judge import JudgedAttempt, LogFinding, LogVerdict, judge_attempt
 from doctor.logs.lines import (
-    Line,
+    LogLine,
     Surroundings,
     enveloped,
     owner,
@@ -79,7 +79,7 @@ _IGNORED = "Exception ignored in"
 """What Python says above a traceback that nothing comes of."""
 _SERVED = re.compile(r'"POST \S+ HTTP/1\.[01]\\?" 2\d\d')
 
-EXITS: Mapping[Verdict, int] = {
+EXITS: Mapping[LogVerdict, int] = {
     "explained": FINDINGS,
     "unrecognised": UNKNOWN,
     "symptom": UNKNOWN,
@@ -110,7 +110,7 @@ class Explanation:
     """`primary`: the id to look at first. `ready`: the server of the last attempt served.
     `restarting`: the last start neither failed nor got ready, and this is about the one before."""
 
-    verdict: Verdict
+    verdict: LogVerdict
     primary: str | None
     findings: tuple[LogFinding, ...]
     unknown: Unknown | None
@@ -132,7 +132,9 @@ class Explanation:
         return EXITS[self.verdict]
 
 
-def explain(blocks: Iterable[bytes], index: Index, budget: Budget | None = None) -> Explanation:
+def explain_log(
+    blocks: Iterable[bytes], index: SignatureIndex, budget: Budget | None = None
+) -> Explanation:
     """Reads the log to its end, in memory of a fixed size and time linear in it."""
     return _Reading(index, budget or Budget()).read(blocks)
 
@@ -140,14 +142,16 @@ def explain(blocks: Iterable[bytes], index: Index, budget: Budget | None = None)
 class _Reading:
     """The state while a log is read."""
 
-    def __init__(self, index: Index, budget: Budget) -> None:
+    def __init__(self, index: SignatureIndex, budget: Budget) -> None:
         self._index = index
         self._budget = budget
         self._english = InEnglish()
         self._attempt = Attempt()
         self._attempts = 0
         self._earlier: deque[Earlier] = deque(maxlen=_EARLIER)
-        self._failed: Judged | None = None  # the start before this one, if that is what it did
+        self._failed: JudgedAttempt | None = (
+            None  # the start before this one, if that is what it did
+        )
         self._harmless: dict[str, Found] = {}
         self._looks: dict[int, tuple[int, int]] = {}
         self._glances: Counter[int] = Counter()
@@ -328,7 +332,7 @@ class _Reading:
 
     def _matching(
         self, number: int, row: Signature, hit: Hit, lines: Surroundings
-    ) -> tuple[Line, Mapping[str, str], bool] | None:
+    ) -> tuple[LogLine, Mapping[str, str], bool] | None:
         """(the line that fits the pattern, the values, whether it was looked at from all sides)."""
         if row.role in _PLAIN and not (row.near or row.unless):
             values = row.values(lines.alone.text)
@@ -354,7 +358,7 @@ class _Reading:
         self._looks[number] = many + 1, hit.offset
         return True
 
-    def _aftermath(self, after: Iterable[Line], process: str | None) -> tuple[bool, bool]:
+    def _aftermath(self, after: Iterable[LogLine], process: str | None) -> tuple[bool, bool]:
         """Whether the process told of further work in these lines, and whether it answered
         requests. One without a name is vouched for only by lines without one, and by more of
         them; what a new start tells of is not its work; a server that answers is at work."""
@@ -399,7 +403,7 @@ class _Reading:
             self._attempts += 1  # else it is its banner's second line
         if last_bad >= 0 or hung or attempt.ready:
             self._budget.spend(_JUDGED + len(attempt.found))
-            told = judge(attempt, self._index)
+            told = judge_attempt(attempt, self._index)
             failed = told.verdict != "nothing-found"
             self._failed = told if failed else self._failed
             if failed and (last_bad >= 0 or hung):
@@ -475,7 +479,7 @@ class _Reading:
     def _look_at_failure(
         self,
         block: Block,
-        before: Sequence[Line] = (),
+        before: Sequence[LogLine] = (),
         logged: bool = False,
         rest: bool = False,
     ) -> None:
@@ -575,7 +579,7 @@ class _Reading:
         return not any(r.last or r.role in ("symptom", "harmless") for r in rows)
 
     def _conclude(self) -> Explanation:
-        told = judge(self._attempt, self._index)
+        told = judge_attempt(self._attempt, self._index)
         again = told.verdict == "nothing-found" and not self._attempt.ready and self._failed
         if again:
             told = again
@@ -621,7 +625,7 @@ def _last_answered(window: bytes, base: int, until: int | None, since: int | Non
     return base + begin + placed(rest)[answered[-1]] if answered else -1
 
 
-def _refused(following: Iterable[Line]) -> str:
+def _refused(following: Iterable[LogLine]) -> str:
     """As of the Unknown: of the next request of which these lines tell."""
     for line in following:
         if found := _REFUSED.search(line.text):
@@ -631,13 +635,13 @@ def _refused(following: Iterable[Line]) -> str:
     return ""
 
 
-def _time(line: Line, before: Sequence[Line]) -> str | None:
+def _time(line: LogLine, before: Sequence[LogLine]) -> str | None:
     """What the line says of when it was printed, or the last one before that says so."""
     near = (one.time for one in itertools.islice(reversed(before), _BANNER) if one.time)
     return line.time or next(near, None)
 
 
-def _level(line: Line, lines: Surroundings, after: bool) -> Level | None:
+def _level(line: LogLine, lines: Surroundings, after: bool) -> Level | None:
     """That of the line's record; a line without one belongs to a warning before it only where the
     process worked on."""
     return line.level or (owner(lines.before) if after else None)

@@ -18,7 +18,7 @@ _LONG, _OVERLAP = 1 << 9, 1 << 7
 """Characters of a line that are skimmed at once, and those of them that are once more."""
 
 
-class Index:
+class SignatureIndex:
     """For one log after the other."""
 
     def __init__(self, rows: Iterable[Signature]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from doctor.logs.found import Attempt, Found, Unknown, is_bad
-from doctor.logs.index import Index
+from doctor.logs.index import SignatureIndex
 from doctor.logs.lines import HEADER
 from doctor.logs.values import derive
 from doctor.model import Severity
@@ -18,7 +18,7 @@ from doctor.signatures import CAUSES, EXPLAINING
 
 _EXCERPT = 400
 
-Verdict = Literal["explained", "unrecognised", "symptom", "nothing-found", "too-repetitive"]
+LogVerdict = Literal["explained", "unrecognised", "symptom", "nothing-found", "too-repetitive"]
 """symptom: it failed, and the log holds only what follows from the cause. too-repetitive: nothing
 was found, but not each line that could be something was looked at."""
 FindingRole = Literal["primary", "contributing", "symptom"]
@@ -41,12 +41,12 @@ class LogFinding:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedAttempt:
     """`primary`: what to look at first. `unknown`: the failure, where no signature knows it.
     `symptom`: what only follows, where nothing says more. `found`: all that counts, of which the
     ailments `covered` are explained by others; `survived`: what did not stop the server."""
 
-    verdict: Verdict
+    verdict: LogVerdict
     primary: Found | None
     unknown: Unknown | None
     symptom: Found | None
@@ -95,7 +95,7 @@ class Judged:
         return unknown
 
 
-def judge(attempt: Attempt, index: Index) -> Judged:
+def judge_attempt(attempt: Attempt, index: SignatureIndex) -> JudgedAttempt:
     """The first cause that stopped the server is the primary one. A failure that no row knows is
     that instead of a row that only says what kind of failure it was, or that the server survived.
     """
@@ -116,16 +116,18 @@ def judge(attempt: Attempt, index: Index) -> Judged:
     if primary:
         unknown = None
     symptom = next((f for f in symptoms if not attempt.ready or is_bad(f.row)), None)
-    verdict: Verdict = "nothing-found"
+    verdict: LogVerdict = "nothing-found"
     if primary or unknown or symptom:
         verdict = "explained" if primary else "unrecognised" if unknown else "symptom"
     else:
         hard = [f for f in hard if f.row.role != "symptom"]
     later = [*attempt.survived.values(), *survived]
-    return Judged(verdict, primary, unknown, symptom, hard, covered, later)
+    return JudgedAttempt(verdict, primary, unknown, symptom, hard, covered, later)
 
 
-def _counting(attempt: Attempt, index: Index) -> tuple[list[Found], list[Found], list[Unknown]]:
+def _counting(
+    attempt: Attempt, index: SignatureIndex
+) -> tuple[list[Found], list[Found], list[Unknown]]:
     """(what was found and counts, in the order of the log; what the server survived of it; the
     failures without a name). On what is not CUDA the faults of CUDA's libraries are no causes: one
     that stopped the server there is a failure without a name."""
@@ -188,7 +190,7 @@ def _unnamed(found: Found) -> Unknown:
     )
 
 
-def _named(index: Index, unknown: Unknown, elsewhere: bool) -> Found | None:
+def _named(index: SignatureIndex, unknown: Unknown, elsewhere: bool) -> Found | None:
     """A row that fits what was put together of a failure, where it fits no line of it."""
     for _, row in index.rows_of(index.scanner.all(unknown.said.encode(errors="replace"))):
         if elsewhere and row.of == "cuda":

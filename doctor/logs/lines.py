@@ -36,7 +36,7 @@ _JOINED_MOST = 24
 
 
 @dataclass(frozen=True)
-class Line:
+class LogLine:
     """`text` keeps its indentation. `level` None: the line does not say. `place` like
     "core.py:1136"; `process` like "EngineCore_DP0 pid=312"; `time` like "10-04 09:12:33", which
     sorts within a year."""
@@ -115,13 +115,13 @@ def decoded(raw: bytes) -> str:
     return _CONTROLS.sub("", raw.replace(b"\0", b"").decode("utf-8", "replace"))
 
 
-def clean(raw: bytes) -> Line:
+def clean(raw: bytes) -> LogLine:
     """One printed line. Of a line of JSON, its message; where that has several lines, they stay
     in `text`."""
     return enveloped(decoded(raw))
 
 
-def enveloped(text: str) -> Line:
+def enveloped(text: str) -> LogLine:
     """The same of a line that is free of control characters."""
     line = _clean(text)
     inside = _enveloped(line.text) if line.text.lstrip().startswith("{") else None
@@ -137,7 +137,7 @@ def enveloped(text: str) -> Line:
     )
 
 
-def _clean(text: str, level: Level | None = None) -> Line:
+def _clean(text: str, level: Level | None = None) -> LogLine:
     place = process = time = None
     lead = _LEAD.match(text)
     at = lead.end() if lead else 0
@@ -156,7 +156,7 @@ def _clean(text: str, level: Level | None = None) -> Line:
         time = groups["time"] or time or (stamp and f"{stamp[5:10]} {stamp[11:19]}")
         at = found.end()
     text = text[at:].rstrip().rstrip("│┃").removesuffix(" |").rstrip()
-    return Line(text, level, place, process, time)
+    return LogLine(text, level, place, process, time)
 
 
 def begins_a_record(text: str) -> bool:
@@ -282,21 +282,21 @@ def _full(lines: Sequence[str]) -> list[bool]:
     ]
 
 
-class Lines(Sequence[Line]):
+class Lines(Sequence[LogLine]):
     """Lines that are cleaned when they are looked at: of most, few are."""
 
     def __init__(self, texts: list[str]) -> None:
         self._texts = texts
-        self._cleaned: dict[int, Line] = {}
+        self._cleaned: dict[int, LogLine] = {}
 
     def __len__(self) -> int:
         return len(self._texts)
 
     @overload
-    def __getitem__(self, at: int) -> Line: ...
+    def __getitem__(self, at: int) -> LogLine: ...
     @overload
-    def __getitem__(self, at: slice) -> list[Line]: ...
-    def __getitem__(self, at: int | slice) -> Line | list[Line]:
+    def __getitem__(self, at: slice) -> list[LogLine]: ...
+    def __getitem__(self, at: int | slice) -> LogLine | list[LogLine]:
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self._texts)))]
         if at not in self._cleaned:
@@ -338,27 +338,27 @@ class Surroundings:
         return [one for _, one in whole], index, text[sum(map(len, self._texts[first:at])) :]
 
     @functools.cached_property
-    def alone(self) -> Line:
+    def alone(self) -> LogLine:
         """The line as it is printed."""
         self._budget.spend_on(self._hit.text)
         return clean(self._hit.text)
 
     @functools.cached_property
-    def whole(self) -> Line:
+    def whole(self) -> LogLine:
         """All of the line that a terminal broke."""
         lines, index, _ = self._whole
         return enveloped(lines[index])
 
-    def readings(self) -> Iterator[Line]:
+    def readings(self) -> Iterator[LogLine]:
         """What the line can be, the likelier first: all that a terminal broke, what begins in it,
         it alone, with the lines that seem to be a part of it, or with further sentences."""
-        told: set[Line] = set()
+        told: set[LogLine] = set()
         for line in self._readings():
             if line not in told:
                 told.add(line)
                 yield line
 
-    def _readings(self) -> Iterator[Line]:
+    def _readings(self) -> Iterator[LogLine]:
         yield self.whole
         yield enveloped(self._whole[2])
         yield self.alone
@@ -366,12 +366,12 @@ class Surroundings:
         yield enveloped(self._sentences())
 
     @functools.cached_property
-    def before(self) -> Sequence[Line]:
+    def before(self) -> Sequence[LogLine]:
         lines, index, _ = self._whole
         return Lines(lines[:index])
 
     @functools.cached_property
-    def after(self) -> Sequence[Line]:
+    def after(self) -> Sequence[LogLine]:
         lines, index, _ = self._whole
         return Lines(lines[index + 1 :])
 
@@ -474,7 +474,7 @@ _ENDING = re.compile(
 )
 
 
-def tells_of_work(line: Line) -> bool:
+def tells_of_work(line: LogLine) -> bool:
     """Whether whoever printed it goes about its business."""
     return (
         line.level in ("debug", "info")
@@ -483,7 +483,7 @@ def tells_of_work(line: Line) -> bool:
     )
 
 
-def owner(before: Sequence[Line]) -> Level | None:
+def owner(before: Sequence[LogLine]) -> Level | None:
     """The level of the record that a line without one belongs to: of the warning that tells of a
     failure and whose further lines reach to it. None where there is no such record."""
     traceback_at = None

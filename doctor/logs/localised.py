@@ -33,7 +33,7 @@ class InEnglish:
 
     @functools.cached_property
     def _english(self) -> Mapping[bytes, bytes]:
-        known = shipped() if self._given is None else self._given  # few logs ask for it
+        known = shipped_texts() if self._given is None else self._given  # few logs ask for it
         return {chinese.encode(): text.encode() for chinese, text in known.items()}
 
     def read(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -86,7 +86,7 @@ def _pattern(texts: tuple[bytes, ...]) -> re.Pattern[bytes]:
 
 
 @functools.cache
-def shipped() -> Mapping[str, str]:
+def shipped_texts() -> Mapping[str, str]:
     """English texts by Chinese ones, of the table that comes with the doctor."""
-    texts: dict[str, str] = toml.load(_TABLE)["texts"]
+    texts: dict[str, str] = toml.load_toml(_TABLE)["texts"]
     return texts

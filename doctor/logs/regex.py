@@ -15,14 +15,14 @@ try:
 except ImportError:  # no wheel for this machine
     re2 = None
 
-__all__ = ["Patterns", "compiled", "re2"]
+__all__ = ["Patterns", "compile_pattern", "re2"]
 
-Search = Callable[[str], "dict[str, str] | None"]
+PatternSearch = Callable[[str], "dict[str, str] | None"]
 """Looks for a pattern anywhere in a text: its named groups that took part, or None."""
 
 
 @functools.cache
-def compiled(pattern: str) -> Search:
+def compile_pattern(pattern: str) -> PatternSearch:
     """Compiles a pattern in which a space stands for any white space, also for none: a terminal
     may have broken the line there. Raises ValueError where it is no pattern of RE2's language."""
     tolerant = _tolerant(pattern)
@@ -44,7 +44,7 @@ class Patterns:
 
     def __init__(self, patterns: Sequence[str]) -> None:
         loose = [_ANCHOR.sub(lambda found: found[1] or "", one) for one in patterns]
-        self._each = [] if re2 else [compiled(one) for one in loose]
+        self._each = [] if re2 else [compile_pattern(one) for one in loose]
         self._groups = [
             _set([_tolerant(p) for p in loose[i::_GROUPS]]) for i in range(_GROUPS) if re2
         ]
@@ -71,7 +71,7 @@ def _set(patterns: Sequence[str]) -> Any:
     return made
 
 
-def _with_re2(pattern: str) -> Search:
+def _with_re2(pattern: str) -> PatternSearch:
     options = re2.Options()
     options.log_errors = False
     try:
@@ -94,7 +94,7 @@ def _with_re2(pattern: str) -> Search:
     return search
 
 
-def _with_re(pattern: str) -> Search:
+def _with_re(pattern: str) -> PatternSearch:
     try:
         made = re.compile(pattern, re.ASCII)
     except re.error as error:

@@ -11,9 +11,9 @@ from typing import NoReturn, TypeVar
 
 from doctor.logs.explain import Earlier, Explanation, Harmless
 from doctor.logs.found import Unknown
-from doctor.logs.judge import LogFinding, Verdict
+from doctor.logs.judge import LogFinding, LogVerdict
 from doctor.logs.source import Log, LogError
-from doctor.model import reason
+from doctor.model import os_reason
 
 _MOST = 1000
 """Files of a folder that are read."""
@@ -77,7 +77,7 @@ def _files(folder: str) -> list[str]:
     of it can be listed: what is not read could be what failed."""
 
     def refuse(error: OSError) -> NoReturn:
-        raise LogError(f"{error.filename}: {reason(error)}")
+        raise LogError(f"{error.filename}: {os_reason(error)}")
 
     found: list[str] = []
     for at, folders, names in os.walk(folder, onerror=refuse):
@@ -104,7 +104,7 @@ def _age(name: str) -> tuple[str, tuple[int, str]]:
 _InALog = TypeVar("_InALog", LogFinding, Unknown, Harmless, Earlier)
 
 
-def placed(told: Explanation, whole: Whole) -> Explanation:
+def with_place(told: Explanation, whole: Whole) -> Explanation:
     """The same, each line with the file that it is in."""
 
     def there(one: _InALog) -> _InALog:
@@ -120,7 +120,7 @@ def placed(told: Explanation, whole: Whole) -> Explanation:
     )
 
 
-_RANK: dict[Verdict, int] = {
+_RANK: dict[LogVerdict, int] = {
     "explained": 0,
     "unrecognised": 1,
     "symptom": 3,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from doctor.logs.packed import TooMuch, unpacked_gzip, unpacked_xz
-from doctor.model import reason
+from doctor.model import os_reason
 
 BLOCK = 2 << 20
 """Bytes that are read at once, and searched at once."""
@@ -61,9 +61,9 @@ class Log:
                 self.notes.append(f"read up to {self.size} bytes, no further: {error}")
             except OSError as error:
                 if not self.size:
-                    raise LogError(f"{self.name}: {reason(error)}") from None
+                    raise LogError(f"{self.name}: {os_reason(error)}") from None
                 self.damaged = True
-                self.notes.append(f"unreadable after {self.size} bytes: {reason(error)}")
+                self.notes.append(f"unreadable after {self.size} bytes: {os_reason(error)}")
             if isinstance(stream.raw, _Pipe) and stream.raw.interrupted:
                 self.notes.append("interrupted: this is about what was read until then")
             if most is not None and os.fstat(stream.fileno()).st_size > most:
@@ -106,7 +106,7 @@ def _opened(name: str) -> Iterator[tuple[io.BufferedReader, int | None]]:
             raise LogError(f"{name} is no file and no pipe")
         stream = Path(name).open("rb")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise LogError(f"{name}: {reason(error)}") from None
+        raise LogError(f"{name}: {os_reason(error)}") from None
     except ValueError as error:  # a NUL in the name
         raise LogError(f"{name}: {error}") from None
     with stream:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from doctor.logs.lines import FRAME, HEADER, Line, Lines, indent_of, placed, split, unwrapped
+from doctor.logs.lines import FRAME, HEADER, Lines, LogLine, indent_of, placed, split, unwrapped
 from doctor.logs.scan import AHEAD, Hit
 
 _BOXED_FRAME = re.compile(r"\s*(?P<file>/\S+\.py):(?P<line>\d+) in (?P<function>\S+)$")
@@ -92,10 +92,10 @@ class Block:
         return placed(self.data)
 
     @functools.cached_property
-    def lines(self) -> Sequence[Line]:
+    def lines(self) -> Sequence[LogLine]:
         return Lines([text for _, text in self._whole])
 
-    def failure(self, above: Sequence[Line] = ()) -> Failure:
+    def failure(self, above: Sequence[LogLine] = ()) -> Failure:
         """What failed; `above`: the lines before."""
         return innermost(self.lines, above)
 
@@ -110,7 +110,7 @@ class Block:
         return self._offset + self._places[self._whole[number][0]]
 
 
-def innermost(lines: Sequence[Line], above: Sequence[Line] = ()) -> Failure:
+def innermost(lines: Sequence[LogLine], above: Sequence[LogLine] = ()) -> Failure:
     """Of the lines from a failure on, the exception at the bottom of it: of a chain the first,
     which caused the others. Where there is no exception, the first line is what failed, and where
     that only opens a traceback, the record that it belongs to, or the last line there is of it.
@@ -144,7 +144,7 @@ def innermost(lines: Sequence[Line], above: Sequence[Line] = ()) -> Failure:
     return dataclasses.replace(first, length=read.end)
 
 
-def _unsaid(lines: Sequence[Line], above: Sequence[Line], end: int) -> Failure:
+def _unsaid(lines: Sequence[LogLine], above: Sequence[LogLine], end: int) -> Failure:
     """What is told of a failure without an exception."""
     frames = [found for line in lines[:end] if (found := FRAME.match(line.text))]
     where = _told(frames[-1]) if frames else None
@@ -169,7 +169,7 @@ def _enclosed(text: str, at: int) -> str:
     return said.partition(close)[0].rstrip() if close else said
 
 
-def _frames_above(above: Sequence[Line], own: Line) -> list[str]:
+def _frames_above(above: Sequence[LogLine], own: LogLine) -> list[str]:
     """The frames right above an exception whose traceback has no head, innermost first."""
     frames: list[str] = []
     for line in reversed(above[-_HEADLESS:]):
@@ -186,7 +186,7 @@ def _frames_above(above: Sequence[Line], own: Line) -> list[str]:
 class _Reading:
     """A chain of tracebacks, as far as it was read. `end`: behind its last line."""
 
-    def __init__(self, lines: Sequence[Line]) -> None:
+    def __init__(self, lines: Sequence[LogLine]) -> None:
         self._lines = lines
         self._frames: list[str] = []
         self._indent = 0
@@ -207,7 +207,7 @@ class _Reading:
             return False
         return bool(_TOOL_FAILS.match(text) or (_NAMED.match(text) and text[:1] > " "))
 
-    def take(self, number: int, line: Line) -> None:
+    def take(self, number: int, line: LogLine) -> None:
         text = line.text
         if HEADER in text or text.strip() in _CHAIN:
             self._open = HEADER in text
@@ -241,7 +241,7 @@ class _Reading:
         inside = bool(self._frames) and indent_of(text) > self._indent
         return (bool(self._frames) or self._open) and not inside and bool(_EXCEPTION.match(text))
 
-    def _raise(self, number: int, line: Line) -> None:
+    def _raise(self, number: int, line: LogLine) -> None:
         if self.first is None:
             where = self._frames[-1] if self._frames else None
             above = self._frames[-2] if len(self._frames) > 1 else None
@@ -252,7 +252,7 @@ class _Reading:
         self._frames, self._open, self._message = [], False, _MESSAGE_MOST
 
 
-def _with_rest(line: Line, after: Sequence[Line]) -> str:
+def _with_rest(line: LogLine, after: Sequence[LogLine]) -> str:
     """The exception's line with the next ones of its message: those of its record, those that are
     indented, and what an open end calls for."""
     said = [line.text.strip()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from doctor.consumers.flashinfer import cuda_home
+from doctor.consumers.flashinfer import cuda_home_searched
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.environment import HOME, LaunchEnv
@@ -28,7 +28,7 @@ class HomeOfLinks(Fact):
 @probe
 def home_of_links(target: Target, env: LaunchEnv, interpreter: Interpreter) -> HomeOfLinks:
     """Not applicable where FlashInfer would not take a folder of ours."""
-    found = cuda_home(target, env).path
+    found = cuda_home_searched(target, env).path
     ours = interpreter.prefix / HOME
     if found is None or Path(found).parent != ours:
         raise Missing(Text("no CUDA home that a fix made is in use"), applies=False)

@@ -32,7 +32,7 @@ class Compiler:
 
 
 @dataclass(frozen=True)
-class Sought:
+class CompilerLookup:
     """What a consumer looks for: the name it would start, the compiler, or why there is none."""
 
     name: str
@@ -45,9 +45,9 @@ class HostCompilers(Fact):
     """One per consumer: Triton's C compiler, the C++ that FlashInfer links with, and the host
     compiler that nvcc calls. `unsupported_allowed`: nvcc is told not to mind its version."""
 
-    c: Sought
-    cxx: Sought
-    nvcc_host: Sought
+    c: CompilerLookup
+    cxx: CompilerLookup
+    nvcc_host: CompilerLookup
     unsupported_allowed: bool = False
 
 
@@ -74,7 +74,7 @@ def host_compilers(target: Target, env: LaunchEnv, interpreter: Interpreter) -> 
 def nvcc_flags(env: LaunchEnv) -> list[str]:
     """The words that the server's variables add to nvcc's command line, in its order."""
     names = ("NVCC_PREPEND_FLAGS", "FLASHINFER_EXTRA_CUDAFLAGS", "NVCC_APPEND_FLAGS")
-    return [word for name in names for word in split(env.get(name) or "")]
+    return [word for name in names for word in split_flags(env.get(name) or "")]
 
 
 def _host_of_nvcc(target: Target, env: LaunchEnv) -> str:
@@ -95,7 +95,7 @@ def _host_of_nvcc(target: Target, env: LaunchEnv) -> str:
 
 
 def _ccbin(flags: str | None) -> str | None:
-    words = split(flags or "")
+    words = split_flags(flags or "")
     found = None
     for word, following in zip(words, [*words[1:], ""], strict=False):
         option, _, value = word.partition("=")
@@ -104,7 +104,7 @@ def _ccbin(flags: str | None) -> str | None:
     return found
 
 
-def split(text: str) -> list[str]:
+def split_flags(text: str) -> list[str]:
     """A variable's flags as words; as plain words where its quotes do not close."""
     try:
         return shlex.split(text)
@@ -123,12 +123,12 @@ class _Look:
     env: LaunchEnv
     interpreter: Interpreter
 
-    def at(self, name: str, language: str, libraries: bool = False) -> Sought:
+    def at(self, name: str, language: str, libraries: bool = False) -> CompilerLookup:
         # FlashInfer puts CXX into a shell's command; CC is one word to nvcc and to Triton.
-        first, *words = (split(name) if libraries else None) or [name]
+        first, *words = (split_flags(name) if libraries else None) or [name]
         path = which(self.target, self.env, first) if first else None
         if path is None:
-            return Sought(
+            return CompilerLookup(
                 name, error="not found" if name else "the variable that names it is empty"
             )
         command = (str(path), *words)
@@ -136,7 +136,7 @@ class _Look:
         ran, said = self._version(command) if targets else self._preprocessed(command, language)
         if "family" not in said:
             lines = [line for line in ran.err.splitlines() if "error" in line] or [ran.err.strip()]
-            return Sought(
+            return CompilerLookup(
                 name, error=ran.failure or redact(lines[0])[:200] or f"exit code {ran.code}"
             )
         folders: tuple[Path, ...] = ()
@@ -144,7 +144,7 @@ class _Look:
             folders = (path.parent.parent / "lib",) if targets else self._library_dirs(command)
         family, version = said["family"]
         glibc = said["glibc"][1] if "glibc" in said else None
-        return Sought(name, Compiler(path, family, version, glibc, folders, tuple(words)))
+        return CompilerLookup(name, Compiler(path, family, version, glibc, folders, tuple(words)))
 
     def _is_targets(self, command: tuple[str, ...]) -> bool:
         """Also where another program is to start it, as ccache does."""

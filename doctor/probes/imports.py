@@ -74,7 +74,7 @@ def _is_there(target: Target, folders: tuple[Path, ...], module: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Raised:
+class ImportFailure:
     """What an import died of: the exception's class and those it inherits from, its words, the
     innermost file and line; `output`: the end of what it printed. Of a crash, the signal."""
 
@@ -94,7 +94,7 @@ class Raised:
         return "a place unknown" if self.file is None else f"{self.file}:{self.line}"
 
 
-Outcome = Literal["ok", "died", "caught", "not-checked", "not-reached"]
+ImportOutcome = Literal["ok", "died", "caught", "not-checked", "not-reached"]
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ class Imported:
     an earlier one hung. `ids`: the ailments that its words name; `always` as of Import."""
 
     module: str
-    outcome: Outcome
+    outcome: ImportOutcome
     seconds: float = 0.0
     always: bool = True
     caught: tuple[str, ...] = ()
-    error: Raised | None = None
+    error: ImportFailure | None = None
     ids: tuple[str, ...] = ()
 
     @property
@@ -217,7 +217,7 @@ def _distrusted_toolkit(target: Target, env: LaunchEnv) -> str | None:
 class _Row:
     module: str
     seconds: float
-    error: Raised | None = None
+    error: ImportFailure | None = None
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _judged(wanted: Import, row: _Row | None, gpu: bool) -> Imported:
     if row is None:
         return Imported(wanted.module, "not-reached", 0.0, wanted.always, wanted.caught)
     error = _redacted(row.error) if row.error else None
-    outcome: Outcome = "ok"
+    outcome: ImportOutcome = "ok"
     if error:
         outcome = "died"
         if not gpu and any(text in error.message for text in WITHOUT_GPU):
@@ -255,9 +255,9 @@ def _judged(wanted: Import, row: _Row | None, gpu: bool) -> Imported:
     return Imported(wanted.module, outcome, row.seconds, wanted.always, wanted.caught, error, ids)
 
 
-def _redacted(error: Raised) -> Raised:
+def _redacted(error: ImportFailure) -> ImportFailure:
     file = None if error.file is None else re.sub(r"[\r\n]", " ", error.file)[:1000]
-    return Raised(
+    return ImportFailure(
         error.kind[:100],
         error.kinds,
         redact(error.message)[:2000],

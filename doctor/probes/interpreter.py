@@ -19,7 +19,7 @@ from doctor.target import Target
 MARK = "--vllm-doctor-"
 
 
-OWN = "the doctor's own"
+DOCTORS_OWN = "the doctor's own"
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ class Use:
         if self.flashinfer.cubin or (self.env.get("VLLM_HAS_FLASHINFER_CUBIN") or "0") != "0":
             return True
         wanted = consumer.needs_for_flashinfer(self.source)
-        home = fi.cuda_home(self.target, self.env).path if "toolkit" in wanted else None
+        home = fi.cuda_home_searched(self.target, self.env).path if "toolkit" in wanted else None
         return (
             ("PATH" not in wanted or which(self.target, self.env, "nvcc") is not None)
             and ("ninja" not in wanted or which(self.target, self.env, "ninja") is not None)

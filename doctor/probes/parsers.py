@@ -31,9 +31,9 @@ class ToolParsers(Fact):
 
 @probe
 def reasoning_parsers(target: Target, vllm: Vllm) -> ReasoningParsers:
-    return ReasoningParsers(tuple(sorted(tables.reasoning_parsers(Source(target, vllm.root)))))
+    return ReasoningParsers(tuple(sorted(tables.reasoning_parser_names(Source(target, vllm.root)))))
 
 
 @probe
 def tool_parsers(target: Target, vllm: Vllm) -> ToolParsers:
-    return ToolParsers(tuple(sorted(tables.tool_parsers(Source(target, vllm.root)))))
+    return ToolParsers(tuple(sorted(tables.tool_parser_names(Source(target, vllm.root)))))

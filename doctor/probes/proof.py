@@ -14,7 +14,7 @@ from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.driver import DeepAsked
 from doctor.probes.environment import LaunchEnv, child_env
-from doctor.probes.host import HostCompilers, split
+from doctor.probes.host import HostCompilers, split_flags
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 from doctor.probes.libraries import Runtimes
@@ -91,7 +91,7 @@ def proof(
         f"-L{found.root}/lib64",
         f"-L{found.root}/lib64/stubs",
         *(f"-l{name}" for name in jit.libraries),
-        *split(env.get("FLASHINFER_EXTRA_LDFLAGS") or ""),
+        *split_flags(env.get("FLASHINFER_EXTRA_LDFLAGS") or ""),
         timeout=_TIMEOUT,
         env=child_env(env),
     )
@@ -146,7 +146,7 @@ def compile_flags(
         "-use_fast_math",
         "-DNDEBUG",
         "-O3",
-        *split(env.get("FLASHINFER_EXTRA_CUDAFLAGS") or ""),
+        *split_flags(env.get("FLASHINFER_EXTRA_CUDAFLAGS") or ""),
     ]
 
 

@@ -23,7 +23,7 @@ from doctor.model import Fact, Missing, Text
 from doctor.numbers import cuda_version, number_of, version_of
 from doctor.probes.driver import Driver
 from doctor.probes.environment import HOME, LaunchEnv, child_env, which
-from doctor.probes.host import HostCompilers, nvcc_flags, split
+from doctor.probes.host import HostCompilers, nvcc_flags, split_flags
 from doctor.probes.interpreter import Interpreter, is_targets
 from doctor.probes.jit import Jit, Workaround
 from doctor.probes.wheels import FlashInfer, Packages, Torch, Vllm
@@ -145,7 +145,7 @@ def toolkits(
     look = _Look(target, env, interpreter, packages, flashinfer, hosts, jit)
     with contextlib.suppress(NotRecorded):  # an older doctor knew FlashInfer 0.6 alone
         fi.searches_as_known(Source(target, flashinfer.root))
-    home = fi.cuda_home(target, env)
+    home = fi.cuda_home_searched(target, env)
     found = look.at(Path(home.path), home.found_by) if home.path else None
     wheels = None
     folder = wheel_root(target, interpreter, torch)
@@ -238,7 +238,7 @@ class _Look:
     def _nvcc(self, root: Path) -> Path:
         """FLASHINFER_NVCC is put into a shell's command: a bare name is looked up on PATH, and of
         several words ("ccache nvcc") the last is the compiler."""
-        words = split(self.env.get("FLASHINFER_NVCC") or "")
+        words = split_flags(self.env.get("FLASHINFER_NVCC") or "")
         if not words:
             return root / "bin/nvcc"
         return which(self.target, self.env, words[-1]) or Path(words[-1])
@@ -340,7 +340,7 @@ class _Look:
     def _missing_libraries(self, root: Path) -> tuple[str, ...]:
         """Of what FlashInfer links with, what the linker would not find: -L$cuda_home/lib64
         -L$cuda_home/lib64/stubs (flashinfer/jit/cpp_ext.py)."""
-        words = split(self.env.get("FLASHINFER_EXTRA_LDFLAGS") or "")
+        words = split_flags(self.env.get("FLASHINFER_EXTRA_LDFLAGS") or "")
         cxx = self.hosts.cxx.compiler
         default = ("/usr/local/lib64", "/usr/local/lib", "/lib64", "/lib", "/usr/lib64", "/usr/lib")
         folders = [
@@ -473,15 +473,15 @@ def minor(version: Version | None) -> str | None:
     return f"{version.major}.{version.minor}" if version else None
 
 
-TABLE = "compiler-parts.toml"
+PARTS_TABLE = "compiler-parts.toml"
 
 
 @probe
 def measured_mixes() -> MeasuredMixes:
     """rules/tables/compiler-parts.toml, written by tests/benchmarks/compiler_parts.py."""
-    path = rules_folder() / "tables" / TABLE
+    path = rules_folder() / "tables" / PARTS_TABLE
     try:
-        table = toml.load(path)
+        table = toml.load_toml(path)
         return MeasuredMixes(frozenset(table["compiles"]), dict(table["fails"]))
     except (OSError, ValueError, KeyError) as error:
         raise Missing(Text("{path} cannot be read: {error}", path=path, error=error)) from None

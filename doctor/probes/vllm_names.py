@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from doctor.consumers import names
-from doctor.consumers.names import NotAsKnown, Search
+from doctor.consumers.names import FileSearch, NotAsKnown
 from doctor.engine import probe
 from doctor.model import Fact, Missing, Text
 from doctor.probes.jit import EXPERTS, SAMPLER
@@ -51,7 +51,7 @@ def vllm_variables(target: Target, vllm: Vllm) -> VllmVariables:
 def whole_numbers(target: Target, vllm: Vllm) -> WholeNumbers:
     """As with all that it declares; an older doctor asked for two of them in every snapshot."""
     try:
-        return WholeNumbers(names.whole_numbers(_search(target, vllm)))
+        return WholeNumbers(names.whole_number_variables(_search(target, vllm)))
     except NotAsKnown as error:
         raise Missing(_reason(error, vllm), applies=False) from None
     except NotRecorded:
@@ -66,7 +66,7 @@ def vllm_options(target: Target, vllm: Vllm) -> VllmOptions:
         raise Missing(_reason(error, vllm)) from None
 
 
-def _search(target: Target, vllm: Vllm) -> Search:
+def _search(target: Target, vllm: Vllm) -> FileSearch:
     return lambda file, pattern: target.search(vllm.root / file, pattern)
 
 

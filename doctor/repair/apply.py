@@ -16,15 +16,15 @@ from doctor import about
 from doctor.diagnose import Report
 from doctor.engine import Crashed
 from doctor.fixes import SetAside
-from doctor.model import Missing, Severity, Text, Verdict, refusal
+from doctor.model import Missing, Severity, Text, Verdict, os_refusal
 from doctor.probes.host import HostCompilers
 from doctor.repair import newest, resolver, running, stage, swap
 from doctor.repair import plan as planning
-from doctor.repair.index import Index
+from doctor.repair.index import PackageIndex
 from doctor.repair.manifest import Done, Swap
-from doctor.repair.plan import Action, Chosen, Consent, Plan, Withheld
+from doctor.repair.plan import Action, Consent, Plan, SelectedFix, Withheld
 from doctor.repair.resolver import Move, Resolution, ToolError, Wanted
-from doctor.repair.stage import Ground, StageError
+from doctor.repair.stage import RepairContext, StageError
 from doctor.repair.state import MAKING, Run, State
 from doctor.target import Target
 
@@ -43,7 +43,7 @@ class RepairError(Exception):
         self.tail = tail
 
 
-Outcome = Literal["healed", "already-healed", "still-there", "failed"]
+FixOutcome = Literal["healed", "already-healed", "still-there", "failed"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Result:
 
     action: str
     ids: tuple[str, ...]
-    outcome: Outcome
+    outcome: FixOutcome
     tail: str = ""
 
 
@@ -65,9 +65,9 @@ class Applied:
     run: str | None
 
 
-def ground(
+def context(
     report: Report, target: Target, tell: Callable[[str], None], bounds: newest.Bounds
-) -> Ground:
+) -> RepairContext:
     """What the repair of this report works on. Raises NotTrusted."""
     who = report.interpreter
     try:
@@ -75,14 +75,14 @@ def ground(
         compiler = (str(host.path), *host.arguments) if host else None
     except (Missing, Crashed):
         compiler = None
-    return Ground(
+    return RepairContext(
         target=target,
         python=who.python,
         prefix=who.prefix,
         site_packages=who.site_packages,
         installed=planning.installed(report),
         compiler=compiler,
-        tool=resolver.find(target),
+        tool=resolver.find_tool(target),
         tell=tell,
         bounds=bounds,
     )
@@ -90,11 +90,11 @@ def ground(
 
 def prepare(
     report: Report,
-    ground: Ground,
-    indexes: Sequence[Index],
+    context: RepairContext,
+    indexes: Sequence[PackageIndex],
     fail_on: Severity,
     allowed: Collection[Consent],
-    tried: Collection[Chosen] = (),
+    tried: Collection[SelectedFix] = (),
     only: Collection[str] = (),
 ) -> Plan:
     """The plan for a report, or for its ailments `only`, resolved. What needs a consent that is not
@@ -102,13 +102,13 @@ def prepare(
     is asked."""
     withheld: dict[str, Withheld] = {}
     while True:
-        chosen, by_hand, untried = planning.choose(report, fail_on, tried, withheld, only)
+        chosen, by_hand, untried = planning.select_fixes(report, fail_on, tried, withheld, only)
         actions = list(planning.actions(chosen))
         made = Plan(tuple(actions), tuple(by_hand), untried=tuple(untried), chosen=tuple(chosen))
-        refused = list(_in_use(made, ground))
+        refused = list(_in_use(made, context))
         install = next((a for a in actions if a.kind == "install"), None)
         if install:
-            made, asks = _resolved(made, install, report, ground, indexes)
+            made, asks = _resolved(made, install, report, context, indexes)
             refused += [
                 Withheld(id, ask.why, ask.consent)
                 for ask in asks
@@ -120,52 +120,58 @@ def prepare(
         withheld.update({one.id: one for one in refused})
 
 
-def _hang_on(ask: planning.Ask, install: Action, chosen: Iterable[Chosen]) -> Iterable[str]:
+def _hang_on(
+    ask: planning.ConsentRequest, install: Action, chosen: Iterable[SelectedFix]
+) -> Iterable[str]:
     """The findings that need this yes: of a change of torch and its like, those whose own fix asks
     for it, so that the others are repaired without."""
     asking = [c.id for c in planning.asking(install, chosen)]
     return asking if ask.consent == "core" and asking else install.ids
 
 
-def _in_use(made: Plan, ground: Ground) -> Iterable[Withheld]:
+def _in_use(made: Plan, context: RepairContext) -> Iterable[Withheld]:
     """Kernels that someone builds or has loaded are never set aside."""
     for action in made.actions:
         steps = [s for s in action.steps if isinstance(s, SetAside)]
         if action.kind != "set-aside" or not steps:
             continue
         folders = dict.fromkeys(step.path.parent for step in steps)
-        who = [*running.users(ground.prefix), *(p for f in folders for p in running.builders(f))]
+        who = [*running.users(context.prefix), *(p for f in folders for p in running.builders(f))]
         if who:
             why = Text("these kernels may be in use by {who}", who=list(dict.fromkeys(who)))
             yield from (Withheld(id, why) for id in action.ids)
 
 
 def _resolved(
-    made: Plan, install: Action, report: Report, ground: Ground, indexes: Sequence[Index]
-) -> tuple[Plan, tuple[planning.Ask, ...]]:
+    made: Plan,
+    install: Action,
+    report: Report,
+    context: RepairContext,
+    indexes: Sequence[PackageIndex],
+) -> tuple[Plan, tuple[planning.ConsentRequest, ...]]:
     _must_not_be_the_systems(report)
     asked = planning.request(install, made.chosen, report)
-    request = dataclasses.replace(asked, roots=ground.bounds.roots(asked.roots))
+    request = dataclasses.replace(asked, roots=context.bounds.roots(asked.roots))
     resolution = Resolution(indexes[0], ())
     if request.roots:
-        if ground.tool is None:
+        if context.tool is None:
             raise RepairError("there is no uv to resolve and install with: pip install uv")
         try:
-            resolution = _resolution(ground.tool, request, report, ground, indexes)
+            resolution = _resolution(context.tool, request, report, context, indexes)
         except ToolError as error:
             # Of what does not go together the tool says more than a sentence; of all else, no more.
             tail = error.tail if error.no_solution else ""
-            bounds = ground.bounds if request != asked else None
+            bounds = context.bounds if request != asked else None
             within, way_out = (bounds, bounds.way_out) if bounds else ("", "")
             said = f"no index can give what is needed{within}: {error}{way_out}"
             raise RepairError(said, tail) from None
     going = [
-        Move(name, str(ground.installed[name].version), None)
-        for name in request.gone
-        if name in ground.installed and name not in {m.name for m in resolution.moves}
+        Move(name, str(context.installed[name].version), None)
+        for name in request.remove
+        if name in context.installed and name not in {m.name for m in resolution.moves}
     ]
     resolution = dataclasses.replace(resolution, moves=(*resolution.moves, *going))
-    asks = planning.consents(install, made.chosen, resolution.moves, running.users(ground.prefix))
+    asks = planning.consents(install, made.chosen, resolution.moves, running.users(context.prefix))
     asking = dataclasses.replace(install, asks=asks)
     actions = tuple(asking if a is install else a for a in made.actions)
     return (
@@ -192,38 +198,38 @@ def _resolution(
     tool: resolver.Tool,
     request: planning.Request,
     report: Report,
-    ground: Ground,
-    indexes: Sequence[Index],
+    context: RepairContext,
+    indexes: Sequence[PackageIndex],
 ) -> Resolution:
     """With torch, vLLM, FlashInfer and triton held; where there is no such solution, with them
     moved, which then needs a yes."""
     who = report.interpreter
     wanted = Wanted(
-        who.python, who.version, who.installs_to, request.roots, request.held, request.anew
+        who.python, who.version, who.installs_to, request.roots, request.pinned, request.reinstall
     )
     try:
-        return newest.resolve(tool, wanted, indexes, ground.target.env, ground.bounds)
+        return newest.resolve_newest(tool, wanted, indexes, context.target.env, context.bounds)
     except ToolError as error:
-        if not (error.no_solution and request.held):
+        if not (error.no_solution and request.pinned):
             raise
-    free = dataclasses.replace(wanted, held=())
-    return newest.resolve(tool, free, indexes, ground.target.env, ground.bounds)
+    free = dataclasses.replace(wanted, pinned=())
+    return newest.resolve_newest(tool, free, indexes, context.target.env, context.bounds)
 
 
-def must_fit(made: Plan, ground: Ground) -> None:
+def must_fit(made: Plan, context: RepairContext) -> None:
     """Raises RepairError where the target may not be written, or its disk or the one of the
     installer's cache is too small for what is fetched."""
     if not made.actions:
         return
-    for folder in (*ground.site_packages[:1], ground.prefix):
+    for folder in (*context.site_packages[:1], context.prefix):
         if folder.is_dir() and not os.access(folder, os.W_OK):
             raise RepairError(f"{folder} cannot be written by this user")
     resolution = made.resolution
     if resolution is None:
         return
     fetched = resolution.download_bytes or 0
-    cache = ground.tool.cache(ground.target.env) if ground.tool else ground.prefix
-    for folder, need in _room(ground.prefix, cache, fetched):
+    cache = context.tool.cache(context.target.env) if context.tool else context.prefix
+    for folder, need in _room(context.prefix, cache, fetched):
         free = shutil.disk_usage(folder).free
         if free < need:
             raise RepairError(
@@ -256,11 +262,11 @@ def adopt(state: State) -> Run:
 def apply(
     first: Plan,
     report: Report,
-    ground: Ground,
+    context: RepairContext,
     state: State,
     run: Run | None,
     judge: Callable[[bool], Report],
-    replan: Callable[[Report, Ground, Collection[Chosen]], Plan],
+    replan: Callable[[Report, RepairContext, Collection[SelectedFix]], Plan],
     fail_on: Severity,
 ) -> Applied:
     """Carries the plan out, judges again, and goes on with what only then came into sight.
@@ -273,15 +279,15 @@ def apply(
     run = run or state.begin(f"{about.NAME} {about.VERSION}")
     done: list[Done] = list(run.journal.actions)
     counted = _counted(report, fail_on)
-    tried: set[Chosen] = set()
+    tried: set[SelectedFix] = set()
     plan = first
     failure: Result | None = None
     try:
         for number in range(ROUNDS):
-            must_fit(plan, ground)
+            must_fit(plan, context)
             for action in plan.actions:
                 try:
-                    done.append(_carry_out(action, plan, ground, run))
+                    done.append(_carry_out(action, plan, context, run))
                 except (StageError, OSError) as error:
                     failure = Result(action.kind, action.ids, "failed", _told(error))
                     break
@@ -289,11 +295,11 @@ def apply(
             tried |= set(plan.chosen)
             report = judge(failure is None)
             if failure is None:
-                plan = _next(report, ground, replan, tried)
+                plan = _next(report, context, replan, tried)
             if failure or not plan.actions or number == ROUNDS - 1:
                 break
             counted |= _counted(report, fail_on)
-            ground = dataclasses.replace(ground, installed=planning.installed(report))
+            context = dataclasses.replace(context, installed=planning.installed(report))
     except BaseException:
         state.undo(run)
         raise
@@ -311,23 +317,23 @@ def apply(
 
 def _told(error: StageError | OSError) -> str:
     if isinstance(error, OSError):
-        return refusal(error)
+        return os_refusal(error)
     return "\n".join(t for t in (str(error), error.tail) if t)
 
 
 def _next(
     report: Report,
-    ground: Ground,
-    replan: Callable[[Report, Ground, Collection[Chosen]], Plan],
-    tried: Collection[Chosen],
+    context: RepairContext,
+    replan: Callable[[Report, RepairContext, Collection[SelectedFix]], Plan],
+    tried: Collection[SelectedFix],
 ) -> Plan:
     try:
-        return replan(report, ground, tried)
+        return replan(report, context, tried)
     except RepairError:
         return Plan()  # what is done stays done; the report says what is left
 
 
-def _carry_out(action: Action, plan: Plan, ground: Ground, run: Run) -> Done:
+def _carry_out(action: Action, plan: Plan, context: RepairContext, run: Run) -> Done:
     """One action: staged, then made, change by change; a change that fails leaves nothing."""
     numbers: list[int] = []
 
@@ -342,22 +348,25 @@ def _carry_out(action: Action, plan: Plan, ground: Ground, run: Run) -> Done:
         numbers.append(int(folder.name))
 
     if action.kind == "install":
-        wrong = _inconsistent(ground)
+        wrong = _inconsistent(context)
 
         def no_worse() -> None:
-            if worse := _inconsistent(ground) - wrong:
+            if worse := _inconsistent(context) - wrong:
                 why = "what is installed would not go together any more"
                 raise StageError(why, "\n".join(sorted(worse)))
 
-        change(lambda at: stage.distributions(ground, at, plan.request, plan.resolution), no_worse)
+        change(
+            lambda at: stage.stage_distributions(context, at, plan.request, plan.resolution),
+            no_worse,
+        )
     elif action.kind == "cuda-home":
-        change(lambda at: stage.cuda_home(ground, at, action.steps))
+        change(lambda at: stage.stage_cuda_home(context, at, action.steps))
     elif action.kind == "environment":
-        change(lambda at: stage.environment(ground, at, action.steps))
+        change(lambda at: stage.stage_environment(context, at, action.steps))
     else:
         for step in action.steps:
             if isinstance(step, SetAside) and os.path.lexists(step.path):
-                aside = functools.partial(stage.set_aside, ground.prefix, run.id, step)
+                aside = functools.partial(stage.stage_set_aside, context.prefix, run.id, step)
                 change(aside)
     return Done(action.kind, action.ids, summary(action, plan), tuple(numbers))
 
@@ -365,11 +374,11 @@ def _carry_out(action: Action, plan: Plan, ground: Ground, run: Run) -> Done:
 _Prepare = Callable[[Path], Swap]
 
 
-def _inconsistent(ground: Ground) -> frozenset[str]:
+def _inconsistent(context: RepairContext) -> frozenset[str]:
     """What does not go together among the installed distributions, one sentence each."""
-    if ground.tool is None:
+    if context.tool is None:
         return frozenset()
-    return ground.tool.check(ground.python, ground.target.env)
+    return context.tool.check(context.python, context.target.env)
 
 
 def summary(action: Action, plan: Plan) -> tuple[str, ...]:

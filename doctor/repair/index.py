@@ -29,7 +29,7 @@ MIRRORS = {
     "ustc": "https://mirrors.ustc.edu.cn/pypi/simple",
 }
 PYPI = "https://pypi.org"
-DEFAULT = "default"
+DEFAULT_INDEX = "default"
 _PYPI = "the default index (PyPI)"
 
 # What a person may tell uv besides where to ask and what to choose. Everything else of UV_* is
@@ -73,7 +73,7 @@ class MirrorError(ValueError):
 
 
 @dataclass(frozen=True)
-class Index:
+class PackageIndex:
     """Where distributions come from, as uv is told it.
 
     `name` is for people. `url` None: PyPI. `find_links`, `extra`: URLs. `notes`: sentences on what
@@ -135,17 +135,17 @@ class Index:
         yield from self.find_links
 
 
-NOWHERE = Index("nowhere", no_index=True)
+NOWHERE = PackageIndex("nowhere", no_index=True)
 """For a tool that has nothing to fetch."""
 
 
-def choose(
+def choose_indexes(
     mirrors: Sequence[str],
     keep_extra: bool,
     profile_mirror: str | None,
     shell: Mapping[str, str],
     prefix: Path,
-) -> tuple[Index, ...]:
+) -> tuple[PackageIndex, ...]:
     """The indexes to try, in order.
 
     `mirrors`: what the person named, alternatives in their order; none: the person's own
@@ -158,21 +158,21 @@ def choose(
     configuration that cannot be read.
     """
     own = _own(shell, prefix)
-    asked = tuple(mirrors) or (profile_mirror or DEFAULT,)
+    asked = tuple(mirrors) or (profile_mirror or DEFAULT_INDEX,)
     if not mirrors and own.names_sources:
         rows, keep_extra = [own.index()], True
     else:
-        rows = [own.default() if name == DEFAULT else _mirror(name) for name in asked]
+        rows = [own.default() if name == DEFAULT_INDEX else _mirror(name) for name in asked]
     notes = [*own.notes, *own.sources_beside(bool(mirrors), keep_extra)]
-    if DEFAULT in asked or keep_extra:
+    if DEFAULT_INDEX in asked or keep_extra:
         notes += own.trusted
     if len(rows) == 1 and (rows[0].url or "").rstrip("/") in MIRRORS.values():
-        rows += [Index(name, url) for name, url in MIRRORS.items()]
+        rows += [PackageIndex(name, url) for name, url in MIRRORS.items()]
         try:
             rows.append(own.default())
         except MirrorError as error:
             notes.append(f"not asked: {error}")
-    once: dict[str, Index] = {}
+    once: dict[str, PackageIndex] = {}
     for row in rows:
         once.setdefault((row.url or "").rstrip("/"), row)
     return tuple(
@@ -193,12 +193,12 @@ def _shown(value: str) -> str:
     return printable(redact(value))
 
 
-def _mirror(name: str) -> Index:
+def _mirror(name: str) -> PackageIndex:
     if name in MIRRORS:
-        return Index(name, MIRRORS[name])
+        return PackageIndex(name, MIRRORS[name])
     if "://" in name:
-        return Index(_shown(name), _location(name, "the mirror"))
-    names = [*MIRRORS, DEFAULT]
+        return PackageIndex(_shown(name), _location(name, "the mirror"))
+    names = [*MIRRORS, DEFAULT_INDEX]
     close = get_close_matches(name.lower(), names, 1)
     # What is like none of them may be a password in the wrong place.
     which = f"unknown mirror {printable(name)!r}" if close else "unknown mirror"
@@ -321,19 +321,19 @@ class _Own:
         tool = "uv" if all(source.startswith("UV_") for source in sources) else "pip"
         return f"{tool}'s configuration ({', '.join(map(printable, sources))})"
 
-    def index(self) -> Index:
+    def index(self) -> PackageIndex:
         """What it names, beside its extra indexes and find-links. Raises MirrorError for an index
         that is not used."""
         url = None if self.no_index else self.default().url
-        return Index(self.who(), url, no_index=self.no_index)
+        return PackageIndex(self.who(), url, no_index=self.no_index)
 
-    def default(self) -> Index:
+    def default(self) -> PackageIndex:
         """The one index that is asked without a mirror. Raises MirrorError where it is not used."""
         setting = self.settings.get("index-url")
         if setting is None:
-            return Index(_PYPI)
+            return PackageIndex(_PYPI)
         try:
-            return Index(self.who("index-url"), _location(setting.values[0], "index-url"))
+            return PackageIndex(self.who("index-url"), _location(setting.values[0], "index-url"))
         except MirrorError as error:
             raise MirrorError(
                 f"{error}, and {self.who('index-url')} names it; --mirror names another one"

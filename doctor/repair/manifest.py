@@ -22,7 +22,7 @@ from doctor.numbers import YEAR_10000
 from doctor.probes.environment import HOME, SAVED
 from doctor.probes.repairs import JOURNAL, MANIFEST, RUNS
 
-VERSION = 2
+MANIFEST_VERSION = 2
 """Of the journal. 1, of vllm-doctor 0.1.0, has no identity of its environment."""
 ASIDE_BESIDE_A_CACHE = "vllm-doctor-set-aside"
 FOLDERS = tuple(str(at) for at in (*reversed(RUNS.parents), RUNS) if at != Path())
@@ -45,7 +45,7 @@ class Damaged(ValueError):
     """What a run wrote down cannot be used; one sentence that names the file."""
 
 
-class Print(NamedTuple):
+class Fingerprint(NamedTuple):
     """What one file or link was, to know it again. `digest`: sha256 of a file's bytes in
     hexadecimal, or where a link leads; mtime in nanoseconds. A file whose size, mtime and inode are
     the same is the same; another one is compared by its digest."""
@@ -63,8 +63,8 @@ class Item(NamedTuple):
     distribution that it belongs to, which is undone whole or not at all."""
 
     path: str
-    was: Print | None
-    now: Print | None
+    was: Fingerprint | None
+    now: Fingerprint | None
     group: str | None = None
 
 
@@ -122,7 +122,7 @@ def places(prefix: Path, run: str, number: int, root: Path) -> tuple[Path, Path]
     return folder / "new", root.parent / ASIDE_BESIDE_A_CACHE / f"{run}-{number}"
 
 
-def kernels(folder: Path) -> bool:
+def is_kernel_cache(folder: Path) -> bool:
     """`folder` is one of FlashInfer's, outside of an environment, of which kernels (or, in its
     `tmp`, their locks) may be set aside."""
     return ".." not in folder.parts and bool(_KERNELS.fullmatch(str(folder)))
@@ -149,7 +149,7 @@ def may_change(path: str) -> bool:
     return path == str(SAVED) or bool(_OWN_HOME.fullmatch(path[len(f"{HOME}/") :]))
 
 
-def encode(change: Swap, prefix: Path) -> str:
+def encode_manifest(change: Swap, prefix: Path) -> str:
     """The manifest of a change as JSON: rows, since a whole environment has seventy thousand."""
     groups = sorted({item.group for item in change.items if item.group is not None})
     numbers = {name: number for number, name in enumerate(groups)}
@@ -163,7 +163,7 @@ def encode(change: Swap, prefix: Path) -> str:
     return json.dumps({"root": root, "groups": groups, "made": made, "kept": kept, "items": rows})
 
 
-def decode(
+def decode_manifest(
     run: str, journal: bytes, manifests: Mapping[int, bytes], prefix: Path
 ) -> tuple[Journal, dict[int, Swap]]:
     """The journal of the run in the folder `run`, and its changes by their numbers; without those
@@ -199,7 +199,8 @@ def _journal(run: str, data: bytes) -> Journal:
     made: Journal = codec.decode(Journal, codec.parse_json(data))
     numbers = [n for done in made.actions for n in done.changes]
     checks = {
-        f"schema version {made.schema_version} is not known": made.schema_version in (1, VERSION),
+        f"schema version {made.schema_version} is not known": made.schema_version
+        in (1, MANIFEST_VERSION),
         f"it is of the run {made.run!r}": run_name(run) and made.run == run,
         "it has no possible time": all(
             math.isfinite(t) and 0 <= t < YEAR_10000 for t in (made.began, made.ended or 0.0)
@@ -224,7 +225,7 @@ def _complete(journal: Journal, manifests: Mapping[int, bytes], folder: Path) ->
 
 def _change(data: Any, journal: Journal, number: int, prefix: Path) -> Swap:
     named = data["root"]
-    if not isinstance(named, str) or (named != "." and not kernels(Path(named))):
+    if not isinstance(named, str) or (named != "." and not is_kernel_cache(Path(named))):
         raise ValueError(f"{named!r} is neither the environment nor a cache of FlashInfer")
     root = prefix if named == "." else Path(named)
     groups = data.get("groups", [])
@@ -270,7 +271,7 @@ def _normal(path: Any) -> str:
     return path
 
 
-def _print(row: Any) -> Print | None:
+def _print(row: Any) -> Fingerprint | None:
     if row is None:
         return None
     kind, mode, size, mtime, inode, digest = row
@@ -283,7 +284,7 @@ def _print(row: Any) -> Print | None:
         or not (kind == "link" or (kind == "file" and _HEX.fullmatch(digest)))
     ):
         raise ValueError(f"{row!r} is no fingerprint")
-    return Print(kind, mode, size, mtime, inode, digest)
+    return Fingerprint(kind, mode, size, mtime, inode, digest)
 
 
 def _whole(value: Any, most: int = _WHOLE_MOST - 1) -> int:

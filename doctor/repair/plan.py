@@ -32,7 +32,7 @@ _OURS_OR_CACHES = (SetAside, CudaHome)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedFix:
     """The fix of a finding that the plan carries out."""
 
     id: str
@@ -57,7 +57,7 @@ class Withheld:
 
 
 @dataclass(frozen=True)
-class Ask:
+class ConsentRequest:
     """What an action may not do without an explicit yes, and why it would."""
 
     consent: Consent
@@ -71,7 +71,7 @@ class Action:
     kind: Kind
     ids: tuple[str, ...]
     steps: tuple[Step, ...]
-    asks: tuple[Ask, ...] = ()
+    asks: tuple[ConsentRequest, ...] = ()
 
     @property
     def needs(self) -> Needs:
@@ -80,21 +80,21 @@ class Action:
 
 @dataclass(frozen=True)
 class Request:
-    """What the install action asks of a resolver. `roots`, `held`: requirements; `anew`: names
-    installed again though they satisfy; `gone`: names that are removed; `half`: metadata folders
-    of broken installations that make way."""
+    """What the install action asks of a resolver. `roots`, `pinned`: requirements; `reinstall`:
+    names installed again though they satisfy; `remove`: names that are removed; `broken`: metadata
+    folders of broken installations that make way."""
 
     roots: tuple[str, ...] = ()
-    held: tuple[str, ...] = ()
-    anew: tuple[str, ...] = ()
-    gone: tuple[str, ...] = ()
-    half: tuple[Path, ...] = ()
+    pinned: tuple[str, ...] = ()
+    reinstall: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    broken: tuple[Path, ...] = ()
 
     @property
     def uninstalled(self) -> tuple[str, ...]:
         """What has to be removed before an installer that works on the target itself installs: it
         leaves what satisfies, and where two own a file, takes the new one's with the old one."""
-        return (*self.gone, *(n for n in self.anew if n not in broken(self.half)))
+        return (*self.remove, *(n for n in self.reinstall if n not in broken_names(self.broken)))
 
 
 @dataclass(frozen=True)
@@ -109,28 +109,28 @@ class Plan:
     untried: tuple[str, ...] = ()
     request: Request = Request()
     resolution: Resolution | None = None
-    chosen: tuple[Chosen, ...] = ()
+    chosen: tuple[SelectedFix, ...] = ()
 
     @property
-    def asks(self) -> dict[Consent, Ask]:
+    def asks(self) -> dict[Consent, ConsentRequest]:
         """What its actions ask for, one of each consent."""
         return {ask.consent: ask for action in self.actions for ask in action.asks}
 
 
-def choose(
+def select_fixes(
     report: Report,
     fail_on: Severity,
-    tried: Collection[Chosen] = (),
+    tried: Collection[SelectedFix] = (),
     without: Collection[str] = (),
     only: Collection[str] = (),
-) -> tuple[list[Chosen], list[ByHand], list[str]]:
+) -> tuple[list[SelectedFix], list[ByHand], list[str]]:
     """(the fix of each finding, what is left to a person, findings whose fix conflicts).
 
     Of each finding that counts, the first fix that needs no person's hands. Below that, only what
     sweeps caches or our own folder. `without`: ids whose fix may not be used. `only`: where there
     are any, these count, and no other.
     """
-    chosen: list[Chosen] = []
+    chosen: list[SelectedFix] = []
     by_hand: list[ByHand] = []
     untried: list[str] = []
     values: dict[str, object] = {}
@@ -145,7 +145,7 @@ def choose(
             if counts and fixes:
                 by_hand.append(ByHand(id, fixes))
             continue
-        one = Chosen(id, ours[0])
+        one = SelectedFix(id, ours[0])
         if id in without or one in tried:
             continue
         sets = {s.name: s for s in one.fix.steps if isinstance(s, (SetVariable, UnsetVariable))}
@@ -165,7 +165,7 @@ def _findings(report: Report, fail_on: Severity) -> Iterator[tuple[str, tuple[Fi
                 yield outcome.rule.id, finding.fixes, severity.rank >= fail_on.rank
 
 
-def actions(chosen: Iterable[Chosen]) -> tuple[Action, ...]:
+def actions(chosen: Iterable[SelectedFix]) -> tuple[Action, ...]:
     """The steps of all fixes, each once, by kind and in the order in which they have to be done:
     distributions, the CUDA home over them, the variables that lead to it, then the caches."""
     chosen = tuple(chosen)
@@ -195,18 +195,18 @@ def _is_metadata(path: Path) -> bool:
     return path.name.endswith((".dist-info", ".egg-info"))
 
 
-def request(action: Action, chosen: Iterable[Chosen], report: Report) -> Request:
+def request(action: Action, chosen: Iterable[SelectedFix], report: Report) -> Request:
     """What the install action asks of the resolver: vLLM as a root in every transaction, so that
     all that moves still fits it, and the cuda-python of torch's CUDA; torch, vLLM, FlashInfer and
     triton held unless a fix wants them changed."""
     installs = [s for s in action.steps if isinstance(s, PipInstall)]
     roots = list(dict.fromkeys(r for s in installs for r in s.requirements))
     removed = {name_of(n) for s in action.steps if isinstance(s, PipUninstall) for n in s.names}
-    half = tuple(s.path for s in action.steps if isinstance(s, SetAside))
-    in_half = broken(half)
+    broken = tuple(s.path for s in action.steps if isinstance(s, SetAside))
+    in_half = broken_names(broken)
     asked = {name_of(r) for r in roots}
     there = installed(report)
-    held: list[str] = []
+    pinned: list[str] = []
     again: set[str] = set()
     if roots:
         with_vllm = _vllm(report)
@@ -215,17 +215,17 @@ def request(action: Action, chosen: Iterable[Chosen], report: Report) -> Request
         beside, again = _cuda_python(report, there, roots)
         roots += [r for r in beside if name_of(r) not in asked | removed]
         if not asking(action, chosen):
-            held = [
+            pinned = [
                 f"{name}=={one.version.public}"
                 for name, one in sorted(there.items())
                 if is_core(name) and name not in in_half
             ]
     return Request(
         roots=tuple(roots),
-        held=tuple(held),
-        anew=tuple(sorted((removed & asked) | (in_half & set(there)) | again - removed)),
-        gone=tuple(sorted(removed - asked)),
-        half=half,
+        pinned=tuple(pinned),
+        reinstall=tuple(sorted((removed & asked) | (in_half & set(there)) | again - removed)),
+        remove=tuple(sorted(removed - asked)),
+        broken=broken,
     )
 
 
@@ -263,25 +263,27 @@ def _overlaps(report: Report) -> tuple[Overlap, ...]:
         return ()
 
 
-def broken(half: Iterable[Path]) -> set[str]:
+def broken_names(broken: Iterable[Path]) -> set[str]:
     """The distributions of these metadata folders."""
-    return {name_of(path.name.partition("-")[0]) for path in half}
+    return {name_of(path.name.partition("-")[0]) for path in broken}
 
 
 def consents(
-    action: Action, chosen: Iterable[Chosen], moves: Iterable[Move], users: Iterable[object]
-) -> tuple[Ask, ...]:
+    action: Action, chosen: Iterable[SelectedFix], moves: Iterable[Move], users: Iterable[object]
+) -> tuple[ConsentRequest, ...]:
     """What the install action needs a yes for."""
     asks = []
     core = [m for m in moves if m.old and is_core(m.name)]
     if core:
-        asks.append(Ask("core", _told(core)))
+        asks.append(ConsentRequest("core", _told(core)))
     elif titles := [str(c.fix.title) for c in asking(action, chosen)]:
-        asks.append(Ask("core", Text("it is to {what}", what=titles)))
+        asks.append(ConsentRequest("core", Text("it is to {what}", what=titles)))
     running = list(users)
     if running:
         asks.append(
-            Ask("running", Text("a process runs out of this environment: {who}", who=running))
+            ConsentRequest(
+                "running", Text("a process runs out of this environment: {who}", who=running)
+            )
         )
     return tuple(asks)
 
@@ -300,7 +302,7 @@ def _told(core: Iterable[Move]) -> Text:
     return Text("it downgrades {down}, and changes {other}", down=down, other=other)
 
 
-def asking(action: Action, chosen: Iterable[Chosen]) -> list[Chosen]:
+def asking(action: Action, chosen: Iterable[SelectedFix]) -> list[SelectedFix]:
     """Of the fixes that the action serves, those that ask for a yes themselves."""
     return [c for c in chosen if c.fix.needs is Needs.ASK and set(c.fix.steps) & set(action.steps)]
 

@@ -18,10 +18,10 @@ from typing import Protocol
 
 from packaging.version import Version
 
-from doctor.model import Text, refusal
+from doctor.model import Text, os_refusal
 from doctor.numbers import version_of
 from doctor.redact import redact
-from doctor.repair.index import Index
+from doctor.repair.index import PackageIndex
 from doctor.target import Target, ending_with_us
 
 ANSWER_IN = 3
@@ -59,16 +59,16 @@ class Move:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a tool is asked for. `roots`, `held`: requirements, the second as they are now; `anew`:
-    names that are installed again even where they satisfy. `version`: of the target's Python;
-    `site_packages`: the folders that installers write to."""
+    """What a tool is asked for. `roots`, `pinned`: requirements, the second as they are now;
+    `reinstall`: names that are installed again even where they satisfy. `version`: of the
+    target's Python; `site_packages`: the folders that installers write to."""
 
     python: Path
     version: Version
     site_packages: tuple[Path, ...]
     roots: tuple[str, ...]
-    held: tuple[str, ...] = ()
-    anew: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    reinstall: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Resolution:
     installed, with hashes, "" where nothing is; `passed_over`: the mirrors that were asked before,
     each with the reason; `why`: where a vLLM was chosen, why this one."""
 
-    index: Index
+    index: PackageIndex
     moves: tuple[Move, ...]
     requirements: str = ""
     passed_over: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class Tool(Protocol):
     """uv or pip. Every method raises ToolError."""
 
     def resolve(
-        self, wanted: Wanted, index: Index, shell: Mapping[str, str], seconds: int
+        self, wanted: Wanted, index: PackageIndex, shell: Mapping[str, str], seconds: int
     ) -> tuple[tuple[Move, ...], str]:
         """The moves and the requirements file of what is installed; the index has `seconds` to
         answer each question. Nothing that is installed in the target runs."""
@@ -105,7 +105,7 @@ class Tool(Protocol):
         python: Path,
         version: Version,
         requirements: Sequence[str],
-        index: Index,
+        index: PackageIndex,
         shell: Mapping[str, str],
     ) -> Version:
         """The newest release that these requirements of one name admit and that installs on the
@@ -117,7 +117,7 @@ class Tool(Protocol):
         self,
         python: Path,
         requirements: Path,
-        index: Index,
+        index: PackageIndex,
         shell: Mapping[str, str],
         into: Path,
         tell: Callable[[str], None],
@@ -139,16 +139,16 @@ class Tool(Protocol):
         ...
 
 
-def find(target: Target) -> Tool | None:
+def find_tool(target: Target) -> Tool | None:
     """uv, else a current pip of the doctor's own environment. Raises NotTrusted where root would
     have to start a uv that another user could exchange."""
     from doctor.repair import pip, uv
 
-    return uv.find(target) or pip.find()
+    return uv.find_uv(target) or pip.find_pip()
 
 
 def resolve(
-    tool: Tool, wanted: Wanted, indexes: Sequence[Index], shell: Mapping[str, str]
+    tool: Tool, wanted: Wanted, indexes: Sequence[PackageIndex], shell: Mapping[str, str]
 ) -> Resolution:
     """What `wanted` changes in the target, asked of one index after the other until one has all.
 
@@ -184,7 +184,7 @@ def show_installed(site_packages: Iterable[Path], folder: Path) -> None:
                 for file in filter(Path.is_file, info.iterdir()):
                     (made / file.name).symlink_to(file)
     except OSError as error:
-        raise ToolError(f"is not asked: {refusal(error)}") from None
+        raise ToolError(f"is not asked: {os_refusal(error)}") from None
 
 
 _METADATA = (".dist-info", ".egg-info", ".egg-link")

@@ -23,7 +23,7 @@ from doctor.probes.environment import HOME, SAVED, Saved, SavedValue
 from doctor.probes.wheels import Distribution
 from doctor.redact import redact
 from doctor.repair import swap
-from doctor.repair.manifest import Swap, kernels, places
+from doctor.repair.manifest import Swap, is_kernel_cache, places
 from doctor.repair.newest import Bounds
 from doctor.repair.plan import Request
 from doctor.repair.resolver import Resolution, Tool, ToolError, name_of
@@ -42,7 +42,7 @@ class StageError(Exception):
 
 
 @dataclass(frozen=True)
-class Ground:
+class RepairContext:
     """What a repair works on: the target, and the means."""
 
     target: Target
@@ -56,28 +56,28 @@ class Ground:
     bounds: Bounds
 
 
-def distributions(
-    ground: Ground, change: Path, request: Request, resolution: Resolution | None
+def stage_distributions(
+    context: RepairContext, change: Path, request: Request, resolution: Resolution | None
 ) -> Swap:
     """The files of what is removed or replaced go, those of what uv installs come."""
     new = change / "new"
     if resolution and resolution.requirements:
-        if ground.tool is None:
+        if context.tool is None:
             raise StageError("there is neither uv nor pip to install with")
         wanted = change / "requirements.txt"
         wanted.write_text(resolution.requirements, encoding="utf-8")
-        shell = ground.target.env
+        shell = context.target.env
         try:
-            ground.tool.stage(ground.python, wanted, resolution.index, shell, new, ground.tell)
+            context.tool.stage(context.python, wanted, resolution.index, shell, new, context.tell)
         except ToolError as error:
             raise StageError(f"the installation {error}", error.tail) from None
     leaving = [m.name for m in resolution.moves if m.old] if resolution else []
-    leaving += [name for name in request.gone if name not in leaving]
-    away = _leaving(ground, leaving, request.half)
+    leaving += [name for name in request.remove if name not in leaving]
+    away = _leaving(context, leaving, request.broken)
     coming, digests = _recorded(new)
     try:
         made = swap.plan(
-            ground.prefix, new, change / "aside", away, digests, _together(away, coming)
+            context.prefix, new, change / "aside", away, digests, _together(away, coming)
         )
     except (SwapError, OSError) as error:
         raise StageError(str(error)) from None
@@ -98,12 +98,14 @@ def _together(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
     return {path: ", ".join(sorted(of[name])) for path, name in {**old, **new}.items()}
 
 
-def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> dict[str, str]:
+def _leaving(
+    context: RepairContext, names: Collection[str], half: tuple[Path, ...]
+) -> dict[str, str]:
     """Every file of these distributions, relative to the prefix, and whose it is; what another
     distribution also lists stays."""
     going: dict[str, str] = {}
-    top = f"{ground.prefix}/"
-    folders = {*half, *_metadata(ground, names)}
+    top = f"{context.prefix}/"
+    folders = {*half, *_metadata(context, names)}
     for info in sorted(folders):
         rows = _record(info)
         if rows is None:
@@ -121,7 +123,7 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
             path = os.path.normpath(f"{site}/{row}")
             if path.startswith(top) and _can_go(path):
                 going[path[len(top) :]] = _distribution(info)
-    for site in ground.site_packages:
+    for site in context.site_packages:
         # As a RECORD of this folder writes them: seventy thousand rows are compared as they are.
         here = f"{site}/"
         rows_here = {
@@ -133,7 +135,7 @@ def _leaving(ground: Ground, names: Collection[str], half: tuple[Path, ...]) -> 
             if info not in folders:
                 for row in rows_here.keys() & set(_record(info) or ()):
                     going.pop(rows_here[row], None)
-    for path in list(swap.compiled(ground.prefix, list(going))):
+    for path in list(swap.bytecode_of(context.prefix, list(going))):
         going[path] = going[swap.module_of(path)]
     return going
 
@@ -152,11 +154,11 @@ def _can_go(path: str) -> bool:
         return False
 
 
-def _metadata(ground: Ground, names: Collection[str]) -> Iterator[Path]:
+def _metadata(context: RepairContext, names: Collection[str]) -> Iterator[Path]:
     """The metadata folders below the prefix that have one of these names: not by what is imported,
     for PYTHONPATH may put another copy before the one that goes."""
-    for site in ground.site_packages:
-        if site.is_relative_to(ground.prefix):
+    for site in context.site_packages:
+        if site.is_relative_to(context.prefix):
             for info in (*site.glob("*.dist-info"), *site.glob("*.egg-info")):
                 if _distribution(info) in names:
                     yield info
@@ -208,17 +210,17 @@ def _recorded(new: Path) -> tuple[dict[str, str], dict[str, str]]:
     return owners, digests
 
 
-def cuda_home(ground: Ground, change: Path, steps: Iterable[Step]) -> Swap:
+def stage_cuda_home(context: RepairContext, change: Path, steps: Iterable[Step]) -> Swap:
     """Folders of relative links over the wheels (doctor.fixes.cuda_home)."""
     new = change / "new"
     away: list[str] = []
     for step in steps:
         if isinstance(step, CudaHome):
-            place = step.home.relative_to(ground.prefix)
-            _links(ground, step, new / place)
-            away += _ours(step.home, ground.prefix)
+            place = step.home.relative_to(context.prefix)
+            _links(context, step, new / place)
+            away += _ours(step.home, context.prefix)
     try:
-        return swap.plan(ground.prefix, new, change / "aside", away)
+        return swap.plan(context.prefix, new, change / "aside", away)
     except (SwapError, OSError) as error:
         raise StageError(str(error)) from None
 
@@ -226,14 +228,14 @@ def cuda_home(ground: Ground, change: Path, steps: Iterable[Step]) -> Swap:
 _SHARED = re.compile(r"(lib.+\.so)\.[\d.]+")
 
 
-def _links(ground: Ground, step: CudaHome, folder: Path) -> None:
+def _links(context: RepairContext, step: CudaHome, folder: Path) -> None:
     """Links as seen from where the folder will stand. `bin`, `include` and `nvvm` are the wheels'
     own; nvcc works from the name it is called by, so that it takes this folder for its own."""
     (folder / "lib64/stubs").mkdir(parents=True)
 
     def link(name: str, to: Path) -> None:
         at = step.home / name
-        inside = to.is_relative_to(ground.prefix)
+        inside = to.is_relative_to(context.prefix)
         (folder / name).symlink_to(os.path.relpath(to, at.parent) if inside else to)
 
     for part in ("bin", "include", "nvvm", "cccl"):
@@ -251,10 +253,10 @@ def _links(ground: Ground, step: CudaHome, folder: Path) -> None:
     stub = folder / "lib64/stubs/libcuda.so"
     if step.libcuda:
         stub.symlink_to(step.libcuda)
-    elif ground.compiler:
+    elif context.compiler:
         words = ("-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", "/dev/null", "-o", str(stub))
         try:
-            ran = ground.target.run(*ground.compiler, *words, timeout=60)
+            ran = context.target.run(*context.compiler, *words, timeout=60)
         except NotTrusted as refused:
             raise StageError(str(refused)) from None
         if not ran.ok:
@@ -271,18 +273,18 @@ def _ours(home: Path, prefix: Path) -> Iterator[str]:
                 yield str(path.relative_to(prefix))
 
 
-def environment(ground: Ground, change: Path, steps: Iterable[Step]) -> Swap:
+def stage_environment(context: RepairContext, change: Path, steps: Iterable[Step]) -> Swap:
     """The saved variables with these steps put in (doctor.probes.environment)."""
-    path = ground.prefix / SAVED
+    path = context.prefix / SAVED
     try:
-        kept = merged(path, steps, ground.target.env)
+        kept = merged(path, steps, context.target.env)
     except (OSError, ValueError) as error:
         raise StageError(f"{path} cannot be read: {error}") from None
     fresh = change / "new" / SAVED
     fresh.parent.mkdir(parents=True)
     fresh.write_text(as_file(kept), encoding="utf-8")
     try:
-        return swap.plan(ground.prefix, change / "new", change / "aside", [str(SAVED)])
+        return swap.plan(context.prefix, change / "new", change / "aside", [str(SAVED)])
     except (SwapError, OSError) as error:
         raise StageError(str(error)) from None
 
@@ -294,7 +296,7 @@ def merged(path: Path, steps: Iterable[Step], shell: Mapping[str, str]) -> Saved
         variables = dict(decode(Saved, parse_json(must_read(path, READ_MOST))).variables)
     for step in steps:
         if isinstance(step, (SetVariable, UnsetVariable, PrependPath)):
-            variables[step.name] = saved(step, variables.get(step.name), shell)
+            variables[step.name] = saved_value(step, variables.get(step.name), shell)
     return Saved(variables=variables)
 
 
@@ -303,7 +305,7 @@ def as_file(kept: Saved) -> str:
     return json.dumps(encode(kept), indent=1, sort_keys=True) + "\n"
 
 
-def saved(
+def saved_value(
     step: SetVariable | UnsetVariable | PrependPath,
     before: SavedValue | None,
     shell: Mapping[str, str],
@@ -322,13 +324,13 @@ def saved(
     return SavedValue(value, instead_of=tuple(bad))
 
 
-def set_aside(prefix: Path, run: str, step: SetAside, change: Path) -> Swap:
+def stage_set_aside(prefix: Path, run: str, step: SetAside, change: Path) -> Swap:
     """A file or folder goes, by renames on its own filesystem, to a place where its owner does not
     look for it; one below the prefix goes to the run's own folder."""
     path = Path(os.path.realpath(step.path.parent)) / step.path.name
     prefix = Path(os.path.realpath(prefix))
     root = prefix if path.is_relative_to(prefix) else path.parent
-    if root != prefix and not kernels(root):
+    if root != prefix and not is_kernel_cache(root):
         raise StageError(
             f"{path} is outside of the environment, and nothing of FlashInfer's: set it aside by "
             "hand"

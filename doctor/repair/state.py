@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doctor.codec import encode
-from doctor.model import reason, refusal
+from doctor.model import os_reason, os_refusal
 from doctor.patience import AT_ONCE, Patience, busy_with
 from doctor.probes.environment import HOME
 from doctor.probes.repairs import JOURNAL, LOCK, MANIFEST, RUNS, UNFINISHED
@@ -123,7 +123,7 @@ class Run:
 
     def adopt(self, change: Path, made: Swap) -> None:
         """Notes a change that is made already."""
-        text = manifest.encode(made, self._prefix)
+        text = manifest.encode_manifest(made, self._prefix)
         with Tree(change) as tree:
             tree.write(MANIFEST, text.encode("utf-8", "surrogateescape"))
         self._changes[int(change.name)] = made
@@ -231,7 +231,7 @@ class State:
                 except OSError as error:
                     for folder in reversed(made):
                         tree.rmdir(folder)
-                    why = f"{self.prefix / at} cannot be made: {reason(error)}"
+                    why = f"{self.prefix / at} cannot be made: {os_reason(error)}"
                     raise StateError(why) from None
                 made += [] if there else [at]
         self._made = tuple(dict.fromkeys((*self._made, *made)))
@@ -261,7 +261,7 @@ class State:
             except FileNotFoundError:
                 continue  # another doctor has ended just now, and its folder went with it
             except OSError as error:
-                raise StateError(f"{path} cannot be written: {reason(error)}") from None
+                raise StateError(f"{path} cannot be written: {os_reason(error)}") from None
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
                 os.close(handle)  # what is written into it would be written into another file
@@ -312,7 +312,7 @@ class State:
             made=self._made,
             prefix=str(self.prefix),
             inode=self.prefix.stat().st_ino,
-            schema_version=manifest.VERSION,
+            schema_version=manifest.MANIFEST_VERSION,
         )
         run = Run(self._runs / id, journal, {})
         with Tree(self.prefix) as tree:
@@ -343,7 +343,7 @@ class State:
                 except Damaged as error:
                     found.append(Unusable(name, str(error)))
                 except OSError as error:
-                    found.append(Unusable(name, refusal(error)))
+                    found.append(Unusable(name, os_refusal(error)))
                 else:
                     found += [run] if run else []
         return found
@@ -392,7 +392,7 @@ class State:
         written = (journal, manifests)
         known = self._decoded.get(name)
         if known is None or known[0] != written:
-            decoded = manifest.decode(name, journal, manifests, self.prefix)
+            decoded = manifest.decode_manifest(name, journal, manifests, self.prefix)
             known = self._decoded[name] = (written, decoded)
         return known[1]
 
@@ -420,7 +420,7 @@ class State:
         except TooLarge as error:
             raise Damaged(str(error)) from None
         except OSError as error:
-            raise Damaged(f"{self.prefix / path} cannot be read: {reason(error)}") from None
+            raise Damaged(f"{self.prefix / path} cannot be read: {os_reason(error)}") from None
 
     def recover(self, ours: Run | None = None) -> list[tuple[Run, list[str]]]:
         """Takes back every run but `ours` that was cut off, the last one first: (run, what was left

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from doctor.repair.manifest import Item, Print, Swap, folders_of, may_change
+from doctor.repair.manifest import Fingerprint, Item, Swap, folders_of, may_change
 from doctor.repair.tree import Tree, name_of_copy
 
 _CHUNK = 1 << 20
@@ -31,7 +31,7 @@ class SwapError(Exception):
     """A change that cannot be made; one sentence. Nothing was moved."""
 
 
-def same(known: Print, tree: Tree, path: str) -> bool:
+def same(known: Fingerprint, tree: Tree, path: str) -> bool:
     """What lies at `path` is still what the Print was taken of."""
     try:
         now = tree.lstat(path)
@@ -48,7 +48,7 @@ def same(known: Print, tree: Tree, path: str) -> bool:
         return False
 
 
-def fingerprint(tree: Tree, path: str, known_digest: str | None = None) -> Print:
+def fingerprint(tree: Tree, path: str, known_digest: str | None = None) -> Fingerprint:
     """The Print of what lies at `path`, a link itself; `known_digest` saves reading the file.
     Raises SwapError for what is neither a file nor a link."""
     at = tree.lstat(path)
@@ -59,7 +59,9 @@ def fingerprint(tree: Tree, path: str, known_digest: str | None = None) -> Print
         kind, digest = "file", known_digest or sha256(tree, path)
     else:
         raise SwapError(f"{tree.top}/{path} is neither a file nor a link")
-    return Print(kind, stat.S_IMODE(at.st_mode), at.st_size, at.st_mtime_ns, at.st_ino, digest)
+    return Fingerprint(
+        kind, stat.S_IMODE(at.st_mode), at.st_size, at.st_mtime_ns, at.st_ino, digest
+    )
 
 
 def sha256(tree: Tree, path: str) -> str:
@@ -330,7 +332,7 @@ def derived(path: str) -> bool:
     return path.endswith(".pyc")
 
 
-def compiled(root: Path, paths: Iterable[str]) -> Iterator[str]:
+def bytecode_of(root: Path, paths: Iterable[str]) -> Iterator[str]:
     """The bytecode files, relative to `root`, that belong to the Python files among `paths`."""
     with Tree(Path(os.path.realpath(root))) as tree:
         yield from _compiled(tree, paths)

@@ -16,7 +16,7 @@ from typing import Any
 from packaging.version import Version
 
 from doctor import toml
-from doctor.repair.index import NOWHERE, Index
+from doctor.repair.index import NOWHERE, PackageIndex
 from doctor.repair.resolver import (
     Move,
     ToolError,
@@ -38,7 +38,7 @@ class Uv:
     path: Path
 
     def resolve(
-        self, wanted: Wanted, index: Index, shell: Mapping[str, str], seconds: int
+        self, wanted: Wanted, index: PackageIndex, shell: Mapping[str, str], seconds: int
     ) -> tuple[tuple[Move, ...], str]:
         env = {
             **index.variables(shell),
@@ -55,8 +55,8 @@ class Uv:
     def _moves(self, wanted: Wanted, env: Mapping[str, str]) -> tuple[Move, ...]:
         with tempfile.TemporaryDirectory(prefix="vllm-doctor-") as scratch:
             held = Path(scratch) / "held.txt"
-            held.write_text("".join(f"{row}\n" for row in wanted.held), encoding="utf-8")
-            again = [word for name in wanted.anew for word in ("--reinstall-package", name)]
+            held.write_text("".join(f"{row}\n" for row in wanted.pinned), encoding="utf-8")
+            again = [word for name in wanted.reinstall for word in ("--reinstall-package", name)]
             site = Path(scratch) / "site-packages"
             show_installed(wanted.site_packages, site)
             out = self._pip(
@@ -81,7 +81,7 @@ class Uv:
         python: Path,
         version: Version,
         requirements: Sequence[str],
-        index: Index,
+        index: PackageIndex,
         shell: Mapping[str, str],
     ) -> Version:
         (package,) = self._lock(version, index.variables(shell), requirements)
@@ -104,14 +104,14 @@ class Uv:
                 *(*_as_for(version), "--format", "pylock.toml"),
                 *("--output-file", str(lock), str(asked)),
             )
-            packages: list[dict[str, Any]] = toml.load(lock, _LOCK_MOST).get("packages", [])
+            packages: list[dict[str, Any]] = toml.load_toml(lock, _LOCK_MOST).get("packages", [])
             return packages
 
     def stage(
         self,
         python: Path,
         requirements: Path,
-        index: Index,
+        index: PackageIndex,
         shell: Mapping[str, str],
         into: Path,
         tell: Callable[[str], None],
@@ -152,7 +152,7 @@ class Uv:
         return run([str(self.path), "pip", "--color", "never", *words], env, tell)
 
 
-def find(target: Target) -> Uv | None:
+def find_uv(target: Target) -> Uv | None:
     """The uv that came with the doctor, else the one on PATH. Raises NotTrusted."""
     try:
         from uv import find_uv_bin

@@ -10,7 +10,7 @@ from doctor.fixes import Doctor
 from doctor.fixes.person import typed
 from doctor.logs.explain import Earlier, Explanation
 from doctor.logs.found import Unknown
-from doctor.logs.judge import LogFinding, Verdict, fill
+from doctor.logs.judge import LogFinding, LogVerdict, fill
 from doctor.logs.several import Whole
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
@@ -31,7 +31,7 @@ from doctor.signatures import Ailment
 if TYPE_CHECKING:
     from doctor.logs.confirm import Confirmed
 
-SCHEMA_VERSION = 1
+EXPLAIN_SCHEMA_VERSION = 1
 _ALSO = 5
 """Further logs that are named for a finding in a text; JSON has all."""
 
@@ -62,7 +62,7 @@ class Explained:
         return text.strip() if text else None
 
     def message(self, one: LogFinding) -> str:
-        return shown(one.message or self.title(one.id))
+        return quoted(one.message or self.title(one.id))
 
     def fixes(self, one: LogFinding) -> tuple[Fix, ...]:
         """What can be done: what the rule says on this machine, or how to ask it where it failed;
@@ -123,7 +123,7 @@ class Explained:
 
 
 def _filled(ailment: Ailment, values: Mapping[str, str]) -> Iterator[Fix]:
-    clean = {name: shown(value) for name, value in values.items()}
+    clean = {name: quoted(value) for name, value in values.items()}
     for remedy in ailment.fix:
         title = fill(remedy.title, clean)
         lines = [fill(command, clean) for command in remedy.commands]
@@ -132,7 +132,7 @@ def _filled(ailment: Ailment, values: Mapping[str, str]) -> Iterator[Fix]:
             yield Fix(Text("{title}", title=title), steps, remedy.needs)
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """A piece of the log that can drive no terminal and tells no secret."""
     return printable(redact(" ".join(text.split())))
 
@@ -141,7 +141,7 @@ def explained_json(one: Explained) -> dict[str, Any]:
     """The shape is `explained_schema()`."""
     told = one.told
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": EXPLAIN_SCHEMA_VERSION,
         "source": {
             "path": printable(one.name),
             "bytes": sum(log.size for log in one.parts),
@@ -159,10 +159,10 @@ def explained_json(one: Explained) -> dict[str, Any]:
         and {
             "file": printable(told.unknown.log),
             "line": told.unknown.line,
-            "exception": shown(told.unknown.said),
-            "raised_in": told.unknown.raised_in and shown(told.unknown.raised_in),
-            "called_from": told.unknown.called_from and shown(told.unknown.called_from),
-            "logged_at": told.unknown.logged_at and shown(told.unknown.logged_at),
+            "exception": quoted(told.unknown.said),
+            "raised_in": told.unknown.raised_in and quoted(told.unknown.raised_in),
+            "called_from": told.unknown.called_from and quoted(told.unknown.called_from),
+            "logged_at": told.unknown.logged_at and quoted(told.unknown.logged_at),
         },
         "attempts": told.attempts,
         "ready": told.ready,
@@ -182,9 +182,9 @@ def _finding_json(one: Explained, finding: LogFinding) -> dict[str, Any]:
         "file": printable(finding.log),
         "line": finding.line,
         "also_in": [printable(name) for name in finding.also],
-        "excerpt": shown(finding.excerpt),
+        "excerpt": quoted(finding.excerpt),
         "message": one.message(finding),
-        "values": {name: shown(value) for name, value in finding.values.items()},
+        "values": {name: quoted(value) for name, value in finding.values.items()},
         "fixes": [fix_json(fix, one.installer) for fix in one.fixes(finding)],
         "confirmed": there.still if there else None,
     }
@@ -210,10 +210,10 @@ def explained_schema() -> dict[str, Any]:
         file=TEXT, line=INT, exception=TEXT, raised_in=place, called_from=place, logged_at=place
     )
     schema = object_of(
-        schema_version={"const": SCHEMA_VERSION},
+        schema_version={"const": EXPLAIN_SCHEMA_VERSION},
         source=object_of(path=TEXT, bytes=INT, lines=INT),
         files=list_of(object_of(path=TEXT, bytes=INT)),
-        verdict={"enum": list(get_args(Verdict))},
+        verdict={"enum": list(get_args(LogVerdict))},
         primary=MAYBE_TEXT,
         findings=list_of(finding),
         harmless=list_of(object_of(id=TEXT, file=TEXT, line=INT, count=INT)),
@@ -228,7 +228,7 @@ def explained_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def lines(one: Explained, style: Style) -> Iterator[Line]:
+def explained_lines(one: Explained, style: Style) -> Iterator[Line]:
     """The same for a person; commands are never wrapped, so that they can be copied."""
     for line in _lines(one, style):
         yield tuple((colour, printable(piece)) for colour, piece in line)
@@ -284,7 +284,7 @@ def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line
     message = one.message(finding)
     yield from wrapped(message, "    ", style, "bold")
     where = one.place(finding)
-    yield from wrapped(f"{where}: {shown(finding.excerpt)}", "    ", style, "dim", "  ")
+    yield from wrapped(f"{where}: {quoted(finding.excerpt)}", "    ", style, "dim", "  ")
     if finding.also:
         also = ", ".join(map(printable, finding.also[:_ALSO]))
         if (more := len(finding.also) - _ALSO) > 0:
@@ -323,13 +323,13 @@ def _there(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
 def _unknown(one: Explained, unknown: Unknown, style: Style) -> Iterator[Line]:
     what = "a request failed, and the server is up" if unknown.refused else "no signature knows it"
     yield (("bold magenta", "? unrecognised failure"), ("bold", f"  {what}"))
-    yield from wrapped(f"{one.place(unknown)}: {shown(unknown.said)}", "    ", style, "bold", "  ")
+    yield from wrapped(f"{one.place(unknown)}: {quoted(unknown.said)}", "    ", style, "bold", "  ")
     if unknown.raised_in:
-        yield (("", f"    raised in   {shown(unknown.raised_in)}"),)
+        yield (("", f"    raised in   {quoted(unknown.raised_in)}"),)
     if unknown.called_from:
-        yield (("", f"    called from {shown(unknown.called_from)}"),)
+        yield (("", f"    called from {quoted(unknown.called_from)}"),)
     if unknown.logged_at and not unknown.raised_in:
-        yield (("", f"    logged at   {shown(unknown.logged_at)}"),)
+        yield (("", f"    logged at   {quoted(unknown.logged_at)}"),)
     yield ()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from doctor import about
 from doctor.codec import encode
 from doctor.model import Finding, Fix, Installer, Outcome, Role, Severity, Step, Verdict, printable
-from doctor.probes.imports import Outcome as ImportOutcome
+from doctor.probes.imports import ImportOutcome
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -27,7 +27,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "name": about.NAME,
             "version": about.VERSION,
             "rules": report.rules,
-            "signatures": about.signatures(),
+            "signatures": about.count_signatures(),
         },
         "target": {
             "python": printable(where.python),

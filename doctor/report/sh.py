@@ -11,7 +11,7 @@ from doctor.fixes import CudaHome, SetAside
 from doctor.model import printable
 from doctor.probes.environment import SAVED
 from doctor.redact import redact
-from doctor.repair.index import Index, source_of
+from doctor.repair.index import PackageIndex, source_of
 from doctor.repair.plan import Action, Plan
 from doctor.repair.stage import as_file, merged
 
@@ -65,7 +65,7 @@ def _install(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[s
     """Exactly what was resolved, by hash: what the index has tomorrow makes no difference."""
     if plan.request.uninstalled:
         yield report.installer.line("uninstall", plan.request.uninstalled)
-    for info in plan.request.half:
+    for info in plan.request.broken:
         yield shlex.join(["mv", str(info), f"{info}.set-aside"])
     resolution = plan.resolution
     if resolution is None or not resolution.requirements:
@@ -96,7 +96,7 @@ def _install(plan: Plan, report: Report, shell: Mapping[str, str]) -> Iterator[s
     yield " ".join([line, *secrets, '-r "$requirements"'])
 
 
-def _sources(index: Index) -> Iterator[tuple[str, str]]:
+def _sources(index: PackageIndex) -> Iterator[tuple[str, str]]:
     """What pip and uv call the places of an index, and their URLs."""
     if index.url and not index.no_index:
         yield "--index-url", index.url

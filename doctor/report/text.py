@@ -44,7 +44,7 @@ class Style:
     width: int = 100
 
 
-def lines(report: Report, style: Style) -> Iterator[Line]:
+def report_lines(report: Report, style: Style) -> Iterator[Line]:
     """The report line by line, free of control characters. Commands are never wrapped, so that
     they can be copied."""
     for line in _lines(report, style):

@@ -96,8 +96,8 @@ def _tables(source: Source) -> Iterator[Question]:
             partial(_whole, source, table.file, variable, table.names),
         )
     for file, read in (
-        (tables.REASONING, tables.reasoning_parsers),
-        (tables.TOOLS, tables.tool_parsers),
+        (tables.REASONING, tables.reasoning_parser_names),
+        (tables.TOOLS, tables.tool_parser_names),
     ):
         yield f"{file} is read whole", partial(_whole, source, file, r"\w+_TO_REGISTER", read)
         yield f"{file} has glm4*", partial(_of_glm, source, read)

@@ -14,10 +14,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from doctor.logs.budget import Budget
-from doctor.logs.explain import explain
-from doctor.logs.index import Index
+from doctor.logs.explain import explain_log
+from doctor.logs.index import SignatureIndex
 from doctor.logs.lines import Surroundings
-from doctor.signatures import shipped
+from doctor.signatures import shipped_catalogue
 from tests.corpus import Logged, explained, index, logs
 from tests.real_stack import lab
 from tests.real_stack.texts import is_there
@@ -39,7 +39,9 @@ class Score:
 def main() -> None:
     corpus = logs()
     installed = (lab.environment(lab.REFERENCE), lab.environment(lab.COHERENT), lab.cpu_server())
-    in_software = {i for i, r in enumerate(shipped().signatures) if is_there(r, installed)}
+    in_software = {
+        i for i, r in enumerate(shipped_catalogue().signatures) if is_there(r, installed)
+    }
     scores: defaultdict[str, Score] = defaultdict(Score)
     matching = {one.name: rows_in(one) for one in corpus}
     confirmed = Counter(number for rows in matching.values() for number in rows)
@@ -52,8 +54,10 @@ def main() -> None:
         if told.primary and told.primary != one.primary:
             scores[told.primary].wrong += 1
         alone = {n for n in matching[one.name] - in_software if confirmed[n] == 1}
-        rows = [row for number, row in enumerate(shipped().signatures) if number not in alone]
-        again = explain([one.data], Index(rows)) if alone else told
+        rows = [
+            row for number, row in enumerate(shipped_catalogue().signatures) if number not in alone
+        ]
+        again = explain_log([one.data], SignatureIndex(rows)) if alone else told
         if (again.verdict, again.primary) == (one.verdict, one.primary):
             score.left_out += 1
         else:

@@ -20,9 +20,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from doctor.logs.explain import explain
+from doctor.logs.explain import explain_log
 from doctor.logs.source import Log
-from doctor.signatures import shipped
+from doctor.signatures import shipped_catalogue
 from tests.benchmarks.diagnose_speed import Timed, timed
 from tests.conftest import DOCTOR
 from tests.corpus import FOLDER, HEALTHY, Logged, index, logs
@@ -47,7 +47,7 @@ def main() -> None:
         folder = Path(name)
         literals = folder / "literals"
         # Where grep does not know better than a byte for a byte, it is fastest.
-        texts = dict.fromkeys(s.literal for s in shipped().signatures)
+        texts = dict.fromkeys(s.literal for s in shipped_catalogue().signatures)
         literals.write_text("\n".join(texts) + "\n")
         failing = _failing()
         print(f"{mib} MiB of many kinds of lines; {len(texts)} literals; medians of {RUNS} runs\n")
@@ -127,7 +127,7 @@ def _write(path: Path, size: int, failure: bytes, place: str) -> None:
 
 
 def _must_find(log: Path, failing: Logged) -> None:
-    told = explain(Log(str(log)).blocks(), index())
+    told = explain_log(Log(str(log)).blocks(), index())
     assert told.primary == failing.primary, told
 
 

@@ -76,7 +76,9 @@ def test_what_a_program_answers(fuzz: Fuzz, shared_server: Environment, tmp_path
         target = Answering(r, {"CUDA_HOME": str(tmp_path)})
         asked = r.sample(sorted(everything), r.randint(1, 2))
         target.answers = {part: everything[part] for part in asked}
-        profile = profiles.load(profiles.DEFAULT, r.choice(([], ["gpus=later", "archs=9.0"])))
+        profile = profiles.load_profile(
+            profiles.DEFAULT_PROFILE, r.choice(([], ["gpus=later", "archs=9.0"]))
+        )
         try:
             report = diagnose(target, where, profile, rules, profile_name="x")
         except Missing:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from doctor.repair.index import MirrorError, choose
+from doctor.repair.index import MirrorError, choose_indexes
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import changed_bytes, is_quiet, words
 
@@ -55,7 +55,7 @@ def test_whatever_is_configured_is_used_or_refused_in_a_sentence(
         mirrors = [r.choice(("tuna", "default", r.choice(PLACES), words(r, 1)))] * r.randint(0, 2)
         said = ""
         try:
-            for index in choose(mirrors, r.random() < 0.5, None, shell, tmp_path):
+            for index in choose_indexes(mirrors, r.random() < 0.5, None, shell, tmp_path):
                 index.variables(shell)
         except MirrorError as error:
             said = str(error)

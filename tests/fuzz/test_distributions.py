@@ -11,7 +11,7 @@ import pytest
 from doctor.probes.wheels import Packages
 from doctor.profile import ModelNeeds
 from doctor.repair.newest import Bounds
-from doctor.repair.stage import Ground, StageError, _leaving
+from doctor.repair.stage import RepairContext, StageError, _leaving
 from doctor.target import Live
 from tests.conftest import SYSTEM, Environment, facts_of
 from tests.fuzz.conftest import Fuzz
@@ -56,7 +56,9 @@ def test_a_record_names_nothing_outside_the_environment(
     bare.install("other", "1.0", files={"other/x": ""})
     target = Live(SYSTEM)
     bounds = Bounds(ModelNeeds())
-    ground = Ground(target, bare.python, bare.prefix, (bare.site,), {}, None, None, print, bounds)
+    context = RepairContext(
+        target, bare.python, bare.prefix, (bare.site,), {}, None, None, print, bounds
+    )
 
     def one(r: random.Random) -> None:
         data = changed_bytes(r, RECORD)
@@ -65,7 +67,7 @@ def test_a_record_names_nothing_outside_the_environment(
             data = f"{row},,\n".encode("utf-8", "surrogateescape") + data
         (info / "RECORD").write_bytes(data)
         try:
-            going = list(_leaving(ground, ["odd"], ()))
+            going = list(_leaving(context, ["odd"], ()))
         except StageError:
             return
         for path in going:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from doctor.codec import CodecError
-from doctor.logs.index import Index
+from doctor.logs.index import SignatureIndex
 from doctor.shipped import rules_folder
-from doctor.signatures import load, shipped
+from doctor.signatures import load_catalogue, shipped_catalogue
 
 pytestmark = pytest.mark.hardening
 
@@ -34,15 +34,15 @@ def test_any_signature_file_is_loaded_or_refused(seconds: float, tmp_path: Path)
     rng = random.Random(13)
     path = tmp_path / "signatures" / "theirs.toml"
     path.parent.mkdir()
-    line = shipped().signatures[0].literal.encode()
+    line = shipped_catalogue().signatures[0].literal.encode()
     until = time.process_time() + seconds
     while time.process_time() < until:
         path.write_text(mutated(rng), encoding="utf-8")
         try:
-            rows = load((tmp_path,)).signatures
+            rows = load_catalogue((tmp_path,)).signatures
         except (CodecError, ValueError) as error:
             said = str(error)
         else:
             said = str(path)
-            assert Index(rows).skim().may_fit(line) <= set(range(len(rows)))
+            assert SignatureIndex(rows).skim().may_fit(line) <= set(range(len(rows)))
         assert path.name in said

@@ -56,7 +56,7 @@ def test_whatever_is_in_the_environment_breaks_no_rule(
             value = ":".join(pieces[: r.randint(1, 2)]).replace("\0", "")
             env[r.choice(NAMES)] = value
         sets = r.choice(([], ["gpus=later", "archs=9.0"], ["device=cpu"]))
-        profile = profiles.load(profiles.DEFAULT, sets)
+        profile = profiles.load_profile(profiles.DEFAULT_PROFILE, sets)
         report = diagnose(Live({**SYSTEM, **env}), where, profile, rules, profile_name="x")
         has_no_crash(to_json(report))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from doctor.signatures import Signature, shipped
+from doctor.signatures import Signature, shipped_catalogue
 from tests.real_stack.texts import in_files, version
 
 
@@ -41,7 +41,7 @@ def contradictions(row: Signature, folders: Iterable[Path]) -> list[Version]:
 def main(arguments: list[str]) -> int:
     folders = [next(Path(a).glob("lib/python3*/site-packages"), Path(a)) for a in arguments]
     wrong = 0
-    for row in shipped().signatures:
+    for row in shipped_catalogue().signatures:
         if ":" not in row.printed_by or not contradictions(row, folders):
             continue
         wrong += 1

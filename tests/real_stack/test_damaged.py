@@ -49,7 +49,7 @@ def server(newest: lab.Environment, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def judge(target: Target, server: lab.Environment) -> list[Outcome]:
-    profile = profiles.load(profiles.DEFAULT, ("gpus=later", "archs=8.9"))
+    profile = profiles.load_profile(profiles.DEFAULT_PROFILE, ("gpus=later", "archs=8.9"))
     facts = Facts(target, (Where(server.python, "--python"), profile, DeepAsked()))
     outcomes, _ = check(RULES, facts)
     return outcomes

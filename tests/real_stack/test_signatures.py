@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from doctor.signatures import shipped
+from doctor.signatures import shipped_catalogue
 from tests.corpus import explained
 from tests.real_stack import failing, isolate, lab
 from tests.real_stack.texts import is_there, rotten
@@ -48,7 +48,10 @@ def test_every_text_of_a_distribution_is_in_its_file_or_says_in_which_versions(
     installed: list[lab.Environment],
 ) -> None:
     assert rotten(installed) == []
-    assert len({row.literal for row in shipped().signatures if is_there(row, installed)}) > 150
+    assert (
+        len({row.literal for row in shipped_catalogue().signatures if is_there(row, installed)})
+        > 150
+    )
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from doctor.signatures import Signature, shipped
+from doctor.signatures import Signature, shipped_catalogue
 from tests.real_stack.lab import Environment
 
 
@@ -71,5 +71,5 @@ def is_there(row: Signature, environments: Iterable[Environment]) -> bool | None
 def rotten(environments: Sequence[Environment]) -> list[tuple[str, str, str]]:
     """(id, literal, printed_by) of the rows whose text is in none of the environments, though it is
     said to be in the version that is there."""
-    rows = shipped().signatures
+    rows = shipped_catalogue().signatures
     return [(r.id, r.literal, r.printed_by) for r in rows if is_there(r, environments) is False]

@@ -1,15 +1,13 @@
-"""Commands that change the target and take it back: fix, undo."""
+"""fix: shows what would put the environment right, and with --apply does it."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shlex
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -17,7 +15,8 @@ from typing import TYPE_CHECKING, cast
 import click
 from packaging.version import Version
 
-from doctor.cli.again import Again, told
+from doctor.cli.again import RunningCommand, told
+from doctor.cli.changing import do_not_die_of_a_pipe, tell_left, with_way_out
 from doctor.cli.output import (
     confirm,
     fail,
@@ -33,11 +32,10 @@ from doctor.cli.shared import (
     accept_option,
     fail_to_judge,
     ids,
-    load,
+    known_rules,
     named,
     patience,
     profile,
-    python_options,
     target_options,
     wait_option,
 )
@@ -45,22 +43,25 @@ from doctor.diagnose import Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
-from doctor.model import Missing, Rule, Severity, Stage, Verdict, refusal
+from doctor.model import Missing, Rule, Severity, Stage, Verdict, os_refusal
 from doctor.patience import AT_ONCE, Patience
 from doctor.probes.environment import saved_below
-from doctor.probes.interpreter import OWN, Interpreter, Where, distrusted
+from doctor.probes.interpreter import DOCTORS_OWN, Where, distrusted
 from doctor.profile import Profile
 from doctor.target import Live, Target
 
 if TYPE_CHECKING:
     from doctor.cli.create import Creation
     from doctor.repair.apply import Applied
-    from doctor.repair.index import Index
-    from doctor.repair.plan import Chosen, Consent, Plan, Withheld
-    from doctor.repair.stage import Ground
-    from doctor.repair.state import Run, State, StateError
+    from doctor.repair.index import PackageIndex
+    from doctor.repair.plan import Consent, Plan, SelectedFix, Withheld
+    from doctor.repair.stage import RepairContext
+    from doctor.repair.state import Run, State
+
 
 _CONSENTS = ("core", "running")
+
+
 _PROVEN = (Stage.IMPORT, Stage.COMPILE, Stage.LINK, Stage.LOAD)
 
 
@@ -127,7 +128,7 @@ def fix(
         fail("--script writes down what --apply does; give one of them", USAGE)
     if keep_extra_indexes and not mirrors:
         fail("--keep-extra-indexes belongs to --mirror; without one, they are kept", USAGE)
-    rules = load(rules_dir, allow)
+    rules = known_rules(rules_dir, allow)
     asked = Asked(
         profile(profile_name, sets),
         profile_name,
@@ -179,14 +180,14 @@ def _judging() -> Iterator[None]:
         fail_to_judge(error)
 
 
-_Sources = Callable[[Path], "tuple[Index, ...]"]
+_Sources = Callable[[Path], "tuple[PackageIndex, ...]"]
 
 
 def _fixing(
     asked: Asked, python: str | None, allow: tuple[str, ...], sources: _Sources, wanted: bool
 ) -> Fixing:
     target, where = named(python, allow)
-    if wanted and where.found_by == OWN:
+    if wanted and where.found_by == DOCTORS_OWN:
         fail("no environment is active: name the one to repair with --python", USAGE)
     with _judging():
         fixing = Fixing(asked, target, where)
@@ -196,6 +197,8 @@ def _fixing(
 
 
 _RELEASES = 3
+
+
 """How many releases of vLLM are tried before one that is not proven is left in place: each is a
 download of gigabytes, and what three of them die of is hardly their own."""
 
@@ -262,7 +265,7 @@ class Fixing:
         self._asked = asked
         self._target = target
         self._where = where
-        self._indexes: tuple[Index, ...] = ()
+        self._indexes: tuple[PackageIndex, ...] = ()
         self.report = self._judge(False)
 
     def _judge(self, deep: bool) -> Report:
@@ -278,7 +281,7 @@ class Fixing:
             fail_on=self._asked.fail_on,
             accept=self._asked.accept,
         )
-        return told(report, Again(self._where))
+        return told(report, RunningCommand(self._where))
 
     def _tell(self, line: str) -> None:
         """What goes on, for a person who waits; programs read the result."""
@@ -301,31 +304,31 @@ class Fixing:
         from doctor.repair import apply as work
 
         try:
-            return self._prepare(self.report, self._ground(), _CONSENTS)
+            return self._prepare(self.report, self._context(), _CONSENTS)
         except work.RepairError as error:
             fail(_with_tail(error), UNKNOWN)
 
-    def _ground(self) -> Ground:
+    def _context(self) -> RepairContext:
         from doctor.repair import apply as work
         from doctor.repair.newest import Bounds, cuda_of_driver
 
         asked, cuda = self._asked, cuda_of_driver(self.report.facts)
         bounds = Bounds(asked.profile.needs, cuda, asked.below)
-        return work.ground(self.report, self._target, self._tell, bounds)
+        return work.context(self.report, self._target, self._tell, bounds)
 
     def _prepare(
         self,
         report: Report,
-        ground: Ground,
+        context: RepairContext,
         allowed: Collection[str],
-        tried: Collection[Chosen] = (),
+        tried: Collection[SelectedFix] = (),
     ) -> Plan:
         from doctor.repair import apply as work
 
         consents = cast("Collection[Consent]", allowed)
         asked = self._asked
         return work.prepare(
-            report, ground, self._indexes, asked.fail_on, consents, tried, asked.only
+            report, context, self._indexes, asked.fail_on, consents, tried, asked.only
         )
 
     def apply(self, allow: tuple[str, ...], created: bool = False) -> tuple[Plan, Applied]:
@@ -336,7 +339,7 @@ class Fixing:
         # uv's own check runs what is in the target's site-packages.
         if why := distrusted(self._target, who, {"PYTHONNOUSERSITE": "1"}):
             fail(why, USAGE)
-        _do_not_die_of_a_pipe()
+        do_not_die_of_a_pipe()
         state = State(who.prefix)
         try:
             with state.locked(self._asked.patience):
@@ -344,10 +347,12 @@ class Fixing:
                 try:
                     self._mend(state, run)
                     state.purge(KEEP_DAYS * 86400)
-                    plan, ground, allowed = self._agreed(allow)
+                    plan, context, allowed = self._agreed(allow)
 
-                    def replan(report: Report, ground: Ground, tried: Collection[Chosen]) -> Plan:
-                        more = self._prepare(report, ground, allowed, tried)
+                    def replan(
+                        report: Report, context: RepairContext, tried: Collection[SelectedFix]
+                    ) -> Plan:
+                        more = self._prepare(report, context, allowed, tried)
                         if more.actions:
                             self._tell("what was hidden until now:")
                             self._show(more, report)
@@ -356,7 +361,7 @@ class Fixing:
                     applied = work.apply(
                         plan,
                         self.report,
-                        ground,
+                        context,
                         state,
                         run,
                         self._judge,
@@ -369,11 +374,11 @@ class Fixing:
                         state.undo(run)
                     raise
         except StateError as error:
-            fail(_with_way_out(error), FAILED)
+            fail(with_way_out(error), FAILED)
         except work.RepairError as error:
             fail(_with_tail(error), FAILED)
         except OSError as error:
-            fail(refusal(error), FAILED)
+            fail(os_refusal(error), FAILED)
         self.report = applied.report
         if self._asked.form == "text":
             from doctor.report.repair import result_lines
@@ -411,8 +416,8 @@ class Fixing:
             with state.locked(self._asked.patience):
                 left = state.undo(state.runs()[-1])
         except StateError as error:
-            fail(_with_way_out(error), FAILED)
-        _tell_left(left)
+            fail(with_way_out(error), FAILED)
+        tell_left(left)
         return not left
 
     def _remember(self, report: Report) -> None:
@@ -427,14 +432,14 @@ class Fixing:
         mended = state.recover(ours)
         for run, left in mended:
             self._tell(f"the run {run.id} was cut off: it is taken back")
-            _tell_left(left)
+            tell_left(left)
         if mended:
             self.report = self._judge(False)
 
-    def _agreed(self, allow: tuple[str, ...]) -> tuple[Plan, Ground, Collection[str]]:
+    def _agreed(self, allow: tuple[str, ...]) -> tuple[Plan, RepairContext, Collection[str]]:
         """The plan with all that was allowed, also at the prompt; without what was not."""
-        ground = self._ground()
-        plan = self._prepare(self.report, ground, _CONSENTS)
+        context = self._context()
+        plan = self._prepare(self.report, context, _CONSENTS)
         if self._asked.form == "text":
             self._show(plan, self.report)
         allowed = set(allow)
@@ -444,10 +449,10 @@ class Fixing:
             if consent not in allowed and person and confirm(f"{ask.why}. Do it?"):
                 allowed.add(consent)
         if not set(asks) <= allowed:
-            plan = self._prepare(self.report, ground, allowed)
+            plan = self._prepare(self.report, context, allowed)
             for one in plan.withheld:
                 tell(f"{one.id} is left: {one.why}{self._allowing(one)}")
-        return plan, ground, allowed
+        return plan, context, allowed
 
     def _allowing(self, one: Withheld) -> str:
         if one.consent is None:
@@ -478,17 +483,12 @@ class Fixing:
         return script(plan, self.report, self._target.env)
 
 
-def _do_not_die_of_a_pipe() -> None:
-    """`vllm-doctor fix --apply | head` must not end between two renames."""
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-
-
 def _print_verdict(report: Report) -> None:
     from doctor.report import text
 
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
     quiet = text.Style(quiet=True, width=width)
-    print_lines(text.lines(report, quiet))
+    print_lines(text.report_lines(report, quiet))
 
 
 def _with_tail(error: Exception) -> str:
@@ -499,22 +499,17 @@ def _with_tail(error: Exception) -> str:
     return str(error)
 
 
-def _tell_left(left: Iterable[str]) -> None:
-    for line in left:
-        tell(line)
-
-
 def _is_environment(path: Path) -> bool:
     return path.is_file() or (path / "bin/python").exists()
 
 
 def _sources(
     asked: Asked, mirrors: tuple[str, ...], keep_extra: bool, prefix: Path
-) -> tuple[Index, ...]:
-    from doctor.repair.index import MirrorError, choose
+) -> tuple[PackageIndex, ...]:
+    from doctor.repair.index import MirrorError, choose_indexes
 
     try:
-        return choose(mirrors, keep_extra, asked.profile.mirror, Live().env, prefix)
+        return choose_indexes(mirrors, keep_extra, asked.profile.mirror, Live().env, prefix)
     except MirrorError as error:
         fail(str(error), USAGE)
 
@@ -530,7 +525,7 @@ def _mend_creation(path: Path, patience: Patience) -> None:
         with state.locked(patience):
             state.recover()
     except StateError as error:
-        fail(_with_way_out(error), FAILED)
+        fail(with_way_out(error), FAILED)
 
 
 def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
@@ -540,153 +535,3 @@ def _write_script(file: str, fixing: Fixing, plan: Plan) -> None:
         return
     write_file("--script", file, text, executable=True)
     say(f"wrote {file}; read it, then: {shlex.join(['sh', file])}", err=True)
-
-
-@click.command()
-@functools.partial(python_options, consents=("running",))
-@click.argument("run", required=False)
-@click.option("--list", "listed", is_flag=True, help="The runs that can be taken back.")
-@click.option("--purge", is_flag=True, help="Remove what was set aside; no run can be undone then.")
-@click.option(
-    "--forget",
-    metavar="RUN",
-    help="Give up a run that is damaged or was made elsewhere: what it set aside is deleted, what "
-    "is in place stays.",
-)
-@wait_option
-def undo(
-    python: str | None,
-    allow: tuple[str, ...],
-    run: str | None,
-    listed: bool,
-    purge: bool,
-    forget: str | None,
-    wait: float | None,
-) -> None:
-    """Put everything back as it was before RUN, by default the last one. Needs no network.
-
-    Exit codes: 0 done, 1 something was changed since and is left, 2 usage, 4 it failed, 75 another
-    doctor is at work.
-    """
-    from doctor.repair.state import State, StateError, Unusable
-
-    options = (("--list", listed), ("--purge", purge), ("--forget", forget is not None))
-    given = [option for option, is_given in options if is_given]
-    if len(given) > 1:
-        fail(f"{' and '.join(given)} exclude each other", USAGE)
-    if run and given:
-        fail(f"{run}: {given[0]} takes no further run", USAGE)
-    state = State(_prefix(python, allow))
-    try:
-        if listed:
-            _list(state)
-            return
-        # What was cut off is taken back whoever runs: half a change serves nobody.
-        runs = state.survey()
-        whole = not any(isinstance(r, Unusable) or r.unfinished for r in runs)
-        if whole and forget is None:
-            _must_not_run(state.prefix, allow)
-        _do_not_die_of_a_pipe()
-        with state.locked(patience(wait)):
-            if forget is not None:
-                _forget(state, forget)
-                left: list[str] = []
-            else:
-                left = _purge(state) if purge else _undo(state, run)
-    except StateError as error:
-        fail(_with_way_out(error), FAILED)
-    except OSError as error:
-        fail(refusal(error), FAILED)
-    raise SystemExit(FINDINGS if left else 0)
-
-
-def _with_way_out(error: StateError) -> str:
-    """The sentence, and the complete command that gives up the run which is in the way."""
-    if error.run is None:
-        return str(error)
-    return f"{error}; to give the run up: {Again()('undo', '--forget', error.run)}"
-
-
-def _must_not_run(prefix: Path, allow: tuple[str, ...]) -> None:
-    from doctor.repair import running
-
-    if "running" not in allow and (users := running.users(prefix)):
-        who = ", ".join(map(str, users))
-        command = Again()("undo", "--allow", "running")
-        fail(f"{who} runs out of this environment; to undo all the same: {command}", FINDINGS)
-
-
-def _prefix(python: str | None, allow: tuple[str, ...]) -> Path:
-    from doctor.engine import Facts
-    from doctor.repair.state import State
-
-    # os.path says no where others would raise.
-    if python and os.path.isdir(State(Path(python).absolute()).folder / "runs"):  # noqa: PTH112
-        # Its journal is there, whatever became of its interpreter.
-        return Path(python).absolute()
-    target, where = named(python, allow)
-    try:
-        return Facts(target, (where,)).get(Interpreter).prefix
-    except (Missing, Crashed) as error:
-        fail_to_judge(error)
-
-
-def _list(state: State) -> None:
-    from doctor.report.repair import run_lines
-
-    runs = state.survey()
-    if not runs:
-        say(f"nothing to take back in {state.prefix}")
-    print_lines(run_lines(runs))
-
-
-def _purge(state: State) -> list[str]:
-    from doctor.repair.state import Unusable
-
-    for run in state.purge():
-        say(f"removed what the run {run.id} had set aside")
-    unusable = [run for run in state.survey() if isinstance(run, Unusable)]
-    for one in unusable[1:]:
-        tell(_with_way_out(one.error))
-    if unusable:
-        raise unusable[0].error
-    return []
-
-
-def _forget(state: State, name: str) -> None:
-    """Says what is given up, and gives it up."""
-    held = state.held(name)
-    if held is None:
-        fail(f"there is no run {name} in {state.prefix}", USAGE)
-    files, size = held
-    say(
-        f"deleting the run {name}: {files} files ({size / 2**20:.1f} MiB) that it had "
-        "set aside are gone for good, and what is in place now stays"
-    )
-    state.forget(name)
-
-
-def _undo(state: State, name: str | None) -> list[str]:
-    """What was left alone, in sentences."""
-    mended = state.recover()
-    for run, left in mended:
-        say(f"the run {run.id} was cut off: it is taken back")
-        _tell_left(left)
-    runs = state.runs()
-    if name is None and mended:
-        return [line for _, left in mended for line in left]
-    if not runs:
-        if name is None:
-            say(f"nothing to take back in {state.prefix}")
-            return []
-        fail(f"there is no run {name} in {state.prefix}", USAGE)
-    chosen = runs[-1] if name is None else next((r for r in runs if r.id == name), None)
-    if chosen is None:
-        known = ", ".join(r.id for r in runs)
-        fail(f"there is no run {name}; there are {known}", USAGE)
-    if chosen is not runs[-1]:
-        fail(f"the run {runs[-1].id} came after {chosen.id}: undo that one first", USAGE)
-    left = state.undo(chosen)
-    _tell_left(left)
-    say(f"took back the run {chosen.id}")
-    return left

@@ -1,4 +1,4 @@
-"""Commands for the server that was judged: launch, and env for a shell of one's own."""
+"""launch: judges, proves, and serves."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from doctor import profile as profiles
-from doctor.cli.again import Again, told
-from doctor.cli.output import fail, print_lines, rules_print_to_stderr, say, tell, verbatim
+from doctor.cli.again import RunningCommand, told
+from doctor.cli.output import fail, print_lines, rules_print_to_stderr, say, tell
 from doctor.cli.shared import (
-    ALLOW_HELP,
     accept_option,
-    fail_to_judge,
     ids,
-    live,
-    load,
+    known_rules,
     named,
     patience,
     profile,
@@ -28,101 +24,17 @@ from doctor.cli.shared import (
     wait_option,
 )
 from doctor.engine import Crashed, Facts
-from doctor.exits import HEALTHY, UNKNOWN, USAGE
+from doctor.exits import HEALTHY, USAGE
 from doctor.model import Missing, Severity, Verdict
-from doctor.probes.environment import LaunchEnv, saved_below
-from doctor.probes.interpreter import OWN, Interpreter, NotPython, Where
+from doctor.probes.environment import LaunchEnv
+from doctor.probes.interpreter import Interpreter, NotPython
 from doctor.probes.vllm_names import VllmOptions
 from doctor.profile import Profile
-from doctor.report.exports import FORMS, ExportError, exports, notes
 from doctor.target import Target
-from doctor.trust import ALLOW
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
-    from doctor.launch import Judged, Server
-
-# What launch needs beyond env (processes, hashes, ctypes) is imported late: env is for a shell's
-# start, and has 0.15 s.
-
-
-@click.command()
-@click.option(
-    "--python",
-    metavar="PATH",
-    help="A python or an environment's folder. Else VIRTUAL_ENV, the conda prefix, the interpreter "
-    "of `vllm` on PATH, the doctor's own.",
-)
-@click.option(
-    "--shell",
-    "form",
-    type=click.Choice(FORMS),
-    default=FORMS[0],
-    show_default=True,
-    help="For whom: a POSIX shell, fish, a drop-in of a systemd unit, a dotenv file, a program.",
-)
-@click.option(
-    "--profile",
-    "profile_name",
-    default=profiles.DEFAULT,
-    show_default=True,
-    metavar="NAME|FILE",
-    help="As for diagnose; what a profile sets for its server is not printed.",
-)
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="A value of the profile.")
-@click.option(
-    "--allow",
-    multiple=True,
-    type=click.Choice([ALLOW]),
-    help=ALLOW_HELP,
-)
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr why each is set, or is not.")
-def env(
-    python: str | None,
-    form: str,
-    profile_name: str,
-    sets: tuple[str, ...],
-    allow: tuple[str, ...],
-    verbose: bool,
-) -> None:
-    """Print the variables that fixes have saved: eval "$(vllm-doctor env)".
-
-    Nothing on stdout where something is wrong, and exit code 2 (usage) or 3 (cannot tell).
-    """
-    if sets or profile_name != profiles.DEFAULT:
-        profile(profile_name, sets)  # a slip in it is told here as everywhere
-    target, where = live(python, allow)
-    try:
-        prefix = _prefix(target, where)
-        saved = saved_below(target, prefix)
-        shell = {} if form == "systemd" else target.env  # a unit has nothing of this shell
-        text = exports(form, shell, saved, prefix)
-        text.encode(sys.stdout.encoding)  # click would print what does not fit it as ?
-    except (Missing, Crashed) as error:
-        fail_to_judge(error)
-    except ExportError as error:
-        fail(str(error), UNKNOWN)
-    except UnicodeEncodeError as error:
-        fail(f"this locale ({error.encoding}) cannot print what was saved", UNKNOWN)
-    if verbose:
-        about = f"for {where.python} (found by {where.found_by})"
-        for note in (about, *notes(shell, saved)):
-            say(f"# {note}", err=True)
-    elif where.found_by == OWN and not text:
-        tell(
-            "no environment is active, and nothing is saved for the doctor's own: "
-            "name another with --python"
-        )
-    verbatim(text)
-
-
-def _prefix(target: Target, where: Where) -> Path:
-    """Where the interpreter's environment lies. A virtual environment says so itself, in one of two
-    places (PEP 405); any other interpreter is asked, which takes the time of a Python's start."""
-    for folder in (where.python.parent.parent, where.python.parent):
-        if target.read(folder / "pyvenv.cfg") is not None:
-            return folder
-    return Facts(target, (where,)).get(Interpreter).prefix
+    from doctor.launch import JudgedStart, Server
 
 
 @click.command()
@@ -159,7 +71,7 @@ def launch(
     from doctor import launch as launching
 
     asked = profile(profile_name, sets)
-    rules = load(rules_dir, allow)
+    rules = known_rules(rules_dir, allow)
     accepted = ids("--accept", accept, rules)
     target, where = named(python, allow)
     # A profile gives the server its variables and arguments, and so what it loads.
@@ -172,7 +84,7 @@ def launch(
             options = None if OPTION_UNKNOWN in accepted else _options(facts)
             words = launching.argv(target, interpreter, asked, extra, options)
             with launching.undisturbed(interpreter.prefix, patience(wait)):
-                judged = launching.judge(
+                judged = launching.judge_start(
                     target,
                     where,
                     asked,
@@ -182,7 +94,9 @@ def launch(
                     accept=accepted,
                     tell=tell,
                 )
-                judged = dataclasses.replace(judged, report=told(judged.report, Again(where)))
+                judged = dataclasses.replace(
+                    judged, report=told(judged.report, RunningCommand(where))
+                )
                 server = None if dry_run else _start(judged, asked, words, replace)
         if server is None:
             _print_dry_run(target, judged, words)
@@ -207,7 +121,7 @@ def _options(facts: Facts) -> tuple[str, ...] | None:
         return None
 
 
-def _start(judged: Judged, profile: Profile, words: Sequence[str], replace: bool) -> Server:
+def _start(judged: JudgedStart, profile: Profile, words: Sequence[str], replace: bool) -> Server:
     """Tells, and starts the server or becomes it; refuses what was not judged to be fine."""
     from doctor import launch as launching
 
@@ -217,7 +131,7 @@ def _start(judged: Judged, profile: Profile, words: Sequence[str], replace: bool
     if profile.gpus == "later" and profile.device != "cpu":
         tell("the profile says that the GPUs come later: nothing about them was judged")
     _tell_of_hub(judged)
-    tell(f"{_health(judged.report)}; starting {launching.shown(words)}")
+    tell(f"{_health(judged.report)}; starting {launching.shown_command(words)}")
     sys.stdout.flush()
     sys.stderr.flush()
     variables = _variables(judged)
@@ -234,14 +148,14 @@ def _health(report: Report) -> str:
     return "healthy" + "".join(told)
 
 
-def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoReturn:
+def _print_dry_run(target: Target, judged: JudgedStart, words: Sequence[str]) -> NoReturn:
     """The variables that differ and the command, as a shell would take them; on stderr, what a
     start would say. Ends with the code of a refusal where it would refuse."""
     from doctor import launch as launching
 
     for line in launching.difference(target.env, _variables(judged)):
         say(line)
-    say(launching.shown(words))
+    say(launching.shown_command(words))
     if judged.refused is not None:
         more = judged.report.installer.again("diagnose")
         fail(f"a start would be refused: {judged.refused}; see: {more}", launching.REFUSED)
@@ -253,7 +167,7 @@ def _print_dry_run(target: Target, judged: Judged, words: Sequence[str]) -> NoRe
     raise SystemExit(HEALTHY)
 
 
-def _tell_of_hub(judged: Judged) -> None:
+def _tell_of_hub(judged: JudgedStart) -> None:
     """A token is for the hub, and not for whoever mirrors it."""
     if hub := judged.report.facts.get(LaunchEnv).hub:
         tell(
@@ -262,7 +176,7 @@ def _tell_of_hub(judged: Judged) -> None:
         )
 
 
-def _variables(judged: Judged) -> Mapping[str, str]:
+def _variables(judged: JudgedStart) -> Mapping[str, str]:
     """Exactly those that were judged."""
     return judged.report.facts.get(LaunchEnv).vars
 
@@ -271,4 +185,4 @@ def _print_report(report: Report) -> None:
     from doctor.report import text
 
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    print_lines(text.lines(report, text.Style(width=width)))
+    print_lines(text.report_lines(report, text.Style(width=width)))

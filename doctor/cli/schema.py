@@ -1,0 +1,28 @@
+"""schema: the JSON Schemas of what the other commands print."""
+
+from __future__ import annotations
+
+import click
+
+from doctor.cli.output import (
+    print_json,
+)
+
+
+@click.command()
+@click.argument(
+    "what", type=click.Choice(["report", "fix", "snapshot", "explain"]), default="report"
+)
+def schema(what: str) -> None:
+    """Print the JSON Schema of the report, of what fix or explain give, or of the snapshot."""
+    from doctor.report.explained import explained_schema
+    from doctor.report.json import repair_schema, report_schema
+    from doctor.report.schema import snapshot_schema
+
+    made = {
+        "report": report_schema,
+        "fix": repair_schema,
+        "snapshot": snapshot_schema,
+        "explain": explained_schema,
+    }
+    print_json(made[what](), indent=1)

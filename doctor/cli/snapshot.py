@@ -1,0 +1,66 @@
+"""snapshot: records this machine, redacted."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import click
+
+from doctor import about
+from doctor import profile as profiles
+from doctor.cli.output import (
+    say,
+    verbatim,
+    write_file,
+)
+from doctor.cli.shared import (
+    fail_to_judge,
+    known_rules,
+    named,
+    profile,
+    target_options,
+)
+from doctor.diagnose import diagnose as run_diagnosis
+from doctor.engine import Crashed
+from doctor.model import Missing
+from doctor.tape import Recorder
+
+
+@click.command()
+@target_options
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", help="Where to write it; - for stdout."
+)
+@click.option("--host", is_flag=True, help="Keep this machine's name in it.")
+def snapshot(
+    python: str | None,
+    profile_name: str,
+    sets: tuple[str, ...],
+    allow: tuple[str, ...],
+    rules_dir: str | None,
+    output: str,
+    host: bool,
+) -> None:
+    """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
+    from doctor.snapshot import shareable
+
+    asked = profile(profile_name, sets)
+    known = known_rules(rules_dir, allow)
+    target, where = named(python, allow)
+    recorder = Recorder(target)
+    try:
+        for one in (asked, *profiles.variants(asked)):
+            run_diagnosis(recorder, where, one, known, profile_name=profile_name)
+    except (Missing, Crashed) as error:
+        fail_to_judge(error)
+    tool = f"{about.NAME} {about.VERSION}"
+    name = platform.node() if host else None
+    recording = recorder.recording(tool, str(where.python), where.found_by, name)
+    kept = shareable(recording, target.env.get("HOME"))
+    text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
+    if output == "-":
+        verbatim(text)
+        return
+    write_file("--output", output, text)
+    say(f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True)

@@ -1,0 +1,176 @@
+"""undo: puts back what fixes have changed."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from doctor.cli.again import RunningCommand
+from doctor.cli.changing import do_not_die_of_a_pipe, tell_left, with_way_out
+from doctor.cli.output import (
+    fail,
+    print_lines,
+    say,
+    tell,
+)
+from doctor.cli.shared import (
+    fail_to_judge,
+    named,
+    patience,
+    python_options,
+    wait_option,
+)
+from doctor.engine import Crashed
+from doctor.exits import FAILED, FINDINGS, USAGE
+from doctor.model import Missing, os_refusal
+from doctor.probes.interpreter import Interpreter
+
+if TYPE_CHECKING:
+    from doctor.repair.state import State
+
+
+@click.command()
+@functools.partial(python_options, consents=("running",))
+@click.argument("run", required=False)
+@click.option("--list", "listed", is_flag=True, help="The runs that can be taken back.")
+@click.option("--purge", is_flag=True, help="Remove what was set aside; no run can be undone then.")
+@click.option(
+    "--forget",
+    metavar="RUN",
+    help="Give up a run that is damaged or was made elsewhere: what it set aside is deleted, what "
+    "is in place stays.",
+)
+@wait_option
+def undo(
+    python: str | None,
+    allow: tuple[str, ...],
+    run: str | None,
+    listed: bool,
+    purge: bool,
+    forget: str | None,
+    wait: float | None,
+) -> None:
+    """Put everything back as it was before RUN, by default the last one. Needs no network.
+
+    Exit codes: 0 done, 1 something was changed since and is left, 2 usage, 4 it failed, 75 another
+    doctor is at work.
+    """
+    from doctor.repair.state import State, StateError, Unusable
+
+    options = (("--list", listed), ("--purge", purge), ("--forget", forget is not None))
+    given = [option for option, is_given in options if is_given]
+    if len(given) > 1:
+        fail(f"{' and '.join(given)} exclude each other", USAGE)
+    if run and given:
+        fail(f"{run}: {given[0]} takes no further run", USAGE)
+    state = State(_prefix(python, allow))
+    try:
+        if listed:
+            _list(state)
+            return
+        # What was cut off is taken back whoever runs: half a change serves nobody.
+        runs = state.survey()
+        whole = not any(isinstance(r, Unusable) or r.unfinished for r in runs)
+        if whole and forget is None:
+            _must_not_run(state.prefix, allow)
+        do_not_die_of_a_pipe()
+        with state.locked(patience(wait)):
+            if forget is not None:
+                _forget(state, forget)
+                left: list[str] = []
+            else:
+                left = _purge(state) if purge else _undo(state, run)
+    except StateError as error:
+        fail(with_way_out(error), FAILED)
+    except OSError as error:
+        fail(os_refusal(error), FAILED)
+    raise SystemExit(FINDINGS if left else 0)
+
+
+def _must_not_run(prefix: Path, allow: tuple[str, ...]) -> None:
+    from doctor.repair import running
+
+    if "running" not in allow and (users := running.users(prefix)):
+        who = ", ".join(map(str, users))
+        command = RunningCommand()("undo", "--allow", "running")
+        fail(f"{who} runs out of this environment; to undo all the same: {command}", FINDINGS)
+
+
+def _prefix(python: str | None, allow: tuple[str, ...]) -> Path:
+    from doctor.engine import Facts
+    from doctor.repair.state import State
+
+    # os.path says no where others would raise.
+    if python and os.path.isdir(State(Path(python).absolute()).folder / "runs"):  # noqa: PTH112
+        # Its journal is there, whatever became of its interpreter.
+        return Path(python).absolute()
+    target, where = named(python, allow)
+    try:
+        return Facts(target, (where,)).get(Interpreter).prefix
+    except (Missing, Crashed) as error:
+        fail_to_judge(error)
+
+
+def _list(state: State) -> None:
+    from doctor.report.repair import run_lines
+
+    runs = state.survey()
+    if not runs:
+        say(f"nothing to take back in {state.prefix}")
+    print_lines(run_lines(runs))
+
+
+def _purge(state: State) -> list[str]:
+    from doctor.repair.state import Unusable
+
+    for run in state.purge():
+        say(f"removed what the run {run.id} had set aside")
+    unusable = [run for run in state.survey() if isinstance(run, Unusable)]
+    for one in unusable[1:]:
+        tell(with_way_out(one.error))
+    if unusable:
+        raise unusable[0].error
+    return []
+
+
+def _forget(state: State, name: str) -> None:
+    """Says what is given up, and gives it up."""
+    held = state.held(name)
+    if held is None:
+        fail(f"there is no run {name} in {state.prefix}", USAGE)
+    files, size = held
+    say(
+        f"deleting the run {name}: {files} files ({size / 2**20:.1f} MiB) that it had "
+        "set aside are gone for good, and what is in place now stays"
+    )
+    state.forget(name)
+
+
+def _undo(state: State, name: str | None) -> list[str]:
+    """What was left alone, in sentences."""
+    mended = state.recover()
+    for run, left in mended:
+        say(f"the run {run.id} was cut off: it is taken back")
+        tell_left(left)
+    runs = state.runs()
+    if name is None and mended:
+        return [line for _, left in mended for line in left]
+    if not runs:
+        if name is None:
+            say(f"nothing to take back in {state.prefix}")
+            return []
+        fail(f"there is no run {name} in {state.prefix}", USAGE)
+    chosen = runs[-1] if name is None else next((r for r in runs if r.id == name), None)
+    if chosen is None:
+        known = ", ".join(r.id for r in runs)
+        fail(f"there is no run {name}; there are {known}", USAGE)
+    if chosen is not runs[-1]:
+        fail(f"the run {runs[-1].id} came after {chosen.id}: undo that one first", USAGE)
+    left = state.undo(chosen)
+    tell_left(left)
+    say(f"took back the run {chosen.id}")
+    return left
