@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import compileall
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
@@ -41,8 +43,9 @@ os.environ["COLUMNS"] = (
     "100"  # a report is as wide as the terminal, and golden reports are this wide
 )
 
-# A shell ignores Ctrl-C for what it starts in the background, and a child inherits that.
+# A shell ignores the keys' signals for what it starts in the background, and a child inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 DOCTOR = Path(sys.executable).with_name("vllm-doctor")
 BASE_PYTHON = Path(sys.executable).resolve()
@@ -146,6 +149,20 @@ def run_inside(*arguments: str | Path) -> Said:
     return Said(made.exit_code, made.stdout, made.stderr)
 
 
+@functools.cache
+def _validator(schema: Callable[[], dict[str, Any]]) -> Any:
+    """Checked and made once: that takes longer than a validation."""
+    made = schema()
+    kind = jsonschema.validators.validator_for(made)
+    kind.check_schema(made)
+    return kind(made)
+
+
+def must_fit(data: object, schema: Callable[[], dict[str, Any]]) -> None:
+    """Fails where `data` is not of the JSON Schema that the function `schema` returns."""
+    _validator(schema).validate(data)
+
+
 def _argument(value: str | bytes | Path) -> str | bytes:
     return value if isinstance(value, bytes) else os.fspath(value)
 
@@ -176,17 +193,22 @@ def shared_library(
         flags.append(f"-Wl,--disable-new-dtags,-rpath,{rpath}")
     if runpath:
         flags.append(f"-Wl,--enable-new-dtags,-rpath,{runpath}")
-    others = path.parent / ".needed"
-    for name in needed:
-        shared_library(others / name, soname=name)
-        flags.append(f"-l:{name}")
-    command = ["cc", "-shared", "-fPIC", "-nostdlib", "-o", str(path), "-x", "c", "-", "-x", "none"]
-    subprocess.run([*command, f"-L{others}", *flags], input=source.encode(), check=True)
-    for name in needed:
-        (others / name).unlink()
-    if others.exists():
-        others.rmdir()
+    path.write_bytes(_linked(tuple(flags), tuple(needed), source))
+    path.chmod(0o755)
     return path
+
+
+@functools.cache
+def _linked(flags: tuple[str, ...], needed: tuple[str, ...], source: str) -> bytes:
+    """Linked once for all tests that want such a library."""
+    with tempfile.TemporaryDirectory(prefix="vllm-doctor-") as folder:
+        made = Path(folder, "made.so")
+        for name in needed:
+            shared_library(Path(folder, name), soname=name)
+        command = ["cc", "-shared", "-fPIC", "-nostdlib", "-o", str(made), "-x", "c", "-"]
+        others = ["-x", "none", f"-L{folder}", *flags, *(f"-l:{name}" for name in needed)]
+        subprocess.run([*command, *others], input=source.encode(), check=True)
+        return made.read_bytes()
 
 
 def toolkit_files(kit: Path) -> None:

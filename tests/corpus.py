@@ -15,7 +15,7 @@ from pathlib import Path
 from doctor import toml
 from doctor.codec import decode
 from doctor.logs.explain import Explanation, explain_log
-from doctor.logs.index import SignatureIndex
+from doctor.logs.index import shipped_index
 from doctor.signatures import shipped_catalogue
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "logs"
@@ -83,12 +83,6 @@ def symptoms() -> frozenset[str]:
     return frozenset(r.id for r in rows) - {r.id for r in rows if r.role != "symptom"}
 
 
-@functools.cache
-def index() -> SignatureIndex:
-    """The signatures that come with the doctor."""
-    return SignatureIndex(shipped_catalogue().signatures)
-
-
 def explained(data: bytes, block: int = 1 << 20) -> Explanation:
     """What the log comes to, read in blocks of so many bytes."""
-    return explain_log((data[i : i + block] for i in range(0, len(data), block)), index())
+    return explain_log((data[i : i + block] for i in range(0, len(data), block)), shipped_index())

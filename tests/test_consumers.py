@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from packaging.version import Version
 
@@ -28,7 +27,7 @@ from doctor.probes.toolkit import Toolkits
 from doctor.report.json import report_schema
 from doctor.shipped import rules_folder
 from doctor.target import Live
-from tests.conftest import Environment, facts_of, run_inside
+from tests.conftest import Environment, facts_of, must_fit, run_inside
 from tests.installed import FLASHINFER_FILES, VLLM_FILES
 
 RULES = load_rules(rules_folder())
@@ -398,7 +397,7 @@ def test_a_vllm_newer_than_what_is_known_is_judged_all_the_same_and_told(
     told = f"checked up to vLLM {vllm.CHECKED_UP_TO}"
     assert (told in said.out.splitlines()[-1]) is newer
     report = run_inside(*options, "--format", "json").report
-    jsonschema.validate(report, report_schema())
+    must_fit(report, report_schema)
     assert report["target"]["checked_up_to"] == (vllm.CHECKED_UP_TO if newer else None)
 
 

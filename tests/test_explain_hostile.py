@@ -14,8 +14,8 @@ import pytest
 
 from doctor.logs.budget import Budget
 from doctor.logs.explain import explain_log
+from doctor.logs.index import shipped_index
 from doctor.logs.source import BLOCK, Log
-from tests.corpus import index
 from tests.hostile import KINDS, PACKED, READY, ROWS, START, filled
 from tests.test_explain_cli import NOTHING, UNKNOWN, log, told
 from tests.test_explain_cli import explain as said_of
@@ -51,7 +51,7 @@ def calls(data: bytes) -> tuple[int, int]:
     pieces = blocks(data)
     sys.setprofile(lambda frame, event, argument: next(count) if "call" in event else None)
     try:
-        explain_log(pieces, index(), budget)
+        explain_log(pieces, shipped_index(), budget)
     finally:
         sys.setprofile(None)
     return next(count), budget.spent
@@ -85,13 +85,15 @@ def test_a_real_cause_is_found_wherever_it_stands_among_repetitions(
 ) -> None:
     data = KINDS[kind](1_000_000)
     at = data.rfind(b"\n", 0, int(place * len(data))) + 1
-    made = explain_log(blocks(START.encode() + b"\n" + data[:at] + CAUSE + data[at:]), index())
+    made = explain_log(
+        blocks(START.encode() + b"\n" + data[:at] + CAUSE + data[at:]), shipped_index()
+    )
     assert made.primary == "kv-cache-too-small"
 
 
 def test_a_cause_is_found_among_near_matches_of_itself() -> None:
     near = b"ERROR: To serve at least one request with the models's max seq len it was\n" * 20_000
-    made = explain_log(blocks(near + CAUSE + near), index())
+    made = explain_log(blocks(near + CAUSE + near), shipped_index())
     assert made.primary == "kv-cache-too-small"
     assert made.skimmed
 
@@ -100,7 +102,7 @@ def test_what_is_survived_again_and_again_is_fatal_where_it_stands_last() -> Non
     answered = b'(APIServer pid=1) INFO:     10.0.0.5:1 - "POST /v1/completions HTTP/1.1" 200 OK\n'
     served = f"{START}\n{READY}\n".encode() + (MEMORY + answered * 5) * 3000
     ended = MEMORY + b"what else is printed by whoever dies\n" * 3000
-    assert explain_log(blocks(served + ended), index()).primary == "cuda-oom-startup"
+    assert explain_log(blocks(served + ended), shipped_index()).primary == "cuda-oom-startup"
 
 
 def test_a_log_that_is_not_looked_at_line_by_line_says_so(tmp_path: Path) -> None:

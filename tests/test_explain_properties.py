@@ -212,7 +212,8 @@ LEARNED = ("in_stern", "in_srun", "of_grep", "in_syslog")
 
 
 EVERY = pytest.mark.parametrize(
-    "every", [pytest.param(5, id="a-fifth"), pytest.param(1, id="all", marks=pytest.mark.hardening)]
+    "every",
+    [pytest.param(10, id="a-tenth"), pytest.param(1, id="all", marks=pytest.mark.hardening)],
 )
 """How many of the logs: of every so many one, each test others."""
 

@@ -9,7 +9,6 @@ import sys
 from itertools import cycle
 from pathlib import Path
 
-import jsonschema
 import pytest
 from packaging.version import Version
 
@@ -20,7 +19,7 @@ from doctor.repair.index import choose_indexes
 from doctor.repair.resolver import Wanted
 from doctor.report.json import repair_schema
 from doctor.target import Live
-from tests.conftest import Environment, Said, run_doctor
+from tests.conftest import Environment, Said, must_fit, run_doctor
 from tests.stand_ins.fixtures import FOR_H100, VLLM, Bench
 from tests.stand_ins.index import Index
 from tests.stand_ins.killer import tree
@@ -47,7 +46,7 @@ class Fix:
 
     def json(self, *words: str, **variables: str) -> Said:
         said = self("--format", "json", *words, **variables)
-        jsonschema.validate(said.report, repair_schema())
+        must_fit(said.report, repair_schema)
         return said
 
     def run(self, command: str, *words: str, **variables: str) -> Said:

@@ -13,14 +13,13 @@ import re
 import time
 from pathlib import Path
 
-import jsonschema
 import pytest
 from click.testing import CliRunner
 
 from doctor.cli import cli
 from doctor.report.json import report_schema
 from doctor.report.schema import snapshot_schema
-from tests.conftest import Environment, run_doctor
+from tests.conftest import Environment, must_fit, run_doctor
 
 TAPES = sorted((Path(__file__).parent.parent / "fixtures/tapes").glob("*.json"))
 
@@ -42,10 +41,10 @@ def test_a_recorded_machine_gets_its_golden_report(tape: Path) -> None:
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)
 def test_report_and_snapshot_keep_to_their_schemas(tape: Path) -> None:
-    jsonschema.validate(json.loads(tape.read_text(encoding="utf-8")), snapshot_schema())
+    must_fit(json.loads(tape.read_text(encoding="utf-8")), snapshot_schema)
     code, output = judge(tape, "--format", "json")
     report = json.loads(output)
-    jsonschema.validate(report, report_schema())
+    must_fit(report, report_schema)
     assert report["exit_code"] == code
     assert report["target"]["source"] == "tape"
 
@@ -70,7 +69,7 @@ def test_the_first_line_says_that_it_is_a_snapshot(tmp_path: Path) -> None:
         "this machine was not asked"
     )
     report = json.loads(judge(known, "--format", "json")[1])
-    jsonschema.validate(report, report_schema())
+    must_fit(report, report_schema)
     assert report["target"]["recorded"] == {
         "tool": "vllm-doctor 0.2.0",
         "at": 1795000000.0,
@@ -95,6 +94,6 @@ def test_a_snapshot_says_when_it_was_made_and_where_only_if_asked(
     for extra, host in (((), None), (("--host",), platform.node())):
         made = run_doctor("snapshot", *options, *extra, "-o", "-")
         tape = json.loads(made.out)
-        jsonschema.validate(tape, snapshot_schema())
+        must_fit(tape, snapshot_schema)
         assert began <= tape["recorded"] <= time.time() + 1
         assert tape["host"] == host

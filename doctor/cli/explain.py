@@ -24,7 +24,7 @@ from doctor.cli.shared import (
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError, nobody_named
 from doctor.logs.explain import Explanation, explain_log
-from doctor.logs.index import SignatureIndex
+from doctor.logs.index import SignatureIndex, shipped_index
 from doctor.logs.several import Whole, together, wholes, with_place
 from doctor.logs.source import LogError
 from doctor.model import Installer, Rule, os_refusal
@@ -67,12 +67,12 @@ def explain(
     asked = profile(profile_name, sets)
     if rules_dir:
         trusted_rules(Path(rules_dir), allow)
-    known = _catalogue(rules_dir)
+    known, index = _catalogue(rules_dir)
     with contextlib.suppress(AttributeError, OSError, ValueError):  # stdin may be closed
         if "-" in names and sys.stdin.isatty():
             tell("paste the log, then Ctrl-D")
     try:
-        logs, told = _read(names, SignatureIndex(known.signatures))
+        logs, told = _read(names, index)
     except LogError as error:
         fail(str(error), USAGE)
     ids = [f.id for f in told.findings]
@@ -104,10 +104,12 @@ def explain(
     raise SystemExit(told.exit_code)
 
 
-def _catalogue(rules_dir: str | None) -> signatures.Catalogue:
-    folders = [rules_folder(), *([Path(rules_dir)] if rules_dir else [])]
+def _catalogue(rules_dir: str | None) -> tuple[signatures.Catalogue, SignatureIndex]:
     try:
-        return signatures.load_catalogue(folders)
+        if rules_dir is None:
+            return signatures.shipped_catalogue(), shipped_index()
+        known = signatures.load_catalogue((rules_folder(), Path(rules_dir)))
+        return known, SignatureIndex(known.signatures)
     except (OSError, ValueError) as error:
         why = os_refusal(error) if isinstance(error, OSError) else error
         fail(f"signatures: {why}", USAGE if rules_dir else UNKNOWN)

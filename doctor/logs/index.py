@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from doctor.logs.lines import decoded
 from doctor.logs.regex import Patterns
 from doctor.logs.scan import Scanner
-from doctor.signatures import FAILED, Signature, squeezed
+from doctor.signatures import FAILED, Signature, shipped_catalogue, squeezed
 
 _LINE_MOST = 16 << 10
 """Bytes of a line that are looked at."""
@@ -46,6 +46,12 @@ class SignatureIndex:
     def skim(self, left_out: Collection[int] = ()) -> Skim:
         """What finds the rows, but for some, that may fit a line of a text of many."""
         return Skim({n: row for n, row in enumerate(self.rows) if n not in left_out})
+
+
+@functools.cache
+def shipped_index() -> SignatureIndex:
+    """Of the signatures that come with the doctor. Raises CodecError, ValueError."""
+    return SignatureIndex(shipped_catalogue().signatures)
 
 
 class Skim:

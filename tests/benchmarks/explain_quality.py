@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from doctor.logs.budget import Budget
 from doctor.logs.explain import explain_log
-from doctor.logs.index import SignatureIndex
+from doctor.logs.index import SignatureIndex, shipped_index
 from doctor.logs.lines import Surroundings
 from doctor.signatures import shipped_catalogue
-from tests.corpus import Logged, explained, index, logs
+from tests.corpus import Logged, explained, logs
 from tests.real_stack import lab
 from tests.real_stack.texts import is_there
 
@@ -68,8 +68,8 @@ def main() -> None:
 def rows_in(one: Logged) -> set[int]:
     """The numbers of the rows of its own ailment whose literal is in a line that they fit."""
     found = set()
-    for hit in index().scanner.hits([one.data]):
-        for number, row in index().rows_of(hit.literals):
+    for hit in shipped_index().scanner.hits([one.data]):
+        for number, row in shipped_index().rows_of(hit.literals):
             lines = Surroundings(hit, Budget())
             if row.id == one.folder and any(
                 row.values(line.text) is not None for line in lines.readings()

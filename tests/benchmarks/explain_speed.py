@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from doctor.logs.explain import explain_log
+from doctor.logs.index import shipped_index
 from doctor.logs.source import Log
 from doctor.signatures import shipped_catalogue
 from tests.benchmarks.diagnose_speed import Timed, timed
 from tests.conftest import DOCTOR
-from tests.corpus import FOLDER, HEALTHY, Logged, index, logs
+from tests.corpus import FOLDER, HEALTHY, Logged, logs
 
 RUNS = 3
 BLOCK = 4 << 20
@@ -86,7 +87,7 @@ def _lines(rng: random.Random) -> Iterator[bytes]:
         line
         for one in sorted((FOLDER / HEALTHY).glob("*.log"))
         for line in one.read_bytes().splitlines()
-        if {row.role for row in index().in_line(line)} == {"harmless"}
+        if {row.role for row in shipped_index().in_line(line)} == {"harmless"}
     ]
     request = [
         b"ERROR 11-22 12:00:00 [serving_chat.py:200] Error in preprocessing prompt inputs",
@@ -127,7 +128,7 @@ def _write(path: Path, size: int, failure: bytes, place: str) -> None:
 
 
 def _must_find(log: Path, failing: Logged) -> None:
-    told = explain_log(Log(str(log)).blocks(), index())
+    told = explain_log(Log(str(log)).blocks(), shipped_index())
     assert told.primary == failing.primary, told
 
 

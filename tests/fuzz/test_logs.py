@@ -12,8 +12,9 @@ import pytest
 
 from doctor.logs.budget import Budget
 from doctor.logs.explain import EXITS, explain_log
+from doctor.logs.index import shipped_index
 from doctor.logs.source import Log, LogError
-from tests.corpus import index, logs
+from tests.corpus import logs
 from tests.hostile import KINDS, PACKED
 
 pytestmark = pytest.mark.hardening
@@ -40,7 +41,7 @@ def test_any_log_is_explained(seconds: float) -> None:
     while time.process_time() < until:
         data, block, budget = mutated(rng), rng.choice((997, 1 << 16, 1 << 21)), Budget()
         pieces = [data[i : i + block] for i in range(0, len(data), block)]
-        told = explain_log(pieces, index(), budget)
+        told = explain_log(pieces, shipped_index(), budget)
         assert told.exit_code == EXITS[told.verdict]
         assert told.lines == data.count(b"\n") + (data[-1:] not in (b"", b"\n"))
         assert budget.spent < 1_000_000
