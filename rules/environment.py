@@ -136,11 +136,12 @@ def variable_odd_characters(
 ) -> list[Finding]:
     """A variable contains stray blanks, quotes or full-width characters.
 
-    Its reader takes them literally. Input methods produce "０，1" and “…”; `docker --env-file` and
-    systemd's EnvironmentFile keep what a shell would strip: the quotes in KEY="value", a blank
-    behind the value. CUDA shows no GPU for CUDA_VISIBLE_DEVICES="０，1", huggingface_hub asks a host
-    that does not exist, HF_HUB_OFFLINE=" 1" is off. Of a path only both ends are checked, since
-    folders may be named so. A snapshot contains only few values, and only those are checked.
+    Its reader takes them literally. Input methods produce "０，1" and “…”; `docker --env-file`
+    and systemd's EnvironmentFile keep what a shell would strip: the quotes in KEY="value", a
+    blank behind the value. CUDA shows no GPU for CUDA_VISIBLE_DEVICES="０，1", huggingface_hub
+    asks a host that does not exist, HF_HUB_OFFLINE=" 1" is off. Of a path only both ends are
+    checked, since folders may be named so. A snapshot contains only few values, and only those
+    are checked.
 
     Manual: set the variable again without these characters, in the env file or unit that sets it.
 
