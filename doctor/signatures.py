@@ -127,12 +127,17 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Ailment:
-    """What a log can name: title and explanation where no rule of this id carries them."""
+    """What a log can name: title and explanation where no rule of this id carries them.
+
+    `sources`: where its facts come from: files of other software with their versions, issues.
+    `see_also`: ids of other ailments."""
 
     id: str
     title: str | None = None
     explanation: str | None = None
     fix: tuple[Remedy, ...] = ()
+    sources: tuple[str, ...] = ()
+    see_also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
