@@ -60,7 +60,7 @@ def judged(
 
 
 def unless_unused(severity: Severity | None, fixes: tuple[Fix, ...]) -> tuple[Fix, ...]:
-    """A fault that keeps nothing from working is told, and not repaired."""
+    """A fault that keeps nothing from working is reported, and not fixed."""
     return () if severity is Severity.INFO else fixes
 
 
