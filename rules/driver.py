@@ -46,7 +46,8 @@ def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Findin
     started without `--gpus`, an empty placeholder file instead of the library, a library folder
     that the loader does not search, or cuInit returning an error (cuda.h, CUresult: 100 no GPU is
     visible, 802 fabric manager not ready, 803 an older libcuda is found first, 804 the
-    compatibility libcuda does not support this GPU, 999 nvidia-uvm is not loaded).
+    compatibility libcuda does not support this GPU, 999 nvidia-uvm is not loaded or not in the
+    container).
 
     Manual: In a container, start it with the GPUs (`docker run --gpus all ...`;
     nvidia-container-toolkit on the host; NVIDIA_DRIVER_CAPABILITIES must include compute). If

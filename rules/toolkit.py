@@ -322,9 +322,8 @@ def nvcc_header_version_skew(
     headers works with torch for CUDA 13.0. A warning if CCCL's check is switched off in nvcc's
     flags.
 
-    Fix: If CPATH brings the wrong headers, saves CPATH without that folder for the next start; else
-    installs the compiler wheels of the release of torch's headers, otherwise the same fix as
-    nvcc-missing.
+    Fix: If CPATH brings the wrong headers, saves CPATH without that folder for the next start;
+    otherwise same fix as nvcc-missing: all compiler wheels of the release of torch's headers.
 
     Manual: Install nvcc, crt, nvvm and the headers of one minor:
     `pip install "cuda-toolkit[cccl,crt,cudart,curand,nvcc,nvvm]==13.0.2"`. Pin the compiler down to

