@@ -127,10 +127,8 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Ailment:
-    """What a log can name: title and explanation where no rule of this id carries them.
-
-    `sources`: where its facts come from: files of other software with their versions, issues.
-    `see_also`: ids of other ailments."""
+    """What a log can name: title and explanation where no rule of this id carries them. `sources`:
+    where the facts of the explanation come from; `see_also`: ids of other ailments."""
 
     id: str
     title: str | None = None

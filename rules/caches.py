@@ -32,10 +32,10 @@ def flashinfer_stale_cache(
     builder was killed (no entry in ninja's log; the kernel has released the lock). An op built by
     the FlashInfer of another environment belongs to that one, and is rebuilt here.
 
-    Fix: renames the folder of this op, so that FlashInfer rebuilds it at the next start. The rest
+    Fix: Renames the folder of this op, so that FlashInfer rebuilds it at the next start. The rest
     of the cache, which took minutes to build, stays. Needs no consent.
 
-    Manual: with no server running, rename the op's folder below cached_ops.
+    Manual: With no server running, rename the op's folder below cached_ops.
 
     Sources: flashinfer/jit/core.py, flashinfer/jit/env.py, flashinfer#3229, flashinfer#5145
 
@@ -126,9 +126,9 @@ def jit_lock_hang(cache: KernelCache, jit: Jit) -> Iterator[Finding]:
     process of this machine, but waits for one of another machine or container, whose death it
     cannot see.
 
-    Fix: renames the lock file if its holder ran on this machine and is gone. Needs no consent.
+    Fix: Renames the lock file if its holder ran on this machine and is gone. Needs no consent.
 
-    Manual: if the holder is on another machine or in another container, check there that no nvcc,
+    Manual: If the holder is on another machine or in another container, check there that no nvcc,
     cicc, ptxas or ninja still runs, then rename the lock file.
 
     Workaround: `FLASHINFER_WORKSPACE_BASE=/a/local/folder` moves the cache to a local disk.

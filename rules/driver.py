@@ -46,9 +46,10 @@ def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Findin
     started without `--gpus`, an empty placeholder file instead of the library, a library folder
     that the loader does not search, or cuInit returning an error (cuda.h, CUresult: 100 no GPU is
     visible, 802 fabric manager not ready, 803 an older libcuda is found first, 804 the
-    compatibility libcuda does not support this GPU, 999 nvidia-uvm is not loaded).
+    compatibility libcuda does not support this GPU, 999 nvidia-uvm is not loaded or not in the
+    container).
 
-    Manual: in a container, start it with the GPUs (`docker run --gpus all ...`;
+    Manual: In a container, start it with the GPUs (`docker run --gpus all ...`;
     nvidia-container-toolkit on the host; NVIDIA_DRIVER_CAPABILITIES must include compute). If
     /dev/nvidiactl exists, find libcuda.so.1 and put its folder on LD_LIBRARY_PATH. Otherwise
     install the driver and reboot. On a build machine without GPUs, judge for the GPUs to come:
@@ -109,9 +110,9 @@ def driver_too_old(driver: Driver, torch: Torch) -> Finding | None:
     needs driver 525 or newer, CUDA 13 needs 580. The version that nvidia-smi prints may come from a
     compatibility package; this check asks libcuda itself.
 
-    Manual: update the driver and reboot (`apt-get install nvidia-driver-580` for CUDA 13).
+    Manual: Update the driver and reboot (`apt-get install nvidia-driver-580` for CUDA 13).
 
-    Workaround: install vLLM and torch wheels of the CUDA major that the driver supports, both from
+    Workaround: Install vLLM and torch wheels of the CUDA major that the driver supports, both from
     the same index.
 
     Sources: CUDA release notes (CUDA Driver), vllm#1772, FunASR#2973
@@ -161,9 +162,9 @@ def ld_library_path_foreign_cudart(
     is loaded beside torch's only where something asks for it
     (`Multiple libcudart libraries found`); that is a warning.
 
-    Fix: saves LD_LIBRARY_PATH without that folder for the next start. Needs no consent.
+    Fix: Saves LD_LIBRARY_PATH without that folder for the next start. Needs no consent.
 
-    Manual: remove the folder from LD_LIBRARY_PATH in the shell or unit that starts the server.
+    Manual: Remove the folder from LD_LIBRARY_PATH in the shell or unit that starts the server.
 
     Sources: torch 2.11 (tested), flashinfer#928, cudnn-frontend#267
 

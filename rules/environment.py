@@ -62,7 +62,7 @@ def variable_unreadable(
     service named vllm. FlashInfer splits FLASHINFER_CUDA_ARCH_LIST at single spaces (`9.0a 10.0a`);
     torch's spelling with semicolons is fatal.
 
-    Fix: removes the variable for the next start if it is one that a fix may set
+    Fix: Removes the variable for the next start if it is one that a fix may set
     (FLASHINFER_CUDA_ARCH_LIST and others). Needs no consent.
 
     Manual: `unset` any other variable where the server is started. For VLLM_PORT rename the
@@ -143,7 +143,7 @@ def variable_odd_characters(
     checked, since folders may be named so. A snapshot contains only few values, and only those
     are checked.
 
-    Manual: set the variable again without these characters, in the env file or unit that sets it.
+    Manual: Set the variable again without these characters, in the env file or unit that sets it.
 
     See also: variable-unreadable, hf-endpoint-unreachable, invalid-device-ordinal
     """

@@ -94,7 +94,7 @@ def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
     GPUs are counted as CUDA counts them: it stops at the first entry of CUDA_VISIBLE_DEVICES that
     it does not know, and an empty value means no GPU.
 
-    Manual: if CUDA_VISIBLE_DEVICES hides installed GPUs, unset it (they may be in use by someone
+    Manual: If CUDA_VISIBLE_DEVICES hides installed GPUs, unset it (they may be in use by someone
     else), or serve with fewer GPUs: `--set tensor_parallel_size=N`. The report names an N that the
     model can be divided by and fits into.
 
@@ -135,7 +135,7 @@ def tp_not_dividing_heads(profile: Profile, gpus: Gpus | None) -> Finding | None
     need not divide the experts. Key and value heads may also be fewer than the ranks, if they
     divide them.
 
-    Manual: choose one of the sizes that the report lists: `--set tensor_parallel_size=N`.
+    Manual: Choose one of the sizes that the report lists: `--set tensor_parallel_size=N`.
 
     Workaround: `--pipeline-parallel-size` splits the layers instead of the heads.
 
@@ -171,10 +171,10 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
     context, of which 1 to 3 GiB were measured. With MLA every rank holds the whole KV cache: it is
     not divided by the ranks.
 
-    Manual: serve on more GPUs (`--set tensor_parallel_size=N`; the report names a size that fits),
+    Manual: Serve on more GPUs (`--set tensor_parallel_size=N`; the report names a size that fits),
     on larger ones, or a quantised checkpoint.
 
-    Workaround: a smaller `max_model_len` needs a smaller KV cache.
+    Workaround: A smaller `max_model_len` needs a smaller KV cache.
 
     See also: no-kv-cache-memory, kv-cache-too-small, gpu-memory-below-utilization, cuda-oom-startup
     """

@@ -37,10 +37,10 @@ def c_compiler_missing(
     clang, to build its launcher, also with --enforce-eager; FlashInfer links with CXX, else c++; on
     a CPU server Inductor compiles C++.
 
-    Fix: if CC or CXX names a compiler that does not exist, removes the variable for the next start.
+    Fix: If CC or CXX names a compiler that does not exist, removes the variable for the next start.
     Needs no consent.
 
-    Manual: otherwise install the system's compilers: `apt-get install gcc g++`.
+    Manual: Otherwise install the system's compilers: `apt-get install gcc g++`.
 
     Sources: triton/runtime/build.py, vllm#2997, vllm#14075
 
@@ -86,7 +86,7 @@ def nvcc_host_compiler_missing(hosts: HostCompilers, jit: Jit) -> Finding | None
     does not exist, or there is no gcc on PATH:
     `nvcc fatal : Failed to preprocess host compiler properties`.
 
-    Manual: correct the variable that the report names, or install the compilers:
+    Manual: Correct the variable that the report names, or install the compilers:
     `apt-get install gcc g++`.
 
     Sources: flashinfer/jit/cpp_ext.py
@@ -115,7 +115,7 @@ def python_headers_missing(headers: PythonHeaders, interpreter: Interpreter) -> 
     Triton compiles a Python extension. Headers of another Python minor, or inside the virtual
     environment, do not help: the interpreter itself says where its headers are.
 
-    Manual: install the headers of exactly this Python (`apt-get install python3.12-dev`), or
+    Manual: Install the headers of exactly this Python (`apt-get install python3.12-dev`), or
     recreate the environment with a Python that includes them
     (`uv venv --managed-python --python 3.12`).
 
@@ -164,10 +164,10 @@ def triton_libcuda_unlinkable(
     Triton searches TRITON_LIBCUDA_PATH, else `ldconfig -p`, else LD_LIBRARY_PATH. From release 3.6
     on it links libcuda.so.1 and needs no libcuda.so. A 32-bit library does not count.
 
-    Fix: saves TRITON_LIBCUDA_PATH for the next start; for Triton before 3.6 it points to a CUDA
+    Fix: Saves TRITON_LIBCUDA_PATH for the next start; for Triton before 3.6 it points to a CUDA
     home with a libcuda.so link, which the fix creates. Needs no consent.
 
-    Manual: put a link libcuda.so to the driver's libcuda.so.1 into a folder and name that folder in
+    Manual: Put a link libcuda.so to the driver's libcuda.so.1 into a folder and name that folder in
     TRITON_LIBCUDA_PATH. Never put stubs on LD_LIBRARY_PATH.
 
     Sources: triton/backends/nvidia/driver.py, vllm#16984, triton#8667, pytorch#103417
@@ -203,7 +203,7 @@ def ninja_missing(ninja: Ninja, jit: Jit) -> Finding | None:
     server is started with, which it is not where python or vllm is called by its absolute path
     (systemd, Ray, Slurm).
 
-    Fix: saves a PATH that begins with the environment's bin folder for the next start; if ninja is
+    Fix: Saves a PATH that begins with the environment's bin folder for the next start; if ninja is
     not installed at all, installs its wheel. Needs `--allow running` only for the install while a
     process uses the environment.
 
@@ -243,9 +243,9 @@ def host_gcc_too_new_for_nvcc(
     supported!`. The limit is defined in the toolkit's own crt/host_config.h. A warning if the check
     is switched off in nvcc's flags.
 
-    Fix: if the toolkit is not the one from the wheels, same fix as nvcc-missing.
+    Fix: If the toolkit is not the one from the wheels, same fix as nvcc-missing.
 
-    Manual: install a compiler that this nvcc supports and pass it to nvcc:
+    Manual: Install a compiler that this nvcc supports and pass it to nvcc:
     `apt-get install g++-12`, then `export NVCC_APPEND_FLAGS='-ccbin /usr/bin/g++-12'` (the last
     -ccbin wins, and FlashInfer's own, from CC, comes before it).
 
@@ -298,10 +298,10 @@ def glibc_headers_vs_cuda(
     patched headers work. Only a warning: FlashInfer passes the toolkit's headers with -isystem, and
     a simulated glibc 2.42 compiled with CUDA 13.0 all the same. `--deep` decides.
 
-    Fix: only the workaround, where it is enough: saves VLLM_USE_FLASHINFER_SAMPLER=0 for the next
+    Fix: Only the workaround, where it is enough: saves VLLM_USE_FLASHINFER_SAMPLER=0 for the next
     start. Needs no consent.
 
-    Manual: use a CUDA toolkit 13.2 or newer with its own headers
+    Manual: Use a CUDA toolkit 13.2 or newer with its own headers
     (`apt-get install cuda-toolkit-13-2`), and verify it with `vllm-doctor diagnose --deep`.
 
     Workaround: `VLLM_USE_FLASHINFER_SAMPLER=0`, and `--moe-backend triton` for a mixture of experts

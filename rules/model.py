@@ -27,7 +27,7 @@ def architecture_not_in_transformers(
     (the type in backquotes). vLLM 0.22.0 accepts transformers 4.57 and not 5.0 to 5.5.0, and a
     resolver may choose 4.57.6, which has no glm4_moe_lite.
 
-    Fix: installs a transformers that both vLLM and the model accept, with vLLM in the same command:
+    Fix: Installs a transformers that both vLLM and the model accept, with vLLM in the same command:
     transformers, huggingface-hub, tokenizers and xgrammar have to move together. Needs
     `--allow core` if torch, vLLM, Triton or FlashInfer would change, and `--allow running` while a
     process uses the environment.
@@ -77,11 +77,11 @@ def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
     vLLM stops with `Model architectures ['...'] are not supported for now`. The class that
     config.json names is looked up in the registry of the installed vLLM.
 
-    Fix: installs another vLLM that the profile allows: a newer one, or an older one (named as a
+    Fix: Installs another vLLM that the profile allows: a newer one, or an older one (named as a
     downgrade) where only that is allowed. Needs `--allow core`, and `--allow running` while a
     process uses the environment.
 
-    Manual: install the vLLM release that the model card names, or the plugin that implements the
+    Manual: Install the vLLM release that the model card names, or the plugin that implements the
     class.
 
     Sources: vllm/model_executor/models/registry.py
@@ -124,7 +124,7 @@ def model_not_known(profile: Profile) -> None:
     share them; and `weights_gib`, which must fit into the GPUs. What is missing there is not
     checked, and such a server is not called healthy.
 
-    Manual: name them in a profile, or with
+    Manual: Name them in a profile, or with
     `--set needs.architecture=... --set needs.model_type=...`.
 
     Workaround: `--accept model-not-known` continues without these checks.
@@ -161,7 +161,7 @@ def model_path_missing(model: ModelPath) -> Finding | None:
     directory silently wins over the repository of that name. For a private repository without a
     token the Hub also answers "not found". vLLM does not expand ~.
 
-    Manual: look at the path as the user that the server runs as, in the same container
+    Manual: Look at the path as the user that the server runs as, in the same container
     (`ls -ld PATH`), and name the folder by its absolute path.
 
     Sources: vllm#17210, gpustack#1268, gpustack#3628

@@ -78,7 +78,7 @@ def unknown_server_option(vllm: Vllm, options: VllmOptions, profile: Profile) ->
     on the command line of `vllm-doctor launch`, are looked up in the sources of the installed vLLM.
     A plugin for another platform may add options of its own: `--accept unknown-server-option`.
 
-    Manual: remove the setting from the profile (`--set NAME=`) if the server works without it, or
+    Manual: Remove the setting from the profile (`--set NAME=`) if the server works without it, or
     use the option that the report names.
 
     Sources: vllm/engine/arg_utils.py and cli_args.py (0.10.0 to 0.33.0)

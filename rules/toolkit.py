@@ -60,7 +60,7 @@ def judged(
 
 
 def unless_unused(severity: Severity | None, fixes: tuple[Fix, ...]) -> tuple[Fix, ...]:
-    """A fault that keeps nothing from working is told, and not repaired."""
+    """A fault that keeps nothing from working is reported, and not fixed."""
     return () if severity is Severity.INFO else fixes
 
 
@@ -72,11 +72,11 @@ def cuda_home_bad_path(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Findin
     folder that does not exist ends in `/bin/sh: .../bin/nvcc: not found`. It also writes the path
     unquoted into the shell commands that ninja runs, so a space breaks them.
 
-    Fix: same fix as nvcc-missing, or removes the variable for the next start so that FlashInfer
+    Fix: Same fix as nvcc-missing, or removes the variable for the next start so that FlashInfer
     searches PATH and /usr/local/cuda. Needs `--allow running` only for an install while a process
     uses the environment.
 
-    Manual: set CUDA_HOME to one existing folder that contains bin/nvcc.
+    Manual: Set CUDA_HOME to one existing folder that contains bin/nvcc.
 
     Sources: flashinfer/jit/cpp_ext.py (get_cuda_path), vllm#36077
 
@@ -125,7 +125,7 @@ def path_not_shell_safe(
     folder, the folder of Python's headers and its cache unquoted into a ninja file and so into
     shell commands. A space, a bracket or a quote in one of them breaks every build.
 
-    Manual: recreate the environment in a folder with a plain name; if only the kernel cache is
+    Manual: Recreate the environment in a folder with a plain name; if only the kernel cache is
     affected, `export FLASHINFER_WORKSPACE_BASE=/a/plain/folder`.
 
     Sources: flashinfer/jit/cpp_ext.py
@@ -171,13 +171,13 @@ def nvcc_missing(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
     check and fails later with `nvcc: not found`. flashinfer-cubin does not replace nvcc: it does
     not contain the sampler.
 
-    Fix: installs the compiler wheels of torch's own CUDA release
+    Fix: Installs the compiler wheels of torch's own CUDA release
     (`cuda-toolkit[cccl,crt,cudart,curand,nvcc,nvvm]`) if they are missing or mixed, creates a CUDA
     home of links to them, and saves CUDA_HOME and PATH for the next start. Needs `--allow running`
     only for the install while a process uses the environment. For torch on CUDA 12 there is no
     wheel with nvcc: manual.
 
-    Manual: for CUDA 12 install the toolkit of torch's minor (`apt-get install cuda-toolkit-12-8`,
+    Manual: For CUDA 12 install the toolkit of torch's minor (`apt-get install cuda-toolkit-12-8`,
     or conda) and set CUDA_HOME, or install FlashInfer's prebuilt kernels (`flashinfer-jit-cache`)
     from its own index. vLLM 0.33 and newer fetch those with `vllm download-kernels`; nothing is
     compiled then.
@@ -225,7 +225,7 @@ def nvcc_wrapper_root(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding
     With /usr/local/bin/nvcc that makes /usr/local the toolkit: nvcc runs, but there are no headers
     and no libraries.
 
-    Fix: saves CUDA_HOME with the toolkit that the wrapper starts, for the next start; if that one
+    Fix: Saves CUDA_HOME with the toolkit that the wrapper starts, for the next start; if that one
     is incomplete or unknown, same fix as nvcc-missing. Setting the variable needs no consent.
 
     Manual: `export CUDA_HOME=` the real toolkit, the folder that contains bin/nvcc, include and
@@ -278,9 +278,9 @@ def cuda_headers_missing(
     wheels are not on nvcc's include path, and putting them there with CPATH breaks an nvcc of
     another minor.
 
-    Fix: same fix as nvcc-missing.
+    Fix: Same fix as nvcc-missing.
 
-    Manual: install the missing package of the system, for CUDA 13.0
+    Manual: Install the missing package of the system, for CUDA 13.0
     `apt-get install libcurand-dev-13-0`.
 
     Sources: flashinfer/sampling.cuh, flashinfer#4410, vllm#29590
@@ -322,11 +322,10 @@ def nvcc_header_version_skew(
     headers works with torch for CUDA 13.0. A warning if CCCL's check is switched off in nvcc's
     flags.
 
-    Fix: if CPATH brings the wrong headers, saves CPATH without that folder for the next start; else
-    installs the compiler wheels of the release of torch's headers, otherwise the same fix as
-    nvcc-missing.
+    Fix: If CPATH brings the wrong headers, saves CPATH without that folder for the next start;
+    otherwise same fix as nvcc-missing: all compiler wheels of the release of torch's headers.
 
-    Manual: install nvcc, crt, nvvm and the headers of one minor:
+    Manual: Install nvcc, crt, nvvm and the headers of one minor:
     `pip install "cuda-toolkit[cccl,crt,cudart,curand,nvcc,nvvm]==13.0.2"`. Pin the compiler down to
     the headers, never the headers up: torch depends on them.
 
@@ -412,7 +411,7 @@ def nvvm_ptxas_skew(
     `nvcc --version` and torch both say 13.0. An error for a mix that was measured to fail, a
     warning for one that was measured to compile or never tried.
 
-    Fix: same fix as nvcc-missing: all compiler wheels of one release.
+    Fix: Same fix as nvcc-missing: all compiler wheels of one release.
 
     Manual: `pip install nvidia-nvvm==VERSION` with the version of nvidia-cuda-nvcc, or verify the
     mix with `vllm-doctor diagnose --deep`.
@@ -454,7 +453,7 @@ def crt_skew(
     cicc (nvidia-nvvm) generates must match the crt headers, and the macro changed between 13.0 and
     13.1; later minors mix. The nvcc wheel requires both without a version.
 
-    Fix: same fix as nvcc-missing: all compiler wheels of one release.
+    Fix: Same fix as nvcc-missing: all compiler wheels of one release.
 
     Manual: `pip install nvidia-cuda-crt==VERSION` with the version of nvidia-cuda-nvcc, or verify
     the mix with `vllm-doctor diagnose --deep`.
@@ -480,9 +479,9 @@ def nvcc_too_old_for_arch(
     what is compiled for, not the GPUs. On capability 12.x a vLLM that falls back to its own sampler
     makes it a warning.
 
-    Fix: same fix as nvcc-missing.
+    Fix: Same fix as nvcc-missing.
 
-    Manual: set CUDA_HOME to a toolkit that supports the GPU: 12.0 or newer for 90a, 12.8 for 100a,
+    Manual: Set CUDA_HOME to a toolkit that supports the GPU: 12.0 or newer for 90a, 12.8 for 100a,
     12.9 for 120f and 121a.
 
     Sources: `nvcc --list-gpu-arch`, CUDA release notes, flashinfer#1657, jetson-containers#1186
@@ -532,9 +531,9 @@ def nvcc_too_old_for_flags(
     whatever the toolkit. A CUDA major other than torch's is not a fault by itself: CUDA 12.1
     compiles for torch 2.13 on CUDA 13.2 as long as every option is known.
 
-    Fix: same fix as nvcc-missing.
+    Fix: Same fix as nvcc-missing.
 
-    Manual: set CUDA_HOME to a toolkit of the release that the report names, or newer.
+    Manual: Set CUDA_HOME to a toolkit of the release that the report names, or newer.
 
     Sources: flashinfer/jit/core.py, vllm#58236, flashinfer#1532, flashinfer#5479
 
@@ -567,10 +566,10 @@ def pip_toolkit_lib_layout(
     have only lib/, with libcudart.so.13 and no libcuda. LIBRARY_PATH or a `lib64` link alone do not
     help: the unversioned name is required.
 
-    Fix: same fix as nvcc-missing: a CUDA home of links with lib64, libcudart.so and
+    Fix: Same fix as nvcc-missing: a CUDA home of links with lib64, libcudart.so and
     stubs/libcuda.so.
 
-    Manual: create such a folder of links (the script of `vllm-doctor fix --script` shows every
+    Manual: Create such a folder of links (the script of `vllm-doctor fix --script` shows every
     line) and set CUDA_HOME to it.
 
     Sources: flashinfer/jit/cpp_ext.py, flashinfer#5067, flashinfer#1143, unsloth-zoo#1099
@@ -607,7 +606,7 @@ def cuda_home_outdated(home: HomeOfLinks, kit: WheelToolkit) -> Iterator[Finding
     Kernels linked with the stub load the driver's library by its name all the same. What a build
     cannot work without is reported by the rules about the toolkit.
 
-    Fix: recreates the folder over the installed wheels. Needs no consent.
+    Fix: Recreates the folder over the installed wheels. Needs no consent.
 
     See also: pip-toolkit-lib-layout, nvcc-missing
     """
@@ -641,9 +640,9 @@ def toolkit_major_mismatch(
     libcudart.so.12, which torch does not include; the loader has to find it (LD_LIBRARY_PATH,
     ldconfig).
 
-    Fix: same fix as nvcc-missing.
+    Fix: Same fix as nvcc-missing.
 
-    Manual: verify with `vllm-doctor diagnose --deep`, which also loads the test kernel.
+    Manual: Verify with `vllm-doctor diagnose --deep`, which also loads the test kernel.
 
     Sources: flashinfer#5479, flashinfer#5145
 
@@ -673,7 +672,7 @@ def deep_check_failed(proof: Proof) -> Finding | None:
     `--deep` compiles, links and loads a small kernel as FlashInfer would. It is decisive: where it
     fails, the server's own build fails too, whatever the other checks say.
 
-    Manual: read the last lines of the output in the report.
+    Manual: Read the last lines of the output in the report.
 
     Workaround: `--accept deep-check-failed` continues without the proof.
 

