@@ -159,7 +159,7 @@ def fix(
         with _judging():
             plan, applied = fixing.apply(allow) if wanted else (fixing.plan(), None)
     if form == "json":
-        from doctor.report.json import repair_json
+        from doctor.report.repair_json import repair_json
 
         print_json(repair_json(fixing.report, plan, applied))
     elif script is not None:

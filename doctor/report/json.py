@@ -12,8 +12,6 @@ from doctor.probes.imports import ImportOutcome
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
-    from doctor.repair.apply import Applied
-    from doctor.repair.plan import Plan
 
 SCHEMA_VERSION = 1
 
@@ -76,11 +74,11 @@ def _finding(finding: Finding, role: Role, by: Installer) -> dict[str, Any]:
 
 
 def fix_json(fix: Fix, by: Installer) -> dict[str, Any]:
-    steps = [_step(s, by) for s in fix.steps]
+    steps = [step_json(s, by) for s in fix.steps]
     return {"title": str(fix.title), "needs": fix.needs.value, "steps": steps}
 
 
-def _step(step: Step, by: Installer) -> dict[str, Any]:
+def step_json(step: Step, by: Installer) -> dict[str, Any]:
     if step.kind == "command":  # whole only with what the person asked for
         return {"kind": step.kind, "line": step.commands(by)[0]}
     return {"kind": step.kind, **encode(step)}
@@ -129,82 +127,13 @@ def _test_build(report: Report) -> dict[str, Any]:
         "stage": proof.stage,
         "archs": [f"sm_{a}" for a in proof.archs],
         "seconds": round(proof.seconds, 3),
-        "output_tail": _lines(proof.output),
+        "output_tail": printable_lines(proof.output),
         "stand_in": proof.stand_in,
     }
 
 
-def _lines(text: str) -> str:
+def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.splitlines())
-
-
-def repair_json(report: Report, plan: Plan, applied: Applied | None) -> dict[str, Any]:
-    """The report and the plan that follows from it; with `applied`, the report made after it and
-    what came of each action. Its shape is `repair_schema()`."""
-    resolution = plan.resolution
-    made: dict[str, Any] = {
-        **to_json(report),
-        "plan": [
-            {
-                "action": action.kind,
-                "ids": list(action.ids),
-                "needs": action.needs.value,
-                "steps": [_step(step, report.installer) for step in action.steps],
-            }
-            for action in plan.actions
-        ],
-        "moves": [
-            {"name": m.name, "old": m.old, "new": m.new, "bytes": m.size}
-            for m in (resolution.moves if resolution else ())
-        ],
-        "index": printable(resolution.index.name) if resolution else None,
-        "passed_over": [printable(p) for p in (resolution.passed_over if resolution else ())],
-        "why": str(resolution.why) if resolution and resolution.why else None,
-        "download_bytes": resolution.download_bytes if resolution else 0,
-        "withheld": [{"id": w.id, "why": str(w.why), "allow": w.consent} for w in plan.withheld],
-    }
-    if applied:
-        made["results"] = [
-            {
-                "action": r.action,
-                "ids": list(r.ids),
-                "outcome": r.outcome,
-                "output_tail": _lines(r.tail),
-            }
-            for r in applied.results
-        ]
-        made["run"] = applied.run
-    return made
-
-
-def repair_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of `repair_json`; `results` and `run` are there after --apply."""
-    schema = report_schema()
-    step = {"type": "object", "properties": {"kind": TEXT}, "required": ["kind"]}
-    action = object_of(
-        action={"enum": ["install", "cuda-home", "environment", "set-aside"]},
-        ids=list_of(TEXT),
-        needs={"enum": ["safe", "ask"]},
-        steps=list_of(step),
-    )
-    maybe_int = {"type": ["integer", "null"]}
-    more = {
-        "plan": list_of(action),
-        "moves": list_of(object_of(name=TEXT, old=MAYBE_TEXT, new=MAYBE_TEXT, bytes=maybe_int)),
-        "index": MAYBE_TEXT,
-        "passed_over": list_of(TEXT),
-        "why": MAYBE_TEXT,
-        "download_bytes": maybe_int,
-        "withheld": list_of(
-            object_of(id=TEXT, why=TEXT, allow={"enum": ["core", "running", None]})
-        ),
-    }
-    outcome = {"enum": ["healed", "already-healed", "still-there", "failed"]}
-    result = object_of(action=TEXT, ids=list_of(TEXT), outcome=outcome, output_tail=TEXT)
-    schema["properties"] |= {**more, "results": list_of(result), "run": MAYBE_TEXT}
-    schema["required"] = [*schema["required"], *more]
-    schema["dependentRequired"] = {"results": ["run"], "run": ["results"]}
-    return schema
 
 
 def object_of(**properties: Any) -> dict[str, Any]:
