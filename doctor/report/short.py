@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from doctor.model import Finding, Outcome, Severity, Stage, Text, Verdict
 from doctor.profile import Profile
 from doctor.report.closing import is_fixable, next_lines, snapshot_line, verdict_lines
-from doctor.report.lines import MARKS, Line, Style, columns, counted, width_of, wrap
+from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap
 from doctor.report.machine import fact, machine
 
 if TYPE_CHECKING:
@@ -90,15 +90,15 @@ def _header(report: Report, style: Style) -> Iterator[Line]:
     model = report.model.rpartition("/")[2] if report.model else "environment only"
     line: Line = (("bold", str(report.interpreter.prefix)),)
     for said in wrap(", ".join(parts), style.width - 2):
-        if width_of(line) + 2 + columns(said) > style.width:
+        if style.columns(line) + 2 + columns(said) > style.width:
             yield line
             line = ()
         line = (*line, ("", f"  {said}"))
-    aim = f"→ {model}{f', TP {ranks}' if ranks > 1 else ''}"
-    if width_of(line) + 3 + columns(aim) > style.width:
+    aim: Line = (("bold", f"→ {model}{f', TP {ranks}' if ranks > 1 else ''}"),)
+    if style.columns(line) + 3 + style.columns(aim) > style.width:
         yield line
         line = ()
-    yield (*line, ("", "   " if line else "  "), ("bold", aim))
+    yield (*line, ("", "   " if line else "  "), *aim)
 
 
 def _gpu(name: str) -> str:
@@ -210,7 +210,7 @@ def _block(rows: Sequence[Row], style: Style) -> Iterator[Line]:
 
 
 def _row(row: Row, start: Line, style: Style) -> Iterator[Line]:
-    indent = " " * width_of(start)
+    indent = " " * style.columns(start)
     colour = "" if row.mark != ACCEPTED else "dim"
     *above, last = wrap(row.message, style.width - len(indent)) or [""]
     for line in above:
@@ -228,7 +228,7 @@ def _tag(row: Row) -> Line:
 
 def _tagged(line: Line, tag: Line, style: Style) -> Iterator[Line]:
     """The line with the tag at the right edge, in a line of its own where there is no room."""
-    taken, wide = width_of(line), width_of(tag)
+    taken, wide = style.columns(line), style.columns(tag)
     if not wide:
         yield line
     elif taken + 2 + wide <= style.width:
@@ -247,7 +247,7 @@ def _passed(report: Report, sick: set[str], style: Style) -> Iterator[Line]:
     for area in areas:
         mark = PASSED if area in passed else ("dim", "-")
         named: Line = (*([("", " ")] if line else []), mark, ("", f" {area}"))
-        if line and width_of(line) + width_of(named) > style.width:
+        if line and style.columns(line) + style.columns(named) > style.width:
             yield line
             line, named = (), named[1:]
         line = (*line, *named)
