@@ -25,6 +25,7 @@ from doctor.model import (
     Fact,
     Finding,
     Missing,
+    NotApplicable,
     NotChecked,
     Outcome,
     Rule,
@@ -333,7 +334,7 @@ def check(rules: Iterable[Rule], facts: Facts) -> tuple[list[Outcome], list[NotC
     found = {o.rule.id for o in outcomes if o.verdict is Verdict.FOUND}
     not_checked = []
     for one, answer in waiting:
-        if not answer.applies or found.intersection(answer.explained_by):
+        if isinstance(answer, NotApplicable) or found.intersection(answer.explained_by):
             not_checked.append(NotChecked(one, answer.reason))
         else:
             outcomes.append(Outcome(one, Verdict.UNKNOWN, why=answer.reason))

@@ -30,7 +30,7 @@ from doctor.diagnose import Question, Report, diagnose
 from doctor.engine import Facts
 from doctor.exits import HEALTHY
 from doctor.locate import locate
-from doctor.model import Missing, Rule, Severity, Verdict
+from doctor.model import Missing, NotApplicable, Rule, Severity, Verdict
 from doctor.patience import AT_ONCE, Patience, busy_with
 from doctor.probes.environment import HOME, HUB_SWITCH, LaunchEnv, own_file
 from doctor.probes.host import HostCompilers
@@ -254,9 +254,7 @@ def toolchain(target: Target, facts: Facts) -> dict[str, object] | None:
     try:
         jit, found = facts.get(Jit), facts.get(Toolkits).found
         hosts, flashinfer = facts.get(HostCompilers), facts.get(FlashInfer)
-    except Missing as missing:
-        if missing.applies:
-            raise
+    except NotApplicable:
         return None
     env, runtimes = facts.get(LaunchEnv), facts.get(Runtimes)
     paths = [] if found is None else _parts(found, jit.libraries)

@@ -16,6 +16,7 @@ from doctor.model import (
     Fact,
     Finding,
     Missing,
+    NotApplicable,
     NotChecked,
     Outcome,
     Rule,
@@ -312,7 +313,7 @@ def test_an_explanation_that_was_not_found_explains_nothing() -> None:
 
 def test_a_question_that_does_not_arise_is_not_checked() -> None:
     def not_here() -> None:
-        raise Missing(Text("no GPU is needed"), applies=False)
+        raise NotApplicable(Text("no GPU is needed"))
 
     outcomes, (skipped,) = check([a_rule(not_here)], facts())
     assert (outcomes, str(skipped.why)) == ([], "no GPU is needed")

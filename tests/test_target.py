@@ -499,7 +499,7 @@ class TestTape:
         empty = {"schema_version": 1, "tool": "t", "python": "/p", "found_by": "f", "env": {}}
         tape, path = Tape(load_tape(empty)), Path("/nowhere")
         for ask in (tape.read, tape.listdir, tape.stat, tape.executable, tape.realpath, tape.elf):
-            with pytest.raises(NotRecorded, match="the tape does not hold /nowhere"):
+            with pytest.raises(NotRecorded, match="this snapshot does not contain /nowhere"):
                 ask(path)
         for question in (lambda: tape.search(path, "x"), lambda: tape.run("gcc")):
             with pytest.raises(NotRecorded):
