@@ -12,7 +12,7 @@ import pytest
 
 from doctor.cli.signs import STAND_INS
 from doctor.report.repair import _WORDS
-from doctor.report.text import MARKS
+from doctor.report.lines import MARKS
 from tests.conftest import DOCTOR, SYSTEM, Environment, bare_environment, run_doctor
 from tests.corpus import logs
 from tests.stand_ins.fixtures import FOR_H100, Bench

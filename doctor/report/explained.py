@@ -25,7 +25,7 @@ from doctor.report.json import (
     list_of,
     object_of,
 )
-from doctor.report.text import MARKS, Line, Style, fix_lines, wrapped
+from doctor.report.lines import MARKS, Line, Style, fix_lines, wrapped
 from doctor.signatures import Ailment
 
 if TYPE_CHECKING:
