@@ -39,7 +39,7 @@ def full_lines(report: Report, style: Style) -> Iterator[Line]:
             for i, finding in enumerate(outcome.findings):
                 first = outcome is report.primary and i == 0
                 yield from _finding(outcome, finding, first, style)
-                yield from _fixes(outcome, finding, shown, report.installer)
+                yield from _fixes(outcome, finding, shown, report.installer, style)
                 yield ()
     yield from _inconclusive(report, style)
     if report.proof:
@@ -88,12 +88,13 @@ def _finding(outcome: Outcome, finding: Finding, first: bool, style: Style) -> I
 
 
 def _fixes(
-    outcome: Outcome, finding: Finding, shown: dict[Fix, str], installer: Installer
+    outcome: Outcome, finding: Finding, shown: dict[Fix, str], installer: Installer, style: Style
 ) -> Iterator[Line]:
     """The fixes of a finding; one that an earlier finding has shown, by its name."""
     for fix in finding.fixes:
         earlier = shown.setdefault(fix, outcome.rule.id)
-        yield from fix_lines(fix, installer, None if earlier == outcome.rule.id else earlier)
+        same = None if earlier == outcome.rule.id else earlier
+        yield from fix_lines(fix, installer, style, same)
 
 
 def _inconclusive(report: Report, style: Style) -> Iterator[Line]:
