@@ -10,7 +10,6 @@ from doctor.model import (
     Finding,
     Fix,
     Installer,
-    NotChecked,
     Outcome,
     Verdict,
 )
@@ -150,15 +149,14 @@ _IMPORT_WORDS = {
 
 def _areas(report: Report) -> Iterator[Line]:
     """Each rule that passed or was not checked, by area."""
-    areas: dict[str, tuple[list[Outcome], list[NotChecked]]] = {}
+    areas: dict[str, list[Line]] = {}
     for outcome in report.outcomes:
-        areas.setdefault(outcome.rule.area, ([], []))[0].append(outcome)
-    for skipped in report.not_checked:
-        areas.setdefault(skipped.rule.area, ([], []))[1].append(skipped)
-    for area, (outcomes, skipped_here) in sorted(areas.items()):
+        if outcome.verdict is Verdict.OK:
+            passed = (("green", "  ✓ "), ("", outcome.rule.id))
+            areas.setdefault(outcome.rule.area, []).append(passed)
+    for other in report.not_checked:
+        skipped = (("dim", f"  - {other.rule.id}: not checked, {other.why}"),)
+        areas.setdefault(other.rule.area, []).append(skipped)
+    for area, lines in sorted(areas.items()):
         yield (("bold", area),)
-        for one in outcomes:
-            if one.verdict is Verdict.OK:
-                yield (("green", "  ✓ "), ("", one.rule.id))
-        for other in skipped_here:
-            yield (("dim", f"  - {other.rule.id}: not checked, {other.why}"),)
+        yield from lines
