@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from difflib import get_close_matches
 
-from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers import tables
 from doctor.consumers.source import Unreadable
 from doctor.fixes import Command, Doctor, PipInstall
@@ -40,7 +40,7 @@ def architecture_not_in_transformers(
     See also: architecture-not-in-vllm, model-inspection-failed
     """
     if transformers.model_type is None:
-        raise Missing(Text("the profile does not say the model's type"), applies=False)
+        raise NotApplicable(Text("the profile does not say the model's type"))
     if transformers.model_type or vllm.model_type:
         return None
     if vllm.model_type is None:
@@ -89,7 +89,7 @@ def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
     See also: architecture-not-in-transformers, model-inspection-failed
     """
     if profile.needs.architecture is None:
-        raise Missing(Text("the profile does not say the model's class"), applies=False)
+        raise NotApplicable(Text("the profile does not say the model's class"))
     if vllm.architecture is None:
         raise Unreadable(vllm.root / tables.MODELS.file, tables.MODELS.what)
     if vllm.architecture:
@@ -132,7 +132,7 @@ def model_not_known(profile: Profile) -> None:
     See also: architecture-not-in-vllm, architecture-not-in-transformers, gpu-memory-too-small
     """
     if profile.model is None:
-        raise Missing(Text(NO_MODEL), applies=False)
+        raise NotApplicable(Text(NO_MODEL))
     lacking = profile.unknown()
     if not lacking:
         return
@@ -202,7 +202,7 @@ def reasoning_parser_unknown(
     """
     name = profile.reasoning_parser
     if name is None:
-        raise Missing(Text("the profile names no reasoning parser"), applies=False)
+        raise NotApplicable(Text("the profile names no reasoning parser"))
     if parsers is None:
         raise _not_told(vllm, tables.REASONING)
     if name in parsers.names:
@@ -233,7 +233,7 @@ def tool_parser_unknown(
     name, asked = profile.tool_call_parser, profile.enable_auto_tool_choice
     if name is None:
         if not asked:
-            raise Missing(Text("the profile names no tool parser"), applies=False)
+            raise NotApplicable(Text("the profile names no tool parser"))
         off = Doctor("diagnose", ("--set", "enable_auto_tool_choice=false"))
         return Finding(
             Text("enable_auto_tool_choice is on, and no tool parser is named"),
@@ -250,9 +250,7 @@ def tool_parser_unknown(
 
 def _not_told(vllm: Vllm, file: str) -> Missing:
     """Not worth more than a word: a wrong name is told as soon as the server starts."""
-    return Missing(
-        Text("{path} does not say which parsers there are", path=vllm.root / file), applies=False
-    )
+    return NotApplicable(Text("{path} does not say which parsers there are", path=vllm.root / file))
 
 
 def _no_parser(
