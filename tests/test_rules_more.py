@@ -93,7 +93,7 @@ def test_a_path_with_braces_is_shown_as_it_is(tmp_path: Path, server: Environmen
     braced = tmp_path / "a{verb}{0}"
     (server.site / "vllm-0.22.0.dist-info").rename(server.site / "~llm")
     server.prefix.rename(braced)
-    said = run_doctor("diagnose", "--python", braced, "--set", "gpus=later")
+    said = run_doctor("diagnose", "-v", "--python", braced, "--set", "gpus=later")
     assert said.code == 1
     assert f"uv pip install --python '{braced}/bin/python' 'vllm>=0.22.0'" in said.out
 
