@@ -65,7 +65,7 @@ class TestAccepted:
     def test_it_is_shown_and_decides_nothing(self, healthy: tuple[str, ...]) -> None:
         said = run_inside("diagnose", *healthy, *OTHER, *ACCEPT)
         assert said.code == 0
-        assert "~ model  accepted: not enough is known" in said.out
+        assert "~ model  accepted: nothing is known of deepseek" in said.out
         assert said.out.splitlines()[-1] == "Healthy (accepted: model-not-known)"
 
     def test_json_says_it(self, healthy: tuple[str, ...]) -> None:
