@@ -278,7 +278,8 @@ def _lines(one: Explained, style: Style) -> Iterator[Line]:
     if told.unknown:
         yield from _unknown(one, told.unknown, style)
     for symptom in symptoms:
-        text = f"~ {symptom.id}  {one.place(symptom)}: only a symptom: {one.message(symptom)}"
+        where = one.place(symptom)
+        text = f"~ {symptom.id} ({where}): only a symptom: {one.message(symptom)}"
         yield from wrapped(text, "", style, "dim", "  ")
     if symptoms:
         yield ()
