@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from doctor.cli.signs import STAND_INS
-from doctor.report.repair import _WORDS
 from doctor.report.lines import MARKS
+from doctor.report.repair import _WORDS
 from tests.conftest import DOCTOR, SYSTEM, Environment, bare_environment, run_doctor
 from tests.corpus import logs
 from tests.stand_ins.fixtures import FOR_H100, Bench
