@@ -76,7 +76,9 @@ class _Group(click.Group):
                 say(f"  {line}", err=True)
             fail(str(error), error.exit_code)
         except (Missing, Crashed) as error:
-            fail(str(error), UNKNOWN)
+            from doctor.cli.shared import fail_to_judge
+
+            fail_to_judge(error)
 
 
 _TAIL = 12

@@ -38,6 +38,7 @@ from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.model import Installer, Severity
 from doctor.probes.interpreter import DOCTORS_OWN
 from doctor.profile import Profile
+from doctor.report.formats import CASE_FORMS, FORMS
 from doctor.target import Live
 from doctor.trust import ALLOW
 
@@ -76,9 +77,7 @@ _CONSENTS = ("core", "running")
 )
 @accept_option
 @click.option("--script", metavar="FILE", help="Write the plan as a shell script; - for stdout.")
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
+@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
 @click.option(
     "--fail-on",
     type=click.Choice([s.value for s in Severity]),
@@ -117,6 +116,9 @@ def fix(
         fail("--create makes the environment that --python names; name one", USAGE)
     if script is not None and wanted:
         fail("--script writes down what --apply does; give one of them", USAGE)
+    new = Path(python).absolute() if create and python and not _is_environment(python) else None
+    if new and not wanted and form in CASE_FORMS:
+        fail(f"--format {form}: there is nothing to diagnose in {python} yet; add --apply", USAGE)
     if keep_extra_indexes and not mirrors:
         fail("--keep-extra-indexes belongs to --mirror; without one, they are kept", USAGE)
     rules = known_rules(rules_dir, allow)
@@ -134,12 +136,11 @@ def fix(
     if wanted:
         do_not_die_of_a_pipe()
     with Talking(form) as talk, with_way_out(), rules_print_to_stderr():
-        if wanted and python is not None:
+        if wanted and python:
             recover_below(Path(python).absolute(), request.patience, talk)
         begin = functools.partial(_begin, python, allow, wanted, talk, form)
-        if create and python is not None and not _is_environment(Path(python)):
-            path, foreign = Path(python).absolute(), ALLOW in allow
-            creation = Creation(path, served, request.sources(path), foreign, talk)
+        if new:
+            creation = Creation(new, served, request.sources(new), ALLOW in allow, talk)
             done = make(creation, request, begin) if wanted else creation.plan()
         else:
             session = begin(request)
@@ -177,8 +178,8 @@ def _begin(
     return Session(request, target, where, Person(talk, RunningCommand(where), show))
 
 
-def _is_environment(path: Path) -> bool:
-    return path.is_file() or (path / "bin/python").exists()
+def _is_environment(python: str) -> bool:
+    return Path(python).is_file() or (Path(python) / "bin/python").exists()
 
 
 def _sources(
@@ -197,6 +198,10 @@ def _show_result(done: FixOutcome, form: str, script: str | None) -> None:
         from doctor.report.repair_json import repair_json
 
         print_json(repair_json(done.report, done.plan, done.applied))
+    elif form in CASE_FORMS:
+        from doctor.report.repair_cases import repair_cases
+
+        verbatim(CASE_FORMS[form](repair_cases(done.report, done.plan, done.applied)))
     elif script is not None:
         from doctor.report import sh
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
+from doctor.cli.signs import missing_signs
 from doctor.exits import USAGE
 from doctor.model import os_reason, printable, shortened
 from doctor.redact import redact, redacted
@@ -100,7 +101,8 @@ def print_report(report: Report, *, verbose: bool = False, quiet: bool = False) 
     from doctor.report.lines import Style
     from doctor.report.text import report_lines
 
-    print_lines(report_lines(report, Style(verbose, quiet, text_width())))
+    stand_ins = missing_signs(sys.stdout.encoding)
+    print_lines(report_lines(report, Style(verbose, quiet, text_width(), stand_ins)))
 
 
 def text_width() -> int:

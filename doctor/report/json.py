@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from doctor import about
 from doctor.codec import encode
-from doctor.model import Finding, Fix, Installer, Outcome, Role, Severity, Step, Verdict, printable
+from doctor.model import (
+    Finding,
+    Fix,
+    Installer,
+    Needs,
+    Outcome,
+    Role,
+    Severity,
+    Step,
+    Verdict,
+    printable,
+)
 from doctor.probes.imports import ImportOutcome
+from doctor.report.machine import Machine, machine
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -18,7 +30,7 @@ SCHEMA_VERSION = 1
 
 def to_json(report: Report) -> dict[str, Any]:
     """The whole report; its shape is `report_schema()`."""
-    where = report.where
+    where, whose = report.where, machine(report)
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": {
@@ -37,6 +49,10 @@ def to_json(report: Report) -> dict[str, Any]:
             "recorded": encode(report.recorded),
             "checked_up_to": report.checked_up_to,
         },
+        **machine_json(whose),
+        "versions": {"vllm": whose.vllm, "torch": whose.torch, "driver": whose.driver},
+        "gpus": None if whose.gpus is None else list(whose.gpus),
+        "fail_on": report.fail_on.value,
         "verdict": report.verdict,
         "exit_code": report.exit_code,
         "primary": report.primary.rule.id if report.primary else None,
@@ -45,6 +61,11 @@ def to_json(report: Report) -> dict[str, Any]:
         "deep": _deep(report),
         "not_checked": [{"id": n.rule.id, "why": str(n.why)} for n in report.not_checked],
     }
+
+
+def machine_json(whose: Machine) -> dict[str, Any]:
+    """Of which machine and when; its shape is `MACHINE`."""
+    return {"host": whose.host and printable(whose.host), "time": whose.time}
 
 
 def _outcome(outcome: Outcome, report: Report) -> dict[str, Any]:
@@ -74,8 +95,12 @@ def _finding(finding: Finding, role: Role, by: Installer) -> dict[str, Any]:
 
 
 def fix_json(fix: Fix, by: Installer) -> dict[str, Any]:
-    steps = [step_json(s, by) for s in fix.steps]
-    return {"title": str(fix.title), "needs": fix.needs.value, "steps": steps}
+    return {
+        "title": str(fix.title),
+        "needs": fix.needs.value,
+        "steps": [step_json(s, by) for s in fix.steps],
+        "commands": [command for step in fix.steps for command in step.commands(by)],
+    }
 
 
 def step_json(step: Step, by: Installer) -> dict[str, Any]:
@@ -154,12 +179,18 @@ MAYBE_TEXT = {"type": ["string", "null"]}
 INT = {"type": "integer"}
 NUMBER = {"type": "number"}
 BOOL = {"type": "boolean"}
+MACHINE = {"host": MAYBE_TEXT, "time": MAYBE_TEXT}
 
 
 def fix_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of `fix_json`."""
     step = {"type": "object", "properties": {"kind": TEXT}, "required": ["kind"]}
-    return object_of(title=TEXT, needs={"enum": ["safe", "ask", "person"]}, steps=list_of(step))
+    return object_of(
+        title=TEXT,
+        needs={"enum": [n.value for n in Needs]},
+        steps=list_of(step),
+        commands=list_of(TEXT),
+    )
 
 
 def _imports_schema() -> dict[str, Any]:
@@ -200,6 +231,10 @@ def report_schema() -> dict[str, Any]:
             recorded={"anyOf": [recorded, {"type": "null"}]},
             checked_up_to=MAYBE_TEXT,
         ),
+        **MACHINE,
+        versions=object_of(vllm=MAYBE_TEXT, torch=MAYBE_TEXT, driver=MAYBE_TEXT),
+        gpus={"type": ["array", "null"], "items": TEXT},
+        fail_on={"enum": [s.value for s in Severity]},
         verdict={"enum": ["healthy", "findings", "unknown"]},
         exit_code=INT,
         primary=MAYBE_TEXT,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from doctor.model import Fix, Installer, Needs, Severity
@@ -24,11 +24,18 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Style:
-    """How much is shown, and how wide (columns)."""
+    """How much is shown, and how wide (columns). `stand_ins`: what the stream shows for signs that
+    its encoding lacks."""
 
     verbose: bool = False
     quiet: bool = False
     width: int = 100
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
+
+    def columns(self, line: Line) -> int:
+        """How many columns a line takes on that stream."""
+        text = "".join(piece for _, piece in line)
+        return columns("".join(self.stand_ins.get(sign, sign) for sign in text))
 
 
 def columns(text: str) -> int:
@@ -39,11 +46,6 @@ def columns(text: str) -> int:
     from unicodedata import combining, east_asian_width
 
     return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)
-
-
-def width_of(line: Line) -> int:
-    """How many columns a line takes."""
-    return sum(columns(piece) for _, piece in line)
 
 
 def wrap(text: str, width: int, hang: int = 0) -> Iterator[str]:
@@ -83,11 +85,13 @@ def served(report: Report) -> Line:
     return (("bold", report.model), ("", f" {profile}"))
 
 
-def fix_lines(fix: Fix, installer: Installer, earlier: str | None) -> Iterator[Line]:
+def fix_lines(
+    fix: Fix, installer: Installer, style: Style, earlier: str | None = None
+) -> Iterator[Line]:
     """The commands of a fix; only its name where an earlier finding has shown them."""
     manual = " (manual)" if fix.needs is Needs.PERSON else ""
-    again = f": same fix as {earlier}" if earlier else ""
-    yield (("green", f"    fix: {fix.title}{manual}{again}"),)
+    same = f": same fix as {earlier}" if earlier else ""
+    yield from wrapped(f"fix: {fix.title}{manual}{same}", "    ", style, "green", hang="  ")
     if earlier:
         return
     for step in fix.steps:

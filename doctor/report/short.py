@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from doctor.model import Finding, Outcome, Severity, Stage, Text, Verdict
 from doctor.profile import Profile
 from doctor.report.closing import is_fixable, next_lines, snapshot_line, verdict_lines
-from doctor.report.lines import MARKS, Line, Style, columns, counted, width_of, wrap
+from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap
 from doctor.report.machine import fact, machine
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _STOPS = (
 """Where an error of these stages stops the server, as who watches it would say."""
 UNSURE = ("bold magenta", "?")
 ACCEPTED = ("dim", "~")
+NOT_RUN = ("dim", "-")
 PASSED = ("green", "✓")
 FAILED = ("bold red", "✗")
 PRIMARY = "PRIMARY CAUSE"
@@ -57,7 +58,7 @@ def short_lines(report: Report, style: Style) -> Iterator[Line]:
     yield from _header(report, style)
     rows = _arranged(_brief(row, report) for row in (*rows_of(report), *deep_rows(report)))
     yield from _block(rows, style)
-    yield from _passed(report, {row.area for row in rows}, style)
+    yield from _passed(report, style)
     yield from _stop(rows, style)
     yield ()
     yield from verdict_lines(report, style)
@@ -69,7 +70,7 @@ def quiet_lines(report: Report, style: Style) -> Iterator[Line]:
     if report.recorded:
         yield snapshot_line(report.recorded)
     for row in (*rows_of(report), *deep_rows(report)):
-        if row.mark != PASSED:
+        if row.mark not in (PASSED, NOT_RUN):
             name = f"{row.tag or row.area}{f' ({PRIMARY})' if row.primary else ''}"
             yield (row.mark, ("bold", f" {name}"), ("", f": {row.message}"))
     yield from verdict_lines(report, style)
@@ -90,15 +91,15 @@ def _header(report: Report, style: Style) -> Iterator[Line]:
     model = report.model.rpartition("/")[2] if report.model else "environment only"
     line: Line = (("bold", str(report.interpreter.prefix)),)
     for said in wrap(", ".join(parts), style.width - 2):
-        if width_of(line) + 2 + columns(said) > style.width:
+        if style.columns(line) + 2 + columns(said) > style.width:
             yield line
             line = ()
         line = (*line, ("", f"  {said}"))
-    aim = f"→ {model}{f', TP {ranks}' if ranks > 1 else ''}"
-    if width_of(line) + 3 + columns(aim) > style.width:
+    aim: Line = (("bold", f"→ {model}{f', TP {ranks}' if ranks > 1 else ''}"),)
+    if style.columns(line) + 3 + style.columns(aim) > style.width:
         yield line
         line = ()
-    yield (*line, ("", "   " if line else "  "), ("bold", aim))
+    yield (*line, ("", "   " if line else "  "), *aim)
 
 
 def _gpu(name: str) -> str:
@@ -129,7 +130,8 @@ def rows_of(report: Report) -> Iterator[Row]:
         else:
             where = "" if len(areas) == 1 else f" ({', '.join(areas)})"
             many = counted(len(outcomes), "check")
-            yield Row(areas[0], UNSURE, f"{many} inconclusive{where}: {why}")
+            name = areas[0] if len(areas) == 1 else "several"
+            yield Row(name, UNSURE, f"{many} inconclusive{where}: {why}")
 
 
 def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) -> Row:
@@ -170,7 +172,7 @@ def deep_rows(report: Report) -> Iterator[Row]:
     elif proof:
         yield Row("test build", FAILED, f"failed at {proof.stage}: {proof.line.strip()}")
     elif report.proof_missing:
-        yield Row("test build", UNSURE, f"not run: {report.proof_missing}")
+        yield Row("test build", NOT_RUN, f"not run: {report.proof_missing}")
     if made and made.died:
         names = ", ".join(one.module for one in made.died)
         yield Row("imports", FAILED, f"{len(made.died)} of {len(made.rows)} failed: {names}")
@@ -180,7 +182,7 @@ def deep_rows(report: Report) -> Iterator[Row]:
         count = sum(row.outcome == "ok" for row in made.rows)
         yield Row("imports", PASSED, f"{count} of {len(made.rows)} modules that vLLM imports")
     elif report.imports_missing:
-        yield Row("imports", UNSURE, f"not run: {report.imports_missing}")
+        yield Row("imports", NOT_RUN, f"not run: {report.imports_missing}")
 
 
 def _arranged(rows: Iterable[Row]) -> list[Row]:
@@ -210,7 +212,7 @@ def _block(rows: Sequence[Row], style: Style) -> Iterator[Line]:
 
 
 def _row(row: Row, start: Line, style: Style) -> Iterator[Line]:
-    indent = " " * width_of(start)
+    indent = " " * style.columns(start)
     colour = "" if row.mark != ACCEPTED else "dim"
     *above, last = wrap(row.message, style.width - len(indent)) or [""]
     for line in above:
@@ -228,7 +230,7 @@ def _tag(row: Row) -> Line:
 
 def _tagged(line: Line, tag: Line, style: Style) -> Iterator[Line]:
     """The line with the tag at the right edge, in a line of its own where there is no room."""
-    taken, wide = width_of(line), width_of(tag)
+    taken, wide = style.columns(line), style.columns(tag)
     if not wide:
         yield line
     elif taken + 2 + wide <= style.width:
@@ -238,16 +240,17 @@ def _tagged(line: Line, tag: Line, style: Style) -> Iterator[Line]:
         yield (("", " " * (style.width - wide)), *tag)
 
 
-def _passed(report: Report, sick: set[str], style: Style) -> Iterator[Line]:
-    """The areas without a row of their own in as few lines as they take, and how many checks passed
-    in all."""
+def _passed(report: Report, style: Style) -> Iterator[Line]:
+    """The areas in which nothing is wrong or open in as few lines as they take, and how many checks
+    passed in all."""
     passed = [o.rule.area for o in report.outcomes if o.verdict is Verdict.OK]
+    sick = {o.rule.area for o in report.outcomes if o.verdict is not Verdict.OK}
     areas = sorted({*passed, *(n.rule.area for n in report.not_checked)} - sick)
     line: Line = ()
     for area in areas:
         mark = PASSED if area in passed else ("dim", "-")
         named: Line = (*([("", " ")] if line else []), mark, ("", f" {area}"))
-        if line and width_of(line) + width_of(named) > style.width:
+        if line and style.columns(line) + style.columns(named) > style.width:
             yield line
             line, named = (), named[1:]
         line = (*line, *named)
