@@ -89,7 +89,7 @@ class Asked:
                 assert asked["rules_dir"] == self.rules
                 continue
             assert Path(asked["python"]) in (self.environment.prefix, self.environment.python)
-            if "profile_name" in asked:
+            if "rules_dir" in asked and "profile_name" in asked:
                 assert asked["profile_name"] == self.profile
                 assert asked["rules_dir"] == self.rules
                 assert asked["sets"][:2] == ("gpus=later", "archs=9.0")

@@ -141,9 +141,13 @@ class Creation:
         except OSError as error:
             raise self._error(Text("{why}", why=os_reason(error))) from None
         except KeyboardInterrupt:
-            raise Interrupted(
-                Text(
-                    "interrupted: {path} is only half made; the same command finishes it",
-                    path=path,
-                )
-            ) from None
+            raise self.interrupted() from None
+
+    def interrupted(self) -> Interrupted:
+        """What Ctrl-C leaves of the environment before anything is installed in it."""
+        return Interrupted(
+            Text(
+                "interrupted: {path} is only half made; the same command finishes it",
+                path=self._path,
+            )
+        )

@@ -22,7 +22,7 @@ from doctor.probes.interpreter import Where, distrusted
 from doctor.probes.wheels import Vllm
 from doctor.profile import Profile
 from doctor.repair.action import CONSENTS, Consent, SelectedFix
-from doctor.repair.apply import Applied, Judge, adopt, apply, roll_back, rolling_back
+from doctor.repair.apply import Applied, Judge, adopt, apply, half_undone, roll_back, rolling_back
 from doctor.repair.context import RepairContext
 from doctor.repair.create import Creation
 from doctor.repair.errors import Interrupted, RepairError
@@ -308,7 +308,11 @@ class Session:
         """Undoes the last run; whether nothing of it is left."""
         state = State(self.context.prefix)
         with state.locked(self._asked.patience):
-            left = state.undo(state.runs()[-1])
+            run = state.runs()[-1]
+            try:
+                left = state.undo(run)
+            except KeyboardInterrupt:
+                raise Interrupted(half_undone(run)) from None
         for line in left:
             self._person.talk.tell(Text("{left}", left=line))
         return not left
@@ -327,9 +331,15 @@ def make(
     creation.must_fit()
     for number in range(1, RELEASES + 1):
         creation.make()
-        session = begin(request)
+        try:
+            session = begin(request)
+        except KeyboardInterrupt:
+            raise creation.interrupted() from None
         done = session.apply(created=True)
-        failed = session.unproven()
+        try:
+            failed = session.unproven()
+        except KeyboardInterrupt:
+            raise done.interrupted() from None
         if failed is None or done.applied is None or done.applied.run is None:
             break
         if not session.give_up(failed, creation, last=number == RELEASES):
