@@ -822,7 +822,7 @@ class TestInterrupt:
         assert code not in (HEALTHY, FINDINGS, UNKNOWN)
         wait_for(lambda: gone(child))
         if number is signal.SIGINT:
-            assert (code, err.strip()) == (130, "vllm-doctor: interrupted")
+            assert (code, err.strip()) == (130, "vllm-doctor: interrupted; nothing was changed")
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_while_a_compiler_is_asked_in_the_background(
@@ -837,7 +837,7 @@ class TestInterrupt:
         assert code not in (HEALTHY, FINDINGS, UNKNOWN)
         wait_for(lambda: gone(child))
         if number is signal.SIGINT:
-            assert (code, err.strip()) == (130, "vllm-doctor: interrupted")
+            assert (code, err.strip()) == (130, "vllm-doctor: interrupted; nothing was changed")
 
 
 def test_every_name_of_the_interpreter_is_the_one_that_runs_these_tests() -> None:
