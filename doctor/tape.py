@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,15 @@ class NotAskedThen(NotApplicable):
 
     def __init__(self, tool: str) -> None:
         super().__init__(Text("recorded by {tool}, before this check existed", tool=tool))
+
+
+class OfAnotherModel(NotRecorded, NotApplicable):
+    """A snapshot was asked for what only one that was made for the same model can contain."""
+
+    def __init__(self, model: str) -> None:
+        why = Text("this snapshot was made for another model than {model}", model=model)
+        Missing.__init__(self, why)
+        self.searches = {}
 
 
 TAPE_VERSION = 1
@@ -199,12 +208,19 @@ class Recorder:
         return answer
 
     def recording(
-        self, tool: str, python: str, found_by: str, host: str | None = None
+        self,
+        tool: str,
+        python: str,
+        found_by: str,
+        host: str | None = None,
+        asked: Iterable[str] | None = None,
     ) -> dict[str, Any]:
-        """The recording as JSON data, not yet to be shared (see `doctor.snapshot`)."""
+        """The recording as JSON data, not yet to be shared (see `doctor.snapshot`). `asked`: the
+        facts that were asked for."""
         return {
             "recorded": round(time.time()),
             "host": host,
+            "asked": None if asked is None else list(asked),
             "schema_version": TAPE_VERSION,
             "tool": tool,
             "python": python,
