@@ -27,7 +27,7 @@ from doctor.model import (
     Text,
     Verdict,
 )
-from doctor.probes.driver import DeepAsked, Driver
+from doctor.probes.driver import CuInit, DeepAsked, Driver
 from doctor.probes.host import HostCompilers
 from doctor.probes.imports import Imported, Imports
 from doctor.probes.interpreter import Interpreter, Where
@@ -114,7 +114,7 @@ def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
     began = time.perf_counter()
     deep = question.deep
     facts = facts.given(DeepAsked(deep))
-    facts.ask_ahead(Interpreter, Driver, HostCompilers, *((Imports,) if deep else ()))
+    facts.ask_ahead(Interpreter, Driver, HostCompilers, *((CuInit, Imports) if deep else ()))
     loaded = tuple(rules)
     interpreter, where = facts.get(Interpreter), facts.get(Where)
     facts.ask_ahead(Toolkits)

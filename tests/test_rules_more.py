@@ -13,7 +13,7 @@ from packaging.version import Version
 
 import doctor
 from doctor.codec import decode
-from doctor.engine import load_rules
+from doctor.engine import Facts, load_rules
 from doctor.fixes import (
     Command,
     PipUninstall,
@@ -25,7 +25,7 @@ from doctor.fixes import (
 from doctor.fixes.recipes import use_wheels
 from doctor.model import Finding, Fix, Installer, Missing, Needs, NotApplicable
 from doctor.probes.cuda_home import HomeOfLinks
-from doctor.probes.driver import DeepAsked, Device, Gpus, driver
+from doctor.probes.driver import CuInit, DeepAsked, Device, Driver, Gpus
 from doctor.probes.environment import HOME, SETTABLE, LaunchEnv
 from doctor.probes.interpreter import DOCTORS_OWN, Interpreter, Where
 from doctor.probes.jit import Jit, Workaround
@@ -119,12 +119,13 @@ def test_a_driver_that_loads_and_cannot_be_initialised_is_found_by_a_deep_check(
 ) -> None:
     env = stand_ins.environment(stand_ins.build(tmp_path), gpus=2)
     launch = LaunchEnv({"PATH": "/usr/bin:/bin", **env, "STAND_IN_CUINIT": answer})
-    asked = driver(Live(), launch, Profile("m"), DeepAsked(True))
-    assert asked.libcuda.init == int(answer)
-    found = list(RULES["driver-lib-invisible"](asked, None) or ())  # type: ignore[arg-type]
+    facts = Facts(Live(), (launch, Profile("m"), DeepAsked(True)))
+    asked, init = facts.get(Driver), facts.get(CuInit)
+    assert init.code == int(answer)
+    found = list(RULES["driver-lib-invisible"](asked, init, None) or ())  # type: ignore[arg-type]
     assert bool(found) is told
-    quick = driver(Live(), launch, Profile("m"), DeepAsked(False))
-    assert quick.libcuda.init is None
+    with pytest.raises(NotApplicable):
+        facts.given(DeepAsked(False)).get(CuInit)
 
 
 # Whose consent a fix needs.
