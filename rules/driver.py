@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.fixes import Command, Doctor, SetVariable, UnsetVariable
-from doctor.probes.driver import Driver
+from doctor.probes.driver import CuInit, Driver
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.libraries import Runtimes
 from doctor.probes.wheels import ROCM, Torch
@@ -38,7 +38,9 @@ def _driver_repair(driver: Driver) -> tuple[str, str]:
 
 
 @rule("driver-lib-invisible", Severity.ERROR, Stage.DEVICE)
-def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Finding]:
+def driver_lib_invisible(
+    driver: Driver, init: CuInit | None, torch: Torch | None
+) -> Iterator[Finding]:
     """The server cannot load or initialise the NVIDIA driver.
 
     vLLM stops with `RuntimeError: Failed to infer device type` or
@@ -64,8 +66,7 @@ def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Findin
         raise NotApplicable(Text(ROCM))
     nvml = None if driver.tegra else driver.nvml.error
     errors = [e for e in (driver.libcuda.error, nvml) if e]
-    if not errors and driver.libcuda.init:
-        code = driver.libcuda.init
+    if not errors and init and (code := init.code):
         yield Finding(
             Text(
                 "the NVIDIA driver loads and cannot be initialised: cuInit answers {code}",

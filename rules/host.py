@@ -155,7 +155,7 @@ def python_headers_missing(headers: PythonHeaders, interpreter: Interpreter) -> 
 
 @rule("triton-libcuda-unlinkable", Severity.ERROR, Stage.HOST_COMPILER)
 def triton_libcuda_unlinkable(
-    triton: TritonLibcuda, driver: Driver, kit: WheelToolkit | None
+    driver: Driver, triton: TritonLibcuda, kit: WheelToolkit | None
 ) -> Iterator[Finding]:
     """The linker cannot find the driver's libcuda, which Triton links against.
 

@@ -1,4 +1,5 @@
-"""Recorded machines, judged whole: the report of each is in fixtures/tapes/<name>.txt.
+"""Recorded machines, judged whole: the report of each is in fixtures/tapes/<name>.txt (-v), the one
+that fits a screen in <name>.short.txt, and of one machine those that are for programs.
 
 The tapes are of real environments (tests/real_stack/test_tapes.py makes them); after a change of
 rules or wording, UPDATE_GOLDEN=1 writes the reports anew, and the difference is there to be read.
@@ -17,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from doctor.cli import cli
+from doctor.report.formats import CASE_FORMS
 from doctor.report.json import report_schema
 from doctor.report.schema import snapshot_schema
 from tests.conftest import Environment, must_fit, run_doctor
@@ -29,14 +31,30 @@ def judge(tape: Path, *options: str) -> tuple[int, str]:
     return ran.exit_code, ran.output
 
 
+def must_be(golden: Path, text: str) -> None:
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)
 def test_a_recorded_machine_gets_its_golden_report(tape: Path) -> None:
     code, output = judge(tape, "-v")
-    report = f"{output}exit code {code}\n"
-    golden = tape.with_suffix(".txt")
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(report, encoding="utf-8")
-    assert report == golden.read_text(encoding="utf-8")
+    must_be(tape.with_suffix(".txt"), f"{output}exit code {code}\n")
+
+
+@pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)
+def test_a_recorded_machine_gets_its_golden_short_report(tape: Path) -> None:
+    code, output = judge(tape)
+    told = output.replace(str(tape), tape.name)
+    must_be(tape.with_suffix(".short.txt"), f"{told}exit code {code}\n")
+
+
+@pytest.mark.parametrize("form", CASE_FORMS)
+def test_a_recorded_machine_gets_its_golden_report_for_programs(form: str) -> None:
+    tape = next(t for t in TAPES if t.stem == "cuda-home-unset")
+    report = re.sub(r' time="[0-9.]+"', "", judge(tape, "--format", form)[1])
+    must_be(tape.with_suffix(f".{form}.txt"), report)
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)

@@ -267,7 +267,7 @@ def explained_lines(one: Explained, style: Style) -> Iterator[Line]:
 
 def _lines(one: Explained, style: Style) -> Iterator[Line]:
     told = one.told
-    yield (("bold", one.name), ("", f": {counted(told.lines, 'line')}{_starts(told)}"))
+    yield from wrapped(f"{one.name}: {counted(told.lines, 'line')}{_starts(told)}", "", style)
     for note in one.notes:
         yield from wrapped(note, "", style, "yellow")
     yield ()
@@ -278,13 +278,15 @@ def _lines(one: Explained, style: Style) -> Iterator[Line]:
     if told.unknown:
         yield from _unknown(one, told.unknown, style)
     for symptom in symptoms:
-        text = f"~ {symptom.id}  {one.place(symptom)}: only a symptom: {one.message(symptom)}"
-        yield (("dim", text),)
+        where = one.place(symptom)
+        text = f"~ {symptom.id} ({where}): only a symptom: {one.message(symptom)}"
+        yield from wrapped(text, "", style, "dim", "  ")
     if symptoms:
         yield ()
     for earlier in told.earlier:
         what = earlier.id or "a failure that no signature knows"
-        yield (("dim", f"- an earlier start failed, {one.place(earlier)}: {what}"),)
+        text = f"- an earlier start failed, {one.place(earlier)}: {what}"
+        yield from wrapped(text, "", style, "dim", "  ")
     yield from _closing(one, style)
 
 

@@ -89,7 +89,10 @@ def _header(report: Report, style: Style) -> Iterator[Line]:
     ]
     ranks = profile.tensor_parallel_size if profile else 1
     model = report.model.rpartition("/")[2] if report.model else "environment only"
+    where = report.where.found_by
     line: Line = (("bold", str(report.interpreter.prefix)),)
+    if where != "--python":
+        line = (*line, ("", f" ({where})"))
     for said in wrap(", ".join(parts), style.width - 2):
         if style.columns(line) + 2 + columns(said) > style.width:
             yield line
