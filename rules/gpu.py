@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.fixes import Doctor, UnsetVariable
 from doctor.probes.driver import Gpus
 from doctor.profile import Profile
@@ -128,7 +128,7 @@ def tp_not_dividing_heads(profile: Profile, gpus: Gpus | None) -> Finding | None
     """
     needs, ranks = profile.needs, profile.tensor_parallel_size
     if needs.attention_heads is None:
-        raise Missing(Text("the profile does not say how many heads there are"), applies=False)
+        raise NotApplicable(Text("the profile does not say how many heads there are"))
     wrong = needs.undivided(ranks)
     if not wrong:
         return None
@@ -155,12 +155,12 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
     """
     ranks = profile.tensor_parallel_size
     if profile.needs.weights_gib is None:
-        raise Missing(Text("the profile does not say how large the weights are"), applies=False)
+        raise NotApplicable(Text("the profile does not say how large the weights are"))
     if len(gpus.visible) < ranks:
         raise Missing(Text("there are too few GPUs"), ("tp-exceeds-visible-gpus",))
     fit = _fit(profile, gpus, ranks)
     if fit is None:
-        raise Missing(Text("a GPU with unified memory does not say how much it has"), applies=False)
+        raise NotApplicable(Text("a GPU with unified memory does not say how much it has"))
     if fit.roomy:
         return None
     error = fit.weights + fit.cache > fit.budget

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
 from pathlib import Path
 
 import click
@@ -12,7 +10,7 @@ from doctor.cli.again import RunningCommand, told
 from doctor.cli.output import (
     fail,
     print_json,
-    print_lines,
+    print_report,
     rules_print_to_stderr,
 )
 from doctor.cli.shared import (
@@ -26,9 +24,9 @@ from doctor.cli.shared import (
     target_options,
 )
 from doctor.codec import CodecError, parse_json
-from doctor.diagnose import Recorded, Report
+from doctor.diagnose import Question, Recorded
 from doctor.diagnose import diagnose as run_diagnosis
-from doctor.engine import Crashed
+from doctor.engine import Crashed, Facts
 from doctor.exits import USAGE
 from doctor.model import Missing, Severity, os_reason
 from doctor.probes.interpreter import Where
@@ -104,33 +102,17 @@ def diagnose(
         known = known_rules(rules_dir, allow) if accept else rules_when_asked(rules_dir, allow)
         accepted = ids("--accept", accept, known) if accept else frozenset()
     target, where, recorded = _from_tape(tape) if tape else (*named(python, allow), None)
+    question = Question(profile_name, deep, Severity(fail_on), accepted, recorded)
     try:
         with rules_print_to_stderr():
-            report = run_diagnosis(
-                target,
-                where,
-                asked,
-                known,
-                profile_name=profile_name,
-                source="tape" if tape else "live",
-                deep=deep,
-                fail_on=Severity(fail_on),
-                accept=accepted,
-            )
+            report = run_diagnosis(Facts(target, (where, asked)), known, question)
     except (Missing, Crashed) as error:
         fail_to_judge(error)
-    report = told(dataclasses.replace(report, recorded=recorded), RunningCommand(where))
+    report = told(report, RunningCommand(where))
     if form == "json":
         from doctor.report.json import to_json
 
         print_json(to_json(report))
     else:
-        _print_text(report, verbose, quiet)
+        print_report(report, verbose=verbose, quiet=quiet)
     raise SystemExit(report.exit_code)
-
-
-def _print_text(report: Report, verbose: bool, quiet: bool) -> None:
-    from doctor.report import text
-
-    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    print_lines(text.report_lines(report, text.Style(verbose, quiet, width)))
