@@ -1,4 +1,4 @@
-"""The READMEs and the pages of docs/ say what the doctor really prints, and both languages the same."""
+"""The READMEs and the pages of docs/ say what the doctor prints, in both languages the same."""
 
 from __future__ import annotations
 
