@@ -95,7 +95,7 @@ def test_a_sites_own_rule_has_its_page_with_all_that_is_said_of_it(site: Path) -
         "In logs": "- `quota.LeaseError` (acme >=1: `acme/lease.py`)",
         "How it is found": "- On the machine, before the server starts: `vllm-doctor diagnose`, "
         "severity warning. It is judged\nfrom `LaunchEnv`.\n"
-        "- It stops no server, but it should be known.\n"
+        "- It stops no server.\n"
         "- In a server's log: `vllm-doctor explain FILE` finds one of the messages above.",
         "Fix": "`systemctl restart quota` (`core` is not needed).",
         "Sources": "- acme/lease.py (1.0, 1.1)\n- https://acme.example/quota",
