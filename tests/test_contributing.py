@@ -1,0 +1,123 @@
+"""CONTRIBUTING.md is true: each worked example, carried out in a copy of the tree, touches as many
+files as its table says, works, and leaves nothing else to be edited by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import HANG, SYSTEM
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+BLOCK = re.compile(
+    r"<!-- (\w+): (append to|in|run) ?(\S*?)(?:, after (.*?))? -->\n```\w+\n(.*?)```", re.S
+)
+EXAMPLES = dict.fromkeys(row[0] for row in BLOCK.findall(TEXT))
+TITLES = {
+    "rule": "a rule",
+    "signature": "a log signature",
+    "fact": "a fact",
+    "form": "an output form",
+}
+TREE = ("doctor", "rules", "tests", "fixtures", "docs")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout, as far as the examples and their checks need it."""
+    copy = tmp_path_factory.mktemp("contributing") / "tree"
+    no_bytecode = shutil.ignore_patterns("__pycache__", ".*")
+    for name in TREE:
+        shutil.copytree(ROOT / name, copy / name, ignore=no_bytecode, symlinks=True)
+    for path in ROOT.glob("*.*"):
+        if path.is_file():
+            shutil.copy(path, copy)
+    return copy
+
+
+def test_the_examples_are_those_of_the_table() -> None:
+    assert list(EXAMPLES) == list(TITLES)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_touches_what_the_table_says_and_works(
+    example: str, tree: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tree, tmp_path / "tree", symlinks=True)
+    copy = tmp_path / "tree"
+    touched = set()
+    for name, how, file, after, text in BLOCK.findall(TEXT):
+        if name != example:
+            continue
+        if how == "run":
+            carried_out(text, copy)
+            continue
+        place = copy / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(put(place, how, after, text), encoding="utf-8")
+        touched.add(file)
+    assert len(touched) == promised(TITLES[example])
+    linted(touched, copy)
+
+
+def promised(title: str) -> int:
+    """The number in the table's row."""
+    (count,) = re.findall(rf"(?m)^\| \[?{title}\b.*\| (\d) \|$", TEXT)
+    return int(count)
+
+
+def put(place: Path, how: str, after: str, text: str) -> str:
+    """The file with the block at its end, or behind the one line that holds `after`."""
+    was = place.read_text(encoding="utf-8") if place.exists() else ""
+    if how == "append to":
+        return f"{was}\n{text}" if was else text
+    (line,) = (line for line in was.splitlines(keepends=True) if after in line)
+    return was.replace(line, line + text)
+
+
+def carried_out(text: str, copy: Path) -> str:
+    """The lines of a shell; each has to end well."""
+    bin = Path(sys.executable).parent
+    env = {**os.environ, **SYSTEM, "PATH": f"{bin}:{SYSTEM['PATH']}"}
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        cwd=copy,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+    return ran.stdout
+
+
+def linted(touched: set[str], copy: Path) -> None:
+    """An example is as well made as what it stands among."""
+    python = sorted(file for file in touched if file.endswith(".py"))
+    if python:
+        names = " ".join(python)
+        carried_out(f"ruff check {names} && ruff format --check {names}", copy)
+
+
+def test_after_a_new_rule_one_command_renews_the_reports_and_the_pages(
+    tree: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tree, tmp_path / "tree", symlinks=True)
+    copy = tmp_path / "tree"
+    for name, how, file, after, text in BLOCK.findall(TEXT):
+        if name == "rule" and how != "run":
+            (copy / file).write_text(put(copy / file, how, after, text), encoding="utf-8")
+    written = carried_out("python -m tests.regenerate", copy)
+    assert "written: docs/ailments/debug-logging.md" in written
+    assert "written: docs/ailments/README.md" in written
+    assert "written: fixtures/tapes/cuda-home-unset.txt" in written
+    assert "written: README.md" in written
+    assert "1 checks" not in carried_out("python -m tests.regenerate --check", copy)
