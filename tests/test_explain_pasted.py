@@ -890,16 +890,20 @@ class TestTheCommand:
             (
                 INIT.replace("{}", "{'EngineCore_DP0': -4}"),
                 UNKNOWN,
-                ["SIGILL", "tells only what follows from the cause"],
+                ["SIGILL", "the cause of the failure is not in this log"],
             ),
-            (FAILED + BANNER, RECOGNISED, ["it is starting again", "no-kv-cache-memory  PRIMARY"]),
+            (
+                FAILED + BANNER,
+                RECOGNISED,
+                ["last start is still under way", "no-kv-cache-memory  PRIMARY"],
+            ),
             (
                 READY + answer("400 Bad Request") * 2,
                 RECOGNISED,
                 ["refused 2 requests to /v1/chat/completions with 400", "curl -sS -i"],
             ),
-            (BANNER + READY + ANSWERS, NOTHING, ["Nothing found: the server got ready"]),
-            (BANNER + LOADING, NOTHING, ["tells of no failure"]),
+            (BANNER + READY + ANSWERS, NOTHING, ["Nothing found: the server became ready"]),
+            (BANNER + LOADING, NOTHING, ["no failure in this log"]),
         ],
     )
     def test_it_says_so_and_ends_so(

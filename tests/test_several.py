@@ -292,7 +292,7 @@ class TestFolders:
             ({}, "holds no file"),
             ({"x/core.1": BLOB, "core.2": BLOB}, "there is no log among these 2 files"),
             ({"a.log": "", "b.log": "", "c.log": ""}, "there is no log among these 3 files"),
-            ({"core.1": BLOB}, "is no text"),
+            ({"core.1": BLOB}, "is not a text file"),
             ({"a.log": KERNEL, "b.log.bz2": b"BZh91AY" * 99}, "b.log.bz2 is packed with bzip2"),
         ],
     )

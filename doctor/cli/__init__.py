@@ -18,6 +18,7 @@ from doctor.cli import signs
 from doctor.cli.again import program
 from doctor.cli.output import fail, fail_usage, say, tell
 from doctor.engine import place
+from doctor.errors import DoctorError
 from doctor.exits import BUSY, INTERRUPTED, UNKNOWN, USAGE
 from doctor.model import os_reason
 from doctor.patience import Busy
@@ -103,6 +104,8 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     except _Terminated:
         raise SystemExit(143) from None
+    except DoctorError as error:
+        fail(str(error), error.exit_code)
     except Busy as busy:
         fail(f"{busy}; --wait waits for it", BUSY)
     except OSError as error:

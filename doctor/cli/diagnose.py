@@ -12,6 +12,7 @@ from doctor.cli.output import (
     print_json,
     print_report,
     rules_print_to_stderr,
+    verbatim,
 )
 from doctor.cli.shared import (
     accept_option,
@@ -30,6 +31,7 @@ from doctor.engine import Crashed, Facts
 from doctor.exits import USAGE
 from doctor.model import Missing, Severity, os_reason
 from doctor.probes.interpreter import Where
+from doctor.report.formats import CASE_FORMS, FORMS
 from doctor.tape import Tape, load_tape
 from doctor.target import Target, TooLarge, must_read
 
@@ -61,20 +63,20 @@ def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
     is_flag=True,
     help="Prove it: compile, link and load a small kernel; import what vLLM does.",
 )
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
+@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
 @click.option(
     "--fail-on",
     type=click.Choice([s.value for s in Severity]),
     default=Severity.ERROR.value,
     show_default=True,
-    help="The least finding that makes the exit code 1.",
+    help="Lowest severity that sets exit code 1.",
 )
 @accept_option
 @click.option("--from", "tape", metavar="FILE", help="Judge a snapshot instead of this machine.")
-@click.option("-v", "--verbose", is_flag=True, help="Everything that was checked.")
-@click.option("-q", "--quiet", is_flag=True, help="Findings only.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Everything: evidence, every command, each check."
+)
+@click.option("-q", "--quiet", is_flag=True, help="One line per finding.")
 def diagnose(
     python: str | None,
     profile_name: str,
@@ -113,6 +115,10 @@ def diagnose(
         from doctor.report.json import to_json
 
         print_json(to_json(report))
+    elif form in CASE_FORMS:
+        from doctor.report.report_cases import report_cases
+
+        verbatim(CASE_FORMS[form](report_cases(report)))
     else:
         print_report(report, verbose=verbose, quiet=quiet)
     raise SystemExit(report.exit_code)

@@ -48,6 +48,7 @@ from doctor.patience import AT_ONCE, Patience
 from doctor.probes.environment import saved_below
 from doctor.probes.interpreter import DOCTORS_OWN, Where, distrusted
 from doctor.profile import Profile
+from doctor.report.formats import CASE_FORMS, FORMS
 from doctor.target import Live, Target
 
 if TYPE_CHECKING:
@@ -89,9 +90,7 @@ _PROVEN = (Stage.IMPORT, Stage.COMPILE, Stage.LINK, Stage.LOAD)
 )
 @accept_option
 @click.option("--script", metavar="FILE", help="Write the plan as a shell script; - for stdout.")
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
+@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
 @click.option(
     "--fail-on",
     type=click.Choice([s.value for s in Severity]),
@@ -148,7 +147,7 @@ def fix(
 
         path = Path(python).absolute()
         creation = Creation(path, asked.profile, sources(path), allow)
-        if not wanted and (form == "json" or script is not None):
+        if not wanted and (form != "text" or script is not None):
             fail(f"--create {python}: there is nothing to judge yet; add --apply", USAGE)
         if not wanted:
             creation.show()
@@ -162,6 +161,10 @@ def fix(
         from doctor.report.repair_json import repair_json
 
         print_json(repair_json(fixing.report, plan, applied))
+    elif form in CASE_FORMS:
+        from doctor.report.repair_cases import repair_cases
+
+        verbatim(CASE_FORMS[form](repair_cases(fixing.report, plan, applied)))
     elif script is not None:
         _write_script(script, fixing, plan)
     elif applied is None:

@@ -81,6 +81,6 @@ def _commands(report: Report, style: Style) -> Iterator[tuple[str, str]]:
         words = () if counts else ("--fail-on", gravest.value)
         yield f"fix{there}:", say("fix", "--apply", *words)
     if not style.verbose and (found or report.verdict != "healthy"):
-        yield "every command:", say("diagnose", "-v")
+        yield "every command:" if found else "details:", say("diagnose", "-v")
     if report.primary and report.verdict != "healthy":
         yield "why:", say("rules", "show", report.primary.rule.id)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 UNSURE = ("bold magenta", "?")
 ACCEPTED = ("dim", "~")
+NOT_RUN = ("dim", "-")
 PASSED = ("green", "✓")
 FAILED = ("bold red", "✗")
 PRIMARY = "PRIMARY CAUSE"
@@ -47,7 +48,7 @@ def short_lines(report: Report, style: Style) -> Iterator[Line]:
     yield from _header(report, style)
     rows = _arranged(_brief(row, report) for row in (*rows_of(report), *deep_rows(report)))
     yield from _block(rows, style)
-    yield from _passed(report, {row.area for row in rows}, style)
+    yield from _passed(report, style)
     yield from _stop(rows, style)
     yield ()
     yield from verdict_lines(report, style)
@@ -59,7 +60,7 @@ def quiet_lines(report: Report, style: Style) -> Iterator[Line]:
     if report.recorded:
         yield snapshot_line(report.recorded)
     for row in (*rows_of(report), *deep_rows(report)):
-        if row.mark != PASSED:
+        if row.mark not in (PASSED, NOT_RUN):
             name = f"{row.tag or row.area}{f' ({PRIMARY})' if row.primary else ''}"
             yield (row.mark, ("bold", f" {name}"), ("", f": {row.message}"))
     yield from verdict_lines(report, style)
@@ -119,7 +120,8 @@ def rows_of(report: Report) -> Iterator[Row]:
         else:
             where = "" if len(areas) == 1 else f" ({', '.join(areas)})"
             many = counted(len(outcomes), "check")
-            yield Row(areas[0], UNSURE, f"{many} inconclusive{where}: {why}")
+            name = areas[0] if len(areas) == 1 else "several"
+            yield Row(name, UNSURE, f"{many} inconclusive{where}: {why}")
 
 
 def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) -> Row:
@@ -160,7 +162,7 @@ def deep_rows(report: Report) -> Iterator[Row]:
     elif proof:
         yield Row("test build", FAILED, f"failed at {proof.stage}: {proof.line.strip()}")
     elif report.proof_missing:
-        yield Row("test build", UNSURE, f"not run: {report.proof_missing}")
+        yield Row("test build", NOT_RUN, f"not run: {report.proof_missing}")
     if made and made.died:
         names = ", ".join(one.module for one in made.died)
         yield Row("imports", FAILED, f"{len(made.died)} of {len(made.rows)} failed: {names}")
@@ -170,7 +172,7 @@ def deep_rows(report: Report) -> Iterator[Row]:
         count = sum(row.outcome == "ok" for row in made.rows)
         yield Row("imports", PASSED, f"{count} of {len(made.rows)} modules that vLLM imports")
     elif report.imports_missing:
-        yield Row("imports", UNSURE, f"not run: {report.imports_missing}")
+        yield Row("imports", NOT_RUN, f"not run: {report.imports_missing}")
 
 
 def _arranged(rows: Iterable[Row]) -> list[Row]:
@@ -228,10 +230,11 @@ def _tagged(line: Line, tag: Line, style: Style) -> Iterator[Line]:
         yield (("", " " * (style.width - wide)), *tag)
 
 
-def _passed(report: Report, sick: set[str], style: Style) -> Iterator[Line]:
-    """The areas without a row of their own in as few lines as they take, and how many checks passed
-    in all."""
+def _passed(report: Report, style: Style) -> Iterator[Line]:
+    """The areas in which nothing is wrong or open in as few lines as they take, and how many checks
+    passed in all."""
     passed = [o.rule.area for o in report.outcomes if o.verdict is Verdict.OK]
+    sick = {o.rule.area for o in report.outcomes if o.verdict is not Verdict.OK}
     areas = sorted({*passed, *(n.rule.area for n in report.not_checked)} - sick)
     line: Line = ()
     for area in areas:
