@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-
 import click
 
 from doctor.cli.again import RunningCommand
-from doctor.cli.output import fail, print_json, say
+from doctor.cli.output import fail, print_json, say, text_width
 from doctor.cli.shared import ALLOW_HELP, did_you_mean, known_rules, known_signatures
 from doctor.exits import USAGE
 from doctor.report import ailment
@@ -60,5 +58,4 @@ def show(known: dict[str, ailment.Page], id: str) -> None:
     if id not in known:
         hint = did_you_mean(id, known, f"; `{RunningCommand()('rules')}` lists them")
         fail(f"there is no ailment {id!r}{hint}", USAGE)
-    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    say("\n".join(ailment.page_lines(known[id], width)))
+    say("\n".join(ailment.page_lines(known[id], text_width())))
