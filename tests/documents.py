@@ -21,7 +21,7 @@ from doctor.engine import load_rules
 from doctor.report.ailment import pages
 from doctor.shipped import rules_folder
 from doctor.signatures import shipped_catalogue
-from tests import corpus, session
+from tests import session
 from tests.conftest import run_inside
 
 ROOT = Path(__file__).parent.parent
@@ -39,9 +39,6 @@ COUNTS: dict[str, Callable[[], int]] = {
     "rules": about.count_rules,
     "signatures": about.count_signatures,
     "ailments": lambda: len(pages(load_rules(rules_folder()), shipped_catalogue())),
-    "logs": lambda: len(corpus.logs()),
-    "real": lambda: sum(log.is_real for log in corpus.logs()),
-    "healthy": lambda: sum(log.folder == "healthy" for log in corpus.logs()),
 }
 _ASKS_FILES = re.compile(r" --from | --no-live | rules\b| schema\b| --version")
 

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from doctor.engine import load_rules
@@ -151,7 +152,9 @@ def test_every_ailment_is_listed_with_how_it_is_found() -> None:
 
 
 def test_programs_get_the_same_list() -> None:
-    (rows,) = run_inside("rules", "--format", "json").report.values()
+    report = run_inside("rules", "--format", "json").report
+    jsonschema.validate(report, run_inside("schema", "rules").report)
+    (rows,) = report.values()
     assert [row["id"] for row in rows] == list(PAGES)
     (one,) = (row for row in rows if row["id"] == "kv-cache-too-small")
     assert one == {

@@ -11,10 +11,11 @@ from doctor.cli.output import (
 
 @click.command()
 @click.argument(
-    "what", type=click.Choice(["report", "fix", "snapshot", "explain"]), default="report"
+    "what", type=click.Choice(["report", "fix", "snapshot", "explain", "rules"]), default="report"
 )
 def schema(what: str) -> None:
-    """Print the JSON Schema of the report, of what fix or explain give, or of the snapshot."""
+    """Print the JSON Schema of the report, of what fix, explain or rules give, or of the snapshot."""
+    from doctor.report.ailment import listing_schema
     from doctor.report.explained import explained_schema
     from doctor.report.json import report_schema
     from doctor.report.repair_json import repair_schema
@@ -25,5 +26,6 @@ def schema(what: str) -> None:
         "fix": repair_schema,
         "snapshot": snapshot_schema,
         "explain": explained_schema,
+        "rules": listing_schema,
     }
     print_json(made[what](), indent=1)

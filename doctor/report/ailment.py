@@ -260,7 +260,7 @@ def listing(known: Iterable[Page]) -> Iterator[str]:
 
 
 def listing_json(known: Iterable[Page]) -> dict[str, Any]:
-    """The same for a program."""
+    """The same for a program. The shape is `listing_schema()`."""
     return {
         "ailments": [
             {
@@ -274,3 +274,13 @@ def listing_json(known: Iterable[Page]) -> dict[str, Any]:
             for page in known
         ]
     }
+
+
+def listing_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `listing_json`."""
+    from doctor.report.json import BOOL, TEXT, list_of, object_of
+
+    severity = {"enum": [*(s.value for s in Severity), None]}
+    row = object_of(id=TEXT, title=TEXT, area=TEXT, rule=BOOL, log=BOOL, severity=severity)
+    schema = object_of(ailments=list_of(row))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
