@@ -1,4 +1,4 @@
-"""The READMEs, CONTRIBUTING and the pages of docs/ that people write, in both languages, and what
+"""The READMEs and the pages of docs/ that people write, in both languages, and what
 in them the doctor itself says.
 
 A block that begins with `$ vllm-doctor ...` is a transcript: what each command prints follows it.
@@ -31,7 +31,7 @@ PAIRS = (
     *((DOCS / page.name, page) for page in sorted((DOCS / "zh").glob("*.md"))),
 )
 """Each page in English and in Chinese."""
-PAGES = (*(page for pair in PAIRS for page in pair), ROOT / "CONTRIBUTING.md")
+PAGES = tuple(page for pair in PAIRS for page in pair)
 TRANSCRIPT = re.compile(r"```\n(\$ vllm-doctor .*?)```", re.S)
 COUNT = re.compile(r"<!--(\w+)-->[\d,]+<!--/-->")
 

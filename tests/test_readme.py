@@ -79,7 +79,7 @@ def test_a_call_in_a_line_of_a_shell_is_seen() -> None:
     ]
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md"], ids=name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"], ids=name)
 def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     for target in LINK.findall(read(page)):
         if "://" not in target:
