@@ -14,6 +14,7 @@ from packaging.version import Version
 from doctor.consumers.vllm import CHECKED_UP_TO
 from doctor.engine import Crashed, Facts, check
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
+from doctor.fixes import KINDS
 from doctor.model import (
     Fact,
     Finding,
@@ -118,6 +119,7 @@ def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
     interpreter, where = facts.get(Interpreter), facts.get(Where)
     facts.ask_ahead(Toolkits)
     outcomes, not_checked = check(loaded, facts)
+    outcomes = [_settled(o) for o in outcomes]
     proof, missing = _asked(facts, Proof) if deep else (None, None)
     imports, unimported = _asked(facts, Imports) if deep else (None, None)
     outcomes = _with_proof(outcomes, proof, imports)
@@ -237,6 +239,14 @@ def exit_code(outcomes: list[Outcome], fail_on: Severity) -> int:
     if any(o.severity.rank >= fail_on.rank for o in found):
         return FINDINGS
     return UNKNOWN if _deciding(outcomes, Verdict.UNKNOWN, Verdict.CRASHED) else HEALTHY
+
+
+def _settled(outcome: Outcome) -> Outcome:
+    """Fixes that nobody carries out are a person's: in the plan as in every report."""
+    findings = tuple(
+        dataclasses.replace(f, fixes=tuple(map(KINDS.settled, f.fixes))) for f in outcome.findings
+    )
+    return dataclasses.replace(outcome, findings=findings) if findings else outcome
 
 
 def _accepted(outcome: Outcome) -> Outcome:

@@ -89,7 +89,7 @@ class Asked:
                 assert asked["rules_dir"] == self.rules
                 continue
             assert Path(asked["python"]) in (self.environment.prefix, self.environment.python)
-            if "rules_dir" in asked:
+            if "profile_name" in asked:
                 assert asked["profile_name"] == self.profile
                 assert asked["rules_dir"] == self.rules
                 assert asked["sets"][:2] == ("gpus=later", "archs=9.0")
@@ -213,7 +213,7 @@ def test_those_of_a_repair(
     assert asked["sets"] == tuple(FOR_H100[1::2])
     shell = bench.shell(index.url, broken)
     done = run_doctor(*line, env=shell)
-    assert "healed" in done.err, done.err
+    assert "✓ fixed" in done.err, done.err
     (undo,) = (w for w in commands(done.err) if w[0] == "undo")
     assert run_doctor(*undo, env={**shell, "VIRTUAL_ENV": ""}).code == 0
     assert sorted(p.name for p in broken.site.iterdir()) == before

@@ -15,8 +15,8 @@ from doctor.locate import BasePython, base_pythons
 from doctor.profile import ModelNeeds
 from doctor.repair import index as indexes_of
 from doctor.repair import newest, pip, resolver
+from doctor.repair.installer import Tool, ToolError, Wanted
 from doctor.repair.newest import Bounds
-from doctor.repair.resolver import Tool, ToolError, Wanted
 from doctor.target import Live
 from tests.conftest import SYSTEM, Environment, Said, script, shared_library
 from tests.stand_ins import index as indexes
@@ -134,7 +134,7 @@ def test_where_the_newest_does_not_stand_the_proof_the_next_older_one_is_tried_a
     said = create("--apply")
     assert said.code == 0, said.err
     assert "vllm 0.24.0 is not proven: " in said.err
-    assert "it is taken back, and 0.23.0 is tried, the next older one" in said.err
+    assert "rolling back, and trying 0.23.0, the next older one" in said.err
     assert f"vllm 0.23.0: the newest that installs on Python {MINE}, below 0.24.0" in said.err
     assert installed(Environment(tmp_path / "env")) == "0.23.0"
 

@@ -22,6 +22,7 @@ import pytest
 
 from doctor.logs.source import Log
 from doctor.report.explained import explained_schema
+from doctor.report.formats import FORMS
 from tests.conftest import (
     DOCTOR,
     HANG,
@@ -292,7 +293,7 @@ class TestWhatIsGiven:
 
 
 class TestTheTerminalIsSafe:
-    @pytest.mark.parametrize("form", ["text", "json"])
+    @pytest.mark.parametrize("form", FORMS)
     def test_nothing_of_the_log_drives_it(self, tmp_path: Path, form: str) -> None:
         nasty = "ValueError: \x1b]0;owned\x07 \x1b[2J \x9b31m \u202e evil \r gone\n".encode()
         said = explain("--format", form, log(tmp_path, START + nasty))
@@ -305,10 +306,10 @@ class TestTheTerminalIsSafe:
         said = explain(log(tmp_path, START + KILLED, "a\x1b[31mb\n.log"))
         assert "\x1b" not in said.out
 
-    def test_secrets_are_not_repeated(self, tmp_path: Path) -> None:
-        said = explain(
-            log(tmp_path, START + b"ValueError: bad token hf_abcdefghijklmnopqrstuvwx\n")
-        )
+    @pytest.mark.parametrize("form", FORMS)
+    def test_secrets_are_not_repeated(self, tmp_path: Path, form: str) -> None:
+        text = START + b"ValueError: bad token hf_abcdefghijklmnopqrstuvwx\n"
+        said = explain("--format", form, log(tmp_path, text))
         assert "hf_***" in said.out
         assert "abcdefgh" not in said.out
 

@@ -15,7 +15,7 @@ from doctor.diagnose import Question, diagnose
 from doctor.engine import Facts, load_rules
 from doctor.model import Severity
 from doctor.probes.interpreter import Where
-from doctor.repair.plan import select_fixes
+from doctor.repair.plan import Scope, select_fixes
 from doctor.report.json import report_schema
 from doctor.shipped import rules_folder
 from doctor.target import Live
@@ -109,7 +109,7 @@ class TestAccepted:
             profile = profiles.load_profile(profiles.DEFAULT_PROFILE, ("gpus=later", "archs=9.0"))
             facts = Facts(Live(SYSTEM), (Where(server.python, "--python"), profile))
             report = diagnose(facts, load_rules(rules_folder()), Question("it", accept=accept))
-            return [one.id for one in select_fixes(report, Severity.ERROR)[0]]
+            return [one.id for one in select_fixes(report, Scope(Severity.ERROR)).chosen]
 
         assert "vllm-missing" in chosen()
         assert "vllm-missing" not in chosen("vllm-missing")

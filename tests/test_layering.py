@@ -87,7 +87,7 @@ def uses(path: Path, owner: str, *names: str) -> bool:
 START_PROCESSES = {
     "target.py": "what a probe asks the machine",
     "launch.py": "the server",
-    "repair/resolver.py": "uv or pip",
+    "repair/installer.py": "uv or pip",
 }
 
 
@@ -113,6 +113,7 @@ OPEN_FILES = {
     "cli/output.py": "the snapshot or the script that a person asked for",
     "logs/source.py": "the log that is explained",
     "launch.py": "the lock of a repair, the proofs of earlier starts",
+    "fixes/environment.py": "the variables that it stages",
     "repair/pip.py": "what pip is asked",
     "repair/stage.py": "what it stages",
     "repair/swap.py": "the files that are replaced, to know them again",
@@ -140,6 +141,7 @@ def test_files_are_opened_only_by_the_target_and_for_ones_own_input(module: str)
 
 PRINT = {
     "cli/output.py": "all that a command prints",
+    "cli/talking.py": "how far a download is, in numbers alone",
     "__main__.py": "that it was interrupted or cannot be started, before anything is imported",
 }
 

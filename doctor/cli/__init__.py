@@ -17,10 +17,10 @@ from doctor import about
 from doctor.cli import signs
 from doctor.cli.again import program
 from doctor.cli.output import fail, fail_usage, say, tell
-from doctor.engine import place
+from doctor.engine import Crashed, place
 from doctor.errors import DoctorError
 from doctor.exits import BUSY, INTERRUPTED, UNKNOWN, USAGE
-from doctor.model import os_reason
+from doctor.model import Missing, os_reason
 from doctor.patience import Busy
 from doctor.target import OUT_OF_FILES
 
@@ -65,8 +65,31 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
+class _Group(click.Group):
+    """Prints what ends a command, in one place: whatever it is called by."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except DoctorError as error:
+            for line in error.tail.splitlines()[-_TAIL:]:
+                say(f"  {line}", err=True)
+            fail(str(error), error.exit_code)
+        except (Missing, Crashed) as error:
+            from doctor.cli.shared import fail_to_judge
+
+            fail_to_judge(error)
+
+
+_TAIL = 12
+"""Lines of a tool's own words."""
+
+
 @click.group(
-    about.NAME, commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+    about.NAME,
+    cls=_Group,
+    commands=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option(
     "--version",
@@ -77,7 +100,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     help="Print the version and how many rules and signatures there are.",
 )
 def cli() -> None:
-    """Judge, repair and start the environment that serves a model with vLLM."""
+    """Judge, fix and start the environment that serves a model with vLLM."""
 
 
 class _Terminated(BaseException):
@@ -99,13 +122,11 @@ def main() -> None:
     except click.ClickException as error:
         fail_usage(error)
         raise SystemExit(USAGE) from None
-    except (click.Abort, KeyboardInterrupt):
-        tell("interrupted")
+    except (click.Abort, KeyboardInterrupt) as stop:
+        tell(str(stop) or "interrupted; nothing was changed")
         raise SystemExit(INTERRUPTED) from None
     except _Terminated:
         raise SystemExit(143) from None
-    except DoctorError as error:
-        fail(str(error), error.exit_code)
     except Busy as busy:
         fail(f"{busy}; --wait waits for it", BUSY)
     except OSError as error:

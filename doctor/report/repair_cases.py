@@ -32,7 +32,7 @@ def _pending(plan: Plan) -> Iterator[Case]:
         if action.asks:
             told += f"; needs {', '.join(f'--allow {ask.consent}' for ask in action.asks)}"
         steps = tuple(clean(step) for step in action.steps)
-        yield Case(action.kind, _AREA, CaseVerdict.PENDING, clean(told), evidence=steps)
+        yield Case(action.kind.name, _AREA, CaseVerdict.PENDING, clean(told), evidence=steps)
     for held in plan.withheld:
         yield Case(held.id, _AREA, CaseVerdict.PENDING, clean(f"skipped: {held.why}"))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from doctor.model import NotChecked, Outcome, Verdict
 from doctor.report.cases import Case, Cases, CaseVerdict, clean, commands
-from doctor.report.closing import VERDICTS, verdict_parts
+from doctor.report.closing import verdict_sentence
 from doctor.report.machine import machine
 
 if TYPE_CHECKING:
@@ -26,18 +26,12 @@ def report_cases(report: Report) -> Cases:
     }
     return Cases(
         "diagnose",
-        summary(report),
+        clean(verdict_sentence(report)),
         about,
         (*(_case(o, report) for o in report.outcomes), *map(_skipped, report.not_checked)),
         report.seconds,
         {name: clean(value) for name, value in known.items() if value is not None},
     )
-
-
-def summary(report: Report) -> str:
-    """The verdict of a report in one line."""
-    parts = "; ".join(verdict_parts(report))
-    return clean(f"{VERDICTS[report.verdict][1]}{f': {parts}' if parts else ''}")
 
 
 _VERDICTS = {
