@@ -7,11 +7,11 @@ from difflib import get_close_matches
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers import tables
-from doctor.consumers.source import Unreadable
 from doctor.fixes import Command, Doctor, PipInstall
 from doctor.fixes.recipes import another_vllm
 from doctor.model import NO_MODEL
 from doctor.probes.model import ModelPath
+from doctor.probes.models import TransformersModels, VllmConfigurations, VllmModels
 from doctor.probes.parsers import ReasoningParsers, ToolParsers
 from doctor.probes.wheels import Specifiers, Transformers, Vllm
 from doctor.profile import ModelNeeds, Profile
@@ -19,7 +19,11 @@ from doctor.profile import ModelNeeds, Profile
 
 @rule("architecture-not-in-transformers", Severity.ERROR, Stage.MODEL)
 def architecture_not_in_transformers(
-    transformers: Transformers, vllm: Vllm, profile: Profile
+    transformers: Transformers,
+    known: TransformersModels,
+    vllm: Vllm,
+    own: VllmConfigurations,
+    profile: Profile,
 ) -> Finding | None:
     """The installed transformers does not know the model type.
 
@@ -39,12 +43,11 @@ def architecture_not_in_transformers(
 
     See also: architecture-not-in-vllm, model-inspection-failed
     """
-    if transformers.model_type is None:
+    model_type = profile.needs.model_type
+    if model_type is None:
         raise NotApplicable(Text("the profile does not say the model's type"))
-    if transformers.model_type or vllm.model_type:
+    if known.types.has(model_type) or own.types.has(model_type):
         return None
-    if vllm.model_type is None:
-        raise Unreadable(vllm.root / tables.CONFIGURATIONS.file, tables.CONFIGURATIONS.what)
     wanted = profile.needs.transformers or ""
     if Specifiers(wanted).admits(transformers.version):
         # What is installed would do for a resolver.
@@ -53,7 +56,7 @@ def architecture_not_in_transformers(
         Text(
             "transformers {version} does not know {type}, the type of {model}",
             version=transformers.version,
-            type=profile.needs.model_type,
+            type=model_type,
             model=profile.model,
         ),
         (Text("vLLM {version} asks for transformers {pin}", version=vllm.version, pin=_pin(vllm)),),
@@ -71,7 +74,7 @@ def _pin(vllm: Vllm) -> str:
 
 
 @rule("architecture-not-in-vllm", Severity.ERROR, Stage.MODEL)
-def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
+def architecture_not_in_vllm(vllm: Vllm, models: VllmModels, profile: Profile) -> Finding | None:
     """The installed vLLM does not implement the model's architecture.
 
     vLLM stops with `Model architectures ['...'] are not supported for now`. The class that
@@ -88,17 +91,16 @@ def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
 
     See also: architecture-not-in-transformers, model-inspection-failed
     """
-    if profile.needs.architecture is None:
+    architecture = profile.needs.architecture
+    if architecture is None:
         raise NotApplicable(Text("the profile does not say the model's class"))
-    if vllm.architecture is None:
-        raise Unreadable(vllm.root / tables.MODELS.file, tables.MODELS.what)
-    if vllm.architecture:
+    if models.architectures.has(architecture):
         return None
     return Finding(
         Text(
             "vLLM {version} has no {architecture}, which {model} needs",
             version=vllm.version,
-            architecture=profile.needs.architecture,
+            architecture=architecture,
             model=profile.model,
         ),
         (),
