@@ -25,11 +25,40 @@ TITLES = {
     "rule": "a rule",
     "signature": "a log signature",
     "fact": "a fact",
+    "kind": "a kind of step",
     "form": "an output form",
 }
 # What `python -m tests.regenerate` writes.
 GENERATED = re.compile(r"docs/|README|fixtures/tapes/[^/]+\.txt$")
 TREE = ("doctor", "rules", "tests", "fixtures", "docs")
+# How examples are tried that do not show it themselves.
+TRIED = {
+    "fact": """
+python -c 'from doctor.engine import Facts; from doctor.target import Live
+from doctor.probes.host_memory import HostMemory; print(Facts(Live()).get(HostMemory))'
+""",
+    "kind": """
+at=$(mktemp -d) && python -m venv --without-pip "$at/env" && mkdir "$at/rules"
+cat > "$at/rules/site.py" <<'RULE'
+from doctor import Finding, Fix, Severity, Stage, Text, rule
+from doctor.fixes.pip_conf import PipIndex
+from doctor.probes.interpreter import Interpreter
+
+@rule("own-index-missing", Severity.WARNING, Stage.INSTALL)
+def own_index_missing(interpreter: Interpreter) -> Finding | None:
+    '''pip asks the public index.'''
+    if (interpreter.prefix / "pip.conf").exists():
+        return None
+    fix = Fix(Text("ask ours"), (PipIndex("https://pypi.example/simple"),))
+    return Finding(Text("there is no pip.conf"), fixes=(fix,))
+RULE
+fix="python -m doctor fix --python $at/env --rules $at/rules --set model= --only own-index-missing"
+$fix | grep 'index-url = https://pypi.example/simple'
+$fix --apply || test $? = 1  # vLLM is missing all the same
+grep index-url "$at/env/pip.conf"
+python -m doctor undo --python "$at/env" && test ! -e "$at/env/pip.conf" && rm -r "$at"
+""",
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +95,7 @@ def test_an_example_touches_what_the_table_says_and_works(
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(put(place, how, after, text), encoding="utf-8")
         touched.add(file)
+    carried_out(TRIED.get(example, ""), copy)
     assert len(touched) == promised(TITLES[example])
     linted(touched, copy)
     by_hand = {file for file in changed(tree, copy) if not GENERATED.match(file)}
