@@ -130,7 +130,7 @@ def test_the_page_of_the_docs_says_what_the_terminal_says(id: str) -> None:
     """Word for word: only the markup is another."""
 
     def words(text: str) -> list[str]:
-        plain = re.sub(r"\[([^\]]+)\]\(\S+\.md\)", r"\1", text.replace("\\", ""))
+        plain = re.sub(r"\[([^\]]+)\]\(\S+?\)", r"\1", text.replace("\\", ""))
         return re.findall(r"\w+", plain.replace("```sh", ""))
 
     shown = words("\n".join(page_lines(PAGES[id], 100)))
