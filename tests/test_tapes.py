@@ -2,13 +2,13 @@
 that fits a screen in <name>.short.txt, and of one machine those that are for programs.
 
 The tapes are of real environments (tests/real_stack/test_tapes.py makes them); after a change of
-rules or wording, UPDATE_GOLDEN=1 writes the reports anew, and the difference is there to be read.
+rules or wording, `python -m tests.regenerate` writes the reports anew, and the difference is there
+to be read.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import time
@@ -25,6 +25,8 @@ from doctor.report.schema import snapshot_schema
 from tests.conftest import Environment, run_doctor
 
 TAPES = sorted((Path(__file__).parent.parent / "fixtures/tapes").glob("*.json"))
+SHOWN = next(t for t in TAPES if t.stem == "cuda-home-unset")
+"""Whose reports for programs are golden."""
 
 
 def judge(tape: Path, *options: str) -> tuple[int, str]:
@@ -32,30 +34,24 @@ def judge(tape: Path, *options: str) -> tuple[int, str]:
     return ran.exit_code, ran.output
 
 
-def must_be(golden: Path, text: str) -> None:
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(text, encoding="utf-8")
-    assert text == golden.read_text(encoding="utf-8")
+def golden_reports() -> dict[Path, str]:
+    """What each of the files beside the tapes has to hold."""
+    made = {}
+    for tape in TAPES:
+        code, output = judge(tape, "-v")
+        made[tape.with_suffix(".txt")] = f"{output}exit code {code}\n"
+        code, output = judge(tape)
+        told = output.replace(str(tape), tape.name)
+        made[tape.with_suffix(".short.txt")] = f"{told}exit code {code}\n"
+    for form in CASE_FORMS:
+        output = judge(SHOWN, "--format", form)[1]
+        made[SHOWN.with_suffix(f".{form}.txt")] = re.sub(r' time="[0-9.]+"', "", output)
+    return made
 
 
-@pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)
-def test_a_recorded_machine_gets_its_golden_report(tape: Path) -> None:
-    code, output = judge(tape, "-v")
-    must_be(tape.with_suffix(".txt"), f"{output}exit code {code}\n")
-
-
-@pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)
-def test_a_recorded_machine_gets_its_golden_short_report(tape: Path) -> None:
-    code, output = judge(tape)
-    told = output.replace(str(tape), tape.name)
-    must_be(tape.with_suffix(".short.txt"), f"{told}exit code {code}\n")
-
-
-@pytest.mark.parametrize("form", CASE_FORMS)
-def test_a_recorded_machine_gets_its_golden_report_for_programs(form: str) -> None:
-    tape = next(t for t in TAPES if t.stem == "cuda-home-unset")
-    report = re.sub(r' time="[0-9.]+"', "", judge(tape, "--format", form)[1])
-    must_be(tape.with_suffix(f".{form}.txt"), report)
+def test_recorded_machines_get_their_golden_reports() -> None:
+    made = golden_reports()
+    assert {path: path.read_text(encoding="utf-8") for path in made} == made
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)

@@ -8,26 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from doctor.model import Finding, Outcome, Severity, Stage, Text, Verdict
+from doctor.model import Finding, Outcome, Severity, Stage, Verdict
 from doctor.profile import Profile
 from doctor.report.closing import is_fixable, next_lines, snapshot_line, verdict_lines
 from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap
 from doctor.report.machine import fact, machine
+from doctor.report.moments import MOMENTS
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
 
-_STOPS = (
-    (Text("starting vLLM"), (Stage.INSTALL,)),
-    (Text("importing torch and vLLM"), (Stage.IMPORT,)),
-    (Text("finding the GPU driver"), (Stage.DEVICE,)),
-    (Text("loading the model's config"), (Stage.MODEL,)),
-    (Text("placing the model on the GPUs"), (Stage.GPUS,)),
-    (Text("Triton's first build"), (Stage.HOST_COMPILER,)),
-    (Text("the first kernel build"), (Stage.TOOLKIT, Stage.COMPILE, Stage.LINK)),
-    (Text("loading the first kernel"), (Stage.LOAD,)),
-)
-"""Where an error of these stages stops the server, as who watches it would say."""
 UNSURE = ("bold magenta", "?")
 ACCEPTED = ("dim", "~")
 NOT_RUN = ("dim", "-")
@@ -266,7 +256,7 @@ def _passed(report: Report, style: Style) -> Iterator[Line]:
 def _stop(rows: Sequence[Row], style: Style) -> Iterator[Line]:
     """The moments at which the server would stop, in their order."""
     told = []
-    for moment, stages in _STOPS:
+    for moment, stages in MOMENTS:
         stopping = [row for row in rows if row.stops in stages]
         numbers = ranges([row.number for row in stopping if row.number])
         if stopping:
