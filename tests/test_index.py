@@ -325,7 +325,7 @@ class TestPipsConfiguration:
         note = "trusted-host in PIP_TRUSTED_HOST is not used: TLS is always verified"
         variables = {"PIP_INDEX_URL": PRIVATE, "PIP_TRUSTED_HOST": "corp.test"}
         assert notes(chosen(**variables)[0]) == (note,)
-        assert chosen("default", **variables)[0].notes == (note,)
+        assert notes(chosen("default", **variables)[0]) == (note,)
         assert chosen("tuna", **variables)[0].notes == ()
         variables = {"UV_DEFAULT_INDEX": PRIVATE, "UV_INSECURE_HOST": "corp.test"}
         assert notes(chosen(**variables)[0]) == (

@@ -90,7 +90,7 @@ class Install(Kind):
         return tuple(f"{m.name} {m.old or 'not installed'} → {m.new or 'removed'}" for m in moves)
 
     def lines(self, action: Action) -> Iterable[tuple[str, str]]:
-        from doctor.report.repair import fetched
+        from doctor.repair.resolver import fetched
 
         resolution = _settled(action).resolution
         moves = resolution.moves
