@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from doctor.model import (
     NotChecked,
     Outcome,
     Severity,
+    Text,
     Verdict,
     printable,
 )
@@ -64,11 +65,12 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
             for i, finding in enumerate(outcome.findings):
                 first = outcome is report.primary and i == 0
                 yield from _finding(outcome, finding, first, shown, report.installer, style)
-        elif outcome.verdict is not Verdict.OK:
-            word = "could not tell" if outcome.verdict is Verdict.UNKNOWN else "crashed"
-            yield (("bold magenta", "? "), ("bold", outcome.rule.id), ("", f"  {word}"))
+        elif outcome.verdict is Verdict.CRASHED:
+            yield (("bold magenta", "? "), ("bold", outcome.rule.id), ("", "  crashed"))
             yield from wrapped(str(outcome.why), "    ", style)
             yield ()
+    for why, those in report.inconclusive():
+        yield from _inconclusive(why, [one.rule.id for one in those], style)
     fine = report.proof is not None and report.proof.ok
     if (report.proof or report.proof_missing) and not (fine and style.quiet):
         yield from _deep(report, style)
@@ -78,6 +80,17 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
     if not style.quiet:
         yield from _areas(report, style)
     yield from _verdict(report, style)
+
+
+def _inconclusive(why: Text, ids: Sequence[str], style: Style) -> Iterator[Line]:
+    """One reason, however many checks it leaves open."""
+    if len(ids) == 1:
+        yield (("bold magenta", "? "), ("bold", ids[0]), ("", "  could not tell"))
+        yield from wrapped(str(why), "    ", style)
+    else:
+        yield from wrapped(f"{len(ids)} checks inconclusive: {why}", "? ", style, "bold magenta")
+        yield from wrapped(", ".join(ids), "    ", style)
+    yield ()
 
 
 def _snapshot(recorded: Recorded) -> str:
