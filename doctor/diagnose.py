@@ -89,6 +89,14 @@ class Report:
         """The ids whose outcome decides nothing, since somebody said so."""
         return [o.rule.id for o in self.outcomes if o.accepted]
 
+    def inconclusive(self) -> tuple[tuple[Text, tuple[Outcome, ...]], ...]:
+        """What could not be told, each reason once with all that it leaves open, in the order of
+        the outcomes."""
+        reasons: dict[Text, list[Outcome]] = {}
+        for one in self.deciding(Verdict.UNKNOWN):
+            reasons.setdefault(one.why or Text(""), []).append(one)
+        return tuple((why, tuple(those)) for why, those in reasons.items())
+
     def deciding(self, *verdicts: Verdict) -> list[Outcome]:
         """The outcomes of these verdicts that decide."""
         return _deciding(self.outcomes, *verdicts)

@@ -16,7 +16,7 @@ import threading
 import traceback
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
@@ -219,10 +219,13 @@ class Facts:
                 return typing.cast("Fact", function(**arguments))
             except NotRecorded as gap:
                 return self._too_old_for(kind) or gap
+            except Missing as missing:
+                _must_show(missing.reason)
+                raise
         except (Missing, Crashed) as answer:
             return answer
         except (Exception, SystemExit) as error:
-            return Crashed(f"the probe of {kind.__name__} crashed: {place(error)}")
+            return Crashed(f"the probe of {kind.__name__} crashed: {place(error, function)}")
         finally:
             asking.pop()
 
@@ -344,10 +347,7 @@ def check(rules: Iterable[Rule], facts: Facts) -> tuple[list[Outcome], list[NotC
 def _judge(one: Rule, facts: Facts) -> Outcome:
     try:
         arguments = facts.arguments(one.needs)
-        answer = one.function(**arguments)
-        findings = (answer,) if isinstance(answer, Finding) else tuple(answer or ())
-        for finding in findings:
-            _must_render(finding)
+        findings = _findings(one, arguments)
     except Missing:
         raise
     except Crashed as crash:
@@ -361,11 +361,24 @@ def _judge(one: Rule, facts: Facts) -> Outcome:
     return made
 
 
-def _must_render(finding: object) -> None:
-    """Raises TypeError, here and not in a report, for what cannot be shown."""
-    if not isinstance(finding, Finding):
-        raise TypeError(f"a rule returned {finding!r}, which is no Finding")
-    for text in (finding.message, *finding.evidence, *(fix.title for fix in finding.fixes)):
+def _findings(one: Rule, arguments: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """What the rule finds. Raises what it raises, and TypeError, here and not in a report, for what
+    cannot be shown."""
+    try:
+        answer = one.function(**arguments)
+        findings = (answer,) if isinstance(answer, Finding) else tuple(answer or ())
+    except Missing as missing:
+        _must_show(missing.reason)
+        raise
+    for finding in findings:
+        if not isinstance(finding, Finding):
+            raise TypeError(f"a rule returned {finding!r}, which is no Finding")
+        _must_show(finding.message, *finding.evidence, *(fix.title for fix in finding.fixes))
+    return findings
+
+
+def _must_show(*texts: object) -> None:
+    for text in texts:
         if not isinstance(text, Text):
             raise TypeError(f"{text!r} is no Text")
         try:

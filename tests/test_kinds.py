@@ -4,6 +4,7 @@ scripted, applied and undone by the real command; what nobody carries out is man
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -99,11 +100,16 @@ class Licences(Kind):
         {then}
 
     def undo(self, effect):
+        {undoing}
         PLACE.unlink(missing_ok=True)
 
 
 KINDS.add(Licences())
 """
+
+
+SIGNAL = "import os, signal; os.kill(os.getpid(), signal.{})"
+CTRL_C = SIGNAL.format("SIGINT")
 
 
 class Site:
@@ -115,11 +121,11 @@ class Site:
         self.rules = folder / "rules"
         self.rules.mkdir()
 
-    def has(
-        self, kind: str = "", needs: str = "SAFE", undone: bool = True, then: str = "pass"
-    ) -> None:
+    def has(self, kind: str = "", needs: str = "SAFE", **effect: object) -> None:
+        """`effect`: whether it can be `undone`, what else it does (`then`, `undoing`)."""
         rule = RULE.format(place=str(self.place), needs=needs)
-        kind = kind.format(undone=undone, then=then) if kind == EFFECT else kind
+        more = {"undone": True, "then": "pass", "undoing": "pass", **effect}
+        kind = kind.format(**more) if kind == EFFECT else kind
         (self.rules / "site.py").write_text(rule + kind)
 
     @property
@@ -296,7 +302,7 @@ def test_an_effect_that_fails_is_undone_and_the_run_is_none(site: Site) -> None:
 def test_a_doctor_killed_around_an_effect_leaves_none_untold(
     site: Site, undone: bool, when: str
 ) -> None:
-    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    kill = SIGNAL.format("SIGKILL")
     site.has(EFFECT, undone=undone, then=kill)
     was = site.tree()
     if when == "begun":
@@ -343,6 +349,69 @@ def test_an_older_doctor_does_not_take_a_run_with_an_effect_for_one_without(site
     run = site.json("--apply").report["run"]
     journal = site.environment.prefix / f"share/vllm-doctor/runs/{run}/journal.json"
     assert json.loads(journal.read_text())["schema_version"] == 3
+
+
+# Ctrl-C, at the very place.
+
+
+def run_named(said: Said) -> str:
+    """The run that the last line is about."""
+    found = re.search(r"run (\S+) ", said.err.splitlines()[-1])
+    assert found, said.err
+    return found[1]
+
+
+def test_ctrl_c_rolls_the_run_back_and_says_that_nothing_is_changed(site: Site) -> None:
+    site.has(EFFECT, then=CTRL_C)
+    was = site.tree()
+    said = site.fix("--apply")
+    assert said.code == 130
+    last = said.err.splitlines()[-1]
+    run = run_named(said)
+    assert last == f"vllm-doctor: interrupted: run {run} was rolled back; nothing is changed"
+    assert not site.place.exists()
+    assert site.tree() == was
+
+
+def test_ctrl_c_names_what_cannot_be_rolled_back(site: Site) -> None:
+    site.has(EFFECT, undone=False, then=CTRL_C)
+    was = site.tree()
+    said = site.fix("--apply")
+    assert said.code == 130
+    assert said.err.splitlines()[-1].startswith(
+        f"vllm-doctor: interrupted: run {run_named(said)} was rolled back, but for interrupted, "
+        f"and may have been done: write {site.place}: cannot be undone"
+    )
+    assert site.place.exists()
+    assert site.tree() == was
+
+
+def test_ctrl_c_while_it_is_rolled_back_says_how_to_finish(site: Site) -> None:
+    site.has(EFFECT)
+    was = site.tree()
+    assert site.json("--apply").code == 0
+    site.has(EFFECT, undoing=CTRL_C)
+    said = site.undo()
+    assert said.code == 130
+    assert said.err.strip() == (
+        f"vllm-doctor: interrupted: run {run_named(said)} is only partly rolled back; the next "
+        "`undo` or `fix --apply` finishes it"
+    )
+    assert site.place.exists()
+    site.has(EFFECT)
+    assert site.undo().code == 0
+    assert not site.place.exists()
+    assert site.tree() == was
+
+
+@pytest.mark.parametrize("command", ["diagnose", "fix"])
+def test_ctrl_c_while_only_reading_says_that_nothing_was_changed(site: Site, command: str) -> None:
+    site.has(SWAP)
+    file = site.rules / "site.py"
+    file.write_text(file.read_text().replace("    fixes = (", f"    {CTRL_C}\n    fixes = ("))
+    said = run_doctor(command, *site.words, "--set", "device=cpu")
+    assert (said.code, said.out) == (130, "")
+    assert said.err.splitlines()[-1] == "vllm-doctor: interrupted; nothing was changed"
 
 
 # The registry.

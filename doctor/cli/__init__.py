@@ -79,8 +79,11 @@ class _Group(click.Group):
             from doctor.cli.shared import fail_to_judge
 
             fail_to_judge(error)
+        except KeyboardInterrupt as stop:  # click would forget what it says
+            fail(str(stop) or _NOTHING_CHANGED, INTERRUPTED)
 
 
+_NOTHING_CHANGED = "interrupted; nothing was changed"
 _TAIL = 12
 """Lines of a tool's own words."""
 
@@ -122,8 +125,8 @@ def main() -> None:
     except click.ClickException as error:
         fail_usage(error)
         raise SystemExit(USAGE) from None
-    except (click.Abort, KeyboardInterrupt) as stop:
-        tell(str(stop) or "interrupted; nothing was changed")
+    except (click.Abort, KeyboardInterrupt):
+        tell(_NOTHING_CHANGED)
         raise SystemExit(INTERRUPTED) from None
     except _Terminated:
         raise SystemExit(143) from None

@@ -105,6 +105,11 @@ def diagnose(
         accepted = ids("--accept", accept, known) if accept else frozenset()
     target, where, recorded = _from_tape(tape) if tape else (*named(python, allow), None)
     question = Question(profile_name, deep, Severity(fail_on), accepted, recorded)
+    if deep:
+        from doctor.cli.talking import Talking
+        from doctor.talk import VERIFYING
+
+        Talking(form).phase(VERIFYING)
     try:
         with rules_print_to_stderr():
             report = run_diagnosis(Facts(target, (where, asked)), known, question)

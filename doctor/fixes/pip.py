@@ -70,6 +70,7 @@ class Install(Kind):
     def plan(self, context: RepairContext, action: Action) -> Action:
         from doctor.repair.transaction import settle
 
+        context.talk.phase(Text("resolving what goes together with what is installed ..."))
         made = settle(desired(action), not action.asking, context)
         return dataclasses.replace(action, settled=made)
 
@@ -90,7 +91,7 @@ class Install(Kind):
         return tuple(f"{m.name} {m.old or 'not installed'} → {m.new or 'removed'}" for m in moves)
 
     def lines(self, action: Action) -> Iterable[tuple[str, str]]:
-        from doctor.report.repair import fetched
+        from doctor.repair.resolver import fetched
 
         resolution = _settled(action).resolution
         moves = resolution.moves

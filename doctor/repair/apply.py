@@ -140,6 +140,7 @@ def apply(first: Plan, context: RepairContext, state: State, run: Run | None, by
         for number in range(ROUNDS):
             must_fit(plan, context)
             for action in plan.actions:
+                context.talk.phase(Text("{title} ...", title=action.kind.title))
                 try:
                     done.append(_carry_out(action, context, run))
                 except (DoctorError, OSError) as error:

@@ -51,6 +51,15 @@ class Resolution:
         return sum(m.size or 0 for m in self.moves if m.new)
 
 
+def fetched(size: int | None) -> Text:
+    """How many bytes have to be downloaded, for a person; None where it is not known."""
+    if size is None:
+        return Text("download size unknown (this index does not say)")
+    if size == 0:
+        return Text("nothing to download")
+    return Text("{size} MiB to download", size=round(size / 2**20))
+
+
 def find_tool(target: Target) -> Tool | None:
     """uv, else a current pip of the doctor's own environment. Raises NotTrusted where root would
     have to start a uv that another user could exchange."""

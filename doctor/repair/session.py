@@ -32,7 +32,7 @@ from doctor.repair.newest import Bounds, cuda_of_driver, vllm_of
 from doctor.repair.plan import Plan, Scope, Withheld, make_plan
 from doctor.repair.resolver import find_tool
 from doctor.repair.state import KEEP_DAYS, Run, State
-from doctor.talk import Talk
+from doctor.talk import VERIFYING, Talk
 from doctor.target import Target
 
 _PROVEN = (Stage.IMPORT, Stage.COMPILE, Stage.LINK, Stage.LOAD)
@@ -125,12 +125,7 @@ class Session:
         """What the rules say of the target now, and the means to change it."""
         asked, talk = self._asked, self._person.talk
         if deep:
-            talk.phase(
-                Text(
-                    "verifying: compiling, linking and loading a test kernel, importing what vLLM "
-                    "imports"
-                )
-            )
+            talk.phase(VERIFYING)
         facts = Facts(self._target, (self._where, asked.profile))
         report = diagnose(facts, asked.rules, dataclasses.replace(asked.question, deep=deep))
         installer = dataclasses.replace(report.installer, again=self._person.again)

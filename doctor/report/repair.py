@@ -10,6 +10,7 @@ from doctor.model import Fix, Installer, printable
 from doctor.repair.apply import Applied
 from doctor.repair.create import CreationPlan
 from doctor.repair.plan import Manual, Plan
+from doctor.repair.resolver import fetched
 from doctor.repair.state import Run, Unusable
 from doctor.report.lines import Line, served
 
@@ -85,13 +86,6 @@ def _commands(fix: Fix, installer: Installer) -> Iterator[str]:
 def size_text(size: int) -> str:
     """Bytes, in the unit that a person reads with ease."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-def fetched(size: int | None) -> str:
-    """How many bytes have to be downloaded, in words."""
-    if size is None:
-        return "download size unknown (this index does not say)"
-    return f"{size / 2**20:.0f} MiB to download" if size else "nothing to download"
 
 
 def creation_lines(plan: CreationPlan, command: str) -> Iterator[Line]:

@@ -13,7 +13,7 @@ from doctor.profile import Profile
 from doctor.report.closing import is_fixable, next_lines, snapshot_line, verdict_lines
 from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap
 from doctor.report.machine import fact, machine
-from doctor.report.moments import MOMENTS
+from doctor.report.moments import MOMENTS, moment_of
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -103,7 +103,6 @@ def _gpu(name: str) -> str:
 def rows_of(report: Report) -> Iterator[Row]:
     """The findings, the gravest and earliest first; what crashed; and what is inconclusive, equal
     reasons once."""
-    unsure: dict[str, list[Outcome]] = {}
     for outcome in report.outcomes:
         area, id = outcome.rule.area, outcome.rule.id
         if outcome.accepted:
@@ -114,9 +113,7 @@ def rows_of(report: Report) -> Iterator[Row]:
                 yield _found(report, outcome, finding, outcome is report.primary and i == 0)
         elif outcome.verdict is Verdict.CRASHED:
             yield Row(area, UNSURE, f"the check crashed: {outcome.why}", id)
-        elif outcome.verdict is Verdict.UNKNOWN:
-            unsure.setdefault(str(outcome.why), []).append(outcome)
-    for why, outcomes in unsure.items():
+    for why, outcomes in report.inconclusive():
         areas = list(dict.fromkeys(o.rule.area for o in outcomes))
         if len(outcomes) == 1:
             yield Row(areas[0], UNSURE, f"inconclusive: {why}", outcomes[0].rule.id)
@@ -128,7 +125,7 @@ def rows_of(report: Report) -> Iterator[Row]:
 
 
 def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) -> Row:
-    severity = finding.severity or outcome.rule.severity
+    severity, stage = finding.severity or outcome.rule.severity, outcome.rule.stage
     commands = (
         command
         for fix in finding.fixes
@@ -141,7 +138,7 @@ def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) ->
         str(finding.message),
         outcome.rule.id,
         primary,
-        outcome.rule.stage if severity is Severity.ERROR else None,
+        stage if severity is Severity.ERROR and moment_of(stage) else None,
         None if is_fixable(finding) else next(commands, None),
     )
 
