@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -14,6 +13,7 @@ from packaging.version import Version
 from doctor.consumers.vllm import CHECKED_UP_TO
 from doctor.engine import Crashed, Facts, check
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
+from doctor.frozen import dataclass
 from doctor.model import (
     Fact,
     Finding,

@@ -54,7 +54,7 @@ class Registry:
     def probe(self, function: F) -> F:
         """Registers `function` as what finds out the Fact of its return annotation. Raises
         TypeError where another file has one for it."""
-        kind = _hints(function)["return"]
+        kind = _returned(function)
         first = self.find(kind) or function
         if first.__code__.co_filename != function.__code__.co_filename:
             where = " and ".join(one.__code__.co_filename for one in (first, function))
@@ -76,6 +76,13 @@ class Registry:
         for a parameter that names no fact."""
         function = self.find(kind)
         return iter(_parameters(function) if function else ())
+
+
+def _returned(function: Callable[..., Any]) -> Any:
+    """The class of its return annotation; the other annotations are for who asks for the fact."""
+    name = function.__annotations__.get("return")
+    kind = function.__globals__.get(name) if isinstance(name, str) else name
+    return _hints(function)["return"] if kind is None else kind
 
 
 @functools.cache

@@ -1,13 +1,15 @@
-"""What a diagnosis is made of: frozen data that imports nothing of ours."""
+"""What a diagnosis is made of: frozen data that imports nothing of ours but how it
+is frozen."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar, Protocol
+
+from doctor.frozen import dataclass
 
 
 class Text:

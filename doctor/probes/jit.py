@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from doctor.consumers import flashinfer as fi
 from doctor.consumers import vllm as consumer
 from doctor.consumers.source import Source, Unreadable
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import number_of
 from doctor.probes.driver import NO_GPU_NEEDED, Gpus
