@@ -149,7 +149,7 @@ class Facts:
         self, target: Target, given: Iterable[Fact] = (), registry: Registry = REGISTRY
     ) -> None:
         self.target = target
-        self._registry = registry
+        self.registry = registry
         self._known: dict[type, Fact | Missing | Crashed] = {type(f): f for f in given}
         self._locks: dict[type, threading.RLock] = {}
         self._ahead: set[type[Fact]] = set()
@@ -163,7 +163,7 @@ class Facts:
             return self
         for one in self._ahead:
             self._try(one)
-        made = Facts(self.target, (), self._registry)
+        made = Facts(self.target, (), self.registry)
         rest = self._resting_on({kind}, self._known)
         made._known = {k: v for k, v in self._known.items() if k not in rest} | {kind: fact}
         return made
@@ -205,7 +205,7 @@ class Facts:
         def look(kind: type) -> bool:
             if kind not in rests:
                 rests[kind] = kind in roots  # and so a circle ends
-                needed = () if kind in ends else self._registry.needs(kind)
+                needed = () if kind in ends else self.registry.needs(kind)
                 rests[kind] = kind in roots or any(look(need) for _, need, _ in needed)
             return rests[kind]
 
@@ -216,7 +216,7 @@ class Facts:
         if kind in asking:
             names = " -> ".join(k.__name__ for k in [*asking, kind])
             return Crashed(f"probes ask each other in a circle: {names}")
-        function = self._registry.find(kind)
+        function = self.registry.find(kind)
         if function is None:
             return Crashed(f"no probe returns {kind.__name__}")
         asking.append(kind)

@@ -105,7 +105,7 @@ def model_not_known(profile: Profile) -> None:
     model-not-known` goes on without it.
     """
     if profile.model is None:
-        raise NotApplicable(Text(NO_MODEL))
+        raise NotApplicable(NO_MODEL)
     lacking = profile.unknown()
     if not lacking:
         return

@@ -397,7 +397,7 @@ def flashinfer_cubin_mismatch(
     flashinfer-jit-cache such as +cu130 is no difference, but its CUDA major has to be torch's.
     """
     if profile.device == "cpu":
-        raise NotApplicable(Text(NO_GPU_NEEDED))
+        raise NotApplicable(NO_GPU_NEEDED)
     bypassed = bool(env.get("FLASHINFER_DISABLE_VERSION_CHECK"))
     cubin, cache = flashinfer.cubin, flashinfer.jit_cache
     wrong = []
@@ -508,4 +508,4 @@ def _import_fails(imports: Imports, one: Imported) -> Finding:
     if one.caught:
         evidence.append(Text("vLLM goes on there after {caught} alone", caught=one.caught))
     severity = None if one.always else Severity.WARNING
-    return Finding(one.told, tuple(evidence), severity=severity)
+    return Finding(one.told, tuple(evidence), severity=severity, subject=one.module)

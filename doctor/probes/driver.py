@@ -91,16 +91,16 @@ class CuInit(Fact):
     code: int | None = None
 
 
-NO_GPU_NEEDED = "this server runs on the CPU"
-GPUS_LATER = "the profile says that the GPUs come later"
+NO_GPU_NEEDED = Text("this server runs on the CPU")
+GPUS_LATER = Text("the profile says that the GPUs come later")
 
 
 @probe
 def gpus_wanted(profile: Profile) -> GpusWanted:
     if profile.device == "cpu":
-        raise NotApplicable(Text(NO_GPU_NEEDED))
+        raise NotApplicable(NO_GPU_NEEDED)
     if profile.gpus == "later":
-        raise NotApplicable(Text(GPUS_LATER))
+        raise NotApplicable(GPUS_LATER)
     return GpusWanted()
 
 

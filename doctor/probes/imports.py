@@ -52,9 +52,9 @@ def start_imports(
     tried; read from the installed vLLM's own files. Raises Missing where these do not say
     (Unreadable), and where no CUDA server starts."""
     if profile.device == "cpu":
-        raise NotApplicable(Text(NO_GPU_NEEDED))
+        raise NotApplicable(NO_GPU_NEEDED)
     if torch.hip:
-        raise NotApplicable(Text(ROCM))
+        raise NotApplicable(ROCM)
     said = dict.fromkeys(map(read_capability, said_capabilities(profile, gpus)))
     start = Start(
         profile.needs.architecture,

@@ -18,7 +18,7 @@ from doctor.engine import probe
 from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import number_of
-from doctor.probes.driver import NO_GPU_NEEDED, Gpus
+from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv, which
 from doctor.probes.wheels import ROCM, FlashInfer, Torch, Vllm
 from doctor.profile import Profile
@@ -100,9 +100,9 @@ class Use:
 
     def __post_init__(self) -> None:
         if self.profile.device == "cpu":
-            raise NotApplicable(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"))
+            raise NotApplicable(Text("this server runs on the CPU and compiles no CUDA kernel"))
         if self.torch.hip:
-            raise NotApplicable(Text(ROCM))
+            raise NotApplicable(ROCM)
         if self.torch.cuda is None:
             raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
 

@@ -104,7 +104,7 @@ def _snapshot(recorded: Recorded) -> str:
 def _header(report: Report) -> Iterator[Line]:
     where = report.where
     if report.model is None:
-        yield (("", "environment only: "), ("", NO_MODEL))
+        yield (("", "environment only: "), ("", str(NO_MODEL)))
     yield (
         ("", "Judged "),
         ("bold", f"{where.python}"),
