@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from doctor.probes.interpreter import DOCTORS_OWN, Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.target import Live, Target
 from doctor.trust import why_not_trusted
 
@@ -26,22 +26,23 @@ def locate(python: str | None, env: Mapping[str, str]) -> Where:
     """The interpreter of `--python`, else of VIRTUAL_ENV, of the active conda prefix, of the
     `vllm` on PATH, else the doctor's own. Raises LocateError where the one named is not there."""
     if python is not None:
-        return Where(_interpreter(python, "--python"), "--python")
-    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        if env.get(name):
-            return Where(_interpreter(env[name], name), name)
+        return Where(_interpreter(python, FoundBy.OPTION), FoundBy.OPTION)
+    for by in (FoundBy.VIRTUAL_ENV, FoundBy.CONDA_PREFIX):
+        if named := env.get(by.value):
+            return Where(_interpreter(named, by), by)
     # Only absolute folders: nothing is started out of the current directory.
     folders = [p for p in env.get("PATH", "").split(os.pathsep) if os.path.isabs(p)]  # noqa: PTH117
     search = os.pathsep.join(folders)
     vllm = shutil.which("vllm", path=search)
     if vllm and (found := _behind(Path(vllm), search)):
-        return Where(found, f"vllm on PATH ({vllm})")
-    return Where(Path(sys.executable), DOCTORS_OWN)
+        return Where(found, FoundBy.VLLM_ON_PATH, Path(vllm))
+    return Where(Path(sys.executable), FoundBy.OWN)
 
 
-def _interpreter(value: str, name: str) -> Path:
+def _interpreter(value: str, by: FoundBy) -> Path:
     """A python itself, or the one of a venv's or a conda environment's folder. Its links are not
     followed: a venv's python is known by the folder it is called in."""
+    name = by.value
     path = Path(value).absolute()
     if path.is_dir():
         # /usr of Debian and Fedora has python3 alone.
@@ -100,7 +101,7 @@ def _interpreters(script: Path, head: list[str], search: str) -> Iterator[Path]:
 def nobody_named(where: Where) -> bool:
     """Whether this is the doctor's own interpreter for want of another, and no server's: then there
     is nothing to judge."""
-    return where.found_by == DOCTORS_OWN and not _has_vllm(Path(p) for p in sys.path)
+    return where.found_by is FoundBy.OWN and not _has_vllm(Path(p) for p in sys.path)
 
 
 def environments(folder: Path) -> list[tuple[Path, bool]]:
@@ -119,7 +120,7 @@ def _has_vllm(folders: Iterable[Path]) -> bool:
     return any(any(folder.glob(name)) for folder in folders for name in names)
 
 
-def refuse_foreign(where: Where) -> None:
+def refuse_foreign(python: Path) -> None:
     """As root, refuses to start an interpreter that another user could decide about: itself, the
     settings that it reads, the standard library that it loads, or the folders of these.
 
@@ -127,7 +128,7 @@ def refuse_foreign(where: Where) -> None:
     """
     if os.geteuid() != 0:
         return  # spares any other user the listing of folders
-    for path, searched in _of_interpreter(where.python):
+    for path, searched in _of_interpreter(python):
         if why := why_not_trusted(path, searched):
             raise LocateError(why)
 
@@ -207,5 +208,5 @@ def base_pythons(target: Target, foreign: bool = False) -> tuple[list[BasePython
 def _starts(target: Target, python: Path, foreign: bool) -> bool:
     """Whether it is more than a switch of pyenv's without such a Python behind it."""
     if not foreign:
-        refuse_foreign(Where(python, "PATH"))
+        refuse_foreign(python)
     return target.run(str(python), "-I", "-S", "-B", "-c", "").ok

@@ -125,7 +125,7 @@ class Needs(str, Enum):
     PERSON = "person"
 
 
-NO_MODEL = "no model was named"
+NO_MODEL = Text("no model was named")
 
 
 class Fact:

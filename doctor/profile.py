@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from doctor import toml
 from doctor.codec import CodecError, decode
-from doctor.model import Fact, os_reason
+from doctor.model import Fact, Text, os_reason
 from doctor.numbers import number_of, version_of
 
 DEFAULT_PROFILE = "glm-4.7-flash"
@@ -70,18 +70,18 @@ class ModelNeeds:
         # Only == may name a local version such as +cu129.
         return f">={bare.public}" if bare else self.vllm or ""
 
-    def undivided(self, ranks: int) -> tuple[str, ...]:
+    def undivided(self, ranks: int) -> tuple[Text, ...]:
         """What of the model so many ranks cannot share: vLLM gives each an equal part of it
         (layers/linear.py, layers/fused_moe), and key/value heads also whole to several ranks."""
-        sizes = {
-            "attention heads": self.attention_heads,
-            "rows of each dense layer (intermediate_size)": self.intermediate_size,
-            "rows of each expert (moe_intermediate_size)": self.moe_intermediate_size,
-        }
-        wrong = [f"the {size} {name}" for name, size in sizes.items() if size and size % ranks]
-        heads = self.key_value_heads
-        if heads and heads % ranks and ranks % heads:
-            wrong.append(f"the {heads} key/value heads")
+        wrong = []
+        if (heads := self.attention_heads) and heads % ranks:
+            wrong.append(Text("the {size} attention heads", size=heads))
+        if (rows := self.intermediate_size) and rows % ranks:
+            wrong.append(Text("the {size} rows of each dense layer (intermediate_size)", size=rows))
+        if (rows := self.moe_intermediate_size) and rows % ranks:
+            wrong.append(Text("the {size} rows of each expert (moe_intermediate_size)", size=rows))
+        if (heads := self.key_value_heads) and heads % ranks and ranks % heads:
+            wrong.append(Text("the {size} key/value heads", size=heads))
         return tuple(wrong)
 
     def tensor_parallel_sizes(self, most: int) -> tuple[int, ...]:

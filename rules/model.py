@@ -103,7 +103,7 @@ def model_not_known(profile: Profile) -> None:
     model-not-known` goes on without it.
     """
     if profile.model is None:
-        raise Missing(Text(NO_MODEL), applies=False)
+        raise Missing(NO_MODEL, applies=False)
     lacking = profile.unknown()
     if not lacking:
         return

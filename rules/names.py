@@ -72,7 +72,7 @@ def unknown_server_option(vllm: Vllm, options: VllmOptions, profile: Profile) ->
     platform may add options of its own: --accept unknown-server-option.
     """
     if profile.model is None:
-        raise Missing(Text(NO_MODEL), applies=False)
+        raise Missing(NO_MODEL, applies=False)
     for setting, option, value in names.passed(profile):
         if option in options.names:
             continue

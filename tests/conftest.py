@@ -28,7 +28,7 @@ from doctor.cli import cli
 from doctor.engine import Facts
 from doctor.model import Fact
 from doctor.probes.driver import DeepAsked
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.toolkit import HEADERS
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
@@ -374,7 +374,7 @@ def facts_of(
     """The facts about an environment on this machine, as a server started with `env` (and PATH)
     would meet it; `sets` changes the default profile, `given` is known already."""
     profile: Profile = profiles.load_profile(profiles.DEFAULT_PROFILE, sets)
-    given = (Where(environment.python, "--python"), profile, DeepAsked(), *given)
+    given = (Where(environment.python, FoundBy.OPTION), profile, DeepAsked(), *given)
     return Facts(target or Live({**SYSTEM, **(env or {})}), given)
 
 

@@ -398,7 +398,7 @@ class TestTape:
             (b'{"schema_version": true}', ""),
             (b'{"schema_version": 1, "python": "p", "nonsense": 1}', "nonsense"),
             (
-                b'{"schema_version": 1, "tool": "t", "python": 3, "found_by": "f", "env": {}}',
+                b'{"schema_version": 1, "tool": "t", "python": 3, "found_by": "", "env": {}}',
                 "python",
             ),
         ],
@@ -435,7 +435,13 @@ class TestTape:
 
     def test_one_that_holds_no_answer_could_not_be_told(self, tmp_path: Path) -> None:
         tape = tmp_path / "tape.json"
-        empty = {"schema_version": 1, "tool": "t", "python": "/p", "found_by": "f", "env": {}}
+        empty = {
+            "schema_version": 1,
+            "tool": "t",
+            "python": "/p",
+            "found_by": "--python",
+            "env": {},
+        }
         tape.write_text(json.dumps(empty))
         ends_with_a_sentence(self.judge(tape), UNKNOWN, "the tape does not hold")
 

@@ -14,7 +14,7 @@ from doctor import profile as profiles
 from doctor.diagnose import diagnose
 from doctor.engine import load_rules
 from doctor.model import Severity
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.repair.plan import select_fixes
 from doctor.report.json import report_schema
 from doctor.shipped import rules_folder
@@ -108,7 +108,7 @@ class TestAccepted:
         def chosen(*accept: str) -> list[str]:
             report = diagnose(
                 Live(SYSTEM),
-                Where(server.python, "--python"),
+                Where(server.python, FoundBy.OPTION),
                 profiles.load_profile(profiles.DEFAULT_PROFILE, ("gpus=later", "archs=9.0")),
                 load_rules(rules_folder()),
                 profile_name="it",

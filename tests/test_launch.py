@@ -30,7 +30,7 @@ from doctor.engine import load_rules
 from doctor.launch import JudgedStart, LaunchError, WrongArguments, argv, difference, shown_command
 from doctor.model import Rule, Verdict
 from doctor.probes.environment import HOME, HUB_SWITCH, HUB_TOKENS, SAVED
-from doctor.probes.interpreter import Interpreter, Where
+from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.toolkit import HEADERS
 from doctor.probes.vllm_names import VllmOptions
 from doctor.profile import Profile, ProfileError
@@ -860,7 +860,7 @@ class Place:
         builds = self.builds
         made = launch.judge_start(
             Live({**self.env, **(env or {})}, foreign),
-            Where(self.one.python, "--python"),
+            Where(self.one.python, FoundBy.OPTION),
             profile,
             self.rules,
             profile_name="it",

@@ -14,7 +14,7 @@ from doctor.diagnose import Report, diagnose
 from doctor.engine import load_rules
 from doctor.fixes import CudaHome, PipInstall, PipUninstall, PrependPath, SetAside, SetVariable
 from doctor.model import Finding, Fix, Needs, Outcome, Severity, Step, Text, Verdict
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import recorded_where
 from doctor.repair import plan
 from doctor.repair.plan import SelectedFix
 from doctor.repair.resolver import Move
@@ -27,7 +27,7 @@ RULES = load_rules(rules_folder())
 
 def report(name: str) -> Report:
     tape = load_tape(parse_json((TAPES / f"{name}.json").read_bytes()))
-    where = Where(Path(tape.python), tape.found_by)
+    where = recorded_where(tape.python, tape.found_by)
     return diagnose(
         Tape(tape),
         where,

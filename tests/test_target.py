@@ -23,7 +23,7 @@ from doctor.codec import CodecError, encode
 from doctor.diagnose import diagnose
 from doctor.engine import load_rules
 from doctor.model import Rule, os_reason
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.profile import DEFAULT_PROFILE, Profile, load_profile, variants
 from doctor.shipped import rules_folder
 from doctor.snapshot import shareable
@@ -466,7 +466,7 @@ class TestTape:
         self, tmp_path: Path, rules: tuple[Rule, ...], driver: Path, broken: str
     ) -> None:
         one, env = self.made(tmp_path, driver, broken)
-        where, profile = Where(one.python, "--python"), load_profile(DEFAULT_PROFILE)
+        where, profile = Where(one.python, FoundBy.OPTION), load_profile(DEFAULT_PROFILE)
         recorder = Recorder(Live(env))
         for each in (profile, *variants(profile)):
             diagnose(recorder, where, each, rules, profile_name="p")
@@ -476,7 +476,7 @@ class TestTape:
 
         for each in variants(profile):
             live = self.outcomes(Live(env), where, each, rules)
-            again = self.outcomes(Tape(tape), Where(Path(tape.python), "--python"), each, rules)
+            again = self.outcomes(Tape(tape), Where(Path(tape.python), FoundBy.OPTION), each, rules)
             assert again == _renamed(live, env["HOME"])
 
     def test_a_snapshot_keeps_to_its_schema(self, tmp_path: Path, driver: Path) -> None:
@@ -496,7 +496,13 @@ class TestTape:
             jsonschema.validate(said.report, schema)
 
     def test_what_was_not_recorded_cannot_be_told(self) -> None:
-        empty = {"schema_version": 1, "tool": "t", "python": "/p", "found_by": "f", "env": {}}
+        empty = {
+            "schema_version": 1,
+            "tool": "t",
+            "python": "/p",
+            "found_by": "--python",
+            "env": {},
+        }
         tape, path = Tape(load_tape(empty)), Path("/nowhere")
         for ask in (tape.read, tape.listdir, tape.stat, tape.executable, tape.realpath, tape.elf):
             with pytest.raises(NotRecorded, match="the tape does not hold /nowhere"):

@@ -19,7 +19,6 @@ import pytest
 
 from doctor import locate, trust
 from doctor import profile as profiles
-from doctor.probes.interpreter import Where
 from doctor.repair import uv
 from doctor.target import Live
 from doctor.trust import NotTrusted, why_not_trusted
@@ -330,11 +329,11 @@ class TestInterpreter:
             (library / each).write_text("")
         for each in ("encodings", "lib-dynload"):
             (library / each).mkdir()
-        locate.refuse_foreign(Where(python, "--python"))
+        locate.refuse_foreign(python)
         trust._look.cache_clear()
         give_away(library / part)
         with pytest.raises(locate.LocateError, match="belongs to nobody"):
-            locate.refuse_foreign(Where(python, "--python"))
+            locate.refuse_foreign(python)
 
     def test_a_python_on_path_of_which_an_environment_would_be_made(self, place: Place) -> None:
         minor = 12 if sys.version_info[1] != 12 else 13

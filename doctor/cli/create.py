@@ -18,7 +18,7 @@ from doctor.locate import base_pythons
 from doctor.model import os_reason
 from doctor.probes.driver import DeepAsked
 from doctor.probes.environment import HOME
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.profile import Profile
 from doctor.repair import newest, resolver
 from doctor.repair.state import MAKING, State
@@ -53,7 +53,8 @@ class Creation:
         if tool is None:
             fail("there is no uv to make an environment with: pip install uv", FAILED)
         self._tool = tool
-        facts = Facts(self._here, (Where(self._bases[0].path, "PATH"), profile, DeepAsked()))
+        where = Where(self._bases[0].path, FoundBy.OPTION)
+        facts = Facts(self._here, (where, profile, DeepAsked()))
         self._bounds = newest.Bounds(profile.needs, newest.cuda_of_driver(facts))
 
     def choose(self, below: Version | None = None) -> resolver.Resolution:

@@ -31,7 +31,7 @@ from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed
 from doctor.exits import USAGE
 from doctor.model import Missing, Severity, os_reason
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import Where, recorded_where
 from doctor.tape import Tape, load_tape
 from doctor.target import Target, TooLarge, must_read
 
@@ -53,7 +53,7 @@ def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
     except ValueError as error:
         fail(f"--from {path}: no JSON, or cut off ({error})", USAGE)
     recorded = Recorded(tape.tool, tape.recorded, tape.host)
-    return Tape(tape), Where(Path(tape.python), tape.found_by), recorded
+    return Tape(tape), recorded_where(tape.python, tape.found_by), recorded
 
 
 @click.command()

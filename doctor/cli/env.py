@@ -20,7 +20,7 @@ from doctor.engine import Crashed, Facts
 from doctor.exits import UNKNOWN
 from doctor.model import Missing
 from doctor.probes.environment import saved_below
-from doctor.probes.interpreter import DOCTORS_OWN, Interpreter, Where
+from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.report.exports import FORMS, ExportError, exports, notes
 from doctor.target import Target
 from doctor.trust import ALLOW
@@ -88,10 +88,10 @@ def env(
     except UnicodeEncodeError as error:
         fail(f"this locale ({error.encoding}) cannot print what was saved", UNKNOWN)
     if verbose:
-        about = f"for {where.python} (found by {where.found_by})"
+        about = f"for {where.python} (found by {where.how})"
         for note in (about, *notes(shell, saved)):
             say(f"# {note}", err=True)
-    elif where.found_by == DOCTORS_OWN and not text:
+    elif where.found_by is FoundBy.OWN and not text:
         tell(
             "no environment is active, and nothing is saved for the doctor's own: "
             "name another with --python"

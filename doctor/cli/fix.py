@@ -46,7 +46,7 @@ from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.model import Missing, Rule, Severity, Stage, Verdict, os_refusal
 from doctor.patience import AT_ONCE, Patience
 from doctor.probes.environment import saved_below
-from doctor.probes.interpreter import DOCTORS_OWN, Where, distrusted
+from doctor.probes.interpreter import FoundBy, Where, distrusted
 from doctor.profile import Profile
 from doctor.target import Live, Target
 
@@ -187,7 +187,7 @@ def _fixing(
     asked: Asked, python: str | None, allow: tuple[str, ...], sources: _Sources, wanted: bool
 ) -> Fixing:
     target, where = named(python, allow)
-    if wanted and where.found_by == DOCTORS_OWN:
+    if wanted and where.found_by is FoundBy.OWN:
         fail("no environment is active: name the one to repair with --python", USAGE)
     with _judging():
         fixing = Fixing(asked, target, where)

@@ -182,7 +182,7 @@ def located(python: str | None, allow: tuple[str, ...]) -> tuple[Target, Where]:
     target = Live(foreign=ALLOW in allow)
     where = locate(python, target.env)
     if ALLOW not in allow:
-        refuse_foreign(where)
+        refuse_foreign(where.python)
     return target, where
 
 

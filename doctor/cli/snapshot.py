@@ -56,7 +56,7 @@ def snapshot(
         fail_to_judge(error)
     tool = f"{about.NAME} {about.VERSION}"
     name = platform.node() if host else None
-    recording = recorder.recording(tool, str(where.python), where.found_by, name)
+    recording = recorder.recording(tool, str(where.python), where.how, name)
     kept = shareable(recording, target.env.get("HOME"))
     text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
     if output == "-":

@@ -72,16 +72,16 @@ class DeepAsked(Fact):
     asked: bool = False
 
 
-NO_GPU_NEEDED = "this server runs on the CPU"
-GPUS_LATER = "the profile says that the GPUs come later"
+NO_GPU_NEEDED = Text("this server runs on the CPU")
+GPUS_LATER = Text("the profile says that the GPUs come later")
 
 
 def wants_gpus(profile: Profile) -> None:
     """Raises Missing where no GPU is to be looked for."""
     if profile.device == "cpu":
-        raise Missing(Text(NO_GPU_NEEDED), applies=False)
+        raise Missing(NO_GPU_NEEDED, applies=False)
     if profile.gpus == "later":
-        raise Missing(Text(GPUS_LATER), applies=False)
+        raise Missing(GPUS_LATER, applies=False)
 
 
 @probe

@@ -52,9 +52,9 @@ def start_imports(
     tried; read from the installed vLLM's own files. Raises Missing where these do not say
     (Unreadable), and where no CUDA server starts."""
     if profile.device == "cpu":
-        raise Missing(Text(NO_GPU_NEEDED), applies=False)
+        raise Missing(NO_GPU_NEEDED, applies=False)
     if torch.hip:
-        raise Missing(Text(ROCM), applies=False)
+        raise Missing(ROCM, applies=False)
     said = dict.fromkeys(map(read_capability, said_capabilities(profile, gpus)))
     start = Start(
         profile.needs.architecture,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from packaging.version import Version
@@ -19,15 +20,38 @@ from doctor.target import Target
 MARK = "--vllm-doctor-"
 
 
-DOCTORS_OWN = "the doctor's own"
+class FoundBy(str, Enum):
+    """What named the interpreter; a snapshot and the report have these words."""
+
+    OPTION = "--python"
+    VIRTUAL_ENV = "VIRTUAL_ENV"
+    CONDA_PREFIX = "CONDA_PREFIX"
+    VLLM_ON_PATH = "vllm on PATH"
+    OWN = "the doctor's own"
 
 
 @dataclass(frozen=True)
 class Where(Fact):
-    """The interpreter to judge, and how it was found ("--python", "VIRTUAL_ENV", ...)."""
+    """The interpreter to judge, and how it was found; `script`: the `vllm` on PATH that starts
+    it."""
 
     python: Path
-    found_by: str
+    found_by: FoundBy
+    script: Path | None = None
+
+    @property
+    def how(self) -> str:
+        """`found_by` in words, with the script."""
+        by = self.found_by.value
+        return f"{by} ({self.script})" if self.script else by
+
+
+def recorded_where(python: str, how: str) -> Where:
+    """The Where of a snapshot, which holds its `how`. Raises CodecError for other words."""
+    by, _, script = how.partition(" (")
+    return Where(
+        Path(python), decode(FoundBy, by, "found_by"), Path(script[:-1]) if script else None
+    )
 
 
 @dataclass(frozen=True)

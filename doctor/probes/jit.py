@@ -99,9 +99,9 @@ class Use:
 
     def __post_init__(self) -> None:
         if self.profile.device == "cpu":
-            raise Missing(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"), applies=False)
+            raise Missing(NO_GPU_NEEDED, applies=False)
         if self.torch.hip:
-            raise Missing(Text(ROCM), applies=False)
+            raise Missing(ROCM, applies=False)
         if self.torch.cuda is None:
             raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
 

@@ -285,7 +285,7 @@ def _listed(has: Callable[[Source, str], bool], source: Source, name: str | None
         return None
 
 
-ROCM = "torch is built for ROCm, which this doctor does not judge"
+ROCM = Text("torch is built for ROCm, which vllm-doctor does not support")
 
 
 @dataclass(frozen=True)

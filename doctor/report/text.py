@@ -91,11 +91,11 @@ def _snapshot(recorded: Recorded) -> str:
 def _header(report: Report) -> Iterator[Line]:
     where = report.where
     if report.model is None:
-        yield (("", "environment only: "), ("", NO_MODEL))
+        yield (("", "environment only: "), ("", str(NO_MODEL)))
     yield (
         ("", "Judged "),
         ("bold", f"{where.python}"),
-        ("", f" (found by {where.found_by}) for "),
+        ("", f" (found by {where.how}) for "),
         *served(report),
     )
     yield ()
