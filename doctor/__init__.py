@@ -3,7 +3,17 @@
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from doctor.engine import probe, rule
-    from doctor.model import Fact, Finding, Fix, Missing, Needs, Severity, Stage, Text
+    from doctor.model import (
+        Fact,
+        Finding,
+        Fix,
+        Missing,
+        Needs,
+        NotApplicable,
+        Severity,
+        Stage,
+        Text,
+    )
 
 __all__ = [
     "Fact",
@@ -11,6 +21,7 @@ __all__ = [
     "Fix",
     "Missing",
     "Needs",
+    "NotApplicable",
     "Severity",
     "Stage",
     "Text",

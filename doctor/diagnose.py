@@ -34,7 +34,6 @@ from doctor.probes.proof import Proof
 from doctor.probes.toolkit import Toolkits
 from doctor.probes.wheels import Packages, Vllm
 from doctor.profile import Profile
-from doctor.target import Target
 
 F = TypeVar("F", bound=Fact)
 
@@ -59,7 +58,6 @@ class Report:
     interpreter: Interpreter
     profile_name: str
     model: str | None
-    source: Literal["live", "tape"]
     outcomes: tuple[Outcome, ...]
     not_checked: tuple[NotChecked, ...]
     primary: Outcome | None
@@ -77,6 +75,10 @@ class Report:
     checked_up_to: str | None = None
 
     @property
+    def source(self) -> Literal["live", "tape"]:
+        return "tape" if self.recorded else "live"
+
+    @property
     def verdict(self) -> str:
         names = {HEALTHY: "healthy", FINDINGS: "findings"}
         return names.get(self.exit_code, "unknown")
@@ -91,45 +93,41 @@ class Report:
         return _deciding(self.outcomes, *verdicts)
 
 
-def diagnose(
-    target: Target,
-    where: Where,
-    profile: Profile,
-    rules: Iterable[Rule],
-    *,
-    profile_name: str,
-    source: Literal["live", "tape"] = "live",
-    deep: bool = False,
-    fail_on: Severity = Severity.ERROR,
-    accept: Collection[str] = (),
-) -> Report:
-    """Checks every rule against the target; `rules` may load them while they are asked for, which
-    takes as long as the first children do. `accept`: ids whose outcome decides nothing. Raises
-    Missing (NotPython) or Crashed where the interpreter does not answer: then nothing can be said
-    about it at all."""
+@dataclass(frozen=True)
+class Question:
+    """What is asked about a target beside its profile, which is a fact. `deep`: the verdict is to
+    be proven; `accept`: ids whose outcome decides nothing; `recorded`: of a snapshot."""
+
+    profile_name: str
+    deep: bool = False
+    fail_on: Severity = Severity.ERROR
+    accept: Collection[str] = ()
+    recorded: Recorded | None = None
+
+
+def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
+    """Checks every rule against the target of `facts`, which were given Where and Profile; `rules`
+    may load them while they are asked for, which takes as long as the first children do. What is
+    known of the target already is not asked again. Raises Missing (NotPython) or Crashed where the
+    interpreter does not answer: then nothing can be said about it at all."""
     began = time.perf_counter()
-    facts = Facts(target, (where, profile, DeepAsked(deep)))
+    deep = question.deep
+    facts = facts.given(DeepAsked(deep))
     facts.ask_ahead(Interpreter, Driver, HostCompilers, *((Imports,) if deep else ()))
     loaded = tuple(rules)
-    interpreter = facts.get(Interpreter)
+    interpreter, where = facts.get(Interpreter), facts.get(Where)
     facts.ask_ahead(Toolkits)
     outcomes, not_checked = check(loaded, facts)
     proof, missing = _asked(facts, Proof) if deep else (None, None)
     imports, unimported = _asked(facts, Imports) if deep else (None, None)
-    if proof and not proof.ok and proof.doubt is None:
-        said = Text("the test build failed at {stage}: {line}", stage=proof.stage, line=proof.line)
-        outcomes = attribute_build_failure(outcomes, said, (*proof.ids, "deep-check-failed"))
-    for one in imports.died if imports else ():
-        if one.ids and one.always:
-            outcomes = _told_by_its_name(outcomes, one)
-    outcomes = [_accepted(o) if o.rule.id in accept else o for o in outcomes]
-    first = primary(outcomes, fail_on)
+    outcomes = _with_proof(outcomes, proof, imports)
+    outcomes = [_accepted(o) if o.rule.id in question.accept else o for o in outcomes]
+    first = primary(outcomes, question.fail_on)
     return Report(
         where=where,
         interpreter=interpreter,
-        profile_name=profile_name,
-        model=profile.model,
-        source=source,
+        profile_name=question.profile_name,
+        model=facts.get(Profile).model,
         outcomes=tuple(_ordered(outcomes, first)),
         not_checked=tuple(not_checked),
         primary=first,
@@ -138,13 +136,27 @@ def diagnose(
         imports=imports,
         imports_missing=unimported,
         installer=_installer(facts, where.python),
-        exit_code=exit_code(outcomes, fail_on),
+        exit_code=exit_code(outcomes, question.fail_on),
         seconds=time.perf_counter() - began,
         rules=len(outcomes) + len(not_checked),
         facts=facts,
-        fail_on=fail_on,
+        fail_on=question.fail_on,
+        recorded=question.recorded,
         checked_up_to=_checked_up_to(facts),
     )
+
+
+def _with_proof(
+    outcomes: list[Outcome], proof: Proof | None, imports: Imports | None
+) -> list[Outcome]:
+    """What failed when it was tried, each under the ailment that its words name."""
+    if proof and not proof.ok and proof.doubt is None:
+        said = Text("the test build failed at {stage}: {line}", stage=proof.stage, line=proof.line)
+        outcomes = attribute_build_failure(outcomes, said, (*proof.ids, "deep-check-failed"))
+    for one in imports.died if imports else ():
+        if one.ids and one.always:
+            outcomes = _told_by_its_name(outcomes, one)
+    return outcomes
 
 
 def _asked(facts: Facts, kind: type[F]) -> tuple[F | None, Text | None]:

@@ -16,7 +16,7 @@ import threading
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from doctor.model import (
     Fact,
     Finding,
     Missing,
+    NotApplicable,
     NotChecked,
     Outcome,
     Rule,
@@ -39,26 +40,52 @@ from doctor.target import Target, must_read
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=Fact)
 
-_PROBES: dict[type, Callable[..., Any]] = {}
 _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _RULES_MOST = 4 << 20  # bytes of a file of rules; our longest is 23 KiB
 
 
-def probe(function: F) -> F:
-    """Registers `function` as what finds out the Fact of its return annotation. Raises TypeError
-    where another file has one for it."""
-    kind = _hints(function)["return"]
-    first = _PROBES.setdefault(kind, function)
-    if first.__code__.co_filename != function.__code__.co_filename:
-        where = " and ".join(one.__code__.co_filename for one in (first, function))
-        raise TypeError(f"{where} both have a probe of {kind.__name__}")
-    _PROBES[kind] = function
-    return function
+class Registry:
+    """What finds out each fact. `base`: the one that is asked for what this one has not."""
+
+    def __init__(self, base: Registry | None = None) -> None:
+        self._probes: dict[type[Fact], Callable[..., Any]] = {}
+        self._base = base
+
+    def probe(self, function: F) -> F:
+        """Registers `function` as what finds out the Fact of its return annotation. Raises
+        TypeError where another file has one for it."""
+        kind = _hints(function)["return"]
+        first = self.find(kind) or function
+        if first.__code__.co_filename != function.__code__.co_filename:
+            where = " and ".join(one.__code__.co_filename for one in (first, function))
+            raise TypeError(f"{where} both have a probe of {kind.__name__}")
+        self._probes[kind] = function
+        return function
+
+    def find(self, kind: type) -> Callable[..., Any] | None:
+        """The probe of a fact, None where there is none."""
+        return self._probes.get(kind) or (self._base.find(kind) if self._base else None)
+
+    def kinds(self) -> tuple[type[Fact], ...]:
+        """The facts that can be found out, in the order in which they were registered."""
+        base = self._base.kinds() if self._base else ()
+        return tuple(dict.fromkeys((*base, *self._probes)))
+
+    def needs(self, kind: type) -> Iterator[tuple[str, Any, bool]]:
+        """(parameter, fact class, optional) of what the probe of `kind` asks for. Raises TypeError
+        for a parameter that names no fact."""
+        function = self.find(kind)
+        return iter(_parameters(function) if function else ())
 
 
 @functools.cache
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(function)
+
+
+REGISTRY = Registry()
+"""The doctor's own."""
+probe = REGISTRY.probe
 
 
 def rule(id: str, severity: Severity, stage: Stage) -> Callable[[F], F]:
@@ -111,12 +138,28 @@ def _is_fact(kind: object) -> bool:
 class Facts:
     """The facts about one target: each found out at most once, when first asked for."""
 
-    def __init__(self, target: Target, given: Iterable[Fact] = ()) -> None:
-        self._target = target
+    def __init__(
+        self, target: Target, given: Iterable[Fact] = (), registry: Registry = REGISTRY
+    ) -> None:
+        self.target = target
+        self._registry = registry
         self._known: dict[type, Fact | Missing | Crashed] = {type(f): f for f in given}
         self._locks: dict[type, threading.RLock] = {}
-        self._ahead: set[type] = set()
+        self._ahead: set[type[Fact]] = set()
         self._thread = threading.local()
+
+    def given(self, fact: Fact) -> Facts:
+        """The same, with this one given: what rests on another one of its type is found out anew,
+        all else that is known stays known."""
+        kind = type(fact)
+        if self._known.get(kind) == fact:
+            return self
+        for one in self._ahead:
+            self._try(one)
+        made = Facts(self.target, (), self._registry)
+        rest = self._resting_on({kind}, self._known)
+        made._known = {k: v for k, v in self._known.items() if k not in rest} | {kind: fact}
+        return made
 
     def get(self, kind: type[T]) -> T:
         """The fact. Raises Missing with the reason where the probe cannot tell, Crashed where
@@ -142,17 +185,22 @@ class Facts:
 
     def awaited(self, kinds: Iterable[type]) -> frozenset[type]:
         """Those of the kinds that rest on what is still being found out in the background."""
-        waits: dict[type, bool] = {}
+        awaited = {kind for kind in self._ahead if kind not in self._known}
+        return self._resting_on(awaited, kinds, self._known)
+
+    def _resting_on(
+        self, roots: Collection[type], kinds: Iterable[type], ends: Collection[type] = ()
+    ) -> frozenset[type]:
+        """Those of the kinds that are one of the roots or ask for one, directly or not; what is one
+        of `ends` asks for nothing."""
+        rests: dict[type, bool] = {}
 
         def look(kind: type) -> bool:
-            if kind not in waits:
-                waits[kind] = False  # and so a circle ends
-                function = None if kind in self._known else _PROBES.get(kind)
-                rows = _parameters(function) if function else ()
-                waits[kind] = bool(function) and (
-                    kind in self._ahead or any(look(needed) for _, needed, _ in rows)
-                )
-            return waits[kind]
+            if kind not in rests:
+                rests[kind] = kind in roots  # and so a circle ends
+                needed = () if kind in ends else self._registry.needs(kind)
+                rests[kind] = kind in roots or any(look(need) for _, need, _ in needed)
+            return rests[kind]
 
         return frozenset(kind for kind in kinds if look(kind))
 
@@ -161,7 +209,7 @@ class Facts:
         if kind in asking:
             names = " -> ".join(k.__name__ for k in [*asking, kind])
             return Crashed(f"probes ask each other in a circle: {names}")
-        function = _PROBES.get(kind)
+        function = self._registry.find(kind)
         if function is None:
             return Crashed(f"no probe returns {kind.__name__}")
         asking.append(kind)
@@ -180,7 +228,7 @@ class Facts:
 
     def _too_old_for(self, kind: type[Fact]) -> NotAskedThen | None:
         """Why a tape has no answer to what this fact's own probe asks: it was recorded before."""
-        tape = self._target if isinstance(self._target, Tape) else None
+        tape = self.target if isinstance(self.target, Tape) else None
         recorder = tape.recorder_before(kind.since) if tape else None
         return NotAskedThen(recorder) if recorder else None
 
@@ -189,7 +237,7 @@ class Facts:
         made: dict[str, Any] = {}
         for name, kind, optional in parameters:
             if kind is Target:
-                made[name] = self._target
+                made[name] = self.target
                 continue
             try:
                 made[name] = self.get(kind)
@@ -286,7 +334,7 @@ def check(rules: Iterable[Rule], facts: Facts) -> tuple[list[Outcome], list[NotC
     found = {o.rule.id for o in outcomes if o.verdict is Verdict.FOUND}
     not_checked = []
     for one, answer in waiting:
-        if not answer.applies or found.intersection(answer.explained_by):
+        if isinstance(answer, NotApplicable) or found.intersection(answer.explained_by):
             not_checked.append(NotChecked(one, answer.reason))
         else:
             outcomes.append(Outcome(one, Verdict.UNKNOWN, why=answer.reason))

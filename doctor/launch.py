@@ -7,8 +7,8 @@ starts a judged one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -26,15 +26,15 @@ from typing import NoReturn
 from doctor import about
 from doctor.codec import decode, encode, parse_json
 from doctor.consumers import names
-from doctor.diagnose import Report, diagnose
+from doctor.diagnose import Question, Report, diagnose
 from doctor.engine import Facts
 from doctor.exits import HEALTHY
 from doctor.locate import locate
-from doctor.model import Missing, Rule, Severity, Verdict
+from doctor.model import Missing, NotApplicable, Rule, Severity, Verdict
 from doctor.patience import AT_ONCE, Patience, busy_with
 from doctor.probes.environment import HOME, HUB_SWITCH, LaunchEnv, own_file
 from doctor.probes.host import HostCompilers
-from doctor.probes.interpreter import Interpreter, Where, distrusted
+from doctor.probes.interpreter import Interpreter, distrusted
 from doctor.probes.jit import Jit
 from doctor.probes.libraries import Runtimes
 from doctor.probes.repairs import LOCK
@@ -254,9 +254,7 @@ def toolchain(target: Target, facts: Facts) -> dict[str, object] | None:
     try:
         jit, found = facts.get(Jit), facts.get(Toolkits).found
         hosts, flashinfer = facts.get(HostCompilers), facts.get(FlashInfer)
-    except Missing as missing:
-        if missing.applies:
-            raise
+    except NotApplicable:
         return None
     env, runtimes = facts.get(LaunchEnv), facts.get(Runtimes)
     paths = [] if found is None else _parts(found, jit.libraries)
@@ -356,23 +354,18 @@ class JudgedStart:
 
 
 def judge_start(
-    target: Target,
-    where: Where,
-    profile: Profile,
+    facts: Facts,
     rules: Sequence[Rule],
+    question: Question,
     *,
-    profile_name: str,
     prove: bool,
-    accept: Collection[str] = (),
     tell: Callable[[str], None],
 ) -> JudgedStart:
     """Judges as `diagnose --deep` does, but builds only what no earlier start has proven, and
     nothing where `prove` is False. Raises Missing or Crashed where the interpreter does not answer.
     """
-    look = functools.partial(
-        diagnose, target, where, profile, rules, profile_name=profile_name, accept=accept
-    )
-    report = look()
+    target = facts.target
+    report = diagnose(facts, rules, question)
     if report.exit_code != HEALTHY:
         return JudgedStart(report, _why(report))
     if foreign := distrusted(target, report.interpreter, report.facts.get(LaunchEnv).vars):
@@ -384,11 +377,11 @@ def judge_start(
     if not prove:
         return JudgedStart(report, unproven=True)
     tell("proving it with a test build and vLLM's own imports, once; this may take a minute")
-    report = look(deep=True)
+    report = diagnose(report.facts, rules, dataclasses.replace(question, deep=True))
     if report.exit_code != HEALTHY:
         return JudgedStart(report, _why(report))
     builds = toolchain(target, report.facts) is not None
-    if builds and report.proof is None and _UNPROVEN not in accept:
+    if builds and report.proof is None and _UNPROVEN not in question.accept:
         return JudgedStart(
             report,
             f"the toolchain could not be proven: {report.proof_missing}; "

@@ -205,23 +205,28 @@ class Finding:
 
 
 class Missing(Exception):
-    """Raised by a probe that cannot tell. Never means "fine".
+    """Raised by a probe that cannot tell, so that what rests on it is inconclusive. Never means
+    "fine". Who asks for a fact and gets none, for whatever reason, catches this.
 
     `explained_by`: ids of ailments that, where found, already say why; the rules that wanted
-    the fact are then "not checked" rather than "unknown".
-    `applies` False: the question does not arise here (no GPU is needed, nothing is compiled).
+    the fact are then not checked.
     """
 
     absent: ClassVar[bool] = True
     """False: nobody looked, so that it is not known to be absent, also where it is optional."""
 
-    def __init__(
-        self, reason: Text, explained_by: tuple[str, ...] = (), applies: bool = True
-    ) -> None:
+    def __init__(self, reason: Text, explained_by: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
         self.reason = reason
         self.explained_by = explained_by
-        self.applies = applies
+
+
+class NotApplicable(Missing):
+    """Raised where the question does not arise (no GPU is needed, nothing is compiled): what rests
+    on it is not checked, and nothing is left open by that."""
+
+    def __init__(self, reason: Text) -> None:
+        super().__init__(reason)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from doctor.codec import CodecError, decode, encode
 from doctor.elf import Elf
-from doctor.model import Missing, Text
+from doctor.model import Missing, NotApplicable, Text
 from doctor.numbers import YEAR_10000, version_of
 from doctor.target import READ_MOST, Ran, Stat, Target
 
@@ -20,22 +20,22 @@ A = TypeVar("A")
 
 
 class NotRecorded(Missing):
-    """A tape was asked what it does not hold: an older doctor recorded it."""
+    """A snapshot was asked what it does not contain, though it was asked for the fact."""
 
     absent = False
 
     def __init__(self, what: str) -> None:
-        super().__init__(Text("the tape does not hold {what}", what=what))
+        super().__init__(Text("this snapshot does not contain {what}", what=what))
 
 
-class NotAskedThen(NotRecorded):
-    """A tape was asked for a fact that the doctor which recorded it did not know: that is no gap,
-    and says nothing of the machine."""
+class NotAskedThen(NotApplicable):
+    """A snapshot was asked for a fact that the doctor which recorded it did not ask for: that is no
+    gap, and says nothing of the machine."""
+
+    absent = False
 
     def __init__(self, tool: str) -> None:
-        Missing.__init__(
-            self, Text("recorded by {tool}, before this check existed", tool=tool), applies=False
-        )
+        super().__init__(Text("recorded by {tool}, before this check existed", tool=tool))
 
 
 TAPE_VERSION = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.fixes import Command, Doctor, SetVariable, UnsetVariable
 from doctor.probes.driver import Driver
 from doctor.probes.environment import LaunchEnv
@@ -48,7 +48,7 @@ def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Findin
     library folder that the loader does not search.
     """
     if torch and torch.hip:
-        raise Missing(ROCM, applies=False)
+        raise NotApplicable(ROCM)
     nvml = None if driver.tegra else driver.nvml.error
     errors = [e for e in (driver.libcuda.error, nvml) if e]
     if not errors and driver.libcuda.init:

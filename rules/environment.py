@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from enum import Enum
 
-from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.fixes import Command, LoadVariables, UnsetVariable
 from doctor.model import Step
 from doctor.probes.environment import SETTABLE, LaunchEnv
@@ -63,7 +63,7 @@ def variable_unreadable(
     found = [*_numbers(env, whole), *_archs(env, jit)]
     if not found and (hidden := [name for name in env.hidden if name in whole]):
         why = Text("this snapshot does not contain the values of {names}", names=hidden)
-        raise Missing(why, applies=False)
+        raise NotApplicable(why)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.fixes import Doctor, UnsetVariable
 from doctor.probes.driver import Gpus
 from doctor.profile import Profile
@@ -126,9 +126,7 @@ def tp_not_dividing_heads(profile: Profile, gpus: Gpus | None) -> Finding | None
     """
     needs, ranks = profile.needs, profile.tensor_parallel_size
     if needs.attention_heads is None:
-        raise Missing(
-            Text("the profile does not give the number of attention heads"), applies=False
-        )
+        raise NotApplicable(Text("the profile does not give the number of attention heads"))
     wrong = needs.undivided(ranks)
     if not wrong:
         return None
@@ -155,12 +153,12 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
     """
     ranks = profile.tensor_parallel_size
     if profile.needs.weights_gib is None:
-        raise Missing(Text("the profile does not give the size of the weights"), applies=False)
+        raise NotApplicable(Text("the profile does not give the size of the weights"))
     if len(gpus.visible) < ranks:
         raise Missing(Text("too few GPUs are visible"), ("tp-exceeds-visible-gpus",))
     fit = _fit(profile, gpus, ranks)
     if fit is None:
-        raise Missing(Text("a GPU with unified memory does not report its size"), applies=False)
+        raise NotApplicable(Text("a GPU with unified memory does not report its size"))
     if fit.roomy:
         return None
     error = fit.weights + fit.cache > fit.budget

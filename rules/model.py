@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from difflib import get_close_matches
 
-from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers import tables
 from doctor.consumers.source import Unreadable
 from doctor.fixes import Command, Doctor, PipInstall
@@ -29,7 +29,7 @@ def architecture_not_in_transformers(
     vLLM is named in the same command.
     """
     if transformers.model_type is None:
-        raise Missing(Text("the profile does not say the model's type"), applies=False)
+        raise NotApplicable(Text("the profile does not say the model's type"))
     if transformers.model_type or vllm.model_type:
         return None
     if vllm.model_type is None:
@@ -66,7 +66,7 @@ def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
     `Model architectures ['...'] are not supported for now`.
     """
     if profile.needs.architecture is None:
-        raise Missing(Text("the profile does not say the model's class"), applies=False)
+        raise NotApplicable(Text("the profile does not say the model's class"))
     if vllm.architecture is None:
         raise Unreadable(vllm.root / tables.MODELS.file, tables.MODELS.what)
     if vllm.architecture:
@@ -103,7 +103,7 @@ def model_not_known(profile: Profile) -> None:
     model-not-known` goes on without it.
     """
     if profile.model is None:
-        raise Missing(NO_MODEL, applies=False)
+        raise NotApplicable(NO_MODEL)
     lacking = profile.unknown()
     if not lacking:
         return
@@ -161,7 +161,7 @@ def reasoning_parser_unknown(
     """
     name = profile.reasoning_parser
     if name is None:
-        raise Missing(Text("the profile names no reasoning parser"), applies=False)
+        raise NotApplicable(Text("the profile names no reasoning parser"))
     if parsers is None:
         raise _not_told(vllm, tables.REASONING)
     if name in parsers.names:
@@ -184,7 +184,7 @@ def tool_parser_unknown(
     name, asked = profile.tool_call_parser, profile.enable_auto_tool_choice
     if name is None:
         if not asked:
-            raise Missing(Text("the profile names no tool parser"), applies=False)
+            raise NotApplicable(Text("the profile names no tool parser"))
         off = Doctor("diagnose", ("--set", "enable_auto_tool_choice=false"))
         return Finding(
             Text("enable_auto_tool_choice is on, and no tool parser is named"),
@@ -201,9 +201,7 @@ def tool_parser_unknown(
 
 def _not_told(vllm: Vllm, file: str) -> Missing:
     """Not worth more than a word: a wrong name is told as soon as the server starts."""
-    return Missing(
-        Text("{path} does not say which parsers there are", path=vllm.root / file), applies=False
-    )
+    return NotApplicable(Text("{path} does not say which parsers there are", path=vllm.root / file))
 
 
 def _no_parser(

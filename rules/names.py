@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers import names
 from doctor.consumers.names import Gone
 from doctor.fixes import Command, Doctor
@@ -72,7 +72,7 @@ def unknown_server_option(vllm: Vllm, options: VllmOptions, profile: Profile) ->
     platform may add options of its own: --accept unknown-server-option.
     """
     if profile.model is None:
-        raise Missing(NO_MODEL, applies=False)
+        raise NotApplicable(NO_MODEL)
     for setting, option, value in names.passed(profile):
         if option in options.names:
             continue

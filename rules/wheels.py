@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from packaging.version import Version
 
-from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.fixes import Command, Doctor, PipInstall, PipUninstall, SetAside
 from doctor.fixes.recipes import DISTRIBUTION, cubins_beforehand, install_vllm
 from doctor.model import Step
@@ -414,7 +414,7 @@ def flashinfer_cubin_mismatch(
     flashinfer-jit-cache such as +cu130 is no difference, but its CUDA major has to be torch's.
     """
     if profile.device == "cpu":
-        raise Missing(NO_GPU_NEEDED, applies=False)
+        raise NotApplicable(NO_GPU_NEEDED)
     bypassed = bool(env.get("FLASHINFER_DISABLE_VERSION_CHECK"))
     cubin, cache = flashinfer.cubin, flashinfer.jit_cache
     wrong = []

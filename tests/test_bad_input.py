@@ -443,7 +443,7 @@ class TestTape:
             "env": {},
         }
         tape.write_text(json.dumps(empty))
-        ends_with_a_sentence(self.judge(tape), UNKNOWN, "the tape does not hold")
+        ends_with_a_sentence(self.judge(tape), UNKNOWN, "this snapshot does not contain")
 
     def test_one_that_lacks_some_answers_says_which(
         self, tmp_path: Path, server: Environment
@@ -457,7 +457,7 @@ class TestTape:
         report = judged(said, UNKNOWN)
         whys = [o["why"] for o in report["outcomes"] if o["verdict"] == "unknown"]
         assert whys
-        assert all(why.startswith("the tape does not hold") for why in whys)
+        assert all(why.startswith("this snapshot does not contain") for why in whys)
 
     def test_a_snapshot_has_its_own_python(self, tmp_path: Path) -> None:
         said = run_doctor("diagnose", "--from", tmp_path, "--python", "/usr/bin/python3")

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 import doctor.probes as _  # noqa: F401 - registers the probes
-from doctor import engine
 from doctor.codec import CodecError, decode, encode
 from doctor.elf import Elf
+from doctor.engine import REGISTRY
 from doctor.model import Fact, Severity, Text
 from doctor.probes.driver import Device, LibCuda
 from doctor.probes.toolkit import Toolkit
@@ -29,7 +29,7 @@ from doctor.profile import Profile
 from doctor.tape import Recording
 from doctor.target import Ran, Stat
 
-FACTS = sorted(engine._PROBES, key=lambda c: c.__name__)
+FACTS = sorted(REGISTRY.kinds(), key=lambda c: c.__name__)
 OTHERS: list[type] = [Profile, Recording, Elf, Stat, Ran]
 
 NAMES = st.text(max_size=8)

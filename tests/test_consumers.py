@@ -21,7 +21,7 @@ from doctor.consumers import flashinfer, vllm
 from doctor.consumers.conditions import UNKNOWN, Case, ComputeCapability, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable, parsed
 from doctor.engine import check, load_rules
-from doctor.model import Missing, Verdict
+from doctor.model import Missing, NotApplicable, Verdict
 from doctor.probes.cubins import Cubins
 from doctor.probes.jit import Jit, Workaround
 from doctor.probes.toolkit import Toolkits
@@ -326,7 +326,7 @@ class TestCubins:
             Missing, match="no GPU that is known here takes downloaded kernels"
         ) as why:
             self.cubins(server, "gpus=later", f"archs={arch}", **self.with_nvcc(server))
-        assert not why.value.applies
+        assert isinstance(why.value, NotApplicable)
 
     def test_its_package_brings_them(self, shared_server: Environment) -> None:
         with pytest.raises(Missing, match="brings the kernels"):
@@ -370,7 +370,7 @@ class TestCubins:
             (server.site / "flashinfer" / file).write_text("what is this\n")
             with pytest.raises(Missing, match="does not say") as why:
                 self.cubins(server)
-            assert not why.value.applies
+            assert isinstance(why.value, NotApplicable)
             (server.site / "flashinfer" / file).write_text(FLASHINFER_FILES[f"flashinfer/{file}"])
 
 

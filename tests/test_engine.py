@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import pytest
 
 from doctor import engine
-from doctor.engine import Crashed, Facts, RuleError, check, load_rules, probe
+from doctor.engine import Crashed, Facts, Registry, RuleError, check, load_rules
 from doctor.model import (
     Fact,
     Finding,
     Missing,
+    NotApplicable,
     NotChecked,
     Outcome,
     Rule,
@@ -96,57 +97,69 @@ COUNT: list[int] = []
 
 
 @pytest.fixture(autouse=True)
-def probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probes of these tests alone; those of the doctor are put back afterwards."""
-    monkeypatch.setattr(engine, "_PROBES", {})
+def nothing_counted() -> None:
     COUNT.clear()
 
-    @probe
-    def counted(given: Given) -> Counted:
-        COUNT.append(1)
-        return Counted(given.value + 1)
 
-    @probe
-    def derived(counted: Counted, absent: Absent | None) -> Derived:
-        return Derived(counted.value if absent is None else -1)
-
-    @probe
-    def absent() -> Absent:
-        raise Missing(Text("nobody knows {what}", what="it"), ("known-ailment",))
-
-    @probe
-    def broken() -> Broken:
-        raise ZeroDivisionError("by nought")
-
-    @probe
-    def newer(target: Target) -> Newer:
-        target.listdir(Path("/new"))
-        return Newer()
-
-    @probe
-    def older(target: Target) -> Older:
-        target.listdir(Path("/old"))
-        return Older()
-
-    @probe
-    def on_newer(newer: Newer) -> OnNewer:
-        return OnNewer()
-
-    @probe
-    def newer_on_older(older: Older) -> NewerOnOlder:
-        return NewerOnOlder()
-
-    @probe
-    def hen(egg: Egg) -> Hen:
-        return Hen()
-
-    @probe
-    def egg(hen: Hen) -> Egg:
-        return Egg()
+PROBES = Registry()
+"""Probes of these tests alone."""
 
 
-def facts() -> Facts:
-    return Facts(Live({}), (Given(),))
+@PROBES.probe
+def find_counted(given: Given) -> Counted:
+    COUNT.append(1)
+    return Counted(given.value + 1)
+
+
+@PROBES.probe
+def find_derived(counted: Counted, absent: Absent | None) -> Derived:
+    return Derived(counted.value if absent is None else -1)
+
+
+@PROBES.probe
+def find_absent() -> Absent:
+    raise Missing(Text("nobody knows {what}", what="it"), ("known-ailment",))
+
+
+@PROBES.probe
+def find_broken() -> Broken:
+    raise ZeroDivisionError("by nought")
+
+
+@PROBES.probe
+def find_newer(target: Target) -> Newer:
+    target.listdir(Path("/new"))
+    return Newer()
+
+
+@PROBES.probe
+def find_older(target: Target) -> Older:
+    target.listdir(Path("/old"))
+    return Older()
+
+
+@PROBES.probe
+def find_on_newer(newer: Newer) -> OnNewer:
+    return OnNewer()
+
+
+@PROBES.probe
+def find_newer_on_older(older: Older) -> NewerOnOlder:
+    return NewerOnOlder()
+
+
+@PROBES.probe
+def find_hen(egg: Egg) -> Hen:
+    return Hen()
+
+
+@PROBES.probe
+def find_egg(hen: Hen) -> Egg:
+    return Egg()
+
+
+def facts(registry: Registry = PROBES) -> Facts:
+    return Facts(Live({}), (Given(),), registry)
 
 
 def a_rule(function: Callable[..., Any], id: str = "one") -> Rule:
@@ -191,8 +204,9 @@ def test_facts_that_are_asked_ahead_may_be_missing_or_broken() -> None:
 def test_no_rule_waits_for_a_fact_of_the_background_while_others_could_be_judged() -> None:
     """And all are told in the order in which they are written."""
     judged = threading.Event()
+    registry = Registry(PROBES)
 
-    @probe
+    @registry.probe
     def slow(given: Given) -> Newer:
         assert judged.wait(10)
         return Newer()
@@ -204,7 +218,7 @@ def test_no_rule_waits_for_a_fact_of_the_background_while_others_could_be_judged
     def ends() -> None:
         judged.set()
 
-    made = facts()
+    made = facts(registry)
     made.ask_ahead(Newer)
     rules = [a_rule(waits, "waits"), a_rule(does_not, "circle"), a_rule(ends, "ends")]
     outcomes, _ = check(rules, made)
@@ -255,7 +269,7 @@ def test_a_rule_whose_missing_fact_a_finding_explains_is_not_checked() -> None:
 def replayed(function: Callable[..., Any], tool: str) -> tuple[list[Outcome], list[NotChecked]]:
     """What a rule comes to on an empty recording of this doctor."""
     recording = Recording(1, tool, "/v/bin/python", "--python", {})
-    return check([a_rule(function)], Facts(Tape(recording), (Given(),)))
+    return check([a_rule(function)], Facts(Tape(recording), (Given(),), PROBES))
 
 
 def on_newer(newer: Newer) -> None: ...
@@ -299,7 +313,7 @@ def test_an_explanation_that_was_not_found_explains_nothing() -> None:
 
 def test_a_question_that_does_not_arise_is_not_checked() -> None:
     def not_here() -> None:
-        raise Missing(Text("no GPU is needed"), applies=False)
+        raise NotApplicable(Text("no GPU is needed"))
 
     outcomes, (skipped,) = check([a_rule(not_here)], facts())
     assert (outcomes, str(skipped.why)) == ([], "no GPU is needed")

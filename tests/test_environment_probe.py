@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from doctor.consumers import flashinfer
 from doctor.engine import Facts
-from doctor.model import Missing
+from doctor.model import Missing, NotApplicable
 from doctor.probes.driver import Driver, Gpus, gpus
 from doctor.probes.environment import SAVED, LaunchEnv, which
 from doctor.probes.jit import Jit
@@ -266,31 +266,32 @@ class TestJit:
         assert self.jit(shared_server, FLASHINFER_CUDA_ARCH_LIST=value).unreadable
 
     def test_a_server_on_the_cpu_compiles_nothing(self, shared_server: Environment) -> None:
-        assert not self.why_not(shared_server, "device=cpu").applies
+        assert isinstance(self.why_not(shared_server, "device=cpu"), NotApplicable)
 
     def test_a_sampler_that_is_off_compiles_nothing_below_blackwell(
         self, shared_server: Environment
     ) -> None:
         off = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
         why = self.why_not(shared_server, "gpus=later", "archs=8.0", **off)
-        assert (why.applies, "is off" in str(why.reason)) == (False, True)
+        assert isinstance(why, NotApplicable)
+        assert "is off" in str(why.reason)
         hopper = ("gpus=later", "archs=9.0")
         why = self.why_not(shared_server, *hopper, **off, VLLM_USE_FLASHINFER_MOE_FP16="0")
-        assert not why.applies
+        assert isinstance(why, NotApplicable)
         # vLLM has FlashInfer compile GLM's experts on Hopper, whatever the sampler.
         assert self.jit(shared_server, *hopper, **off).libraries == ("cudart", "cuda", "nvrtc")
         made = self.jit(shared_server, "gpus=later", "archs=10.0", VLLM_USE_FLASHINFER_SAMPLER="0")
         assert made.archs == ("100a",)
 
     def test_turing_is_the_first_gpu_with_a_sampler(self, shared_server: Environment) -> None:
-        assert not self.why_not(shared_server, "gpus=later", "archs=7.0").applies
+        assert isinstance(self.why_not(shared_server, "gpus=later", "archs=7.0"), NotApplicable)
         assert self.jit(shared_server, "gpus=later", "archs=7.5").archs == ("75",)
 
     def test_ready_made_kernels_of_the_same_version_need_no_compiler(
         self, server: Environment
     ) -> None:
         info = server.install("flashinfer-jit-cache", f"{FLASHINFER}+cu130")
-        assert not self.why_not(server).applies
+        assert isinstance(self.why_not(server), NotApplicable)
         info.rename(info.with_name("flashinfer_jit_cache-0.6.10+cu130.dist-info"))
         assert self.jit(server).archs == ("90a",)
 
@@ -389,7 +390,7 @@ class TestKernelCache:
         assert self.cache(shared_server, HOME=str(tmp_path)).ops == ()
         with pytest.raises(Missing) as error:
             self.cache(shared_server)
-        assert not error.value.applies
+        assert isinstance(error.value, NotApplicable)
 
     def test_only_the_stale_op_is_to_be_set_aside(
         self, shared_server: Environment, tmp_path: Path
@@ -606,7 +607,7 @@ class TestDriver:
         assert not (tmp_path / "marker").exists()
         with pytest.raises(Missing) as error:
             facts_of(shared_server, env, sets).get(Driver)
-        assert not error.value.applies
+        assert isinstance(error.value, NotApplicable)
 
 
 def test_the_loader_is_the_one_of_the_servers_environment(

@@ -26,7 +26,8 @@ import pytest
 
 from doctor import launch
 from doctor import profile as profiles
-from doctor.engine import load_rules
+from doctor.diagnose import Question
+from doctor.engine import Facts, load_rules
 from doctor.launch import JudgedStart, LaunchError, WrongArguments, argv, difference, shown_command
 from doctor.model import Rule, Verdict
 from doctor.probes.environment import HOME, HUB_SWITCH, HUB_TOKENS, SAVED
@@ -859,13 +860,13 @@ class Place:
         told: list[str] = []
         builds = self.builds
         made = launch.judge_start(
-            Live({**self.env, **(env or {})}, foreign),
-            Where(self.one.python, FoundBy.OPTION),
-            profile,
+            Facts(
+                Live({**self.env, **(env or {})}, foreign),
+                (Where(self.one.python, FoundBy.OPTION), profile),
+            ),
             self.rules,
-            profile_name="it",
+            Question("it", accept=accept),
             prove=prove,
-            accept=accept,
             tell=told.append,
         )
         assert told or self.builds == builds

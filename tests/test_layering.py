@@ -13,8 +13,7 @@ import pytest
 
 import doctor
 import doctor.cli
-from doctor import engine
-from doctor.engine import load_rules
+from doctor.engine import REGISTRY, load_rules
 from doctor.model import Fact
 from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import Where
@@ -220,27 +219,26 @@ def test_a_diagnosis_in_json_imports_neither_rich_nor_torch_nor_vllm() -> None:
 
 def needs_of_probe(kind: type) -> dict[type, bool]:
     """The facts that the probe of `kind` asks for, and whether it can do without."""
-    rows = engine._parameters(engine._PROBES[kind])
-    return {need: optional for _, need, optional in rows if need is not Target}
+    return {need: optional for _, need, optional in REGISTRY.needs(kind) if need is not Target}
 
 
 def test_every_fact_that_is_needed_has_a_probe_or_is_given() -> None:
     wanted = {need for rule in load_rules(rules_folder()) for _, need, _ in rule.needs}
-    for kind in engine._PROBES:
+    for kind in REGISTRY.kinds():
         wanted |= set(needs_of_probe(kind))
-    assert not {w.__name__ for w in wanted - GIVEN - {Target} if w not in engine._PROBES}
+    assert not {w.__name__ for w in wanted - GIVEN - {Target} - set(REGISTRY.kinds())}
 
 
 def test_what_is_given_has_no_probe_that_would_never_run() -> None:
-    assert not GIVEN & set(engine._PROBES)
+    assert not GIVEN & set(REGISTRY.kinds())
 
 
 def test_every_probe_returns_a_fact_and_is_wanted() -> None:
     wanted = {need for rule in load_rules(rules_folder()) for _, need, _ in rule.needs}
-    for kind in engine._PROBES:
+    for kind in REGISTRY.kinds():
         assert issubclass(kind, Fact)
         wanted |= set(needs_of_probe(kind))
-    assert not {k.__name__ for k in engine._PROBES if k not in wanted}
+    assert not {k.__name__ for k in REGISTRY.kinds() if k not in wanted}
 
 
 def test_probes_do_not_ask_each_other_in_a_circle() -> None:
@@ -248,13 +246,13 @@ def test_probes_do_not_ask_each_other_in_a_circle() -> None:
 
     def visit(kind: type, path: tuple[type, ...]) -> None:
         assert kind not in path, " -> ".join(k.__name__ for k in (*path, kind))
-        if kind in done or kind not in engine._PROBES:
+        if kind in done or REGISTRY.find(kind) is None:
             return
         for need in needs_of_probe(kind):
             visit(need, (*path, kind))
         done.add(kind)
 
-    for kind in engine._PROBES:
+    for kind in REGISTRY.kinds():
         visit(kind, ())
 
 
@@ -262,10 +260,11 @@ def test_whoever_names_a_fact_has_registered_all_that_it_asks_for() -> None:
     """Each module by itself, in a process of its own."""
     for path in sorted((PACKAGE / "probes").glob("[!_]*.py")):
         code = (
-            f"import doctor.probes.{path.stem}\nfrom doctor import engine\n"
-            "wanted = {k for f in engine._PROBES.values() for _, k, _ in engine._parameters(f)}\n"
+            f"import doctor.probes.{path.stem}\nfrom doctor.engine import REGISTRY\n"
+            "known = set(REGISTRY.kinds())\n"
+            "wanted = {k for kind in known for _, k, _ in REGISTRY.needs(kind)}\n"
             "given = {'Target', 'Where', 'Profile', 'DeepAsked'}\n"
-            "print({k.__name__ for k in wanted - set(engine._PROBES)} - given)\n"
+            "print({k.__name__ for k in wanted - known} - given)\n"
         )
         ran = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -274,6 +273,6 @@ def test_whoever_names_a_fact_has_registered_all_that_it_asks_for() -> None:
 
 
 def test_facts_are_frozen_and_hold_what_the_codec_knows() -> None:
-    for kind in [*engine._PROBES, *GIVEN]:
+    for kind in [*REGISTRY.kinds(), *GIVEN]:
         assert kind.__dataclass_params__.frozen, kind.__name__  # type: ignore[attr-defined]
         assert typing.get_type_hints(kind)

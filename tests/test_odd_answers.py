@@ -12,8 +12,8 @@ import pytest
 
 from doctor import profile as profiles
 from doctor.codec import CodecError
-from doctor.diagnose import diagnose
-from doctor.engine import Crashed, load_rules
+from doctor.diagnose import Question, diagnose
+from doctor.engine import Crashed, Facts, load_rules
 from doctor.model import Missing, Verdict
 from doctor.numbers import cuda_version, number_of, version_of
 from doctor.probes.interpreter import recorded_where
@@ -129,7 +129,7 @@ def test_no_rule_crashes_on_an_odd_answer(tape: Path) -> None:
         try:
             recording = load_tape({**data, **odd})
             where = recorded_where(recording.python, recording.found_by)
-            report = diagnose(Forgetful(recording), where, profile, RULES, profile_name="it")
+            report = diagnose(Facts(Forgetful(recording), (where, profile)), RULES, Question("it"))
         except (CodecError, Missing):  # an odd answer where a recording has none
             continue
         except Crashed as crash:

@@ -10,8 +10,8 @@ import pytest
 
 from doctor import profile as profiles
 from doctor.codec import parse_json
-from doctor.diagnose import Report, diagnose
-from doctor.engine import load_rules
+from doctor.diagnose import Question, Report, diagnose
+from doctor.engine import Facts, load_rules
 from doctor.fixes import CudaHome, PipInstall, PipUninstall, PrependPath, SetAside, SetVariable
 from doctor.model import Finding, Fix, Needs, Outcome, Severity, Step, Text, Verdict
 from doctor.probes.interpreter import recorded_where
@@ -28,13 +28,8 @@ RULES = load_rules(rules_folder())
 def report(name: str) -> Report:
     tape = load_tape(parse_json((TAPES / f"{name}.json").read_bytes()))
     where = recorded_where(tape.python, tape.found_by)
-    return diagnose(
-        Tape(tape),
-        where,
-        profiles.load_profile(profiles.DEFAULT_PROFILE),
-        RULES,
-        profile_name=profiles.DEFAULT_PROFILE,
-    )
+    profile = profiles.load_profile(profiles.DEFAULT_PROFILE)
+    return diagnose(Facts(Tape(tape), (where, profile)), RULES, Question(profiles.DEFAULT_PROFILE))
 
 
 def finding(*fixes: Fix, severity: Severity = Severity.ERROR) -> Finding:

@@ -24,7 +24,7 @@ from doctor.fixes import (
     UnsetVariable,
 )
 from doctor.fixes.recipes import use_wheels
-from doctor.model import Finding, Fix, Installer, Missing, Needs
+from doctor.model import Finding, Fix, Installer, Missing, Needs, NotApplicable
 from doctor.probes.cuda_home import HomeOfLinks
 from doctor.probes.driver import DeepAsked, Device, Gpus, driver
 from doctor.probes.environment import HOME, SETTABLE, LaunchEnv
@@ -576,4 +576,4 @@ class TestHomeOfLinks:
         self.home(server)
         with pytest.raises(Missing) as error:
             self.found(server, Path(home))
-        assert not error.value.applies
+        assert isinstance(error.value, NotApplicable)

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from doctor import target as machine
 from doctor.codec import CodecError, encode
-from doctor.diagnose import diagnose
-from doctor.engine import load_rules
+from doctor.diagnose import Question, diagnose
+from doctor.engine import Facts, load_rules
 from doctor.model import Rule, os_reason
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.profile import DEFAULT_PROFILE, Profile, load_profile, variants
@@ -426,7 +426,7 @@ class TestTape:
     """A recording answers as the machine did."""
 
     def outcomes(self, target: Any, where: Where, profile: Profile, rules: tuple[Rule, ...]) -> Any:
-        report = diagnose(target, where, profile, rules, profile_name="p")
+        report = diagnose(Facts(target, (where, profile)), rules, Question("p"))
         shown = [
             (o.rule.id, o.verdict, str(o.why), [encode(f.message) for f in o.findings], o.severity)
             for o in report.outcomes
@@ -469,7 +469,7 @@ class TestTape:
         where, profile = Where(one.python, FoundBy.OPTION), load_profile(DEFAULT_PROFILE)
         recorder = Recorder(Live(env))
         for each in (profile, *variants(profile)):
-            diagnose(recorder, where, each, rules, profile_name="p")
+            diagnose(Facts(recorder, (where, each)), rules, Question("p"))
         recording = shareable(recorder.recording("t", str(one.python), "--python"), env["HOME"])
         tape = load_tape(json.loads(json.dumps(recording)))
         assert tape.python == "/home/user/venv/bin/python"
@@ -505,7 +505,7 @@ class TestTape:
         }
         tape, path = Tape(load_tape(empty)), Path("/nowhere")
         for ask in (tape.read, tape.listdir, tape.stat, tape.executable, tape.realpath, tape.elf):
-            with pytest.raises(NotRecorded, match="the tape does not hold /nowhere"):
+            with pytest.raises(NotRecorded, match="this snapshot does not contain /nowhere"):
                 ask(path)
         for question in (lambda: tape.search(path, "x"), lambda: tape.run("gcc")):
             with pytest.raises(NotRecorded):

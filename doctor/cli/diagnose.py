@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -26,9 +25,9 @@ from doctor.cli.shared import (
     target_options,
 )
 from doctor.codec import CodecError, parse_json
-from doctor.diagnose import Recorded, Report
+from doctor.diagnose import Question, Recorded, Report
 from doctor.diagnose import diagnose as run_diagnosis
-from doctor.engine import Crashed
+from doctor.engine import Crashed, Facts
 from doctor.exits import USAGE
 from doctor.model import Missing, Severity, os_reason
 from doctor.probes.interpreter import Where, recorded_where
@@ -104,22 +103,13 @@ def diagnose(
         known = known_rules(rules_dir, allow) if accept else rules_when_asked(rules_dir, allow)
         accepted = ids("--accept", accept, known) if accept else frozenset()
     target, where, recorded = _from_tape(tape) if tape else (*named(python, allow), None)
+    question = Question(profile_name, deep, Severity(fail_on), accepted, recorded)
     try:
         with rules_print_to_stderr():
-            report = run_diagnosis(
-                target,
-                where,
-                asked,
-                known,
-                profile_name=profile_name,
-                source="tape" if tape else "live",
-                deep=deep,
-                fail_on=Severity(fail_on),
-                accept=accepted,
-            )
+            report = run_diagnosis(Facts(target, (where, asked)), known, question)
     except (Missing, Crashed) as error:
         fail_to_judge(error)
-    report = told(dataclasses.replace(report, recorded=recorded), RunningCommand(where))
+    report = told(report, RunningCommand(where))
     if form == "json":
         from doctor.report.json import to_json
 

@@ -39,9 +39,9 @@ from doctor.cli.shared import (
     target_options,
     wait_option,
 )
-from doctor.diagnose import Report
+from doctor.diagnose import Question, Report
 from doctor.diagnose import diagnose as run_diagnosis
-from doctor.engine import Crashed
+from doctor.engine import Crashed, Facts
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.model import Missing, Rule, Severity, Stage, Verdict, os_refusal
 from doctor.patience import AT_ONCE, Patience
@@ -271,16 +271,10 @@ class Fixing:
     def _judge(self, deep: bool) -> Report:
         if deep:
             self._tell("proving it: a kernel is built, and what vLLM imports is imported ...")
-        report = run_diagnosis(
-            self._target,
-            self._where,
-            self._asked.profile,
-            self._asked.rules,
-            profile_name=self._asked.profile_name,
-            deep=deep,
-            fail_on=self._asked.fail_on,
-            accept=self._asked.accept,
-        )
+        asked = self._asked
+        facts = Facts(self._target, (self._where, asked.profile))
+        question = Question(asked.profile_name, deep, asked.fail_on, asked.accept)
+        report = run_diagnosis(facts, asked.rules, question)
         return told(report, RunningCommand(self._where))
 
     def _tell(self, line: str) -> None:

@@ -69,6 +69,7 @@ def launch(
     build is made once for a toolchain.
     """
     from doctor import launch as launching
+    from doctor.diagnose import Question
 
     asked = profile(profile_name, sets)
     rules = known_rules(rules_dir, allow)
@@ -84,14 +85,12 @@ def launch(
             options = None if OPTION_UNKNOWN in accepted else _options(facts)
             words = launching.argv(target, interpreter, asked, extra, options)
             with launching.undisturbed(interpreter.prefix, patience(wait)):
+                # What another doctor changed meanwhile is asked anew.
                 judged = launching.judge_start(
-                    target,
-                    where,
-                    asked,
+                    Facts(target, (where, asked, interpreter)),
                     rules,
-                    profile_name=profile_name,
+                    Question(profile_name, accept=accepted),
                     prove=not dry_run,
-                    accept=accepted,
                     tell=tell,
                 )
                 judged = dataclasses.replace(

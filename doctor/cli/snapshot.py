@@ -21,8 +21,9 @@ from doctor.cli.shared import (
     profile,
     target_options,
 )
+from doctor.diagnose import Question
 from doctor.diagnose import diagnose as run_diagnosis
-from doctor.engine import Crashed
+from doctor.engine import Crashed, Facts
 from doctor.model import Missing
 from doctor.tape import Recorder
 
@@ -51,7 +52,7 @@ def snapshot(
     recorder = Recorder(target)
     try:
         for one in (asked, *profiles.variants(asked)):
-            run_diagnosis(recorder, where, one, known, profile_name=profile_name)
+            run_diagnosis(Facts(recorder, (where, one)), known, Question(profile_name))
     except (Missing, Crashed) as error:
         fail_to_judge(error)
     tool = f"{about.NAME} {about.VERSION}"

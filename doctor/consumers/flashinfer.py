@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from doctor.consumers.conditions import Case, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable
-from doctor.model import Missing, Text
+from doctor.model import NotApplicable, Text
 from doctor.probes.environment import LaunchEnv, which
 from doctor.target import Target
 
@@ -185,7 +185,7 @@ def caches(env: LaunchEnv) -> Path:
     """The folder of its caches (jit/env.py). Raises Missing where no variable leads to one."""
     base = env.get("FLASHINFER_WORKSPACE_BASE") or env.get("HOME")
     if not base:
-        raise Missing(Text("neither HOME nor FLASHINFER_WORKSPACE_BASE is set"), applies=False)
+        raise NotApplicable(Text("neither HOME nor FLASHINFER_WORKSPACE_BASE is set"))
     return Path(base) / ".cache/flashinfer"
 
 

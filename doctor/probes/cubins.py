@@ -9,7 +9,7 @@ from typing import ClassVar
 from doctor.consumers import flashinfer as fi
 from doctor.consumers.source import Source, Unreadable
 from doctor.engine import probe
-from doctor.model import Fact, Missing, Text
+from doctor.model import Fact, NotApplicable, Text
 from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.jit import Use
@@ -44,7 +44,7 @@ def cubins(
     """Not applicable where flashinfer-cubin brings them, or where no kernel of this server is one;
     what its files do not say in a way that can be read is not asked either: nothing fails by it."""
     use = Use(target, env, profile, vllm, torch, flashinfer, gpus)
-    none = Missing(Text("no GPU that is known here takes downloaded kernels"), applies=False)
+    none = NotApplicable(Text("no GPU that is known here takes downloaded kernels"))
     if not any(major == fi.GENERATED_MAJOR for major, _ in use.capabilities):
         raise none
     source = Source(target, flashinfer.root)
@@ -53,7 +53,7 @@ def cubins(
         if folder is None:
             version = flashinfer.cubin
             brings = Text("flashinfer-cubin {version} brings the kernels", version=version)
-            raise Missing(brings, applies=False)
+            raise NotApplicable(brings)
         kernels = use.generated()
         if not kernels:
             raise none
@@ -61,7 +61,7 @@ def cubins(
         places = (folder, Path(repository))  # a repository may be a folder: it is copied from
         manifests = {kind: fi.cubin_manifest(source, kind) for kind in kernels}
     except Unreadable as unreadable:
-        raise Missing(unreadable.reason, applies=False) from None
+        raise NotApplicable(unreadable.reason) from None
     return Cubins(
         folder,
         repository,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from doctor.consumers.flashinfer import cuda_home_searched
 from doctor.engine import probe
-from doctor.model import Fact, Missing, Text
+from doctor.model import Fact, NotApplicable, Text
 from doctor.probes.environment import HOME, LaunchEnv
 from doctor.probes.interpreter import Interpreter
 from doctor.target import Target
@@ -31,7 +31,7 @@ def home_of_links(target: Target, env: LaunchEnv, interpreter: Interpreter) -> H
     found = cuda_home_searched(target, env).path
     ours = interpreter.prefix / HOME
     if found is None or Path(found).parent != ours:
-        raise Missing(Text("no CUDA home that a fix made is in use"), applies=False)
+        raise NotApplicable(Text("no CUDA home that a fix made is in use"))
     folder = Path(found)
     # What links by its name, without a version: the linker looks for no other.
     names = [Path(n) for n in target.listdir(folder) or ()]

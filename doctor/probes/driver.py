@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from doctor.codec import decode, parse_json
 from doctor.engine import probe
-from doctor.model import Fact, Missing, Text
+from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import cuda_version, number_of
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.profile import Profile
@@ -79,9 +79,9 @@ GPUS_LATER = Text("the profile says that the GPUs come later")
 def wants_gpus(profile: Profile) -> None:
     """Raises Missing where no GPU is to be looked for."""
     if profile.device == "cpu":
-        raise Missing(NO_GPU_NEEDED, applies=False)
+        raise NotApplicable(NO_GPU_NEEDED)
     if profile.gpus == "later":
-        raise Missing(GPUS_LATER, applies=False)
+        raise NotApplicable(GPUS_LATER)
 
 
 @probe
@@ -137,7 +137,7 @@ def gpus(driver: Driver, env: LaunchEnv) -> Gpus:
     """CUDA reads its list up to the first entry that it does not know, and shows what came before
     (CUDA C++ Programming Guide, "CUDA Environment Variables")."""
     if driver.tegra and driver.nvml.error:
-        raise Missing(Text("a Jetson's driver does not list its GPU"), applies=False)
+        raise NotApplicable(Text("a Jetson's driver does not list its GPU"))
     if driver.libcuda.error or driver.nvml.error:
         raise Missing(
             Text("the NVIDIA driver cannot be asked for its GPUs"), ("driver-lib-invisible",)
@@ -147,7 +147,7 @@ def gpus(driver: Driver, env: LaunchEnv) -> Gpus:
     if choice is None:
         return Gpus(devices, len(devices))
     if "MIG-" in choice:
-        raise Missing(Text("MIG instances are not judged"), applies=False)
+        raise NotApplicable(Text("MIG instances are not judged"))
     shown: list[Device] = []
     for entry in choice.split(","):
         one = _chosen(entry.strip(), devices)

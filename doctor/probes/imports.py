@@ -13,7 +13,7 @@ from doctor.codec import decode, parse_json
 from doctor.consumers.imports import ROOTS, WITHOUT_GPU, Import, Start, imports
 from doctor.consumers.source import Source
 from doctor.engine import probe
-from doctor.model import Fact, Missing, Text
+from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.probes.driver import NO_GPU_NEEDED, DeepAsked, Gpus
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.probes.interpreter import Interpreter, distrusted
@@ -52,9 +52,9 @@ def start_imports(
     tried; read from the installed vLLM's own files. Raises Missing where these do not say
     (Unreadable), and where no CUDA server starts."""
     if profile.device == "cpu":
-        raise Missing(NO_GPU_NEEDED, applies=False)
+        raise NotApplicable(NO_GPU_NEEDED)
     if torch.hip:
-        raise Missing(ROCM, applies=False)
+        raise NotApplicable(ROCM)
     said = dict.fromkeys(map(read_capability, said_capabilities(profile, gpus)))
     start = Start(
         profile.needs.architecture,
@@ -173,7 +173,7 @@ def imported(
     """A child of the doctor's own keeps a temporary folder, and starts the server's Python in it
     (see _imports.py). Raises Missing where nothing died, and not all of it could be tried."""
     if not asked.asked:
-        raise Missing(Text("no imports were asked for (--deep)"), applies=False)
+        raise NotApplicable(Text("no imports were asked for (--deep)"))
     wanted = start_imports(target, env, profile, packages, vllm, torch, gpus)
     variables = _environment(env)
     if why := distrusted(target, interpreter, variables) or _distrusted_toolkit(target, env):

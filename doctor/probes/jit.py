@@ -15,7 +15,7 @@ from doctor.consumers import flashinfer as fi
 from doctor.consumers import vllm as consumer
 from doctor.consumers.source import Source, Unreadable
 from doctor.engine import probe
-from doctor.model import Fact, Missing, Text
+from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import number_of
 from doctor.probes.driver import NO_GPU_NEEDED, Gpus
 from doctor.probes.environment import LaunchEnv, which
@@ -99,9 +99,9 @@ class Use:
 
     def __post_init__(self) -> None:
         if self.profile.device == "cpu":
-            raise Missing(NO_GPU_NEEDED, applies=False)
+            raise NotApplicable(NO_GPU_NEEDED)
         if self.torch.hip:
-            raise Missing(ROCM, applies=False)
+            raise NotApplicable(ROCM)
         if self.torch.cuda is None:
             raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
 
@@ -146,7 +146,7 @@ class Use:
                 Text("without its sampler, what FlashInfer compiles depends on the GPUs: which?"),
                 ("driver-lib-invisible", "tp-exceeds-visible-gpus"),
             )
-        raise Missing(Text("FlashInfer's sampler is off, nothing is compiled"), applies=False)
+        raise NotApplicable(Text("FlashInfer's sampler is off, nothing is compiled"))
 
     def sampler(self) -> bool:
         on = sampler_is_on(self.env, self.vllm)
@@ -237,9 +237,8 @@ def jit(
     use = Use(target, env, profile, vllm, torch, flashinfer, gpus)
     cache = flashinfer.jit_cache
     if cache and Version(cache.public) == flashinfer.version:
-        raise Missing(
-            Text("flashinfer-jit-cache {version} brings the kernels ready-made", version=cache),
-            applies=False,
+        raise NotApplicable(
+            Text("flashinfer-jit-cache {version} brings the kernels ready-made", version=cache)
         )
     doubt = use.doubt()
     build = Source(target, flashinfer.root)

@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from doctor.engine import probe
-from doctor.model import Fact, Missing, Text
+from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import cuda_version, number_of
 from doctor.probes.driver import Driver
 from doctor.probes.environment import LaunchEnv, child_env
@@ -85,7 +85,7 @@ def triton_libcuda(
         raise Missing(Text("there is no driver to link with"), ("driver-lib-invisible",))
     one = packages.installed.get("triton")
     if one is None:
-        raise Missing(Text("Triton is not installed"), applies=False)
+        raise NotApplicable(Text("Triton is not installed"))
     source = one.folder / "triton/backends/nvidia/driver.py"
     rows = target.search(source, r"(?m)^libraries = \['([\w.]+)'")
     if not rows:

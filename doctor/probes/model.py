@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from doctor.engine import probe
-from doctor.model import NO_MODEL, Fact, Missing
+from doctor.model import NO_MODEL, Fact, NotApplicable
 from doctor.profile import Profile
 from doctor.target import Target
 
@@ -29,7 +29,7 @@ def model_path(target: Target, profile: Profile) -> ModelPath:
     repository has at most one slash, and vLLM puts no home in the place of ~."""
     name = profile.model
     if name is None:
-        raise Missing(NO_MODEL, applies=False)
+        raise NotApplicable(NO_MODEL)
     path = Path(name)
     stat = target.stat(path)
     named = name.startswith(("/", ".", "~")) or name.count("/") > 1

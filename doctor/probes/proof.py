@@ -11,7 +11,7 @@ from typing import Literal
 from packaging.version import Version
 
 from doctor.engine import probe
-from doctor.model import Fact, Missing, Text
+from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.probes.driver import DeepAsked
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.probes.host import HostCompilers, split_flags
@@ -61,7 +61,7 @@ def proof(
 ) -> Proof:
     """One child does the three steps in a temporary folder of its own (see _proof.py)."""
     if not asked.asked:
-        raise Missing(Text("no test build was asked for (--deep)"), applies=False)
+        raise NotApplicable(Text("no test build was asked for (--deep)"))
     found = toolkits.found
     if found is None or found.nvcc is None:
         raise Missing(

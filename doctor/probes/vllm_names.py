@@ -8,7 +8,7 @@ from typing import ClassVar
 from doctor.consumers import names
 from doctor.consumers.names import FileSearch, NotAsKnown
 from doctor.engine import probe
-from doctor.model import Fact, Missing, Text
+from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.probes.jit import EXPERTS, SAMPLER
 from doctor.probes.wheels import Vllm
 from doctor.tape import NotRecorded
@@ -44,7 +44,7 @@ def vllm_variables(target: Target, vllm: Vllm) -> VllmVariables:
     try:
         return VllmVariables(names.variables(_search(target, vllm)))
     except NotAsKnown as error:
-        raise Missing(_reason(error, vllm), applies=False) from None
+        raise NotApplicable(_reason(error, vllm)) from None
 
 
 @probe
@@ -53,7 +53,7 @@ def whole_numbers(target: Target, vllm: Vllm) -> WholeNumbers:
     try:
         return WholeNumbers(names.whole_number_variables(_search(target, vllm)))
     except NotAsKnown as error:
-        raise Missing(_reason(error, vllm), applies=False) from None
+        raise NotApplicable(_reason(error, vllm)) from None
     except NotRecorded:
         return WholeNumbers((SAMPLER, EXPERTS))
 

@@ -15,7 +15,7 @@ from doctor.consumers.source import Source, Unreadable
 from doctor.consumers.vllm import sampler_by_default
 from doctor.elf import cudart_major
 from doctor.engine import probe
-from doctor.model import Fact, Missing, Text
+from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import version_of
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import Interpreter, import_path
@@ -351,7 +351,7 @@ class FlashInfer(Fact):
 def flashinfer(target: Target, packages: Packages, vllm: Vllm) -> FlashInfer:
     one = packages.installed.get("flashinfer-python")
     if one is None:
-        raise Missing(Text("FlashInfer is not installed"), applies=False)
+        raise NotApplicable(Text("FlashInfer is not installed"))
     root = module_root(target, packages, one, "flashinfer")
     if root is None:
         raise Missing(Text("FlashInfer's own folder is gone"), ("vllm-missing",))

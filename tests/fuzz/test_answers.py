@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from doctor import profile as profiles
-from doctor.diagnose import diagnose
-from doctor.engine import Crashed, load_rules
+from doctor.diagnose import Question, diagnose
+from doctor.engine import Crashed, Facts, load_rules
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN, USAGE
 from doctor.model import Missing
 from doctor.probes.interpreter import MARK, FoundBy, Where
@@ -80,7 +80,7 @@ def test_what_a_program_answers(fuzz: Fuzz, shared_server: Environment, tmp_path
             profiles.DEFAULT_PROFILE, r.choice(([], ["gpus=later", "archs=9.0"]))
         )
         try:
-            report = diagnose(target, where, profile, rules, profile_name="x")
+            report = diagnose(Facts(target, (where, profile)), rules, Question("x"))
         except Missing:
             return
         except Crashed as crash:

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from doctor import profile as profiles
-from doctor.diagnose import diagnose
-from doctor.engine import load_rules
+from doctor.diagnose import Question, diagnose
+from doctor.engine import Facts, load_rules
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.report.json import to_json
 from doctor.shipped import rules_folder
@@ -57,7 +57,8 @@ def test_whatever_is_in_the_environment_breaks_no_rule(
             env[r.choice(NAMES)] = value
         sets = r.choice(([], ["gpus=later", "archs=9.0"], ["device=cpu"]))
         profile = profiles.load_profile(profiles.DEFAULT_PROFILE, sets)
-        report = diagnose(Live({**SYSTEM, **env}), where, profile, rules, profile_name="x")
+        facts = Facts(Live({**SYSTEM, **env}), (where, profile))
+        report = diagnose(facts, rules, Question("x"))
         has_no_crash(to_json(report))
 
     fuzz.each(one)
