@@ -28,9 +28,10 @@ from doctor.codec import decode, encode, parse_json
 from doctor.consumers import names
 from doctor.diagnose import Question, Report, diagnose
 from doctor.engine import Facts
-from doctor.exits import HEALTHY
+from doctor.errors import DoctorError
+from doctor.exits import HEALTHY, REFUSED, USAGE
 from doctor.locate import locate
-from doctor.model import Missing, NotApplicable, Rule, Severity, Verdict
+from doctor.model import Missing, NotApplicable, Rule, Severity, Text, Verdict, os_reason
 from doctor.patience import AT_ONCE, Patience, busy_with
 from doctor.probes.environment import HOME, HUB_SWITCH, LaunchEnv, own_file
 from doctor.probes.host import HostCompilers
@@ -44,16 +45,18 @@ from doctor.profile import Profile
 from doctor.redact import STARS, is_secret_name, redact, redacted_words
 from doctor.target import Target, ending_with_us
 
-REFUSED = 78
-"""EX_CONFIG of sysexits.h: systemd's RestartPreventExitStatus and supervisors know it."""
-
-
-class LaunchError(Exception):
+class LaunchError(DoctorError):
     """The server is not started; one sentence."""
+
+    def __init__(self, text: Text, exit_code: int = REFUSED) -> None:
+        super().__init__(text, exit_code)
 
 
 class WrongArguments(LaunchError):
     """What was asked for is no server's command line; one sentence."""
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text, USAGE)
 
 
 # The command line.
@@ -79,9 +82,10 @@ def argv(
     says again what the profile says: the last one would win, and it was not judged.
     """
     if profile.model is None:
-        raise WrongArguments("no model was named, and a server needs one: --set model=...")
+        raise WrongArguments(Text("a server needs a model: --set model=..."))
     if profile.model.startswith("-"):
-        raise WrongArguments(f"model: {profile.model!r} would be taken for an option of vLLM")
+        said = Text("model: {name} would be taken for an option of vLLM", name=profile.model)
+        raise WrongArguments(said)
     _refuse_unjudged(extra)
     arguments: list[str] = []
     for _, option, value in names.passed(profile):
@@ -106,19 +110,42 @@ def _refuse_unknown(
             continue
         meant, name = names.meant(word, options), word.partition("=")[0]
         if len(meant) > 1:
-            raise error(f"{name} may be {' or '.join(meant)}: write it out")
+            raise error(Text("{name} is ambiguous: it could be {meant}", name=name, meant=meant))
         if not meant:
             near, row = names.nearest(name, options), names.gone(name)
-            last = f"; vLLM {row.last} was the last that had it" if row else ""
-            hint = f"; did you mean {near}?" if near else ""
-            raise error(f"the installed vLLM has no option {name}{last}{hint}")
+            raise error(_no_option(name, row.last if row else None, near))
+
+
+def _no_option(name: str, last: str | None, near: str | None) -> Text:
+    if last and near:
+        return Text(
+            "the installed vLLM has no option {name}; vLLM {last} was the last that had it; "
+            "did you mean {near}?",
+            name=name,
+            last=last,
+            near=near,
+        )
+    if last:
+        return Text(
+            "the installed vLLM has no option {name}; vLLM {last} was the last that had it",
+            name=name,
+            last=last,
+        )
+    if near:
+        return Text(
+            "the installed vLLM has no option {name}; did you mean {near}?", name=name, near=near
+        )
+    return Text("the installed vLLM has no option {name}", name=name)
 
 
 def _refuse_unjudged(extra: Sequence[str]) -> None:
     if extra and not extra[0].startswith("-"):
         raise WrongArguments(
-            f"{extra[0]}: what follows -- are options of `vllm serve`; the model is chosen by "
-            "--set model=..."
+            Text(
+                "{word}: only options of `vllm serve` follow --; choose the model by "
+                "--set model=...",
+                word=extra[0],
+            )
         )
     settings = {option: name for name, option in names.OPTIONS.items()}
     settings["--model"] = "model"
@@ -134,7 +161,11 @@ def _refuse_unjudged(extra: Sequence[str]) -> None:
         known = [name for full, name in settings.items() if full.startswith(asked)]
         if asked.startswith("--") and len(asked) > 3 and known:
             raise WrongArguments(
-                f"{word}: say --set {known[0]}=... instead, so that it is judged as well"
+                Text(
+                    "{word}: use --set {setting}=... instead, so that it is checked too",
+                    word=word,
+                    setting=known[0],
+                )
             )
 
 
@@ -349,7 +380,7 @@ class JudgedStart:
     test build has still to be made (only where it was not to be made now)."""
 
     report: Report
-    refused: str | None = None
+    refused: Text | None = None
     unproven: bool = False
 
 
@@ -359,7 +390,7 @@ def judge_start(
     question: Question,
     *,
     prove: bool,
-    tell: Callable[[str], None],
+    tell: Callable[[Text], None],
 ) -> JudgedStart:
     """Judges as `diagnose --deep` does, but builds only what no earlier start has proven, and
     nothing where `prove` is False. Raises Missing or Crashed where the interpreter does not answer.
@@ -376,17 +407,18 @@ def judge_start(
         return JudgedStart(report)
     if not prove:
         return JudgedStart(report, unproven=True)
-    tell("proving it with a test build and vLLM's own imports, once; this may take a minute")
+    tell(Text("verifying: a test build and vLLM's imports; once, for up to a minute"))
     report = diagnose(report.facts, rules, dataclasses.replace(question, deep=True))
     if report.exit_code != HEALTHY:
         return JudgedStart(report, _why(report))
     builds = toolchain(target, report.facts) is not None
     if builds and report.proof is None and _UNPROVEN not in question.accept:
-        return JudgedStart(
-            report,
-            f"the toolchain could not be proven: {report.proof_missing}; "
-            f"--accept {_UNPROVEN} starts without the proof",
+        why = Text(
+            "the toolchain could not be verified: {why}; --accept {id} starts without that",
+            why=report.proof_missing,
+            id=_UNPROVEN,
         )
+        return JudgedStart(report, why)
     keep(target, report)
     return JudgedStart(report)
 
@@ -405,14 +437,15 @@ def keep(target: Target, report: Report) -> None:
 _UNPROVEN = "deep-check-failed"
 
 
-def _why(report: Report) -> str:
+def _why(report: Report) -> Text:
     errors = (o for o in report.deciding(Verdict.FOUND) if o.severity is Severity.ERROR)
     found = [o.rule.id for o in errors]
     unknown = [o.rule.id for o in report.deciding(Verdict.UNKNOWN, Verdict.CRASHED)]
-    parts = [", ".join(found)] if found else []
+    if found and unknown:
+        return Text("{found}; inconclusive: {unknown}", found=found, unknown=unknown)
     if unknown:
-        parts.append(f"could not tell about {', '.join(unknown)}")
-    return "; ".join(parts)
+        return Text("inconclusive: {unknown}", unknown=unknown)
+    return Text("{found}", found=found)
 
 
 @contextlib.contextmanager
@@ -545,6 +578,6 @@ def _join_threads() -> None:
             thread.join()
 
 
-def _not_started(words: Sequence[str], error: Exception) -> str:
-    why = error.strerror if isinstance(error, OSError) else str(error)
-    return f"{words[0]} cannot be started: {(why or str(error)).lower()}"
+def _not_started(words: Sequence[str], error: Exception) -> Text:
+    why = os_reason(error) if isinstance(error, OSError) else str(error).lower()
+    return Text("{program} cannot be started: {why}", program=words[0], why=why)

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from doctor.errors import UsageError
+from doctor.model import Text
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.target import Live, Target
 from doctor.trust import why_not_trusted
 
 
-class LocateError(ValueError):
+class LocateError(UsageError):
     """What was named cannot be judged; one sentence with the wrong value."""
 
 
@@ -42,7 +44,6 @@ def locate(python: str | None, env: Mapping[str, str]) -> Where:
 def _interpreter(value: str, by: FoundBy) -> Path:
     """A python itself, or the one of a venv's or a conda environment's folder. Its links are not
     followed: a venv's python is known by the folder it is called in."""
-    name = by.value
     path = Path(value).absolute()
     if path.is_dir():
         # /usr of Debian and Fedora has python3 alone.
@@ -52,14 +53,22 @@ def _interpreter(value: str, by: FoundBy) -> Path:
             path = three
     if not path.exists():
         if path.is_symlink():
-            gone = path.readlink()
             raise LocateError(
-                f"{name} {value}: {path} is a link to {gone}, which does not exist; "
-                "make the environment anew"
+                Text(
+                    "{by} {value}: {path} is a link to {gone}, which does not exist; "
+                    "recreate the environment",
+                    by=by.value,
+                    value=value,
+                    path=path,
+                    gone=path.readlink(),
+                )
             )
-        raise LocateError(f"{name} {value}: there is no {path}")
+        said = Text("{by} {value}: {path} does not exist", by=by.value, value=value, path=path)
+        raise LocateError(said)
     if not path.is_file() or not os.access(path, os.X_OK):
-        raise LocateError(f"{name} {value}: {path} is not an executable file")
+        raise LocateError(
+            Text("{by} {value}: {path} is not executable", by=by.value, value=value, path=path)
+        )
     return path
 
 
@@ -182,13 +191,13 @@ _MOST_USED = (12, 13, 11)
 on, the index says."""
 
 
-def base_pythons(target: Target, foreign: bool = False) -> tuple[list[BasePython], list[str]]:
+def base_pythons(target: Target, foreign: bool = False) -> tuple[list[BasePython], list[Text]]:
     """(interpreters to make an environment of, why root does not start others): the one below the
     doctor and those on PATH, the most used first."""
     mine = sys.version_info[1]
     first = [mine, *_MOST_USED] if mine in _MOST_USED else [*_MOST_USED, mine]
     found: list[BasePython] = []
-    refused: list[str] = []
+    refused: list[Text] = []
     for minor in dict.fromkeys((*first, *range(40, 7, -1))):
         name: str | None = getattr(sys, "_base_executable", sys.executable)
         if minor != mine:
@@ -199,7 +208,7 @@ def base_pythons(target: Target, foreign: bool = False) -> tuple[list[BasePython
             if minor != mine and not _starts(target, Path(name), foreign):
                 continue
         except LocateError as error:
-            refused.append(str(error))
+            refused.append(error.text)
             continue
         found.append(BasePython(Path(name), Version(f"3.{minor}")))
     return found, refused

@@ -34,7 +34,8 @@ from doctor.probes.environment import HOME, HUB_SWITCH, HUB_TOKENS, SAVED
 from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.toolkit import HEADERS
 from doctor.probes.vllm_names import VllmOptions
-from doctor.profile import Profile, ProfileError
+from doctor.errors import UsageError
+from doctor.profile import Profile
 from doctor.shipped import rules_folder
 from doctor.target import Live
 from tests.conftest import (
@@ -817,7 +818,7 @@ class TestTokens:
     def test_no_profile_says_that_the_person_chose(self, tmp_path: Path) -> None:
         path = tmp_path / "p.toml"
         path.write_text('model = "x"\n[env_asked]\nHF_ENDPOINT = "https://mirror.example"\n')
-        with pytest.raises(ProfileError, match="env_asked"):
+        with pytest.raises(UsageError, match="env_asked"):
             profiles.load_profile(str(path))
 
 

@@ -144,7 +144,7 @@ def is_targets(
     return any(folder in path.parents for path in spellings for folder in folders)
 
 
-def distrusted(target: Target, interpreter: Interpreter, env: Mapping[str, str]) -> str | None:
+def distrusted(target: Target, interpreter: Interpreter, env: Mapping[str, str]) -> Text | None:
     """Why root may not run what a server started with `env` imports: its folders, and each module
     and distribution that lies in them."""
     for folder in import_path(interpreter, env):

@@ -13,7 +13,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from doctor.model import printable
+from doctor.errors import DoctorError
+from doctor.exits import UNKNOWN
+from doctor.model import Text
 from doctor.probes.environment import Saved, SavedValue
 
 FORMS = ("sh", "fish", "systemd", "dotenv", "json")
@@ -21,8 +23,11 @@ FORMS = ("sh", "fish", "systemd", "dotenv", "json")
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-class ExportError(ValueError):
+class ExportError(DoctorError):
     """A value that a form cannot hold; one sentence."""
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text, UNKNOWN)
 
 
 def exports(form: str, shell: Mapping[str, str], saved: Saved, prefix: Path) -> str:
@@ -103,7 +108,9 @@ def _word(name: str, value: str) -> str:
 
 def _must_fit(name: str, value: str | None) -> None:
     if value is not None and _UNFIT.search(value):
-        raise ExportError(f"{name} has a control character in it: {printable(value)}")
+        raise ExportError(
+            Text("{name} contains a control character: {value}", name=name, value=value)
+        )
 
 
 # What every reader of such files takes as it stands, without quotes and with.
@@ -115,11 +122,17 @@ def _dotenv(name: str, _: SavedValue, value: str | None) -> str:
     """There is no standard; docker's --env-file knows no quotes, others unquote and expand. So
     there are quotes only where they are needed, and nothing that readers take in different ways."""
     if value is None:
-        raise ExportError(f"a dotenv file cannot take {name} out: unset it, or use another --shell")
+        raise ExportError(
+            Text("a dotenv file cannot unset {name}: unset it, or use another --shell", name=name)
+        )
     if disputed := _DISPUTED.search(value):
         raise ExportError(
-            f"{name} holds {disputed[0]}, which readers of dotenv files take in different ways: "
-            f"use another --shell"
+            Text(
+                "{name} contains {sign}, which readers of dotenv files interpret differently: "
+                "use another --shell",
+                name=name,
+                sign=disputed[0],
+            )
         )
     return f"{name}={value}" if _BARE.fullmatch(value) else f"{name}='{value}'"
 
