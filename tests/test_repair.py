@@ -18,7 +18,7 @@ from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.repair import pip, uv
 from doctor.repair.index import choose_indexes
 from doctor.repair.resolver import Wanted
-from doctor.report.json import repair_schema
+from doctor.report.repair_json import repair_schema
 from doctor.target import Live
 from tests.conftest import Environment, Said, run_doctor
 from tests.stand_ins.fixtures import FOR_H100, VLLM, Bench

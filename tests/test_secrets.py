@@ -19,7 +19,7 @@ from doctor.logs.several import Whole
 from doctor.model import Installer
 from doctor.redact import redact
 from doctor.report.explained import Explained, explained_json, explained_lines
-from doctor.report.text import Style
+from doctor.report.lines import Style
 from doctor.signatures import shipped_catalogue
 from tests.conftest import DOCTOR, Environment, Said, run_doctor, script
 from tests.corpus import explained

@@ -29,7 +29,7 @@ from doctor.trust import ALLOW, NotTrusted
 
 if TYPE_CHECKING:
     from doctor.repair.index import PackageIndex
-    from doctor.report.text import Line
+    from doctor.report.lines import Line
 
 
 class Creation:

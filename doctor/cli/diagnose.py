@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
@@ -11,7 +10,7 @@ from doctor.cli.again import RunningCommand, told
 from doctor.cli.output import (
     fail,
     print_json,
-    print_lines,
+    print_report,
     rules_print_to_stderr,
 )
 from doctor.cli.shared import (
@@ -25,7 +24,7 @@ from doctor.cli.shared import (
     target_options,
 )
 from doctor.codec import CodecError, parse_json
-from doctor.diagnose import Question, Recorded, Report
+from doctor.diagnose import Question, Recorded
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed, Facts
 from doctor.exits import USAGE
@@ -115,12 +114,5 @@ def diagnose(
 
         print_json(to_json(report))
     else:
-        _print_text(report, verbose, quiet)
+        print_report(report, verbose=verbose, quiet=quiet)
     raise SystemExit(report.exit_code)
-
-
-def _print_text(report: Report, verbose: bool, quiet: bool) -> None:
-    from doctor.report import text
-
-    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    print_lines(text.report_lines(report, text.Style(verbose, quiet, width)))

@@ -85,7 +85,7 @@ def explain(
         with rules_print_to_stderr():
             installer, confirmed = _ask(ids, python, allow, asked, rules, installer)
     from doctor.report.explained import Explained, explained_json, explained_lines
-    from doctor.report.text import Style
+    from doctor.report.lines import Style
 
     made = Explained(
         logs,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from doctor.cli.output import (
     fail,
     print_json,
     print_lines,
+    print_report,
     rules_print_to_stderr,
     say,
     tell,
@@ -159,7 +159,7 @@ def fix(
         with _judging():
             plan, applied = fixing.apply(allow) if wanted else (fixing.plan(), None)
     if form == "json":
-        from doctor.report.json import repair_json
+        from doctor.report.repair_json import repair_json
 
         print_json(repair_json(fixing.report, plan, applied))
     elif script is not None:
@@ -378,7 +378,7 @@ class Fixing:
             from doctor.report.repair import result_lines
 
             print_lines(result_lines(applied), sys.stderr)
-            _print_verdict(self.report)
+            print_report(self.report, quiet=True)
         return plan, applied
 
     def unproven(self) -> Unproven | None:
@@ -464,7 +464,7 @@ class Fixing:
             command = self.report.installer.again("fix", "--apply", *consents)
             say(f"Nothing was changed. To do it: {command}")
         else:
-            _print_verdict(self.report)
+            print_report(self.report, quiet=True)
 
     def _show(self, plan: Plan, report: Report) -> None:
         from doctor.report.repair import plan_lines
@@ -475,14 +475,6 @@ class Fixing:
         from doctor.report.sh import script
 
         return script(plan, self.report, self._target.env)
-
-
-def _print_verdict(report: Report) -> None:
-    from doctor.report import text
-
-    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    quiet = text.Style(quiet=True, width=width)
-    print_lines(text.report_lines(report, quiet))
 
 
 def _with_tail(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from doctor.cli.again import RunningCommand, told
-from doctor.cli.output import fail, print_lines, rules_print_to_stderr, say, tell
+from doctor.cli.output import fail, print_report, rules_print_to_stderr, say, tell
 from doctor.cli.shared import (
     accept_option,
     ids,
@@ -125,7 +124,7 @@ def _start(judged: JudgedStart, profile: Profile, words: Sequence[str], replace:
     from doctor import launch as launching
 
     if judged.refused is not None:
-        _print_report(judged.report)
+        print_report(judged.report)
         fail(f"not started: {judged.refused}", launching.REFUSED)
     if profile.gpus == "later" and profile.device != "cpu":
         tell("the profile says that the GPUs come later: nothing about them was judged")
@@ -178,10 +177,3 @@ def _tell_of_hub(judged: JudgedStart) -> None:
 def _variables(judged: JudgedStart) -> Mapping[str, str]:
     """Exactly those that were judged."""
     return judged.report.facts.get(LaunchEnv).vars
-
-
-def _print_report(report: Report) -> None:
-    from doctor.report import text
-
-    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    print_lines(text.report_lines(report, text.Style(width=width)))

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,12 +20,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
+from doctor.cli.signs import missing_signs
 from doctor.exits import USAGE
 from doctor.model import os_reason, printable, shortened
 from doctor.redact import redact, redacted
 
 if TYPE_CHECKING:
-    from doctor.report.text import Line
+    from doctor.diagnose import Report
+    from doctor.report.lines import Line
 
 _SENTENCE = 2000  # characters
 
@@ -91,6 +94,23 @@ def print_lines(lines: Iterable[Line], to: TextIO | None = None) -> None:
         for style, piece in line:
             made.append(piece, style)
         console.print(made)
+
+
+def print_report(report: Report, *, verbose: bool = False, quiet: bool = False) -> None:
+    """The report as text on stdout, as wide as the terminal."""
+    from doctor.report.lines import Style
+    from doctor.report.text import report_lines
+
+    stand_ins = missing_signs(sys.stdout.encoding)
+    print_lines(report_lines(report, Style(verbose, quiet, text_width(), stand_ins)))
+
+
+def text_width() -> int:
+    """Columns of a text: those of the terminal, and no more than are read with ease."""
+    return min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
+
+
+_WIDEST = 100
 
 
 def _cleaned(lines: list[Line]) -> Iterator[Line]:

@@ -16,7 +16,8 @@ from doctor.cli.output import (
 def schema(what: str) -> None:
     """Print the JSON Schema of the report, of what fix or explain give, or of the snapshot."""
     from doctor.report.explained import explained_schema
-    from doctor.report.json import repair_schema, report_schema
+    from doctor.report.json import report_schema
+    from doctor.report.repair_json import repair_schema
     from doctor.report.schema import snapshot_schema
 
     made = {

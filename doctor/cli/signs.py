@@ -30,6 +30,13 @@ STAND_INS = {
 }
 
 
+def missing_signs(encoding: str | None) -> dict[str, str]:
+    """The signs that a stream of this encoding lacks, and what stands for each."""
+    return {
+        s: other for s, other in STAND_INS.items() if not s.encode(encoding or "utf-8", "ignore")
+    }
+
+
 def _instead(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error

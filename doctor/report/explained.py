@@ -18,14 +18,17 @@ from doctor.redact import redact
 from doctor.report.json import (
     BOOL,
     INT,
+    MACHINE,
     MAYBE_TEXT,
     TEXT,
     fix_json,
     fix_schema,
     list_of,
+    machine_json,
     object_of,
 )
-from doctor.report.text import MARKS, Line, Style, fix_lines, wrapped
+from doctor.report.lines import MARKS, Line, Style, fix_lines, wrapped
+from doctor.report.machine import here_and_now
 from doctor.signatures import Ailment
 
 if TYPE_CHECKING:
@@ -148,6 +151,7 @@ def explained_json(one: Explained) -> dict[str, Any]:
             "lines": told.lines,
         },
         "files": [{"path": printable(log.name), "bytes": log.size} for log in one.parts],
+        **machine_json(here_and_now()),
         "verdict": told.verdict,
         "primary": told.primary,
         "findings": [_finding_json(one, f) for f in told.findings],
@@ -213,6 +217,7 @@ def explained_schema() -> dict[str, Any]:
         schema_version={"const": EXPLAIN_SCHEMA_VERSION},
         source=object_of(path=TEXT, bytes=INT, lines=INT),
         files=list_of(object_of(path=TEXT, bytes=INT)),
+        **MACHINE,
         verdict={"enum": list(get_args(LogVerdict))},
         primary=MAYBE_TEXT,
         findings=list_of(finding),

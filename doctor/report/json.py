@@ -7,20 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 from doctor import about
 from doctor.codec import encode
-from doctor.model import Finding, Fix, Installer, Outcome, Role, Severity, Step, Verdict, printable
+from doctor.model import (
+    Finding,
+    Fix,
+    Installer,
+    Needs,
+    Outcome,
+    Role,
+    Severity,
+    Step,
+    Verdict,
+    printable,
+)
 from doctor.probes.imports import ImportOutcome
+from doctor.report.machine import Machine, machine
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
-    from doctor.repair.apply import Applied
-    from doctor.repair.plan import Plan
 
 SCHEMA_VERSION = 1
 
 
 def to_json(report: Report) -> dict[str, Any]:
     """The whole report; its shape is `report_schema()`."""
-    where = report.where
+    where, whose = report.where, machine(report)
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": {
@@ -39,6 +49,10 @@ def to_json(report: Report) -> dict[str, Any]:
             "recorded": encode(report.recorded),
             "checked_up_to": report.checked_up_to,
         },
+        **machine_json(whose),
+        "versions": {"vllm": whose.vllm, "torch": whose.torch, "driver": whose.driver},
+        "gpus": None if whose.gpus is None else list(whose.gpus),
+        "fail_on": report.fail_on.value,
         "verdict": report.verdict,
         "exit_code": report.exit_code,
         "primary": report.primary.rule.id if report.primary else None,
@@ -47,6 +61,11 @@ def to_json(report: Report) -> dict[str, Any]:
         "deep": _deep(report),
         "not_checked": [{"id": n.rule.id, "why": str(n.why)} for n in report.not_checked],
     }
+
+
+def machine_json(whose: Machine) -> dict[str, Any]:
+    """Of which machine and when; its shape is `MACHINE`."""
+    return {"host": whose.host and printable(whose.host), "time": whose.time}
 
 
 def _outcome(outcome: Outcome, report: Report) -> dict[str, Any]:
@@ -76,11 +95,15 @@ def _finding(finding: Finding, role: Role, by: Installer) -> dict[str, Any]:
 
 
 def fix_json(fix: Fix, by: Installer) -> dict[str, Any]:
-    steps = [_step(s, by) for s in fix.steps]
-    return {"title": str(fix.title), "needs": fix.needs.value, "steps": steps}
+    return {
+        "title": str(fix.title),
+        "needs": fix.needs.value,
+        "steps": [step_json(s, by) for s in fix.steps],
+        "commands": [command for step in fix.steps for command in step.commands(by)],
+    }
 
 
-def _step(step: Step, by: Installer) -> dict[str, Any]:
+def step_json(step: Step, by: Installer) -> dict[str, Any]:
     if step.kind == "command":  # whole only with what the person asked for
         return {"kind": step.kind, "line": step.commands(by)[0]}
     return {"kind": step.kind, **encode(step)}
@@ -129,82 +152,13 @@ def _test_build(report: Report) -> dict[str, Any]:
         "stage": proof.stage,
         "archs": [f"sm_{a}" for a in proof.archs],
         "seconds": round(proof.seconds, 3),
-        "output_tail": _lines(proof.output),
+        "output_tail": printable_lines(proof.output),
         "stand_in": proof.stand_in,
     }
 
 
-def _lines(text: str) -> str:
+def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.splitlines())
-
-
-def repair_json(report: Report, plan: Plan, applied: Applied | None) -> dict[str, Any]:
-    """The report and the plan that follows from it; with `applied`, the report made after it and
-    what came of each action. Its shape is `repair_schema()`."""
-    resolution = plan.resolution
-    made: dict[str, Any] = {
-        **to_json(report),
-        "plan": [
-            {
-                "action": action.kind,
-                "ids": list(action.ids),
-                "needs": action.needs.value,
-                "steps": [_step(step, report.installer) for step in action.steps],
-            }
-            for action in plan.actions
-        ],
-        "moves": [
-            {"name": m.name, "old": m.old, "new": m.new, "bytes": m.size}
-            for m in (resolution.moves if resolution else ())
-        ],
-        "index": printable(resolution.index.name) if resolution else None,
-        "passed_over": [printable(p) for p in (resolution.passed_over if resolution else ())],
-        "why": str(resolution.why) if resolution and resolution.why else None,
-        "download_bytes": resolution.download_bytes if resolution else 0,
-        "withheld": [{"id": w.id, "why": str(w.why), "allow": w.consent} for w in plan.withheld],
-    }
-    if applied:
-        made["results"] = [
-            {
-                "action": r.action,
-                "ids": list(r.ids),
-                "outcome": r.outcome,
-                "output_tail": _lines(r.tail),
-            }
-            for r in applied.results
-        ]
-        made["run"] = applied.run
-    return made
-
-
-def repair_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of `repair_json`; `results` and `run` are there after --apply."""
-    schema = report_schema()
-    step = {"type": "object", "properties": {"kind": TEXT}, "required": ["kind"]}
-    action = object_of(
-        action={"enum": ["install", "cuda-home", "environment", "set-aside"]},
-        ids=list_of(TEXT),
-        needs={"enum": ["safe", "ask"]},
-        steps=list_of(step),
-    )
-    maybe_int = {"type": ["integer", "null"]}
-    more = {
-        "plan": list_of(action),
-        "moves": list_of(object_of(name=TEXT, old=MAYBE_TEXT, new=MAYBE_TEXT, bytes=maybe_int)),
-        "index": MAYBE_TEXT,
-        "passed_over": list_of(TEXT),
-        "why": MAYBE_TEXT,
-        "download_bytes": maybe_int,
-        "withheld": list_of(
-            object_of(id=TEXT, why=TEXT, allow={"enum": ["core", "running", None]})
-        ),
-    }
-    outcome = {"enum": ["healed", "already-healed", "still-there", "failed"]}
-    result = object_of(action=TEXT, ids=list_of(TEXT), outcome=outcome, output_tail=TEXT)
-    schema["properties"] |= {**more, "results": list_of(result), "run": MAYBE_TEXT}
-    schema["required"] = [*schema["required"], *more]
-    schema["dependentRequired"] = {"results": ["run"], "run": ["results"]}
-    return schema
 
 
 def object_of(**properties: Any) -> dict[str, Any]:
@@ -225,12 +179,18 @@ MAYBE_TEXT = {"type": ["string", "null"]}
 INT = {"type": "integer"}
 NUMBER = {"type": "number"}
 BOOL = {"type": "boolean"}
+MACHINE = {"host": MAYBE_TEXT, "time": MAYBE_TEXT}
 
 
 def fix_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of `fix_json`."""
     step = {"type": "object", "properties": {"kind": TEXT}, "required": ["kind"]}
-    return object_of(title=TEXT, needs={"enum": ["safe", "ask", "person"]}, steps=list_of(step))
+    return object_of(
+        title=TEXT,
+        needs={"enum": [n.value for n in Needs]},
+        steps=list_of(step),
+        commands=list_of(TEXT),
+    )
 
 
 def _imports_schema() -> dict[str, Any]:
@@ -271,6 +231,10 @@ def report_schema() -> dict[str, Any]:
             recorded={"anyOf": [recorded, {"type": "null"}]},
             checked_up_to=MAYBE_TEXT,
         ),
+        **MACHINE,
+        versions=object_of(vllm=MAYBE_TEXT, torch=MAYBE_TEXT, driver=MAYBE_TEXT),
+        gpus={"type": ["array", "null"], "items": TEXT},
+        fail_on={"enum": [s.value for s in Severity]},
         verdict={"enum": ["healthy", "findings", "unknown"]},
         exit_code=INT,
         primary=MAYBE_TEXT,

@@ -12,7 +12,7 @@ from doctor.repair.apply import Applied
 from doctor.repair.plan import Action, Plan, is_core
 from doctor.repair.resolver import Move, Resolution, name_of
 from doctor.repair.state import Run, Unusable
-from doctor.report.text import Line, served
+from doctor.report.lines import Line, served
 
 _TITLES = {
     "install": "install distributions, in one transaction",

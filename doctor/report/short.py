@@ -1,0 +1,282 @@
+"""The report that fits a screen: a line per finding, areas that passed in one, the next command."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from doctor.model import Finding, Outcome, Severity, Stage, Text, Verdict
+from doctor.profile import Profile
+from doctor.report.closing import is_fixable, next_lines, snapshot_line, verdict_lines
+from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap
+from doctor.report.machine import fact, machine
+
+if TYPE_CHECKING:
+    from doctor.diagnose import Report
+
+_STOPS = (
+    (Text("starting vLLM"), (Stage.INSTALL,)),
+    (Text("importing torch and vLLM"), (Stage.IMPORT,)),
+    (Text("finding the GPU driver"), (Stage.DEVICE,)),
+    (Text("loading the model's config"), (Stage.MODEL,)),
+    (Text("placing the model on the GPUs"), (Stage.GPUS,)),
+    (Text("Triton's first build"), (Stage.HOST_COMPILER,)),
+    (Text("the first kernel build"), (Stage.TOOLKIT, Stage.COMPILE, Stage.LINK)),
+    (Text("loading the first kernel"), (Stage.LOAD,)),
+)
+"""Where an error of these stages stops the server, as who watches it would say."""
+UNSURE = ("bold magenta", "?")
+ACCEPTED = ("dim", "~")
+PASSED = ("green", "✓")
+FAILED = ("bold red", "✗")
+PRIMARY = "PRIMARY CAUSE"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that a person should know. `tag` stands at the right of it; `stops`: the stage at
+    which it stops the server, `number`: where several do; `command`: what only a person can do."""
+
+    area: str
+    mark: tuple[str, str]
+    message: str
+    tag: str = ""
+    primary: bool = False
+    stops: Stage | None = None
+    command: str | None = None
+    number: int | None = None
+
+
+def short_lines(report: Report, style: Style) -> Iterator[Line]:
+    """The report, at most as wide as the style says, but for commands and paths."""
+    if report.recorded:
+        yield snapshot_line(report.recorded)
+    yield from _header(report, style)
+    rows = _arranged(_brief(row, report) for row in (*rows_of(report), *deep_rows(report)))
+    yield from _block(rows, style)
+    yield from _passed(report, {row.area for row in rows}, style)
+    yield from _stop(rows, style)
+    yield ()
+    yield from verdict_lines(report, style)
+    yield from next_lines(report, style)
+
+
+def quiet_lines(report: Report, style: Style) -> Iterator[Line]:
+    """One line per finding, however long it is, and the verdict."""
+    if report.recorded:
+        yield snapshot_line(report.recorded)
+    for row in (*rows_of(report), *deep_rows(report)):
+        if row.mark != PASSED:
+            name = f"{row.tag or row.area}{f' ({PRIMARY})' if row.primary else ''}"
+            yield (row.mark, ("bold", f" {name}"), ("", f": {row.message}"))
+    yield from verdict_lines(report, style)
+
+
+def _header(report: Report, style: Style) -> Iterator[Line]:
+    """What was judged, and what it is to serve, as far as it is known."""
+    about, profile = machine(report), fact(report, Profile)
+    names = about.gpus or ()
+    gpus = [f"{names.count(name)} × {_gpu(name)}" for name in dict.fromkeys(names)]
+    parts = [
+        *([f"vLLM {about.vllm}"] if about.vllm else []),
+        *([f"torch {about.torch}"] if about.torch else []),
+        *gpus,
+        *([f"driver {about.driver.partition('.')[0]}"] if about.driver else []),
+    ]
+    ranks = profile.tensor_parallel_size if profile else 1
+    model = report.model.rpartition("/")[2] if report.model else "environment only"
+    line: Line = (("bold", str(report.interpreter.prefix)),)
+    for said in wrap(", ".join(parts), style.width - 2):
+        if style.columns(line) + 2 + columns(said) > style.width:
+            yield line
+            line = ()
+        line = (*line, ("", f"  {said}"))
+    aim: Line = (("bold", f"→ {model}{f', TP {ranks}' if ranks > 1 else ''}"),)
+    if style.columns(line) + 3 + style.columns(aim) > style.width:
+        yield line
+        line = ()
+    yield (*line, ("", "   " if line else "  "), *aim)
+
+
+def _gpu(name: str) -> str:
+    """The name of a GPU without its maker and its kind of memory."""
+    return re.sub(r" HBM\d\w*$", "", name.removeprefix("NVIDIA "))
+
+
+def rows_of(report: Report) -> Iterator[Row]:
+    """The findings, the gravest and earliest first; what crashed; and what is inconclusive, equal
+    reasons once."""
+    unsure: dict[str, list[Outcome]] = {}
+    for outcome in report.outcomes:
+        area, id = outcome.rule.area, outcome.rule.id
+        if outcome.accepted:
+            for said in [str(f.message) for f in outcome.findings] or [str(outcome.why)]:
+                yield Row(area, ACCEPTED, f"accepted: {said}", id)
+        elif outcome.verdict is Verdict.FOUND:
+            for i, finding in enumerate(outcome.findings):
+                yield _found(report, outcome, finding, outcome is report.primary and i == 0)
+        elif outcome.verdict is Verdict.CRASHED:
+            yield Row(area, UNSURE, f"the check crashed: {outcome.why}", id)
+        elif outcome.verdict is Verdict.UNKNOWN:
+            unsure.setdefault(str(outcome.why), []).append(outcome)
+    for why, outcomes in unsure.items():
+        areas = list(dict.fromkeys(o.rule.area for o in outcomes))
+        if len(outcomes) == 1:
+            yield Row(areas[0], UNSURE, f"inconclusive: {why}", outcomes[0].rule.id)
+        else:
+            where = "" if len(areas) == 1 else f" ({', '.join(areas)})"
+            many = counted(len(outcomes), "check")
+            yield Row(areas[0], UNSURE, f"{many} inconclusive{where}: {why}")
+
+
+def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) -> Row:
+    severity = finding.severity or outcome.rule.severity
+    commands = (
+        command
+        for fix in finding.fixes
+        for step in fix.steps
+        for command in step.commands(report.installer)
+    )
+    return Row(
+        outcome.rule.area,
+        MARKS[severity],
+        str(finding.message),
+        outcome.rule.id,
+        primary,
+        outcome.rule.stage if severity is Severity.ERROR else None,
+        None if is_fixable(finding) else next(commands, None),
+    )
+
+
+def _brief(row: Row, report: Report) -> Row:
+    """The row, whose paths begin in the target's site-packages where they lead there: the header
+    says which environment it is."""
+    message = row.message
+    for folder in report.interpreter.site_packages:
+        if report.interpreter.prefix in folder.parents:
+            message = message.replace(f"{folder}/", f"{folder.name}/")
+    return replace(row, message=message)
+
+
+def deep_rows(report: Report) -> Iterator[Row]:
+    """The test build and the imports, a row each where they were asked for."""
+    proof, made = report.proof, report.imports
+    if proof and proof.ok:
+        archs = ", ".join(f"sm_{a}" for a in proof.archs)
+        yield Row("test build", PASSED, f"compiled, linked and loaded for {archs}")
+    elif proof:
+        yield Row("test build", FAILED, f"failed at {proof.stage}: {proof.line.strip()}")
+    elif report.proof_missing:
+        yield Row("test build", UNSURE, f"not run: {report.proof_missing}")
+    if made and made.died:
+        names = ", ".join(one.module for one in made.died)
+        yield Row("imports", FAILED, f"{len(made.died)} of {len(made.rows)} failed: {names}")
+    elif made and made.failure:
+        yield Row("imports", UNSURE, f"not all were tried: {made.failure}")
+    elif made:
+        count = sum(row.outcome == "ok" for row in made.rows)
+        yield Row("imports", PASSED, f"{count} of {len(made.rows)} modules that vLLM imports")
+    elif report.imports_missing:
+        yield Row("imports", UNSURE, f"not run: {report.imports_missing}")
+
+
+def _arranged(rows: Iterable[Row]) -> list[Row]:
+    """The rows of an area together, areas by their first row; what stops the server is numbered
+    where there are several."""
+    areas: dict[str, list[Row]] = {}
+    for row in rows:
+        areas.setdefault(row.area, []).append(row)
+    together = [row for area in areas.values() for row in area]
+    if sum(row.stops is not None for row in together) < 2:
+        return together
+    numbers = itertools.count(1)
+    return [r if r.stops is None else replace(r, number=next(numbers)) for r in together]
+
+
+def _block(rows: Sequence[Row], style: Style) -> Iterator[Line]:
+    """The rows under each other: mark, area, message, and what names it at the right."""
+    width = max((columns(row.area) for row in rows), default=0)
+    digits = max((len(str(row.number)) for row in rows if row.number), default=0)
+    before = ""
+    for row in rows:
+        area = "" if row.area == before else row.area
+        number = f"{row.number or '':>{digits}} " if digits else ""
+        name = f" {area}{' ' * (width - columns(area))}  "
+        yield from _row(row, (row.mark, ("bold", name), ("dim", number)), style)
+        before = row.area
+
+
+def _row(row: Row, start: Line, style: Style) -> Iterator[Line]:
+    indent = " " * style.columns(start)
+    colour = "" if row.mark != ACCEPTED else "dim"
+    *above, last = wrap(row.message, style.width - len(indent)) or [""]
+    for line in above:
+        yield (*start, (colour, line))
+        start = (("", indent),)
+    yield from _tagged((*start, (colour, last)), _tag(row), style)
+    if row.command:
+        yield (("", f"{indent}(manual) "), ("cyan", row.command))
+
+
+def _tag(row: Row) -> Line:
+    primary = (("bold red", f"  {PRIMARY}"),) if row.primary else ()
+    return (("dim", row.tag), *primary)
+
+
+def _tagged(line: Line, tag: Line, style: Style) -> Iterator[Line]:
+    """The line with the tag at the right edge, in a line of its own where there is no room."""
+    taken, wide = style.columns(line), style.columns(tag)
+    if not wide:
+        yield line
+    elif taken + 2 + wide <= style.width:
+        yield (*line, ("", " " * (style.width - taken - wide)), *tag)
+    else:
+        yield line
+        yield (("", " " * (style.width - wide)), *tag)
+
+
+def _passed(report: Report, sick: set[str], style: Style) -> Iterator[Line]:
+    """The areas without a row of their own in as few lines as they take, and how many checks passed
+    in all."""
+    passed = [o.rule.area for o in report.outcomes if o.verdict is Verdict.OK]
+    areas = sorted({*passed, *(n.rule.area for n in report.not_checked)} - sick)
+    line: Line = ()
+    for area in areas:
+        mark = PASSED if area in passed else ("dim", "-")
+        named: Line = (*([("", " ")] if line else []), mark, ("", f" {area}"))
+        if line and style.columns(line) + style.columns(named) > style.width:
+            yield line
+            line, named = (), named[1:]
+        line = (*line, *named)
+    told = f"{counted(len(passed), 'check')} passed"
+    if report.not_checked:
+        told += f", {len(report.not_checked)} not checked"
+    yield from _tagged(line, (("dim", told),), style)
+
+
+def _stop(rows: Sequence[Row], style: Style) -> Iterator[Line]:
+    """The moments at which the server would stop, in their order."""
+    told = []
+    for moment, stages in _STOPS:
+        stopping = [row for row in rows if row.stops in stages]
+        numbers = ranges([row.number for row in stopping if row.number])
+        if stopping:
+            told.append(f"{moment} ({numbers})" if numbers else str(moment))
+    for line in wrap(f"The server would stop at: {', '.join(told)}.", style.width) if told else ():
+        yield (("", line),)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers in few words, such as "1, 3 to 5"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(
+        f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+    )
