@@ -1,13 +1,13 @@
 """Recorded machines, judged whole: the report of each is in fixtures/tapes/<name>.txt.
 
 The tapes are of real environments (tests/real_stack/test_tapes.py makes them); after a change of
-rules or wording, UPDATE_GOLDEN=1 writes the reports anew, and the difference is there to be read.
+rules or wording, `python -m tests.regenerate` writes the reports anew, and the difference is there
+to be read.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import time
@@ -30,14 +30,15 @@ def judge(tape: Path, *options: str) -> tuple[int, str]:
     return ran.exit_code, ran.output
 
 
+def golden_report(tape: Path) -> str:
+    """What the file beside the tape has to hold."""
+    code, output = judge(tape, "-v")
+    return f"{output}exit code {code}\n"
+
+
 @pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)
 def test_a_recorded_machine_gets_its_golden_report(tape: Path) -> None:
-    code, output = judge(tape, "-v")
-    report = f"{output}exit code {code}\n"
-    golden = tape.with_suffix(".txt")
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(report, encoding="utf-8")
-    assert report == golden.read_text(encoding="utf-8")
+    assert golden_report(tape) == tape.with_suffix(".txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)

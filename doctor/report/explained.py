@@ -15,6 +15,7 @@ from doctor.logs.several import Whole
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
 from doctor.redact import redact
+from doctor.report.ailment import take_apart
 from doctor.report.json import (
     BOOL,
     INT,
@@ -62,7 +63,7 @@ class Explained:
         """The explanation, its paragraphs as one line each."""
         ailment = self.ailments.get(id)
         text = self.rules[id].explanation if id in self.rules else ailment and ailment.explanation
-        return text.strip() if text else None
+        return "\n\n".join(take_apart(text).why) if text else None
 
     def message(self, one: LogFinding) -> str:
         return quoted(one.message or self.title(one.id))
