@@ -12,25 +12,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from doctor.model import Missing, Text
+from doctor.variables import Trait, names_with
 
 ALLOW = "foreign-owner"
 """The value of --allow that switches all of this off."""
 
-# The loader's and the compiler's variables that name folders or files of code; gcc reads the last
-# ones also where it only preprocesses.
-_CODE = (
-    "LD_PRELOAD",
-    "LD_AUDIT",
-    "LD_LIBRARY_PATH",
-    "GCC_EXEC_PREFIX",
-    "COMPILER_PATH",
-    "LIBRARY_PATH",
-    "CPATH",
-    "C_INCLUDE_PATH",
-    "CPLUS_INCLUDE_PATH",
-)
-_FILES = ("LD_PRELOAD", "LD_AUDIT")
-_FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
+_FILES = names_with(Trait.CODE_FILES)
+_CODE = (*_FILES, *names_with(Trait.CODE_FOLDERS))
+_FLAGS = names_with(Trait.FLAGS)
 _LINKS_MOST = 40  # as the kernel follows (path_resolution(7))
 
 

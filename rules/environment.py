@@ -11,10 +11,11 @@ from enum import Enum
 from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.fixes import Command, LoadVariables, UnsetVariable
 from doctor.model import Step
-from doctor.probes.environment import SETTABLE, LaunchEnv
+from doctor.probes.environment import LaunchEnv
 from doctor.probes.jit import Jit
 from doctor.probes.vllm_names import WholeNumbers
 from doctor.profile import Profile
+from doctor.variables import SETTABLE
 
 
 @rule("shell-env-not-loaded", Severity.INFO, Stage.SHELL)

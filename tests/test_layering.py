@@ -86,7 +86,7 @@ def uses(path: Path, owner: str, *names: str) -> bool:
 
 START_PROCESSES = {
     "target.py": "what a probe asks the machine",
-    "launch.py": "the server",
+    "serve/process.py": "the server",
     "repair/resolver.py": "uv or pip",
 }
 
@@ -112,7 +112,8 @@ OPEN_FILES = {
     "cli/__init__.py": "/dev/null, where a standard stream is closed",
     "cli/output.py": "the snapshot or the script that a person asked for",
     "logs/source.py": "the log that is explained",
-    "launch.py": "the lock of a repair, the proofs of earlier starts",
+    "serve/gate.py": "the lock of a fix",
+    "serve/proofs.py": "the proofs of earlier starts",
     "repair/pip.py": "what pip is asked",
     "repair/stage.py": "what it stages",
     "repair/swap.py": "the files that are replaced, to know them again",

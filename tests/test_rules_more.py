@@ -27,7 +27,7 @@ from doctor.fixes.recipes import use_wheels
 from doctor.model import Finding, Fix, Installer, Missing, Needs, NotApplicable
 from doctor.probes.cuda_home import HomeOfLinks
 from doctor.probes.driver import DeepAsked, Device, Gpus, driver
-from doctor.probes.environment import HOME, SETTABLE, LaunchEnv
+from doctor.probes.environment import HOME, LaunchEnv
 from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.jit import Jit, Workaround
 from doctor.probes.kernel_cache import CachedOp, KernelCache
@@ -37,6 +37,7 @@ from doctor.probes.wheels import Packages, Vllm
 from doctor.profile import ModelNeeds, Profile
 from doctor.shipped import rules_folder
 from doctor.target import Live
+from doctor.variables import SETTABLE
 from tests import stand_ins
 from tests.conftest import FLASHINFER, Environment, facts_of, run_doctor, shared_library
 from tests.test_rule_cases import cases, run

@@ -12,10 +12,11 @@ from packaging.version import Version
 from doctor.cli.again import RunningCommand
 from doctor.cli.output import fail, print_lines, say
 from doctor.engine import Facts
+from doctor.errors import UsageError
 from doctor.exits import FAILED, UNKNOWN, USAGE
 from doctor.fixes.recipes import DISTRIBUTION, install_vllm
 from doctor.locate import base_pythons
-from doctor.model import os_reason
+from doctor.model import Text, os_reason
 from doctor.probes.driver import DeepAsked
 from doctor.probes.environment import HOME
 from doctor.probes.interpreter import FoundBy, Where
@@ -41,7 +42,7 @@ class Creation:
         self._path, self._profile, self._indexes = path, profile, indexes
         self._here = Live(foreign=ALLOW in allow)
         if why := self._here.distrust(path):
-            fail(f"--create {path}: {why}", USAGE)
+            raise UsageError(Text("--create {path}: {why}", path=path, why=why))
         self._mark = State(path).folder / MAKING
         if path.is_dir() and any(path.iterdir()) and not self._mark.is_file():
             fail(f"--create {path}: the folder is there, and holds something else", USAGE)
@@ -80,7 +81,7 @@ class Creation:
                 say(f"  {line}", err=True)
             way_out = self._bounds.way_out if error.no_solution else ""
             said = f"no index can give a vLLM{self._bounds}: {error}{way_out}"
-            fail(f"--create {self._path}: {'; '.join((said, *self._refused))}", code)
+            fail(f"--create {self._path}: {'; '.join(map(str, (said, *self._refused)))}", code)
 
     def show(self) -> None:
         """The plan, as far as it goes before there is anything to judge."""

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,6 +16,14 @@ from packaging.version import Version
 
 from doctor.cli.again import RunningCommand, told
 from doctor.cli.changing import do_not_die_of_a_pipe, tell_left, with_way_out
+from doctor.cli.options import (
+    CommonOptions,
+    accept_option,
+    ids,
+    patience,
+    target_options,
+    wait_option,
+)
 from doctor.cli.output import (
     confirm,
     fail,
@@ -28,20 +36,10 @@ from doctor.cli.output import (
     verbatim,
     write_file,
 )
-from doctor.cli.shared import (
-    accept_option,
-    fail_to_judge,
-    ids,
-    known_rules,
-    named,
-    patience,
-    profile,
-    target_options,
-    wait_option,
-)
 from doctor.diagnose import Question, Report
 from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed, Facts
+from doctor.errors import UsageError
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.model import Missing, Rule, Severity, Stage, Verdict, os_refusal
 from doctor.patience import AT_ONCE, Patience
@@ -97,15 +95,11 @@ _PROVEN = (Stage.IMPORT, Stage.COMPILE, Stage.LINK, Stage.LOAD)
     type=click.Choice([s.value for s in Severity]),
     default=Severity.ERROR.value,
     show_default=True,
-    help="The least finding that is repaired.",
+    help="Lowest severity that sets exit code 1, and that is fixed.",
 )
 @wait_option
 def fix(
-    python: str | None,
-    profile_name: str,
-    sets: tuple[str, ...],
-    allow: tuple[str, ...],
-    rules_dir: str | None,
+    common: CommonOptions,
     wanted: bool,
     create: bool,
     mirrors: tuple[str, ...],
@@ -122,16 +116,17 @@ def fix(
     Exit codes: 0 healthy, 1 findings are left, 2 usage, 3 could not tell, 4 a repair failed and
     was taken back, 75 another doctor is at work.
     """
+    python, allow = common.python, common.allow
     if create and python is None:
         fail("--create makes the environment that --python names; name one", USAGE)
     if script is not None and wanted:
         fail("--script writes down what --apply does; give one of them", USAGE)
     if keep_extra_indexes and not mirrors:
         fail("--keep-extra-indexes belongs to --mirror; without one, they are kept", USAGE)
-    rules = known_rules(rules_dir, allow)
+    rules = common.rules()
     asked = Asked(
-        profile(profile_name, sets),
-        profile_name,
+        common.profile(),
+        common.profile_name,
         rules,
         Severity(fail_on),
         form,
@@ -153,10 +148,10 @@ def fix(
         if not wanted:
             creation.show()
             raise SystemExit(FINDINGS)
-        fixing, plan, applied = _created(creation, asked, python, allow, sources)
+        fixing, plan, applied = _created(creation, asked, common, sources)
     else:
-        fixing = _fixing(asked, python, allow, sources, wanted)
-        with _judging():
+        fixing = _fixing(asked, common, sources, wanted)
+        with rules_print_to_stderr():
             plan, applied = fixing.apply(allow) if wanted else (fixing.plan(), None)
     if form == "json":
         from doctor.report.repair_json import repair_json
@@ -170,26 +165,14 @@ def fix(
     raise SystemExit(FAILED if failed else fixing.report.exit_code)
 
 
-@contextlib.contextmanager
-def _judging() -> Iterator[None]:
-    """Ends the command where nothing can be said of the target at all."""
-    try:
-        with rules_print_to_stderr():
-            yield
-    except (Missing, Crashed) as error:
-        fail_to_judge(error)
-
-
 _Sources = Callable[[Path], "tuple[PackageIndex, ...]"]
 
 
-def _fixing(
-    asked: Asked, python: str | None, allow: tuple[str, ...], sources: _Sources, wanted: bool
-) -> Fixing:
-    target, where = named(python, allow)
+def _fixing(asked: Asked, common: CommonOptions, sources: _Sources, wanted: bool) -> Fixing:
+    target, where = common.named()
     if wanted and where.found_by is FoundBy.OWN:
         fail("no environment is active: name the one to repair with --python", USAGE)
-    with _judging():
+    with rules_print_to_stderr():
         fixing = Fixing(asked, target, where)
         fixing.must_know_what_is_saved(FAILED if wanted else UNKNOWN)
         fixing.find_indexes(sources)
@@ -204,7 +187,7 @@ download of gigabytes, and what three of them die of is hardly their own."""
 
 
 def _created(
-    creation: Creation, asked: Asked, python: str, allow: tuple[str, ...], sources: _Sources
+    creation: Creation, asked: Asked, common: CommonOptions, sources: _Sources
 ) -> tuple[Fixing, Plan, Applied]:
     """The environment with the newest vLLM that is proven in it: the next older one where one does
     not import, compile, link or load."""
@@ -214,9 +197,9 @@ def _created(
     creation.must_choose(FAILED)
     for number in range(1, _RELEASES + 1):
         creation.make()
-        fixing = _fixing(asked, python, allow, sources, True)
-        with _judging():
-            plan, applied = fixing.apply(allow, created=True)
+        fixing = _fixing(asked, common, sources, True)
+        with rules_print_to_stderr():
+            plan, applied = fixing.apply(common.allow, created=True)
             failed = fixing.unproven()
         if failed is None or applied.run is None:
             break
@@ -332,7 +315,7 @@ class Fixing:
         who = self.report.interpreter
         # uv's own check runs what is in the target's site-packages.
         if why := distrusted(self._target, who, {"PYTHONNOUSERSITE": "1"}):
-            fail(why, USAGE)
+            raise UsageError(why)
         do_not_die_of_a_pipe()
         state = State(who.prefix)
         try:
@@ -416,7 +399,7 @@ class Fixing:
 
     def _remember(self, report: Report) -> None:
         """What was proven here need not be proven again by the next `launch`."""
-        from doctor.launch import keep
+        from doctor.serve.gate import keep
 
         with contextlib.suppress(Missing, Crashed):
             keep(self._target, report)

@@ -22,7 +22,7 @@ import click
 
 from doctor.cli.signs import missing_signs
 from doctor.exits import USAGE
-from doctor.model import os_reason, printable, shortened
+from doctor.model import Text, os_reason, printable, shortened
 from doctor.redact import redact, redacted
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _echo(text: str, to: TextIO) -> None:
     click.echo(text, file=to, nl=False)
 
 
-def tell(message: str) -> None:
+def tell(message: Text | str) -> None:
     """What goes on, on stderr, as a sentence of the doctor's."""
     say(f"vllm-doctor: {message}", err=True)
 
@@ -86,11 +86,11 @@ def print_lines(lines: Iterable[Line], to: TextIO | None = None) -> None:
             _echo("".join(piece for _, piece in line) + "\n", stream)
         return
     from rich.console import Console
-    from rich.text import Text
+    from rich.text import Text as Coloured
 
     console = Console(highlight=False, soft_wrap=True, file=stream)
     for line in cleaned:
-        made = Text()
+        made = Coloured()
         for style, piece in line:
             made.append(piece, style)
         console.print(made)

@@ -9,22 +9,15 @@ import click
 
 from doctor import about
 from doctor import profile as profiles
+from doctor.cli.options import CommonOptions, target_options
 from doctor.cli.output import (
     say,
     verbatim,
     write_file,
 )
-from doctor.cli.shared import (
-    fail_to_judge,
-    known_rules,
-    named,
-    profile,
-    target_options,
-)
 from doctor.diagnose import Question
 from doctor.diagnose import diagnose as run_diagnosis
-from doctor.engine import Crashed, Facts
-from doctor.model import Missing
+from doctor.engine import Facts
 from doctor.tape import Recorder
 
 
@@ -35,26 +28,19 @@ from doctor.tape import Recorder
 )
 @click.option("--host", is_flag=True, help="Keep this machine's name in it.")
 def snapshot(
-    python: str | None,
-    profile_name: str,
-    sets: tuple[str, ...],
-    allow: tuple[str, ...],
-    rules_dir: str | None,
+    common: CommonOptions,
     output: str,
     host: bool,
 ) -> None:
     """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
     from doctor.snapshot import shareable
 
-    asked = profile(profile_name, sets)
-    known = known_rules(rules_dir, allow)
-    target, where = named(python, allow)
+    asked = common.profile()
+    known = common.rules()
+    target, where = common.named()
     recorder = Recorder(target)
-    try:
-        for one in (asked, *profiles.variants(asked)):
-            run_diagnosis(Facts(recorder, (where, one)), known, Question(profile_name))
-    except (Missing, Crashed) as error:
-        fail_to_judge(error)
+    for one in (asked, *profiles.variants(asked)):
+        run_diagnosis(Facts(recorder, (where, one)), known, Question(common.profile_name))
     tool = f"{about.NAME} {about.VERSION}"
     name = platform.node() if host else None
     recording = recorder.recording(tool, str(where.python), where.how, name)
