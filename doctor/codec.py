@@ -104,9 +104,7 @@ def decode(kind: Any, value: Any, path: str = "") -> Any:
             return value
         raise CodecError(
             path,
-            Text(
-                "{value} is not one of {known}", value=shown_value(value), known=[*map(repr, args)]
-            ),
+            Text("{value} is none of {known}", value=shown_value(value), known=[*map(repr, args)]),
         )
     if origin is tuple:
         _must_be(list, value, path)

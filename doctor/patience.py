@@ -30,7 +30,9 @@ class Busy(DoctorError):
         )
         super().__init__(said, BUSY)
         self.waiting = Text(
-            "waiting: another vllm-doctor ({who}) is changing {prefix}", who=who, prefix=prefix
+            "another vllm-doctor ({who}) is changing {prefix}; waiting for it",
+            who=who,
+            prefix=prefix,
         )
 
 

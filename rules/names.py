@@ -94,4 +94,4 @@ def _left_out(setting: str, value: object) -> Iterator[Fix]:
     if value is True or getattr(Profile(), setting) is None:
         without = f"{setting}={'false' if value is True else ''}"
         steps = (Doctor("diagnose", ("--set", without)),)
-        yield Fix(Text("leave it out, if the server can do without"), steps, Needs.PERSON)
+        yield Fix(Text("leave it out, if the server does not need it"), steps, Needs.PERSON)

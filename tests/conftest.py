@@ -75,7 +75,7 @@ HANG = 120.0
 IMPATIENT = f"""
 import sys
 from doctor import cli, target
-from doctor.cli import shared
+from doctor.cli import options
 
 hanging = sys.argv.pop(1)
 
@@ -84,7 +84,7 @@ class Impatient(target.Live):
         seconds = 1.0 if hanging in " ".join(argv) else {HANG}
         return super().run(*argv, timeout=seconds, env=env)
 
-shared.Live = Impatient
+options.Live = Impatient
 cli.main()
 """
 HANGS = "exec sleep 86400"

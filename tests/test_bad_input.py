@@ -74,7 +74,7 @@ class TestPython:
         link.parent.mkdir()
         link.symlink_to("/gone/python3.12")
         said = run_inside("diagnose", "--python", tmp_path)
-        ends_with_a_sentence(said, USAGE, "/gone/python3.12", "make the environment anew")
+        ends_with_a_sentence(said, USAGE, "/gone/python3.12", "recreate the environment")
 
     def test_a_file_that_cannot_be_executed_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "python"
@@ -545,7 +545,7 @@ class TestRules:
     @pytest.mark.parametrize(
         ("texts", "words"),
         [
-            ((), "holds no rules"),
+            ((), "contains no rules"),
             (("def broken(:",), "SyntaxError"),
             (("raise SystemExit(0)",), "cannot be loaded"),
             ((a_rule(), a_rule()), "site-rule"),
@@ -856,7 +856,7 @@ def test_every_name_of_the_interpreter_is_the_one_that_runs_these_tests() -> Non
     ("only", "words"),
     [
         ("nvcc-mising", "did you mean nvcc-missing?"),
-        ("nvcc-missing,zzz", "--only zzz: there is no such rule"),
+        ("nvcc-missing,zzz", "--only zzz: unknown rule"),
     ],
 )
 def test_an_ailment_that_no_rule_has_cannot_be_repaired_alone(only: str, words: str) -> None:

@@ -473,14 +473,14 @@ def test_loading_rules_writes_nothing_beside_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
-        ((), "holds no rules"),
-        (("x = 1",), "holds no rules"),
+        ((), "contains no rules"),
+        (("x = 1",), "contains no rules"),
         (("def broken(:",), "SyntaxError"),
         (("import not_there",), "not_there"),
         (("raise SystemExit(0)",), "cannot be loaded"),
         (("1 // 0",), "ZeroDivisionError"),
         (("\0",), "cannot be loaded"),
-        ((rule_file("x", "x"),), "area0.py:10: there is a rule 'x' already"),
+        ((rule_file("x", "x"),), "area0.py:10: duplicate rule x"),
         ((rule_file("x"), rule_file("x")), "'x'"),
         ((rule_file("x", needs="it: Nonsense"),), "Nonsense"),
         ((rule_file("x", needs="it: int"),), "area0.py:3: the rule x: the parameter it is annot"),

@@ -338,7 +338,7 @@ class TestOthers:
 
     def test_a_dotenv_file_can_take_nothing_out_and_says_so(self) -> None:
         saved = kept(CUDA_PATH=SavedValue(None, instead_of=("/bad",)))
-        with pytest.raises(ExportError, match="cannot take CUDA_PATH out"):
+        with pytest.raises(ExportError, match="cannot unset CUDA_PATH"):
             exports("dotenv", {"CUDA_PATH": "/bad"}, saved)
         assert exports("dotenv", {}, saved) == ""
 
@@ -444,8 +444,8 @@ class TestCommand:
             assert "CUDA_HOME: /ours (" in told.err
             assert "CC: gcc-12 (" in told.err
         else:
-            assert "CUDA_HOME: /ours, for this shell's /bad was judged bad" in told.err
-            assert "CC: this shell's own value wins, clang; saved is: gcc-12" in told.err
+            assert "CUDA_HOME: /ours: this shell's /bad was judged bad" in told.err
+            assert "CC: this shell's own value clang wins; saved: gcc-12" in told.err
         assert "PATH: /ours/bin put in front" in told.err
         assert "not set: CPATH, LIBRARY_PATH, LD_LIBRARY_PATH; CUDA_HOME and PATH are enough" in (
             told.err
@@ -559,7 +559,7 @@ class TestCommand:
         options = ("--python", one.prefix, "--set", "device=cpu", "--format", "json")
         said = run_doctor("diagnose", *options, env={"CC": "gcc"})
         (finding,) = said.outcome("shell-env-not-loaded")["findings"]
-        assert "CC is taken out" in finding["evidence"]
+        assert "CC is unset" in finding["evidence"]
         (step,) = finding["fixes"][0]["steps"]
         doctor = {"PATH": f"{DOCTOR.parent}:/usr/bin:/bin", "CC": "gcc"}
         made = after(["/bin/sh", "-c"], step["line"], doctor)

@@ -98,8 +98,7 @@ class TestAccepted:
         said = run_inside(command, *healthy, "--accept", "model-not-knwon")
         assert said.code == 2
         assert said.err.strip() == (
-            "vllm-doctor: --accept model-not-knwon: there is no such rule; did you mean "
-            "model-not-known?"
+            "vllm-doctor: --accept model-not-knwon: unknown rule; did you mean model-not-known?"
         )
 
     def test_it_is_not_repaired(self, server: Environment) -> None:

@@ -660,7 +660,7 @@ class TestRefusal:
             assert (said.code, said.out, records(record)) == (75, "", [])
             assert said.err == (
                 f"vllm-doctor: another vllm-doctor (pid 4711) is changing {served.prefix}; "
-                "--wait waits for it\n"
+                "use --wait to wait for it\n"
             )
         assert run(served, record, EXITS="0").code == 0
 

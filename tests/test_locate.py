@@ -86,7 +86,9 @@ class TestDiscovery:
     def test_one_that_is_set_and_gone_is_named_and_not_passed_over(
         self, tmp_path: Path, name: str
     ) -> None:
-        with pytest.raises(LocateError, match=f"^{name} {tmp_path}/gone: there is no "):
+        with pytest.raises(
+            LocateError, match=f"^{name} {tmp_path}/gone: {tmp_path}/gone/bin/python does not exist"
+        ):
             locate(None, {name: f"{tmp_path}/gone"})
 
     def test_an_empty_variable_is_none(self, bare: Environment) -> None:

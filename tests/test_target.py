@@ -513,7 +513,7 @@ class TestTape:
 
     def test_a_newer_recording_asks_for_a_newer_doctor(self) -> None:
         with pytest.raises(
-            CodecError, match=r"version 2, and this doctor reads up to 1; use a newer"
+            CodecError, match=r"version 2, but this vllm-doctor reads up to 1; use a newer"
         ):
             load_tape({"schema_version": 2})
 

@@ -385,7 +385,7 @@ class TestRules:
         folder.chmod(0o1777)
         said = run_inside("rules", "--rules", str(folder))
         assert said.code == 2
-        assert f"{folder} can be written by everybody" in said.err
+        assert f"{folder} is writable by everybody" in said.err
 
 
 def test_a_uv_on_path_of_another_user_is_not_used(
@@ -447,9 +447,9 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("mode", "why"),
         [
-            (0o777, "can be written by everybody"),
-            (0o757, "can be written by everybody"),
-            (0o775, "can be written by the group"),
+            (0o777, "is writable by everybody"),
+            (0o757, "is writable by everybody"),
+            (0o775, "is writable by the group"),
             (0o1777, None),
             (0o1775, None),
             (0o755, None),

@@ -42,7 +42,7 @@ def explain(
     no_live: bool,
     form: str,
 ) -> None:
-    """Name the root cause in a failed server's log, and what repairs it. Read-only, no network.
+    """Name the root cause in a failed server's log, and what fixes it. Read-only, no network.
 
     FILE may be packed with gzip or xz; - reads a pipe: vllm serve ... 2>&1 | vllm-doctor explain -
     Of several files, of ranks or nodes, and of the parts of a rotated log, one cause is the

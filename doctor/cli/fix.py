@@ -65,7 +65,7 @@ _PROVEN = (Stage.IMPORT, Stage.COMPILE, Stage.LINK, Stage.LOAD)
 
 @click.command()
 @functools.partial(target_options, consents=_CONSENTS)
-@click.option("--apply", "wanted", is_flag=True, help="Do it, judge again, say what healed.")
+@click.option("--apply", "wanted", is_flag=True, help="Do it, check again, and say what was fixed.")
 @click.option("--create", is_flag=True, help="Make the environment of --python if it is not there.")
 @click.option(
     "--mirror",
@@ -83,7 +83,7 @@ _PROVEN = (Stage.IMPORT, Stage.COMPILE, Stage.LINK, Stage.LOAD)
     "only",
     multiple=True,
     metavar="ID[,ID...]",
-    help="Repair these ailments and no others; may be given several times.",
+    help="Fix these ailments and no others; may be given several times.",
 )
 @accept_option
 @click.option("--script", metavar="FILE", help="Write the plan as a shell script; - for stdout.")
@@ -111,10 +111,10 @@ def fix(
     fail_on: str,
     wait: float | None,
 ) -> None:
-    """Show what would repair the environment; with --apply, repair it.
+    """Show what would fix the environment; with --apply, fix it.
 
-    Exit codes: 0 healthy, 1 findings are left, 2 usage, 3 could not tell, 4 a repair failed and
-    was taken back, 75 another doctor is at work.
+    Exit codes: 0 healthy, 1 findings are left, 2 usage, 3 could not tell, 4 a fix failed and
+    was rolled back, 75 another vllm-doctor is running.
     """
     python, allow = common.python, common.allow
     if create and python is None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.command()
 @functools.partial(python_options, consents=("running",))
 @click.argument("run", required=False)
-@click.option("--list", "listed", is_flag=True, help="The runs that can be taken back.")
+@click.option("--list", "listed", is_flag=True, help="The runs that can be undone.")
 @click.option("--purge", is_flag=True, help="Remove what was set aside; no run can be undone then.")
 @click.option(
     "--forget",

@@ -92,7 +92,7 @@ def interpreter(target: Target, where: Where) -> Interpreter:
     if not ran.ok or len(marks) != 2:
         raise NotPython(
             Text(
-                "{python} is no working Python interpreter: {why}",
+                "{python} is not a working Python interpreter: {why}",
                 python=where.python,
                 why=ran.failure or _complaint(ran.err, ran.code),
             ),
