@@ -211,8 +211,8 @@ def load_tape(data: Any) -> Recording:
         raise CodecError(
             "schema_version",
             Text(
-                "the snapshot has version {version}, but this vllm-doctor reads up to {newest}; "
-                "use a newer one",
+                "the snapshot has version {version}, but this one reads up to {newest}; "
+                "use a newer vllm-doctor",
                 version=data["schema_version"],
                 newest=TAPE_VERSION,
             ),

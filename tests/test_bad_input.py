@@ -79,7 +79,7 @@ class TestPython:
     def test_a_file_that_cannot_be_executed_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "python"
         file.write_text("")
-        ends_with_a_sentence(run_inside("diagnose", "--python", file), USAGE, "not an executable")
+        ends_with_a_sentence(run_inside("diagnose", "--python", file), USAGE, "not executable")
 
     def test_a_loop_of_links_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "python").symlink_to(tmp_path / "python")
@@ -95,15 +95,15 @@ class TestPython:
     @pytest.mark.parametrize(
         ("what_it_does", "words"),
         [
-            ("exit 0", "no working Python"),
-            ("exit 1", "no working Python"),
-            ("echo hello", "no working Python"),
+            ("exit 0", "not a working Python"),
+            ("exit 1", "not a working Python"),
+            ("echo hello", "not a working Python"),
             ("echo 'cannot open shared library' >&2; exit 127", "cannot open shared library"),
-            (r"printf '\377\376\000\033[31mred' >&2; exit 1", "no working Python"),
-            ("head -c 20000000 /dev/zero | tr '\\0' x", "no working Python"),
-            ("head -c 20000000 /dev/zero | tr '\\0' x >&2; exit 1", "no working Python"),
-            ("kill -SEGV $$", "no working Python"),
-            ("kill -KILL $$", "no working Python"),
+            (r"printf '\377\376\000\033[31mred' >&2; exit 1", "not a working Python"),
+            ("head -c 20000000 /dev/zero | tr '\\0' x", "not a working Python"),
+            ("head -c 20000000 /dev/zero | tr '\\0' x >&2; exit 1", "not a working Python"),
+            ("kill -SEGV $$", "not a working Python"),
+            ("kill -KILL $$", "not a working Python"),
         ],
     )
     def test_what_is_no_python_is_refused(

@@ -87,7 +87,7 @@ class TestDiscovery:
         self, tmp_path: Path, name: str
     ) -> None:
         with pytest.raises(
-            LocateError, match=f"^{name} {tmp_path}/gone: {tmp_path}/gone/bin/python does not exist"
+            LocateError, match=f"^{name} {tmp_path}/gone: {tmp_path}/gone does not exist"
         ):
             locate(None, {name: f"{tmp_path}/gone"})
 

@@ -512,9 +512,7 @@ class TestTape:
                 question()
 
     def test_a_newer_recording_asks_for_a_newer_doctor(self) -> None:
-        with pytest.raises(
-            CodecError, match=r"version 2, but this vllm-doctor reads up to 1; use a newer"
-        ):
+        with pytest.raises(CodecError, match=r"version 2, but this one reads up to 1; use a newer"):
             load_tape({"schema_version": 2})
 
     def test_a_recording_is_judged_by_a_doctor_that_is_installed_elsewhere(

@@ -64,8 +64,21 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
+class _Group(click.Group):
+    """Prints what ends a command, whatever it is called by."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (DoctorError, Missing) as error:
+            _end(error)
+
+
 @click.group(
-    about.NAME, commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+    about.NAME,
+    cls=_Group,
+    commands=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option(
     "--version",
@@ -104,6 +117,8 @@ def main() -> None:
     except _Terminated:
         raise SystemExit(143) from None
     except Exception as error:
+        # What stdout still holds cannot be written; Python would try again while it ends.
+        sys.stdout = io.StringIO()
         _end(error)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # children are ended now (doctor.target)
@@ -127,8 +142,6 @@ def _prepare() -> None:
 
 def _end(error: Exception) -> NoReturn:
     """The one place where what ends a command is printed, with what a tool said of it before."""
-    # What stdout still holds cannot be written; Python would try again while it ends.
-    sys.stdout = io.StringIO()
     told = _told(error)
     for line in told.tail.splitlines()[-_TAIL:]:
         say(f"  {line}", err=True)

@@ -72,7 +72,9 @@ def diagnose(
     Exit codes: 0 healthy, 1 findings, 2 usage, 3 could not tell.
     """
     if tape and (common.python or deep):
-        said = Text("--from {tape}: excludes --python and --deep", tape=tape)
+        said = Text(
+            "--from {file}: a snapshot has its own python, and --deep is not possible", file=tape
+        )
         raise UsageError(said)
     if verbose and quiet:
         raise UsageError(Text("--verbose and --quiet exclude each other"))
