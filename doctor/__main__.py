@@ -33,7 +33,7 @@ def _end_at_once_when_interrupted() -> None:
 
 
 def _interrupted(*_: object) -> None:
-    _say("interrupted")
+    _say("interrupted; nothing was changed")
     os._exit(130)
 
 

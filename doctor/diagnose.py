@@ -14,6 +14,7 @@ from packaging.version import Version
 from doctor.consumers.vllm import CHECKED_UP_TO
 from doctor.engine import Crashed, Facts, check
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
+from doctor.fixes import KINDS
 from doctor.model import (
     Fact,
     Finding,
@@ -26,7 +27,7 @@ from doctor.model import (
     Text,
     Verdict,
 )
-from doctor.probes.driver import DeepAsked, Driver
+from doctor.probes.driver import CuInit, DeepAsked, Driver
 from doctor.probes.host import HostCompilers
 from doctor.probes.imports import Imported, Imports
 from doctor.probes.interpreter import Interpreter, Where
@@ -88,6 +89,14 @@ class Report:
         """The ids whose outcome decides nothing, since somebody said so."""
         return [o.rule.id for o in self.outcomes if o.accepted]
 
+    def inconclusive(self) -> tuple[tuple[Text, tuple[Outcome, ...]], ...]:
+        """What could not be told, each reason once with all that it leaves open, in the order of
+        the outcomes."""
+        reasons: dict[Text, list[Outcome]] = {}
+        for one in self.deciding(Verdict.UNKNOWN):
+            reasons.setdefault(one.why or Text(""), []).append(one)
+        return tuple((why, tuple(those)) for why, those in reasons.items())
+
     def deciding(self, *verdicts: Verdict) -> list[Outcome]:
         """The outcomes of these verdicts that decide."""
         return _deciding(self.outcomes, *verdicts)
@@ -113,11 +122,12 @@ def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
     began = time.perf_counter()
     deep = question.deep
     facts = facts.given(DeepAsked(deep))
-    facts.ask_ahead(Interpreter, Driver, HostCompilers, *((Imports,) if deep else ()))
+    facts.ask_ahead(Interpreter, Driver, HostCompilers, *((CuInit, Imports) if deep else ()))
     loaded = tuple(rules)
     interpreter, where = facts.get(Interpreter), facts.get(Where)
     facts.ask_ahead(Toolkits)
     outcomes, not_checked = check(loaded, facts)
+    outcomes = [_settled(o) for o in outcomes]
     proof, missing = _asked(facts, Proof) if deep else (None, None)
     imports, unimported = _asked(facts, Imports) if deep else (None, None)
     outcomes = _with_proof(outcomes, proof, imports)
@@ -237,6 +247,14 @@ def exit_code(outcomes: list[Outcome], fail_on: Severity) -> int:
     if any(o.severity.rank >= fail_on.rank for o in found):
         return FINDINGS
     return UNKNOWN if _deciding(outcomes, Verdict.UNKNOWN, Verdict.CRASHED) else HEALTHY
+
+
+def _settled(outcome: Outcome) -> Outcome:
+    """Fixes that nobody carries out are a person's: in the plan as in every report."""
+    findings = tuple(
+        dataclasses.replace(f, fixes=tuple(map(KINDS.settled, f.fixes))) for f in outcome.findings
+    )
+    return dataclasses.replace(outcome, findings=findings) if findings else outcome
 
 
 def _accepted(outcome: Outcome) -> Outcome:

@@ -26,11 +26,13 @@ from click.testing import CliRunner
 from doctor import profile as profiles
 from doctor.cli import cli
 from doctor.engine import Facts
-from doctor.model import Fact
+from doctor.errors import DoctorError
+from doctor.model import Fact, printable
 from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.toolkit import HEADERS
 from doctor.profile import Profile
+from doctor.redact import redact
 from doctor.shipped import rules_folder
 from doctor.target import Live, Target
 from tests.installed import FLASHINFER_FILES, VLLM_FILES
@@ -141,6 +143,9 @@ def run_inside(*arguments: str | Path) -> Said:
     """The same command in this process, where a crash is a failure of the test: for tables of bad
     input, each too small for a process of its own."""
     made = CliRunner().invoke(cli, [os.fspath(a) for a in arguments])
+    if isinstance(made.exception, DoctorError):  # as `main` says it
+        said = f"{made.stderr}vllm-doctor: {printable(redact(str(made.exception)))}\n"
+        return Said(made.exception.exit_code, made.stdout, said)
     if made.exception and not isinstance(made.exception, SystemExit):
         raise made.exception
     return Said(made.exit_code, made.stdout, made.stderr)

@@ -1,9 +1,10 @@
-"""The READMEs, CONTRIBUTING and the pages of docs/ that people write, in both languages, and what
+"""The READMEs and the pages of docs/ that people write, in both languages, and what
 in them the doctor itself says.
 
-A block that begins with `$ vllm-doctor ...` is a transcript: what the command prints follows it.
-One that asks a file runs in the checkout, any other in the session of tests/session.py; behind a
-`|` may stand `head -n N` or `tail -n N`. `<!--rules-->51<!--/-->` is a count.
+A block that begins with `$ vllm-doctor ...` is a transcript: what each command prints follows it.
+One that asks a file runs in the checkout, any other in the session of tests/session.py; behind it
+may stand `2>&1`, `2>/dev/null`, `| head -n N`, `| tail -n N` and a comment. A number such as
+`<!--rules-->51<!--/-->` is a count.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from doctor.engine import load_rules
 from doctor.report.ailment import pages
 from doctor.shipped import rules_folder
 from doctor.signatures import shipped_catalogue
-from tests import corpus, session
+from tests import session
 from tests.conftest import run_inside
 
 ROOT = Path(__file__).parent.parent
@@ -30,17 +31,14 @@ PAIRS = (
     *((DOCS / page.name, page) for page in sorted((DOCS / "zh").glob("*.md"))),
 )
 """Each page in English and in Chinese."""
-PAGES = (*(page for pair in PAIRS for page in pair), ROOT / "CONTRIBUTING.md")
-TRANSCRIPT = re.compile(r"```\n\$ (vllm-doctor [^\n]+)\n(.*?)```", re.S)
+PAGES = tuple(page for pair in PAIRS for page in pair)
+TRANSCRIPT = re.compile(r"```\n(\$ vllm-doctor .*?)```", re.S)
 COUNT = re.compile(r"<!--(\w+)-->[\d,]+<!--/-->")
 
 COUNTS: dict[str, Callable[[], int]] = {
     "rules": about.count_rules,
     "signatures": about.count_signatures,
     "ailments": lambda: len(pages(load_rules(rules_folder()), shipped_catalogue())),
-    "logs": lambda: len(corpus.logs()),
-    "real": lambda: sum(log.is_real for log in corpus.logs()),
-    "healthy": lambda: sum(log.folder == "healthy" for log in corpus.logs()),
 }
 _ASKS_FILES = re.compile(r" --from | --no-live | rules\b| schema\b| --version")
 
@@ -53,23 +51,34 @@ def generated() -> dict[Path, str]:
 def renewed(text: str) -> str:
     """A page with its transcripts and counts as they are now."""
     counted = COUNT.sub(lambda m: f"<!--{m[1]}-->{COUNTS[m[1]]()}<!--/-->", text)
-    return TRANSCRIPT.sub(lambda m: f"```\n$ {m[1]}\n{printed(m[1])}```", counted)
+    return TRANSCRIPT.sub(lambda m: f"```\n{_transcript(m[1])}```", counted)
+
+
+def commands(text: str) -> list[str]:
+    """The lines that are typed in the transcripts of a page, without `$`."""
+    blocks = TRANSCRIPT.findall(text)
+    return [line for block in blocks for line in re.findall(r"(?m)^\$ (.*)$", block)]
+
+
+def _transcript(block: str) -> str:
+    return "\n".join(f"$ {line}\n{printed(line)}" for line in re.findall(r"(?m)^\$ (.*)$", block))
 
 
 def printed(line: str) -> str:
-    """What a line of a transcript prints."""
-    command, _, filtered = line.partition(" | ")
+    """What a line of a transcript prints, without empty lines at the end."""
+    command, _, filtered = line.partition("  #")[0].partition(" | ")
+    command, stdout_only = re.subn(r" 2>/dev/null$", "", command.removesuffix(" 2>&1"))
     if _ASKS_FILES.search(command):
         with inside(ROOT):
             said = run_inside(*shlex.split(command)[1:])
-        text = said.out + said.err
     else:
-        text = session.outputs()[command.removesuffix(" 2>&1")]
-    if not filtered:
-        return text
-    program, _, number = filtered.partition(" -n ")
-    rows = text.splitlines(keepends=True)
-    return "".join({"head": rows[: int(number)], "tail": rows[-int(number) :]}[program])
+        said = session.outputs()[command]
+    text = said.out if stdout_only else said.err + said.out
+    rows = text.rstrip("\n").splitlines()
+    if filtered:
+        program, _, number = filtered.partition(" -n ")
+        rows = {"head": rows[: int(number)], "tail": rows[-int(number) :]}[program]
+    return "\n".join(rows).rstrip("\n") + "\n"
 
 
 @contextlib.contextmanager

@@ -22,6 +22,16 @@ from doctor.signatures import Catalogue, shipped_catalogue
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs/ailments"
+# Whose issues and pull requests sources name by a number: `vllm#21960`.
+REPOSITORIES = {
+    "vllm": "vllm-project/vllm",
+    "flashinfer": "flashinfer-ai/flashinfer",
+    "pytorch": "pytorch/pytorch",
+    "triton": "triton-lang/triton",
+    "nccl": "NVIDIA/nccl",
+    "huggingface_hub": "huggingface/huggingface_hub",
+}
+_ISSUE = re.compile(rf"(?<![\w/-])({'|'.join(REPOSITORIES)})#(\d+)")
 MADE = "<!-- Made by python -m tests.regenerate; edit rules/ instead. -->"
 
 
@@ -45,7 +55,9 @@ def markdown(page: Page) -> Iterator[str]:
 
 def _items(section: Section) -> Iterator[str]:
     for item in section.items:
-        text = _linked(item) if section.heading == "See also" else _escaped(item.text)
+        text = _see_also(item) if section.heading == "See also" else _escaped(item.text)
+        if section.heading == "Sources":
+            text = _ISSUE.sub(_issue, text)
         indent = "  " if item.listed else ""
         yield f"- {text}" if item.listed else text
         if item.commands:
@@ -57,9 +69,13 @@ def _items(section: Section) -> Iterator[str]:
         yield ""
 
 
-def _linked(item: Item) -> str:
+def _see_also(item: Item) -> str:
     id = item.text.strip("`")
     return f"[{id}]({id}.md)"
+
+
+def _issue(named: re.Match[str]) -> str:
+    return f"[{named[0]}](https://github.com/{REPOSITORIES[named[1]]}/issues/{named[2]})"
 
 
 def _escaped(text: str) -> str:

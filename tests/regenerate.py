@@ -14,15 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests import documents, pages
-from tests.test_tapes import TAPES, golden_report
+from tests.test_tapes import golden_reports
 
 ROOT = Path(__file__).parent.parent
 
 
 def generated() -> dict[Path, str]:
     """What each file that is made has to hold."""
-    reports = {tape.with_suffix(".txt"): golden_report(tape) for tape in TAPES}
-    return {**reports, **documents.generated(), **pages.generated()}
+    return {**golden_reports(), **documents.generated(), **pages.generated()}
 
 
 def stale() -> list[Path]:

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
 from tests import stand_ins
-from tests.conftest import DOCTOR, HANG, PYTHON_FOLDER
+from tests.conftest import DOCTOR, PYTHON_FOLDER, Said, run_doctor
 from tests.stand_ins import index as indexes
 from tests.stand_ins.fixtures import VLLM, Bench, path_without_toolkit
 from tests.stand_ins.wheels import vllm_world
@@ -38,11 +37,14 @@ _SHOWN = (
 
 
 @cache
-def outputs() -> dict[str, str]:
+def outputs() -> dict[str, Said]:
     """What each of COMMANDS prints, one after the other in the same environment."""
     home = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
     try:
-        return {command: _shown(text, home) for command, text in _run(home).items()}
+        return {
+            command: Said(said.code, _shown(said.out, home), _shown(said.err, home))
+            for command, said in _run(home).items()
+        }
     finally:
         shutil.rmtree(home)
 
@@ -55,25 +57,16 @@ def _shown(text: str, home: Path) -> str:
     return shown
 
 
-def _run(home: Path) -> dict[str, str]:
+def _run(home: Path) -> dict[str, Said]:
     bench = Bench(home, path_without_toolkit(home / "programs"))
-    (home / "programs/vllm-doctor").symlink_to(DOCTOR)
+    program = home / "programs/vllm-doctor"
+    program.symlink_to(DOCTOR)
     driver = stand_ins.environment(stand_ins.build(home / "driver"), gpus=2)
-    said = {}
     with indexes.serve(vllm_world(home / "world")) as served:
         made = bench.environment(home / "vllm-env", VLLM, index=served.url)
         shell = bench.shell(served.url, made, **driver)
         shell |= {"COLUMNS": "100", "VIRTUAL_ENV": str(made.prefix)}
-        for command in COMMANDS:
-            ran = subprocess.run(
-                [f"{bench.path}/vllm-doctor", *command.split()[1:]],
-                env=shell,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=HANG,
-                check=False,
-            )
-            said[command] = ran.stdout
-    return said
+        return {
+            command: run_doctor(*command.split()[1:], env=shell, program=[str(program)])
+            for command in COMMANDS
+        }

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from doctor.engine import load_rules
@@ -95,7 +96,7 @@ def test_a_sites_own_rule_has_its_page_with_all_that_is_said_of_it(site: Path) -
         "In logs": "- `quota.LeaseError` (acme >=1: `acme/lease.py`)",
         "How it is found": "- On the machine, before the server starts: `vllm-doctor diagnose`, "
         "severity warning. It is judged\nfrom `LaunchEnv`.\n"
-        "- It stops no server, but it should be known.\n"
+        "- It stops no server.\n"
         "- In a server's log: `vllm-doctor explain FILE` finds one of the messages above.",
         "Fix": "`systemctl restart quota` (`core` is not needed).",
         "Sources": "- acme/lease.py (1.0, 1.1)\n- https://acme.example/quota",
@@ -129,7 +130,7 @@ def test_the_page_of_the_docs_says_what_the_terminal_says(id: str) -> None:
     """Word for word: only the markup is another."""
 
     def words(text: str) -> list[str]:
-        plain = re.sub(r"\[([^\]]+)\]\(\S+\.md\)", r"\1", text.replace("\\", ""))
+        plain = re.sub(r"\[([^\]]+)\]\(\S+?\)", r"\1", text.replace("\\", ""))
         return re.findall(r"\w+", plain.replace("```sh", ""))
 
     shown = words("\n".join(page_lines(PAGES[id], 100)))
@@ -151,7 +152,9 @@ def test_every_ailment_is_listed_with_how_it_is_found() -> None:
 
 
 def test_programs_get_the_same_list() -> None:
-    (rows,) = run_inside("rules", "--format", "json").report.values()
+    report = run_inside("rules", "--format", "json").report
+    jsonschema.validate(report, run_inside("schema", "rules").report)
+    (rows,) = report.values()
     assert [row["id"] for row in rows] == list(PAGES)
     (one,) = (row for row in rows if row["id"] == "kv-cache-too-small")
     assert one == {

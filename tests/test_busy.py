@@ -116,7 +116,7 @@ def test_ctrl_c_ends_the_wait_in_one_line(served: Environment, words: tuple[str,
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
         assert (child.returncode, out) == (INTERRUPTED, "")
-        assert err.strip() == "vllm-doctor: interrupted"
+        assert err.strip() == "vllm-doctor: interrupted; nothing was changed"
 
 
 @pytest.mark.parametrize("value", ["-1", "soon", "nan"])

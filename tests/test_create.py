@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 from packaging.version import Version
+from uv import find_uv_bin
 
 from doctor.locate import BasePython, base_pythons
 from doctor.profile import ModelNeeds
 from doctor.repair import index as indexes_of
 from doctor.repair import newest, pip, resolver
+from doctor.repair.apply import rooms
+from doctor.repair.create import CreationPlan
+from doctor.repair.installer import Move, Tool, ToolError, Wanted
 from doctor.repair.newest import Bounds
-from doctor.repair.resolver import Tool, ToolError, Wanted
+from doctor.repair.resolver import Resolution
+from doctor.report.repair import creation_lines
+from doctor.report.repair_json import creation_json, creation_schema
 from doctor.target import Live
 from tests.conftest import SYSTEM, Environment, Said, script, shared_library
 from tests.stand_ins import index as indexes
@@ -113,6 +121,51 @@ def test_the_newest_vllm_that_installs_on_this_python_is_taken_and_the_plan_says
     assert installed(Environment(tmp_path / "env")) == "0.23.0"
 
 
+def test_the_plan_says_what_is_made_how_much_is_fetched_and_whether_it_fits(
+    create: Callable[..., Said], tmp_path: Path
+) -> None:
+    text = create()
+    assert text.code == 1
+    assert re.search(r"of \S*python\S* \(Python 3\.\d+\)", text.out)
+    assert re.search(r"\d+ packages from .*(MiB to download|nothing to download)", text.out)
+    assert re.search(r"disk: about \d+ MiB in /\S*, [\d.]+ [MG]iB free", text.out)
+    assert "Nothing was changed. To do it: " in text.out
+    said = create("--format", "json")
+    jsonschema.validate(said.report, creation_schema())
+    made = said.report["create"]
+    assert (said.code, made["path"], made["vllm"]) == (1, str(tmp_path / "env"), "0.22.0")
+    assert {"vllm", "torch"} <= {one["name"] for one in made["packages"]}
+    assert made["fits"]
+    assert made["disks"][0]["free_bytes"] > made["disks"][0]["needed_bytes"]
+    assert "--apply" in made["command"]
+    assert not (tmp_path / "env").exists()
+
+
+def test_its_script_makes_the_environment(
+    create: Callable[..., Said], bench: Bench, served: Index, tmp_path: Path
+) -> None:
+    said = create("--script", "-")
+    assert said.code == 1
+    shell = bench.shell(served.url, Environment(tmp_path / "env"))
+    shell["PATH"] = f"{Path(find_uv_bin()).parent}:{shell['PATH']}"
+    ran = subprocess.run(["sh"], input=said.out, env=shell, text=True, capture_output=True)  # noqa: PLW1510
+    assert ran.returncode == 0, ran.stderr
+    assert installed(Environment(tmp_path / "env")) == "0.22.0"
+
+
+def test_what_does_not_fit_on_the_disk_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    moves = (Move("torch", None, "2.11.0", size=1 << 60),)
+    resolution = Resolution(indexes_of.PackageIndex("one"), moves)
+    needed = rooms(tmp_path / "env", tmp_path / "cache", resolution)
+    base = BasePython(Path(sys.executable), MINE)
+    plan = CreationPlan(tmp_path / "env", base, resolution, needed, {})
+    assert not plan.fits
+    text = "\n".join("".join(piece for _, piece in line) for line in creation_lines(plan, "it"))
+    assert "It does not fit on the disk. Nothing was changed." in text
+    assert "To do it" not in text
+    assert creation_json(plan, "it")["create"]["fits"] is False
+
+
 def test_a_release_that_the_profile_holds_is_taken(
     create: Callable[..., Said], release: Release, tmp_path: Path
 ) -> None:
@@ -134,7 +187,7 @@ def test_where_the_newest_does_not_stand_the_proof_the_next_older_one_is_tried_a
     said = create("--apply")
     assert said.code == 0, said.err
     assert "vllm 0.24.0 is not proven: " in said.err
-    assert "it is taken back, and 0.23.0 is tried, the next older one" in said.err
+    assert "rolling back, and trying 0.23.0, the next older one" in said.err
     assert f"vllm 0.23.0: the newest that installs on Python {MINE}, below 0.24.0" in said.err
     assert installed(Environment(tmp_path / "env")) == "0.23.0"
 

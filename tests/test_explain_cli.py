@@ -22,6 +22,7 @@ import pytest
 
 from doctor.logs.source import Log
 from doctor.report.explained import explained_schema
+from doctor.report.formats import FORMS
 from tests.conftest import (
     DOCTOR,
     HANG,
@@ -134,7 +135,7 @@ def test_a_healthy_log_gives_exit_code_0_and_says_why() -> None:
     ready = next(o for o in LOGS.values() if o.folder == HEALTHY and READY.strip()[-28:] in o.data)
     said = explain(ready.path)
     assert (said.code, said.err) == (NOTHING, "")
-    assert "Nothing found: the server got ready" in said.out
+    assert "Nothing found: the server became ready" in said.out
 
 
 class TestAttempts:
@@ -183,7 +184,7 @@ class TestAttempts:
 class TestWhatIsGiven:
     @pytest.mark.parametrize(
         ("name", "words"),
-        [("absent.log", "no such file"), (".", "holds no file"), ("/dev/zero", "no file and no")],
+        [("absent.log", "no such file"), (".", "holds no file"), ("/dev/zero", "neither a file")],
     )
     def test_no_log(self, tmp_path: Path, name: str, words: str) -> None:
         said = explain(tmp_path / name)
@@ -199,7 +200,7 @@ class TestWhatIsGiven:
     def test_a_binary_is_no_log(self) -> None:
         said = explain("/bin/sh")
         assert (said.code, said.out) == (USAGE, "")
-        assert "is no text" in said.err
+        assert "is not a text file" in said.err
 
     @pytest.mark.parametrize("suffix", ["gz", "xz"])
     def test_a_packed_log(self, tmp_path: Path, suffix: str) -> None:
@@ -238,7 +239,7 @@ class TestWhatIsGiven:
             with path.open("ab") as file:
                 file.write(START)
         assert source.size == size < path.stat().st_size
-        assert "grew while it was read" in source.notes[0]
+        assert f"only the first {size} bytes" in str(source.notes[0])
 
     def test_a_pipe(self) -> None:
         ran = subprocess.run(
@@ -267,7 +268,7 @@ class TestWhatIsGiven:
             out = child.stdout.read().decode()
             assert child.wait(HANG) == RECOGNISED
         assert "kv-cache-too-small  PRIMARY" in out
-        assert "interrupted: this is about what was read until then" in out
+        assert "interrupted; only what was read until then was analysed" in out
 
     def test_a_terminal_is_asked_for_the_log(self) -> None:
         ours, theirs = pty.openpty()
@@ -292,7 +293,7 @@ class TestWhatIsGiven:
 
 
 class TestTheTerminalIsSafe:
-    @pytest.mark.parametrize("form", ["text", "json"])
+    @pytest.mark.parametrize("form", FORMS)
     def test_nothing_of_the_log_drives_it(self, tmp_path: Path, form: str) -> None:
         nasty = "ValueError: \x1b]0;owned\x07 \x1b[2J \x9b31m \u202e evil \r gone\n".encode()
         said = explain("--format", form, log(tmp_path, START + nasty))
@@ -305,10 +306,10 @@ class TestTheTerminalIsSafe:
         said = explain(log(tmp_path, START + KILLED, "a\x1b[31mb\n.log"))
         assert "\x1b" not in said.out
 
-    def test_secrets_are_not_repeated(self, tmp_path: Path) -> None:
-        said = explain(
-            log(tmp_path, START + b"ValueError: bad token hf_abcdefghijklmnopqrstuvwx\n")
-        )
+    @pytest.mark.parametrize("form", FORMS)
+    def test_secrets_are_not_repeated(self, tmp_path: Path, form: str) -> None:
+        text = START + b"ValueError: bad token hf_abcdefghijklmnopqrstuvwx\n"
+        said = explain("--format", form, log(tmp_path, text))
         assert "hf_***" in said.out
         assert "abcdefgh" not in said.out
 

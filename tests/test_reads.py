@@ -12,7 +12,8 @@ import pytest
 
 from doctor.codec import CodecError, decode, parse_json
 from doctor.exits import FINDINGS, UNKNOWN, USAGE
-from doctor.repair.stage import StageError, _record
+from doctor.repair.errors import StageError
+from doctor.repair.stage import _record
 from doctor.tape import Recording, load_tape
 from tests.conftest import Environment, Said, run_doctor, run_inside, script
 

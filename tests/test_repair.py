@@ -17,7 +17,7 @@ from doctor.engine import Facts
 from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.repair import pip, uv
 from doctor.repair.index import choose_indexes
-from doctor.repair.resolver import Wanted
+from doctor.repair.installer import Wanted
 from doctor.report.repair_json import repair_schema
 from doctor.target import Live
 from tests.conftest import Environment, Said, run_doctor
@@ -105,7 +105,7 @@ def test_it_heals_and_the_second_run_changes_nothing_and_undo_puts_all_back(fix:
     assert undone.code == 0
     assert fix.tree() == was
     assert fix.run("undo").code == 0
-    assert fix.run("undo", "--list").out.startswith("nothing to take back")
+    assert fix.run("undo", "--list").out.startswith("nothing to undo")
 
 
 def test_the_cuda_home_is_made_of_relative_links(fix: Fix) -> None:

@@ -121,9 +121,14 @@ def machine(bench: Bench, index: Index, broken: Environment, tmp_path: Path) -> 
 JUDGING: Mapping[str, tuple[str, ...]] = {
     "diagnose": FOR_H100,
     "diagnose -v": (*FOR_H100, "-v"),
+    "diagnose -q": (*FOR_H100, "-q"),
     "diagnose --format json": (*FOR_H100, "--format", "json"),
+    "diagnose --format junit": (*FOR_H100, "--format", "junit"),
+    "diagnose --format github": (*FOR_H100, "--format", "github"),
     "fix": FOR_H100,
     "fix --format json": (*FOR_H100, "--format", "json"),
+    "fix --format junit": (*FOR_H100, "--format", "junit"),
+    "fix --format github": (*FOR_H100, "--format", "github"),
     "fix --script -": (*FOR_H100, "--script", "-"),
     "fix --mirror": (*FOR_H100, "--mirror", f"https://{USER}:{PASSWORD}@127.0.0.1:9/simple"),
     "launch --dry-run": (

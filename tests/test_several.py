@@ -232,7 +232,7 @@ class TestRanksAndNodes:
         assert said.out.count("PRIMARY") == 1
         assert "a.log, line 1: " in said.out
         assert "also in b.log" in said.out
-        assert "~ engine-core-failed  c.log, line 2: only a symptom" in said.out
+        assert "~ engine-core-failed (c.log, line 2): only a symptom" in said.out
 
     def test_of_one_file_the_text_names_the_line_alone(self, tmp_path: Path) -> None:
         said = explain(written(tmp_path, {"a.log": KERNEL}) / "a.log")
@@ -292,7 +292,7 @@ class TestFolders:
             ({}, "holds no file"),
             ({"x/core.1": BLOB, "core.2": BLOB}, "there is no log among these 2 files"),
             ({"a.log": "", "b.log": "", "c.log": ""}, "there is no log among these 3 files"),
-            ({"core.1": BLOB}, "is no text"),
+            ({"core.1": BLOB}, "is not a text file"),
             ({"a.log": KERNEL, "b.log.bz2": b"BZh91AY" * 99}, "b.log.bz2 is packed with bzip2"),
         ],
     )

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from doctor.fixes import SetAside
+from doctor.fixes.files import away_from
 from doctor.patience import Busy
 from doctor.probes.environment import HOME
-from doctor.repair import stage, swap
 from doctor.repair import state as states
+from doctor.repair import swap
+from doctor.repair.errors import StageError
 from doctor.repair.manifest import Done
-from doctor.repair.stage import StageError
 from doctor.repair.state import Run, State, StateError
 from tests.stand_ins.killer import tree
 from tests.test_swap import grow, seen
@@ -64,7 +64,7 @@ def set_aside(state: State, kernel: Path) -> Run:
     with state.locked():
         run = state.begin("test")
         folder = run.begin_change()
-        run.commit(folder, stage.stage_set_aside(state.prefix, run.id, SetAside(kernel), folder))
+        run.commit(folder, away_from(kernel, state.prefix, folder))
         run.note(state="applied", ended=0.0)
     return run
 
@@ -453,7 +453,7 @@ def test_nothing_but_a_kernel_is_set_aside_outside_of_the_environment(
     state: State, tmp_path: Path
 ) -> None:
     grow(tmp_path, {"home/precious": b""})
-    with pytest.raises(StageError, match="home/precious is outside of the environment"):
+    with pytest.raises(StageError, match="home/precious is neither in the environment"):
         set_aside(state, tmp_path / "home/precious")
     assert (tmp_path / "home/precious").exists()
 

@@ -55,12 +55,12 @@ def test_a_damaged_run_is_listed_refused_and_forgotten(prefix: Path) -> None:
     forgotten = run_inside("undo", "--forget", run, "--python", prefix)
     assert (forgotten.code, forgotten.err) == (0, "")
     assert forgotten.out == (
-        f"deleting the run {run}: 3 files (0.0 MiB) that it had set aside are gone for good, and "
+        f"deleting run {run}: 3 files (0.0 MiB) that it had set aside are gone for good, and "
         "what is in place now stays\n"
     )
     left = {path: one for path, one in was.items() if "/runs/" not in path}
     assert tree(prefix) == left
-    assert run_inside("undo", "--python", prefix).out.startswith("nothing to take back")
+    assert run_inside("undo", "--python", prefix).out.startswith("nothing to undo")
 
 
 def test_a_run_from_elsewhere_is_listed_and_refused(prefix: Path, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_run_from_elsewhere_is_listed_and_refused(prefix: Path, tmp_path: Path
     file.write_text(json.dumps(data))
     was = tree(prefix)
     said = run_inside("undo", "--python", prefix)
-    one_sentence(said, 4, f"the run {run} was made in /opt/env", f"--forget {run}")
+    one_sentence(said, 4, f"run {run} was made in /opt/env", f"--forget {run}")
     assert "made elsewhere, in /opt/env" in run_inside("undo", "--list", "--python", prefix).out
     assert tree(prefix) == was
     assert run_inside("undo", "--purge", "--python", prefix).code == 0

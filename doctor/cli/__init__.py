@@ -65,13 +65,18 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 class _Group(click.Group):
-    """Prints what ends a command, whatever it is called by."""
+    """Prints what ends a command, in one place: whatever it is called by."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except (DoctorError, Missing) as error:
             _end(error)
+        except KeyboardInterrupt as stop:  # click would forget what it says
+            fail(str(stop) or _NOTHING_CHANGED, INTERRUPTED)
+
+
+_NOTHING_CHANGED = "interrupted; nothing was changed"
 
 
 @click.group(
@@ -112,7 +117,7 @@ def main() -> None:
         fail_usage(error)
         raise SystemExit(USAGE) from None
     except (click.Abort, KeyboardInterrupt):
-        tell("interrupted")
+        tell(_NOTHING_CHANGED)
         raise SystemExit(INTERRUPTED) from None
     except _Terminated:
         raise SystemExit(143) from None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from doctor.cli.again import RunningCommand
-from doctor.cli.output import (
-    tell,
-)
+from doctor.model import Text
 
 if TYPE_CHECKING:
     from doctor.repair.state import StateError
@@ -20,13 +19,25 @@ def do_not_die_of_a_pipe() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
-def tell_left(left: Iterable[str]) -> None:
-    for line in left:
-        tell(line)
+@contextlib.contextmanager
+def with_way_out() -> Iterator[None]:
+    """Puts the complete command that gives up a run behind the sentence of what it is in the way
+    of."""
+    from doctor.repair.state import StateError
+
+    try:
+        yield
+    except StateError as error:
+        raise said_with_way_out(error) from None
 
 
-def with_way_out(error: StateError) -> str:
-    """The sentence, and the complete command that gives up the run which is in the way."""
+def said_with_way_out(error: StateError) -> StateError:
+    """The same, with the command."""
+    from doctor.repair.state import StateError
+
     if error.run is None:
-        return str(error)
-    return f"{error}; to give the run up: {RunningCommand()('undo', '--forget', error.run)}"
+        return error
+    command = RunningCommand()("undo", "--forget", error.run)
+    return StateError(
+        Text("{why}; to give the run up: {command}", why=error.text, command=command), error.run
+    )

@@ -12,6 +12,7 @@ from doctor.cli.output import (
     print_json,
     print_report,
     rules_print_to_stderr,
+    verbatim,
 )
 from doctor.codec import parse_json
 from doctor.diagnose import Question, Recorded
@@ -20,6 +21,7 @@ from doctor.engine import Facts
 from doctor.errors import UsageError, naming
 from doctor.model import Severity, Text
 from doctor.probes.interpreter import Where, recorded_where
+from doctor.report.formats import CASE_FORMS, FORMS
 from doctor.tape import Tape, load_tape
 from doctor.target import Target, must_read
 
@@ -43,9 +45,7 @@ def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
     is_flag=True,
     help="Prove it: compile, link and load a small kernel; import what vLLM does.",
 )
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
+@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
 @click.option(
     "--fail-on",
     type=click.Choice([s.value for s in Severity]),
@@ -55,8 +55,10 @@ def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
 )
 @accept_option
 @click.option("--from", "tape", metavar="FILE", help="Judge a snapshot instead of this machine.")
-@click.option("-v", "--verbose", is_flag=True, help="Everything that was checked.")
-@click.option("-q", "--quiet", is_flag=True, help="Findings only.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Everything: evidence, every command, each check."
+)
+@click.option("-q", "--quiet", is_flag=True, help="One line per finding.")
 def diagnose(
     common: CommonOptions,
     deep: bool,
@@ -91,6 +93,10 @@ def diagnose(
         from doctor.report.json import to_json
 
         print_json(to_json(report))
+    elif form in CASE_FORMS:
+        from doctor.report.report_cases import report_cases
+
+        verbatim(CASE_FORMS[form](report_cases(report)))
     else:
         print_report(report, verbose=verbose, quiet=quiet)
     raise SystemExit(report.exit_code)

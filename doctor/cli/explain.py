@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -13,15 +12,23 @@ import click
 
 from doctor.cli.again import RunningCommand
 from doctor.cli.options import CommonOptions, target_options
-from doctor.cli.output import fail, print_json, print_lines, rules_print_to_stderr, tell
-from doctor.exits import UNKNOWN, USAGE
+from doctor.cli.output import (
+    print_json,
+    print_lines,
+    rules_print_to_stderr,
+    tell,
+    text_width,
+    verbatim,
+)
+from doctor.exits import UNKNOWN
 from doctor.locate import LocateError, nobody_named
 from doctor.logs.explain import Explanation, explain_log
 from doctor.logs.index import SignatureIndex
 from doctor.logs.several import Whole, together, wholes, with_place
 from doctor.logs.source import LogError
-from doctor.model import Installer, Rule
+from doctor.model import Installer, Rule, Text
 from doctor.profile import Profile
+from doctor.report.formats import CASE_FORMS, FORMS
 
 if TYPE_CHECKING:
     from doctor.logs.confirm import Confirmed
@@ -31,26 +38,24 @@ if TYPE_CHECKING:
 @click.argument("names", metavar="FILE|FOLDER|-...", nargs=-1, required=True)
 @target_options
 @click.option(
-    "--no-live", is_flag=True, help="Do not ask whether this machine still has the fault."
+    "--no-live", is_flag=True, help="Do not check whether this machine still has the problem."
 )
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
+@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
 def explain(
     names: tuple[str, ...],
     common: CommonOptions,
     no_live: bool,
     form: str,
 ) -> None:
-    """Name the root cause in a failed server's log, and what fixes it. Read-only, no network.
+    """Name the root cause in a failed server's log, and its fix. Read-only, no network.
 
     FILE may be packed with gzip or xz; - reads a pipe: vllm serve ... 2>&1 | vllm-doctor explain -
     Of several files, of ranks or nodes, and of the parts of a rotated log, one cause is the
     primary one. Of a folder, all files in it are read.
 
     Exit codes: 0 nothing failed, 1 the failure is recognised, or a request was refused, 2 usage,
-    3 a failure that no signature knows, or only what follows from one, or a log that cannot be told
-    from, also one too repetitive to look at each line of it.
+    3 a failure that no signature knows, only symptoms of one, or a log that is unreadable or too
+    repetitive to examine each line.
     """
     asked = common.profile()
     common.must_be_trusted()
@@ -58,10 +63,7 @@ def explain(
     with contextlib.suppress(AttributeError, OSError, ValueError):  # stdin may be closed
         if "-" in names and sys.stdin.isatty():
             tell("paste the log, then Ctrl-D")
-    try:
-        logs, told = _read(names, SignatureIndex(known.signatures))
-    except LogError as error:
-        fail(str(error), USAGE)
+    logs, told = _read(names, SignatureIndex(known.signatures))
     ids = [f.id for f in told.findings]
     # Of most ailments that only a log can name there is no rule to load.
     carried = all(known.explains(id) for id in ids) and common.rules_dir is None
@@ -85,9 +87,12 @@ def explain(
     )
     if form == "json":
         print_json(explained_json(made))
+    elif form in CASE_FORMS:
+        from doctor.report.explained_cases import explained_cases
+
+        verbatim(CASE_FORMS[form](explained_cases(made)))
     else:
-        width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-        print_lines(explained_lines(made, Style(width=width)))
+        print_lines(explained_lines(made, Style(width=text_width())))
     raise SystemExit(told.exit_code)
 
 
@@ -101,7 +106,9 @@ def _read(names: Iterable[str], index: SignatureIndex) -> tuple[list[Whole], Exp
             logs.append(whole)
             told.append(with_place(one, whole))
     if not logs:
-        raise LogError(f"there is no log among these {len(found)} files: name the server's log")
+        raise LogError(
+            Text("there is no log among these {n} files: name the server's log", n=len(found))
+        )
     over_all = together(told)
     if len(logs) == 1 or over_all.verdict in ("nothing-found", "too-repetitive"):
         for whole, one in zip(logs, told, strict=True):
@@ -117,16 +124,25 @@ def _says_nothing(whole: Whole, told: Explanation) -> bool:
 
 
 def _must_tell_something(whole: Whole, told: Explanation) -> None:
-    """Ends where nothing can be said: that is not the same as nothing wrong."""
+    """Raises LogError where nothing can be said: that is not the same as nothing wrong."""
     if told.verdict == "explained":
         return
     for log in whole.logs:
         if not log.size and not log.damaged and len(whole.logs) == 1:
-            fail(f"{log.name} is empty: there is nothing to explain", UNKNOWN)
+            raise LogError(
+                Text("{name} is empty: there is nothing to explain", name=log.name), UNKNOWN
+            )
         if log.is_binary:
-            fail(f"{log.name} is no text: name the server's log", USAGE)
+            raise LogError(Text("{name} is not a text file: name the server's log", name=log.name))
         if log.damaged and told.verdict in ("nothing-found", "too-repetitive"):
-            fail(f"{log.name}: {log.notes[0]}; nothing was found in what could be read", UNKNOWN)
+            raise LogError(
+                Text(
+                    "{name}: {why}; nothing was found in what could be read",
+                    name=log.name,
+                    why=log.notes[0],
+                ),
+                UNKNOWN,
+            )
 
 
 def _ask(

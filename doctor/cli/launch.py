@@ -116,7 +116,7 @@ def _start(judged: JudgedStart, profile: Profile, words: Sequence[str], replace:
     from doctor.serve.process import become, start
 
     if judged.refused is not None:
-        print_report(judged.report)
+        print_report(judged.report, to=sys.stderr)
         raise LaunchError(Text("not started: {why}", why=judged.refused))
     if profile.gpus == "later" and profile.device != "cpu":
         tell(Text("the profile says that the GPUs come later: GPU checks were skipped"))

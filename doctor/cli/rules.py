@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import click
 
 from doctor.cli.again import RunningCommand
 from doctor.cli.options import ALLOW_HELP, CommonOptions, did_you_mean
-from doctor.cli.output import print_json, say
+from doctor.cli.output import print_json, say, text_width
 from doctor.errors import UsageError
 from doctor.model import Text
 from doctor.report import ailment
@@ -62,5 +60,4 @@ def show(known: dict[str, ailment.Page], id: str) -> None:
         listed = Text("; `{command}` lists them", command=RunningCommand()("rules"))
         hint = did_you_mean(id, known, listed)
         raise UsageError(Text("unknown ailment {id}{hint}", id=id, hint=hint))
-    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    say("\n".join(ailment.page_lines(known[id], width)))
+    say("\n".join(ailment.page_lines(known[id], text_width())))

@@ -8,15 +8,12 @@ import platform
 import click
 
 from doctor import about
-from doctor import profile as profiles
 from doctor.cli.options import CommonOptions, target_options
 from doctor.cli.output import (
     say,
     verbatim,
     write_file,
 )
-from doctor.diagnose import Question
-from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Facts
 from doctor.tape import Recorder
 
@@ -33,17 +30,16 @@ def snapshot(
     host: bool,
 ) -> None:
     """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
-    from doctor.snapshot import shareable
+    from doctor.snapshot import ask_everything, shareable
 
-    asked = common.profile()
-    known = common.rules()
+    served = common.profile()
+    common.rules()  # which may bring facts of their own
     target, where = common.named()
     recorder = Recorder(target)
-    for one in (asked, *profiles.variants(asked)):
-        run_diagnosis(Facts(recorder, (where, one)), known, Question(common.profile_name))
+    asked = ask_everything(Facts(recorder, (where, served)))
     tool = f"{about.NAME} {about.VERSION}"
     name = platform.node() if host else None
-    recording = recorder.recording(tool, str(where.python), where.how, name)
+    recording = recorder.recording(tool, str(where.python), where.how, name, asked)
     kept = shareable(recording, target.env.get("HOME"))
     text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
     if output == "-":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from doctor.cli.again import RunningCommand
-from doctor.cli.changing import do_not_die_of_a_pipe, tell_left, with_way_out
+from doctor.cli.changing import do_not_die_of_a_pipe, said_with_way_out, with_way_out
 from doctor.cli.options import CommonOptions, patience, python_options, wait_option
 from doctor.cli.output import (
     fail,
@@ -18,12 +19,11 @@ from doctor.cli.output import (
     say,
     tell,
 )
-from doctor.exits import FAILED, FINDINGS, USAGE
-from doctor.model import os_refusal
+from doctor.exits import FINDINGS, USAGE
 from doctor.probes.interpreter import Interpreter
 
 if TYPE_CHECKING:
-    from doctor.repair.state import State
+    from doctor.repair.state import Run, State
 
 
 @click.command()
@@ -37,9 +37,16 @@ if TYPE_CHECKING:
     help="Give up a run that is damaged or was made elsewhere: what it set aside is deleted, what "
     "is in place stays.",
 )
+@click.option(
+    "--rules",
+    "rules_dir",
+    metavar="DIR",
+    help="A folder of further rules, whose kinds of steps undo what they did.",
+)
 @wait_option
 def undo(
     common: CommonOptions,
+    rules_dir: str | None,
     run: str | None,
     listed: bool,
     purge: bool,
@@ -51,7 +58,7 @@ def undo(
     Exit codes: 0 done, 1 something was changed since and is left, 2 usage, 4 it failed, 75 another
     doctor is at work.
     """
-    from doctor.repair.state import State, StateError, Unusable
+    from doctor.repair.state import State, Unusable
 
     options = (("--list", listed), ("--purge", purge), ("--forget", forget is not None))
     given = [option for option, is_given in options if is_given]
@@ -59,12 +66,14 @@ def undo(
         fail(f"{' and '.join(given)} exclude each other", USAGE)
     if run and given:
         fail(f"{run}: {given[0]} takes no further run", USAGE)
+    if rules_dir is not None:  # their kinds of steps are registered
+        dataclasses.replace(common, rules_dir=rules_dir).rules()
     state = State(_prefix(common))
-    try:
+    with with_way_out():
         if listed:
             _list(state)
             return
-        # What was cut off is taken back whoever runs: half a change serves nobody.
+        # What was interrupted is rolled back whoever runs: half a change serves nobody.
         runs = state.survey()
         whole = not any(isinstance(r, Unusable) or r.unfinished for r in runs)
         if whole and forget is None:
@@ -76,10 +85,6 @@ def undo(
                 left: list[str] = []
             else:
                 left = _purge(state) if purge else _undo(state, run)
-    except StateError as error:
-        fail(with_way_out(error), FAILED)
-    except OSError as error:
-        fail(os_refusal(error), FAILED)
     raise SystemExit(FINDINGS if left else 0)
 
 
@@ -110,7 +115,7 @@ def _list(state: State) -> None:
 
     runs = state.survey()
     if not runs:
-        say(f"nothing to take back in {state.prefix}")
+        say(f"nothing to undo in {state.prefix}")
     print_lines(run_lines(runs))
 
 
@@ -118,10 +123,10 @@ def _purge(state: State) -> list[str]:
     from doctor.repair.state import Unusable
 
     for run in state.purge():
-        say(f"removed what the run {run.id} had set aside")
+        say(f"removed what run {run.id} had set aside")
     unusable = [run for run in state.survey() if isinstance(run, Unusable)]
     for one in unusable[1:]:
-        tell(with_way_out(one.error))
+        tell(str(said_with_way_out(one.error)))
     if unusable:
         raise unusable[0].error
     return []
@@ -134,7 +139,7 @@ def _forget(state: State, name: str) -> None:
         fail(f"there is no run {name} in {state.prefix}", USAGE)
     files, size = held
     say(
-        f"deleting the run {name}: {files} files ({size / 2**20:.1f} MiB) that it had "
+        f"deleting run {name}: {files} files ({size / 2**20:.1f} MiB) that it had "
         "set aside are gone for good, and what is in place now stays"
     )
     state.forget(name)
@@ -142,25 +147,39 @@ def _forget(state: State, name: str) -> None:
 
 def _undo(state: State, name: str | None) -> list[str]:
     """What was left alone, in sentences."""
-    mended = state.recover()
-    for run, left in mended:
-        say(f"the run {run.id} was cut off: it is taken back")
-        tell_left(left)
+    from doctor.repair.apply import half_undone, rolling_back
+    from doctor.repair.errors import Interrupted
+
+    recovered = state.recover()
+    for run, left in recovered:
+        say(str(rolling_back(run)))
+        for line in (*run.notes, *left):
+            tell(line)
+    if name is None and recovered:
+        return [line for _, left in recovered for line in left]
     runs = state.runs()
-    if name is None and mended:
-        return [line for _, left in mended for line in left]
+    if not runs and name is None:
+        say(f"nothing to undo in {state.prefix}")
+        return []
+    chosen = _chosen(runs, name, state.prefix)
+    try:
+        left = state.undo(chosen)
+    except KeyboardInterrupt:
+        raise Interrupted(half_undone(chosen)) from None
+    for line in (*chosen.notes, *left):
+        tell(line)
+    say(f"undid run {chosen.id}")
+    return left
+
+
+def _chosen(runs: list[Run], name: str | None, prefix: Path) -> Run:
+    """The run of this name, the last one without a name; no other than the last can be undone."""
     if not runs:
-        if name is None:
-            say(f"nothing to take back in {state.prefix}")
-            return []
-        fail(f"there is no run {name} in {state.prefix}", USAGE)
+        fail(f"there is no run {name} in {prefix}", USAGE)
     chosen = runs[-1] if name is None else next((r for r in runs if r.id == name), None)
     if chosen is None:
         known = ", ".join(r.id for r in runs)
         fail(f"there is no run {name}; there are {known}", USAGE)
     if chosen is not runs[-1]:
-        fail(f"the run {runs[-1].id} came after {chosen.id}: undo that one first", USAGE)
-    left = state.undo(chosen)
-    tell_left(left)
-    say(f"took back the run {chosen.id}")
-    return left
+        fail(f"run {runs[-1].id} came after {chosen.id}: undo that one first", USAGE)
+    return chosen

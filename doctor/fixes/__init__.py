@@ -1,15 +1,23 @@
-"""What a fix can do: one dataclass of `Step` per kind of change."""
+"""What a fix can do: one file per kind of step, with its steps and the `Kind` that does them.
 
-from doctor.fixes.cuda_home import CudaHome
-from doctor.fixes.environment import PrependPath, SetVariable, UnsetVariable
-from doctor.fixes.files import SetAside
+`KINDS` has them all; a site's folder of rules adds its own with `KINDS.add`.
+"""
+
+from doctor.fixes.base import Kind, Kinds
+from doctor.fixes.cuda_home import CudaHome, CudaHomes
+from doctor.fixes.environment import Environment, PrependPath, SetVariable, UnsetVariable
+from doctor.fixes.files import FilesSetAside, SetAside
 from doctor.fixes.person import Command, Doctor, LoadVariables
-from doctor.fixes.pip import PipInstall, PipUninstall
+from doctor.fixes.pip import Install, PipInstall, PipUninstall
+
+KINDS = Kinds(Install(), CudaHomes(), Environment(), FilesSetAside())
 
 __all__ = [
+    "KINDS",
     "Command",
     "CudaHome",
     "Doctor",
+    "Kind",
     "LoadVariables",
     "PipInstall",
     "PipUninstall",

@@ -13,7 +13,7 @@ from doctor.logs.explain import Earlier, Explanation, Harmless
 from doctor.logs.found import Unknown
 from doctor.logs.judge import LogFinding, LogVerdict
 from doctor.logs.source import Log, LogError
-from doctor.model import os_reason
+from doctor.model import Text, os_reason
 
 _MOST = 1000
 """Files of a folder that are read."""
@@ -77,7 +77,7 @@ def _files(folder: str) -> list[str]:
     of it can be listed: what is not read could be what failed."""
 
     def refuse(error: OSError) -> NoReturn:
-        raise LogError(f"{error.filename}: {os_reason(error)}")
+        raise LogError(Text("{file}: {why}", file=error.filename, why=os_reason(error)))
 
     found: list[str] = []
     for at, folders, names in os.walk(folder, onerror=refuse):
@@ -85,9 +85,15 @@ def _files(folder: str) -> list[str]:
         paths = [Path(at, name) for name in sorted(names)]
         found += [str(path) for path in paths if path.is_file() and not path.is_symlink()]
         if len(found) > _MOST:
-            raise LogError(f"{folder} holds more than {_MOST} files: name those that are logs")
+            raise LogError(
+                Text(
+                    "{folder} holds more than {most} files: name the logs",
+                    folder=folder,
+                    most=_MOST,
+                )
+            )
     if not found:
-        raise LogError(f"{folder} holds no file: name the server's log")
+        raise LogError(Text("{folder} holds no file: name the server's log", folder=folder))
     return found
 
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from doctor.errors import DoctorError
+from doctor.exits import USAGE
 from doctor.logs.packed import TooMuch, unpacked_gzip, unpacked_xz
-from doctor.model import os_reason
+from doctor.model import Text, os_reason
 
 BLOCK = 2 << 20
 """Bytes that are read at once, and searched at once."""
@@ -28,8 +30,11 @@ _SAMPLE = 1 << 16
 _DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 
 
-class LogError(Exception):
-    """A log that cannot be read; one sentence."""
+class LogError(DoctorError):
+    """A log that cannot be read, or from which nothing can be told."""
+
+    def __init__(self, text: Text, exit_code: int = USAGE) -> None:
+        super().__init__(text, exit_code)
 
 
 @dataclass
@@ -40,7 +45,7 @@ class Log:
     name: str
     size: int = 0
     damaged: bool = False
-    notes: list[str] = field(default_factory=list)
+    notes: list[Text] = field(default_factory=list)
     sample: bytes = b""
 
     def blocks(self) -> Iterator[bytes]:
@@ -55,20 +60,27 @@ class Log:
                     yield block
             except _DAMAGED as error:
                 self.damaged = True
-                self.notes.append(f"cut off or damaged after {self.size} bytes: {error}")
+                self.notes.append(
+                    Text("cut off or damaged after {n} bytes: {why}", n=self.size, why=error)
+                )
             except TooMuch as error:
                 self.damaged = True
-                self.notes.append(f"read up to {self.size} bytes, no further: {error}")
+                self.notes.append(
+                    Text("only the first {n} bytes were read: {why}", n=self.size, why=error)
+                )
             except OSError as error:
                 if not self.size:
-                    raise LogError(f"{self.name}: {os_reason(error)}") from None
+                    raise _unreadable(self.name, os_reason(error)) from None
                 self.damaged = True
-                self.notes.append(f"unreadable after {self.size} bytes: {os_reason(error)}")
+                why = os_reason(error)
+                self.notes.append(Text("unreadable after {n} bytes: {why}", n=self.size, why=why))
             if isinstance(stream.raw, _Pipe) and stream.raw.interrupted:
-                self.notes.append("interrupted: this is about what was read until then")
+                self.notes.append(Text("interrupted; only what was read until then was analysed"))
             if most is not None and os.fstat(stream.fileno()).st_size > most:
                 self.notes.append(
-                    "it grew while it was read: this is about what was there at first"
+                    Text(
+                        "file grew while being read; only the first {n} bytes were analysed", n=most
+                    )
                 )
 
     @property
@@ -78,6 +90,10 @@ class Log:
         controls = len(data) - len(data.translate(None, bytes(_CONTROLS)))
         unreadable = data.decode("utf-8", "replace").count("\ufffd")
         return bool(self.sample) and (10 * max(controls, unreadable) > len(data) or not data)
+
+
+def _unreadable(name: str, why: object) -> LogError:
+    return LogError(Text("{name}: {why}", name=name, why=why))
 
 
 _PACKED = (
@@ -94,21 +110,21 @@ def _opened(name: str) -> Iterator[tuple[io.BufferedReader, int | None]]:
     """The stream, and how many bytes of it there are where that is known."""
     if name == "-":
         if sys.stdin is None or sys.stdin.closed:
-            raise LogError("-: standard input is closed")
+            raise LogError(Text("-: standard input is closed"))
         with _piped(sys.stdin.fileno()) as stream:
             yield stream, None
         return
     try:
         kind = Path(name).stat().st_mode
         if stat.S_ISDIR(kind):
-            raise LogError(f"{name} is a directory: name a log in it")
+            raise LogError(Text("{name} is a directory: name a log in it", name=name))
         if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
-            raise LogError(f"{name} is no file and no pipe")
+            raise LogError(Text("{name} is neither a file nor a pipe", name=name))
         stream = Path(name).open("rb")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise LogError(f"{name}: {os_reason(error)}") from None
+        raise _unreadable(name, os_reason(error)) from None
     except ValueError as error:  # a NUL in the name
-        raise LogError(f"{name}: {error}") from None
+        raise _unreadable(name, error) from None
     with stream:
         if stat.S_ISREG(kind):
             yield stream, os.fstat(stream.fileno()).st_size
@@ -178,7 +194,13 @@ def _unpacked(name: str, stream: io.BufferedReader, most: int | None) -> Iterato
         while block := stream.read(BLOCK):
             yield text.decode(block).encode()
     elif kind := next((name for magic, name in _PACKED if first.startswith(magic)), None):
-        raise LogError(f"{name} is packed with {kind}, which is not read here: unpack it first")
+        raise LogError(
+            Text(
+                "{name} is packed with {kind}, which is not supported: unpack it first",
+                name=name,
+                kind=kind,
+            )
+        )
     elif most is None:
         while block := stream.read(BLOCK):
             yield block

@@ -19,7 +19,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from doctor.model import printable
+from doctor.errors import DoctorError
+from doctor.exits import USAGE
+from doctor.model import Text, printable
 from doctor.redact import redact
 from doctor.target import READ_MOST, Live
 
@@ -67,9 +69,12 @@ _CLOSED = "http://127.0.0.1:9"
 _NOWHERE = "file:///proc/no-index"
 
 
-class MirrorError(ValueError):
+class MirrorError(DoctorError):
     """A mirror or a configuration that cannot be used: one sentence with what is wrong, never
     with a credential."""
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text, USAGE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class PackageIndex:
     cert: str | None = None
     client_cert: str | None = None
     proxy: str | None = field(default=None, repr=False)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Text, ...] = ()
 
     def variables(self, shell: Mapping[str, str]) -> dict[str, str]:
         """The environment for a uv process: the shell's, that asks here and nowhere else, never
@@ -171,7 +176,7 @@ def choose_indexes(
         try:
             rows.append(own.default())
         except MirrorError as error:
-            notes.append(f"not asked: {error}")
+            notes.append(Text("not asked: {why}", why=error.text))
     once: dict[str, PackageIndex] = {}
     for row in rows:
         once.setdefault((row.url or "").rstrip("/"), row)
@@ -197,13 +202,20 @@ def _mirror(name: str) -> PackageIndex:
     if name in MIRRORS:
         return PackageIndex(name, MIRRORS[name])
     if "://" in name:
-        return PackageIndex(_shown(name), _location(name, "the mirror"))
+        return PackageIndex(_shown(name), _location(name, "--mirror"))
     names = [*MIRRORS, DEFAULT_INDEX]
     close = get_close_matches(name.lower(), names, 1)
     # What is like none of them may be a password in the wrong place.
-    which = f"unknown mirror {printable(name)!r}" if close else "unknown mirror"
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise MirrorError(f"{which}: there are {', '.join(names)}, or a URL{hint}")
+    if not close:
+        raise MirrorError(Text("unknown mirror: there are {names}, or a URL", names=names))
+    raise MirrorError(
+        Text(
+            "unknown mirror '{name}': there are {names}, or a URL; did you mean {close}?",
+            name=name,
+            names=names,
+            close=close[0],
+        )
+    )
 
 
 def source_of(url: str, shell: Mapping[str, str], prefix: Path) -> str | None:
@@ -226,25 +238,28 @@ def _location(value: str, where: str) -> str:
     it is not used: of what is neither a URL nor an absolute path, without quoting it."""
     shown = _shown(value) if re.match(r"/|[A-Za-z][\w+.-]*://", value) else f"the value of {where}"
     # Python and uv disagree on where a host ends that is followed by one of these.
+    not_a_url = Text("the value of {where} is not a URL", where=where)
     if any(c.isspace() or not c.isprintable() or c == "\\" for c in value):
-        raise MirrorError(f"the value of {where} is not a URL")
+        raise MirrorError(not_a_url)
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise MirrorError(f"the value of {where} is not a URL") from None
+        raise MirrorError(not_a_url) from None
     if parts.scheme in ("http", "https") and host:
         if parts.scheme == "http" and not _is_loopback(host):
-            raise MirrorError(f"{shown} is plain http, which is used only on this machine")
+            raise MirrorError(
+                Text("{url} is plain http, which is used only on this machine", url=shown)
+            )
         return value.replace(",", "%2C")  # uv's lists of find-links have commas
     if parts.scheme == "file" and host in (None, "localhost"):
         path = Path(unquote(parts.path))
     elif not parts.scheme and not parts.netloc:
         path = Path(value)
     else:
-        raise MirrorError(f"{shown} is not an https or file URL")
+        raise MirrorError(Text("{url} is not an https or file URL", url=shown))
     if _kind(path) not in ("dir", "file"):
-        raise MirrorError(f"{shown} does not exist")
+        raise MirrorError(Text("{path} does not exist", path=shown))
     return path.absolute().as_uri()
 
 
@@ -307,8 +322,8 @@ class _Own:
     cert: str | None
     client_cert: str | None
     proxy: str | None
-    notes: tuple[str, ...]
-    left_out: tuple[str, ...]
+    notes: tuple[Text, ...]
+    left_out: tuple[Text, ...]
 
     @property
     def names_sources(self) -> bool:
@@ -336,39 +351,46 @@ class _Own:
             return PackageIndex(self.who("index-url"), _location(setting.values[0], "index-url"))
         except MirrorError as error:
             raise MirrorError(
-                f"{error}, and {self.who('index-url')} names it; --mirror names another one"
+                Text(
+                    "{why}, and {who} names it; --mirror names another one",
+                    why=error.text,
+                    who=self.who("index-url"),
+                )
             ) from None
 
-    def sources_beside(self, mirror: bool, keep: bool) -> tuple[str, ...]:
+    def sources_beside(self, mirror: bool, keep: bool) -> tuple[Text, ...]:
         """What of its extra indexes and find-links is not asked beside another index."""
         if keep or not mirror:
             return self.left_out
         if not (self.extra or self.find_links):
             return ()
         return (
-            f"the extra indexes and find-links of {self.who('extra-index-url', 'find-links')} "
-            "are not asked; --keep-extra-indexes asks them too",
+            Text(
+                "the extra indexes and find-links of {who} are not asked; --keep-extra-indexes "
+                "asks them too",
+                who=self.who("extra-index-url", "find-links"),
+            ),
         )
 
     @property
-    def trusted(self) -> tuple[str, ...]:
+    def trusted(self) -> tuple[Text, ...]:
         """That no host is taken without its certificate, where one is configured to be."""
         setting = self.settings.get("trusted-host")
         if setting is None:
             return ()
         where = printable(setting.source)
         option = where if where.startswith("UV_") else f"trusted-host in {where}"
-        return (f"{option} is not used: TLS is always verified",)
+        return (Text("{option} is not used: TLS is always verified", option=option),)
 
 
 def _own(shell: Mapping[str, str], prefix: Path) -> _Own:
     settings = _settings(shell, prefix)
-    left_out: list[str] = []
+    left_out: list[Text] = []
     lists = {}
     for option in ("extra-index-url", "find-links"):
         setting = settings.get(option, _Setting((), ""))
         lists[option] = tuple(_usable(option, setting, shell, left_out))
-    notes: list[str] = []
+    notes: list[Text] = []
     return _Own(
         settings,
         lists["extra-index-url"],
@@ -383,18 +405,22 @@ def _own(shell: Mapping[str, str], prefix: Path) -> _Own:
 
 
 def _usable(
-    option: str, setting: _Setting, shell: Mapping[str, str], left_out: list[str]
+    option: str, setting: _Setting, shell: Mapping[str, str], left_out: list[Text]
 ) -> Iterator[str]:
     """As pip: what cannot be used of a list is said, not the end of it."""
     for value in setting.values:
         try:
             yield _location(_from_home(value, shell), option)
         except MirrorError as error:
-            left_out.append(f"{option} in {printable(setting.source)} is left out: {error}")
+            left_out.append(_left_out(option, setting.source, error.text))
+
+
+def _left_out(option: str, source: str, why: Text) -> Text:
+    return Text("{option} in {source} is left out: {why}", option=option, source=source, why=why)
 
 
 def _file(
-    option: str, settings: Mapping[str, _Setting], shell: Mapping[str, str], notes: list[str]
+    option: str, settings: Mapping[str, _Setting], shell: Mapping[str, str], notes: list[Text]
 ) -> str | None:
     if option not in settings:
         return None
@@ -403,7 +429,7 @@ def _file(
     if _kind(path):
         return str(path)
     shown = _shown(value) if value.startswith(("/", "~/")) else "its file"
-    notes.append(f"{option} in {printable(source)} is left out: {shown} does not exist")
+    notes.append(_left_out(option, source, Text("{path} does not exist", path=shown)))
     return None
 
 
@@ -416,7 +442,9 @@ def _proxy(settings: Mapping[str, _Setting]) -> str | None:
         return f"http://{value}"
     if scheme.lower() not in ("http", "https", "socks4", "socks4a", "socks5", "socks5h"):
         # uv would go without one, and say nothing.
-        raise MirrorError(f"proxy in {printable(source)} is of a kind that uv does not know")
+        raise MirrorError(
+            Text("proxy in {source} is of a kind that uv does not know", source=source)
+        )
     return value
 
 
@@ -426,7 +454,7 @@ def _truth(setting: _Setting) -> bool:
         return True
     if value in ("n", "no", "f", "false", "off", "0"):
         return False
-    raise MirrorError(f"no-index in {printable(setting.source)} is not yes or no")
+    raise MirrorError(Text("no-index in {source} is not yes or no", source=setting.source))
 
 
 def _from_home(value: str, shell: Mapping[str, str]) -> str:
@@ -546,25 +574,33 @@ def _read(path: Path) -> Iterator[tuple[str, str, str]]:
     data = _HERE.read(path, READ_MOST + 1)
     if data is None:
         return
-    where = f"pip's configuration {printable(path)}"
     if len(data) > READ_MOST:
-        raise MirrorError(f"{where} is larger than {READ_MOST >> 20} MiB")
+        most = READ_MOST >> 20
+        raise MirrorError(
+            Text("pip's configuration {path} is larger than {most} MiB", path=path, most=most)
+        )
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise MirrorError(f"{where}, line {line}: is not UTF-8") from None
+        raise _wrong(path, line, Text("is not UTF-8")) from None
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(text)
     except configparser.DuplicateSectionError as error:
-        raise MirrorError(f"{where}, line {error.lineno}: a section for the second time") from None
+        raise _wrong(path, error.lineno, Text("a section for the second time")) from None
     except configparser.DuplicateOptionError as error:
-        raise MirrorError(f"{where}, line {error.lineno}: a key for the second time") from None
+        raise _wrong(path, error.lineno, Text("a key for the second time")) from None
     except configparser.MissingSectionHeaderError as error:
-        raise MirrorError(f"{where}, line {error.lineno}: comes before any [section]") from None
+        raise _wrong(path, error.lineno, Text("comes before any [section]")) from None
     except configparser.ParsingError as error:
-        raise MirrorError(f"{where}, line {error.errors[0][0]}: is no `key = value`") from None
+        raise _wrong(path, error.errors[0][0], Text("is not `key = value`")) from None
     for section in parser.sections():
         for key, value in parser.items(section):
             yield section, key, value
+
+
+def _wrong(path: Path, line: int | None, why: Text) -> MirrorError:
+    return MirrorError(
+        Text("pip's configuration {path}, line {line}: {why}", path=path, line=line, why=why)
+    )

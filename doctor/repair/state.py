@@ -26,12 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doctor.codec import encode
-from doctor.model import os_reason, os_refusal
+from doctor.errors import DoctorError
+from doctor.exits import FAILED
+from doctor.fixes import KINDS, Kind
+from doctor.model import Text, os_reason, os_refusal
 from doctor.patience import AT_ONCE, Patience, busy_with
 from doctor.probes.environment import HOME
 from doctor.probes.repairs import JOURNAL, LOCK, MANIFEST, RUNS, UNFINISHED
 from doctor.repair import manifest, swap
-from doctor.repair.manifest import FOLDERS, Damaged, Journal, Swap
+from doctor.repair.manifest import FOLDERS, Damaged, Effect, Journal, Swap
 from doctor.repair.tree import Tree, why_not_ours, why_not_private
 from doctor.target import TooLarge, must_read
 
@@ -46,22 +49,22 @@ _REMOVED = ".removed"
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 
-class StateError(Exception):
+class StateError(DoctorError):
     """The doctor's own folder cannot be used; one sentence. `run`: giving this one up is a way
     out."""
 
-    def __init__(self, message: str, run: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, text: Text, run: str | None = None) -> None:
+        super().__init__(text, FAILED)
         self.run = run
 
 
 @dataclass(frozen=True)
 class Unusable:
-    """A run that cannot be taken back: `why`, one sentence. What it set aside is left alone until
+    """A run that cannot be undone: `why`, one sentence. What it set aside is left alone until
     someone gives it up (`State.forget`)."""
 
     id: str
-    why: str
+    why: Text
 
     @property
     def error(self) -> StateError:
@@ -69,15 +72,23 @@ class Unusable:
 
 
 class Run:
-    """One run on disk. `elsewhere`: where it was made, if that is not this environment."""
+    """One run on disk. `elsewhere`: where it was made, if that is not this environment; `notes`:
+    what its undo did that nobody would expect, in sentences."""
 
     def __init__(
-        self, folder: Path, journal: Journal, changes: dict[int, Swap], elsewhere: str | None = None
+        self,
+        folder: Path,
+        journal: Journal,
+        changes: dict[int, Swap],
+        effects: dict[int, Effect] | None = None,
+        elsewhere: str | None = None,
     ) -> None:
         self.folder = folder
         self.journal = journal
         self.elsewhere = elsewhere
+        self.notes: list[str] = []
         self._changes = changes
+        self._effects = effects or {}
         self._prefix = folder.parents[len(RUNS.parts)]
 
     @property
@@ -121,6 +132,28 @@ class Run:
         with contextlib.suppress(OSError), Tree(change) as tree:
             tree.remove("new")
 
+    def perform(self, change: Path, effect: Effect, kind: Kind) -> None:
+        """Notes an effect, has its kind carry it out, and notes that it is done; where it fails,
+        undoes it, if it can be, and raises what it failed with."""
+        effect = dataclasses.replace(effect, kind=kind.name, state="planned")
+        if self.journal.schema_version < manifest.EFFECTS_VERSION:
+            self.note(schema_version=manifest.EFFECTS_VERSION)
+        self._write_effect(change, effect)
+        try:
+            kind.carry_out(effect)
+        except BaseException:
+            if effect.undo is not None:  # else it is told when the run is rolled back
+                kind.undo(effect)
+                self.drop(change)
+            raise
+        self._write_effect(change, dataclasses.replace(effect, state="done"))
+
+    def _write_effect(self, change: Path, effect: Effect) -> None:
+        with Tree(change) as tree:
+            text = manifest.encode_effect(effect)
+            tree.write(manifest.EFFECT, text.encode("utf-8", "surrogateescape"))
+        self._effects[int(change.name)] = effect
+
     def adopt(self, change: Path, made: Swap) -> None:
         """Notes a change that is made already."""
         text = manifest.encode_manifest(made, self._prefix)
@@ -132,8 +165,10 @@ class Run:
         """Forgets a change that was never made or is taken back: that it is none any more is on
         disk before anything else is done."""
         self._changes.pop(int(change.name), None)
+        self._effects.pop(int(change.name), None)
         with contextlib.suppress(OSError), Tree(self.folder) as tree:
             tree.unlink(f"{change.name}/{MANIFEST}")
+            tree.unlink(f"{change.name}/{manifest.EFFECT}")
             tree.sync_folder(change.name)
             tree.remove(change.name)
 
@@ -141,8 +176,8 @@ class Run:
         """The changes whose manifests are on disk, in the order in which they were made."""
         return [(self.folder / str(number), made) for number, made in sorted(self._changes.items())]
 
-    def take_back(self) -> list[str]:
-        """Takes every change back, the last one first, and removes the run where nothing is left of
+    def undo(self) -> list[str]:
+        """Undoes every change, the last one first, and removes the run where nothing is left of
         it. Returns what was left alone, in sentences; then the run stays, with what was set aside
         for it. Can be killed and called again. Raises StateError, with nothing moved, where what
         was set aside is gone or could be another's."""
@@ -156,7 +191,12 @@ class Run:
         with contextlib.suppress(OSError):  # a full disk must not keep anything from going back
             self.note(state="undoing", spared=spared)
         left = [f"{name} was modified since; left untouched" for name in spared]
-        for folder, made in reversed(self.changes()):
+        for number in sorted({*self._changes, *self._effects}, reverse=True):
+            folder = self.folder / str(number)
+            if number in self._effects:
+                left += self._undo_effect(folder, self._effects[number])
+                continue
+            made = self._changes[number]
             alone = swap.back(made, spared)
             # What someone changed since, and nothing is aside for any more, is theirs.
             left += alone or swap.still_different(made, spared)
@@ -165,20 +205,42 @@ class Run:
                 self.drop(folder)
             elif not alone and not spared:
                 left.append(f"{made.aside} still holds what no manifest names; left there")
-        if self.changes():
+        if self._changes or self._effects:
             self.note(state="kept", ended=time.time())
         else:
             _discard(self.folder)
         return left
+
+    def _undo_effect(self, folder: Path, effect: Effect) -> list[str]:
+        """What is left of an effect, in sentences. It stays in the run where a later undo could
+        still do it."""
+        begun = "" if effect.state == "done" else "interrupted, and may have been done: "
+        if effect.undo is None:
+            self.drop(folder)
+            return [f"{begun}{effect.does}: cannot be undone"]
+        kind = KINDS.named(effect.kind)
+        if kind is None:
+            return [f"{begun}{effect.does}: {effect.kind} is not known here, --rules names it"]
+        try:
+            kind.undo(effect)
+        except (DoctorError, OSError) as error:
+            return [f"{begun}{effect.does}: {error}; left"]
+        if begun:
+            self.notes.append(f"{begun}{effect.does}; undone: {effect.undo}")
+        self.drop(folder)
+        return []
 
     def _must_be_possible(self) -> None:
         if self.elsewhere is not None:
             raise StateError(_made_elsewhere(self), self.id)
         for _, made in self.changes():
             if made.root != self._prefix and (why := why_not_private(made.aside)):
-                raise StateError(f"{why}; nothing was taken back of {self.id}")
+                raise StateError(Text("{why}; nothing of {run} was undone", why=why, run=self.id))
             if self.journal.state == "applied" and (gone := swap.lost(made)):
-                raise StateError(f"what the run {self.id} set aside of {gone[0]} is gone", self.id)
+                raise StateError(
+                    Text("what run {run} set aside of {path} is gone", run=self.id, path=gone[0]),
+                    self.id,
+                )
 
     def forget(self) -> None:
         """Removes the run with what it has set aside; of what lies beside a cache only what is
@@ -231,8 +293,10 @@ class State:
                 except OSError as error:
                     for folder in reversed(made):
                         tree.rmdir(folder)
-                    why = f"{self.prefix / at} cannot be made: {os_reason(error)}"
-                    raise StateError(why) from None
+                    path, why = self.prefix / at, os_reason(error)
+                    raise StateError(
+                        Text("{path} cannot be made: {why}", path=path, why=why)
+                    ) from None
                 made += [] if there else [at]
         self._made = tuple(dict.fromkeys((*self._made, *made)))
 
@@ -247,7 +311,7 @@ class State:
                 if not stat.S_ISLNK(found.st_mode) and at == FOLDERS[0]:
                     continue  # which others share
                 if why := why_not_ours(self.prefix / at, found):
-                    raise StateError(why)
+                    raise StateError(Text("{why}", why=why))
 
     def _lock(self) -> int:
         path = self._locked
@@ -261,11 +325,14 @@ class State:
             except FileNotFoundError:
                 continue  # another doctor has ended just now, and its folder went with it
             except OSError as error:
-                raise StateError(f"{path} cannot be written: {os_reason(error)}") from None
+                why = os_reason(error)
+                raise StateError(
+                    Text("{path} cannot be written: {why}", path=path, why=why)
+                ) from None
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
                 os.close(handle)  # what is written into it would be written into another file
-                raise StateError(f"{path} is no lock of a doctor: remove it")
+                raise StateError(Text("{path} is not a lock of vllm-doctor: remove it", path=path))
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -341,9 +408,9 @@ class State:
                 try:
                     run = self._read(tree, name)
                 except Damaged as error:
-                    found.append(Unusable(name, str(error)))
+                    found.append(Unusable(name, error.text))
                 except OSError as error:
-                    found.append(Unusable(name, os_refusal(error)))
+                    found.append(Unusable(name, Text("{why}", why=os_refusal(error))))
                 else:
                     found += [run] if run else []
         return found
@@ -364,25 +431,35 @@ class State:
         folder = self._runs / name
         self._owned(tree, at)
         journal = self._file(tree, f"{at}/{JOURNAL}", _JOURNAL_MOST)
-        manifests = {}
+        manifests, noted = {}, {}
         for number in _numbers(tree, at):
             self._owned(tree, f"{at}/{number}")
             data = self._file(tree, f"{at}/{number}/{MANIFEST}", _MANIFEST_MOST)
+            effect = self._file(tree, f"{at}/{number}/{manifest.EFFECT}", _JOURNAL_MOST)
             if data is not None:
                 manifests[number] = data
+            elif effect is not None:
+                noted[number] = effect
             elif files := _size_of(folder / str(number) / "aside")[0]:
                 raise Damaged(
-                    f"{folder / str(number) / MANIFEST} is gone, and {files} files are set aside "
-                    f"in {folder / str(number) / 'aside'}"
+                    Text(
+                        "{path} is gone, and {files} files are set aside in {aside}",
+                        path=folder / str(number) / MANIFEST,
+                        files=files,
+                        aside=folder / str(number) / "aside",
+                    )
                 )
         if journal is None:
-            if manifests:
-                raise Damaged(f"{folder / JOURNAL} is gone, and changes were made")
+            if manifests or noted:
+                path = folder / JOURNAL
+                raise Damaged(Text("{path} is gone, and changes were made", path=path))
             return None
         made, changes = self._decode(name, journal, manifests)
+        effects = manifest.decode_effects(name, noted, self.prefix)
+        manifest.must_be_complete(made, {*manifests, *effects}, folder)
         here = (str(self.prefix), self.prefix.stat().st_ino)
         moved = made.schema_version > 1 and (made.prefix, made.inode) != here
-        return Run(folder, made, dict(changes), made.prefix if moved else None)
+        return Run(folder, made, dict(changes), effects, made.prefix if moved else None)
 
     def _decode(
         self, name: str, journal: bytes, manifests: dict[int, bytes]
@@ -400,7 +477,7 @@ class State:
         """What is at `path`. Raises Damaged where others may have written it."""
         found = tree.lstat(path)
         if found is not None and (why := why_not_ours(self.prefix / path, found)):
-            raise Damaged(why)
+            raise Damaged(Text("{why}", why=why))
         return found
 
     def _owned(self, tree: Tree, path: str) -> None:
@@ -408,7 +485,7 @@ class State:
         folder."""
         found = self._ours(tree, path)
         if found is not None and not stat.S_ISDIR(found.st_mode):
-            raise Damaged(f"{self.prefix / path} is no folder")
+            raise Damaged(Text("{path} is not a folder", path=self.prefix / path))
 
     def _file(self, tree: Tree, path: str, at_most: int) -> bytes | None:
         """A file of ours; None where there is none. Raises Damaged where others may have written
@@ -418,9 +495,10 @@ class State:
         try:
             return must_read(self.prefix / path, at_most)
         except TooLarge as error:
-            raise Damaged(str(error)) from None
+            raise Damaged(Text("{why}", why=error)) from None
         except OSError as error:
-            raise Damaged(f"{self.prefix / path} cannot be read: {os_reason(error)}") from None
+            at, why = self.prefix / path, os_reason(error)
+            raise Damaged(Text("{path} cannot be read: {why}", path=at, why=why)) from None
 
     def recover(self, ours: Run | None = None) -> list[tuple[Run, list[str]]]:
         """Takes back every run but `ours` that was cut off, the last one first: (run, what was left
@@ -449,7 +527,7 @@ class State:
         """Takes a run back; what was left alone, in sentences."""
         # The folders that it made for us are the last of ours to go.
         self._made = tuple(dict.fromkeys((*run.journal.made, *self._made)))
-        return run.take_back()
+        return run.undo()
 
     def purge(self, older_than: float = 0.0) -> list[Run]:
         """Removes what finished runs set aside, so that they can no longer be undone; only of runs
@@ -494,10 +572,12 @@ def _discard(run: Path) -> None:
         tree.remove(_REMOVED)
 
 
-def _made_elsewhere(run: Run) -> str:
-    return (
-        f"the run {run.id} was made in {run.elsewhere}, and this environment is a copy of that or "
-        "was moved: undo it there"
+def _made_elsewhere(run: Run) -> Text:
+    return Text(
+        "run {run} was made in {place}, and this environment is a copy of that or was moved: undo "
+        "it there",
+        run=run.id,
+        place=run.elsewhere,
     )
 
 

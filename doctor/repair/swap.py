@@ -21,18 +21,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+from doctor.errors import DoctorError
+from doctor.exits import FAILED
+from doctor.model import Text
 from doctor.repair.manifest import Fingerprint, Item, Swap, folders_of, may_change
 from doctor.repair.tree import Tree, name_of_copy
 
 _CHUNK = 1 << 20
 
 
-class SwapError(Exception):
+class SwapError(DoctorError):
     """A change that cannot be made; one sentence. Nothing was moved."""
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text, FAILED)
 
 
 def same(known: Fingerprint, tree: Tree, path: str) -> bool:
-    """What lies at `path` is still what the Print was taken of."""
+    """What lies at `path` is still what the fingerprint was taken of."""
     try:
         now = tree.lstat(path)
         if now is None:
@@ -49,7 +55,7 @@ def same(known: Fingerprint, tree: Tree, path: str) -> bool:
 
 
 def fingerprint(tree: Tree, path: str, known_digest: str | None = None) -> Fingerprint:
-    """The Print of what lies at `path`, a link itself; `known_digest` saves reading the file.
+    """The fingerprint of what lies at `path`, a link itself; `known_digest` saves reading the file.
     Raises SwapError for what is neither a file nor a link."""
     at = tree.lstat(path)
     kind: Literal["file", "link"]
@@ -58,7 +64,7 @@ def fingerprint(tree: Tree, path: str, known_digest: str | None = None) -> Finge
     elif at is not None and stat.S_ISREG(at.st_mode):
         kind, digest = "file", known_digest or sha256(tree, path)
     else:
-        raise SwapError(f"{tree.top}/{path} is neither a file nor a link")
+        raise SwapError(Text("{top}/{path} is neither a file nor a link", top=tree.top, path=path))
     return Fingerprint(
         kind, stat.S_IMODE(at.st_mode), at.st_size, at.st_mtime_ns, at.st_ino, digest
     )
@@ -127,7 +133,7 @@ def _is_folder(tree: Tree, path: str) -> bool:
 def _folder(tree: Tree, path: str) -> os.stat_result:
     found = tree.lstat(path)
     if found is None:
-        raise SwapError(f"{tree.top}/{path} went away meanwhile")
+        raise SwapError(Text("{top}/{path} went away meanwhile", top=tree.top, path=path))
     return found
 
 
@@ -170,10 +176,10 @@ class _Guard:
             self._folders[folder] = str(real.relative_to(self.root)) if inside else None
         real_folder = self._folders[folder]
         if path.startswith("/") or ".." in path.split("/") or real_folder is None:
-            raise SwapError(f"{path} leads out of {self.root}")
+            raise SwapError(Text("{path} leads out of {root}", path=path, root=self.root))
         made = name if real_folder == "." else f"{real_folder}/{name}"
         if not may_change(made):
-            raise SwapError(f"{path} is the doctor's own, and no change of it")
+            raise SwapError(Text("{path} is the doctor's own, and no change of it", path=path))
         return made
 
 

@@ -17,7 +17,8 @@ from packaging.version import Version
 
 from doctor import toml
 from doctor.repair.index import NOWHERE, PackageIndex
-from doctor.repair.resolver import (
+from doctor.repair.installer import (
+    UNPACKED,
     Move,
     ToolError,
     Wanted,
@@ -33,7 +34,7 @@ _LOCK_MOST = 64 << 20  # bytes; a hundred packages with every wheel of theirs ar
 
 @dataclass(frozen=True)
 class Uv:
-    """The uv at `path`, as a doctor.repair.resolver.Tool."""
+    """The uv at `path`, as a doctor.repair.installer.Tool."""
 
     path: Path
 
@@ -114,13 +115,13 @@ class Uv:
         index: PackageIndex,
         shell: Mapping[str, str],
         into: Path,
-        tell: Callable[[str], None],
+        progress: Callable[[int], None],
     ) -> None:
         self._pip(
             index.variables(shell),
             *("install", "--no-deps", "--no-build", "--require-hashes", "--python", str(python)),
             *("--prefix", str(into), "-r", str(requirements)),
-            tell=tell,
+            wrote=lambda size: progress(int(size / UNPACKED)),
         )
         (into / ".lock").unlink(missing_ok=True)
 
@@ -147,9 +148,9 @@ class Uv:
         return Path(shell.get("XDG_CACHE_HOME") or f"{home}/.cache") / "uv"
 
     def _pip(
-        self, env: Mapping[str, str], *words: str, tell: Callable[[str], None] | None = None
+        self, env: Mapping[str, str], *words: str, wrote: Callable[[int], None] | None = None
     ) -> str:
-        return run([str(self.path), "pip", "--color", "never", *words], env, tell)
+        return run([str(self.path), "pip", "--color", "never", *words], env, wrote)
 
 
 def find_uv(target: Target) -> Uv | None:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from doctor.model import Needs, Rule, Severity, Stage
+from doctor.model import Needs, Rule, Severity
+from doctor.report.moments import moment_of
 from doctor.signatures import Catalogue, Remedy, Signature
 
 _LABELS = ("Fix", "Manual", "Workaround", "Sources", "See also")
@@ -17,21 +18,6 @@ _LABELS = ("Fix", "Manual", "Workaround", "Sources", "See also")
 _NAMING = ("cause", "generic", "request", "symptom")
 """The roles of signatures that name an ailment in a log."""
 _WORKAROUND = re.compile(r"(?:or |a )*workaround: ", re.I)
-
-AT_STAGE = {
-    Stage.INSTALL: "vLLM is looked for",
-    Stage.IMPORT: "torch and vLLM are imported",
-    Stage.DEVICE: "the driver is looked for",
-    Stage.MODEL: "the model's config is read",
-    Stage.GPUS: "ranks are placed on GPUs and weights are loaded",
-    Stage.HOST_COMPILER: "Triton compiles its launcher",
-    Stage.TOOLKIT: "FlashInfer looks for its build tools",
-    Stage.COMPILE: "a kernel is compiled",
-    Stage.LINK: "a kernel is linked",
-    Stage.LOAD: "a kernel is loaded",
-    Stage.SHELL: "nothing fails, but it should be known",
-}
-"""What the server is doing when an ailment of the stage shows."""
 
 
 @dataclass(frozen=True)
@@ -190,10 +176,8 @@ def _found(id: str, rule: Rule | None, naming: list[Signature]) -> Iterator[Item
             f"{rule.severity.value}. It is judged from {facts}."
         )
         yield Item(text)
-        if rule.stage is Stage.SHELL:
-            yield Item("It stops no server, but it should be known.")
-        else:
-            yield Item(f"A server that has it stops when {AT_STAGE[rule.stage]}.")
+        moment = moment_of(rule.stage)
+        yield Item(f"The server would stop at: {moment}." if moment else "It stops no server.")
     if naming:
         role = ""
         if all(row.role == "symptom" for row in naming):
@@ -276,7 +260,7 @@ def listing(known: Iterable[Page]) -> Iterator[str]:
 
 
 def listing_json(known: Iterable[Page]) -> dict[str, Any]:
-    """The same for a program."""
+    """The same for a program. The shape is `listing_schema()`."""
     return {
         "ailments": [
             {
@@ -290,3 +274,13 @@ def listing_json(known: Iterable[Page]) -> dict[str, Any]:
             for page in known
         ]
     }
+
+
+def listing_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `listing_json`."""
+    from doctor.report.json import BOOL, TEXT, list_of, object_of
+
+    severity = {"enum": [*(s.value for s in Severity), None]}
+    row = object_of(id=TEXT, title=TEXT, area=TEXT, rule=BOOL, log=BOOL, severity=severity)
+    schema = object_of(ailments=list_of(row))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -32,21 +32,35 @@ def snapshot_line(recorded: Recorded) -> Line:
 def verdict_lines(report: Report, style: Style) -> Iterator[Line]:
     """Healthy, not healthy, or could not tell; and of what it consists."""
     colour, word = VERDICTS[report.verdict]
-    parts = "; ".join(verdict_parts(report))
-    told = f"{word}: {parts}." if parts else f"{word}."
+    told = verdict_sentence(report) + ("" if report.verdict == "healthy" else ".")
     for i, (line,) in enumerate(wrapped(told, "", style)):
         beginning = word if i == 0 else ""
         yield ((colour, beginning), ("", line[1][len(beginning) :]))
 
 
-def verdict_parts(report: Report) -> Iterator[str]:
+def verdict_sentence(report: Report) -> str:
+    """The verdict in one line, without a full stop."""
+    word, parts = VERDICTS[report.verdict][1], "; ".join(_parts(report))
+    if not parts:
+        return word
+    return f"{word} ({parts})" if report.verdict == "healthy" else f"{word}: {parts}"
+
+
+def _parts(report: Report) -> Iterator[str]:
     """What the verdict consists of, in few words each."""
     found = [(o, f) for o in report.deciding(Verdict.FOUND) for f in o.findings]
     each = [f.severity or o.rule.severity for o, f in found]
     counts = [counted(each.count(s), s.value) for s in reversed(Severity) if each.count(s)]
     if counts:
         fixable = sum(is_fixable(f) for _, f in found)
-        yield f"{', '.join(counts)}, {fixable or 'none'} fixable"
+        tail = (
+            f", {fixable} fixable"
+            if fixable
+            else ", no automatic fix"
+            if Severity.ERROR in each
+            else ""
+        )
+        yield f"{', '.join(counts)}{tail}"
     if unknown := report.deciding(Verdict.UNKNOWN, Verdict.CRASHED):
         yield f"{counted(len(unknown), 'check')} inconclusive"
     if report.model is None:
@@ -81,6 +95,6 @@ def _commands(report: Report, style: Style) -> Iterator[tuple[str, str]]:
         words = () if counts else ("--fail-on", gravest.value)
         yield f"fix{there}:", say("fix", "--apply", *words)
     if not style.verbose and (found or report.verdict != "healthy"):
-        yield "every command:", say("diagnose", "-v")
+        yield "every command:" if found else "details:", say("diagnose", "-v")
     if report.primary and report.verdict != "healthy":
         yield "why:", say("rules", "show", report.primary.rule.id)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
+from doctor.exits import HEALTHY
 from doctor.fixes import Doctor
 from doctor.fixes.person import typed
 from doctor.logs.explain import Earlier, Explanation
@@ -28,7 +29,7 @@ from doctor.report.json import (
     machine_json,
     object_of,
 )
-from doctor.report.lines import MARKS, Line, Style, fix_lines, wrapped
+from doctor.report.lines import MARKS, Line, Style, counted, fix_lines, wrapped
 from doctor.report.machine import here_and_now
 from doctor.signatures import Ailment
 
@@ -76,7 +77,7 @@ class Explained:
         if one.id in self.rules and not self.live:
             only = ("--only", one.id)
             steps = (Doctor("fix", only), Doctor("fix", (*only, "--apply")))
-            title = Text("where it failed: see what the doctor would do, and have it done")
+            title = Text("on the machine where it failed: show the fix, then apply it")
             ours = (Fix(title, steps),)
         ailment = self.ailments.get(one.id)
         return (*ours, *_filled(ailment, one.values)) if ailment else ours
@@ -101,7 +102,7 @@ class Explained:
         """What whoever reads the result has to know of how it was come by."""
         parts = self.parts
         notes = [
-            note if len(parts) == 1 else f"{log.name}: {note}"
+            str(note) if len(parts) == 1 else f"{log.name}: {note}"
             for log in parts
             for note in log.notes
         ]
@@ -109,19 +110,44 @@ class Explained:
         if not skimmed:
             return tuple(notes)
         note = (
-            f"this log repeats itself too often: {_counted(skimmed, 'line')} in which something "
-            "may stand were searched for other causes, but not looked at one by one"
+            f"this log is too repetitive: {counted(skimmed, 'line')} that may name a cause were "
+            "searched, but not examined one by one"
         )
         return (*notes, note)
 
     @property
+    def conclusion(self) -> Text:
+        """What the log says, over all, in one sentence."""
+        told = self.told
+        if told.verdict == "explained":
+            return Text("Primary cause: {id}", id=told.primary)
+        if told.verdict == "too-repetitive":
+            return Text("Could not tell: nothing was found, but not every line was examined.")
+        if told.verdict == "symptom":
+            return Text("Only symptoms: the cause of the failure is not in this log.")
+        if told.verdict == "unrecognised" and told.unknown and told.unknown.refused:
+            return Text("Unrecognised failure of a request; the server is up.")
+        if told.verdict == "unrecognised":
+            return Text("Unrecognised failure.")
+        if told.ready:
+            return Text("Nothing found: the server became ready.")
+        if told.earlier:
+            return Text(
+                "Nothing found: no failure in the last start in this log, and no sign that the "
+                "server became ready."
+            )
+        return Text(
+            "Nothing found: no failure in this log, and no sign that the server became ready."
+        )
+
+    @property
     def command(self) -> str | None:
-        """What repairs, on this machine, all that `fix` can repair of it."""
+        """What fixes, on this machine, all that `fix` can fix of it."""
         causes = (f for f in self.told.findings if f.role != "symptom")
-        ids = [f.id for f in causes if self._repairable(f.id)]
+        ids = [f.id for f in causes if self._fixable(f.id)]
         return self.installer.again("fix", "--apply", "--only", ",".join(ids)) if ids else None
 
-    def _repairable(self, id: str) -> bool:
+    def _fixable(self, id: str) -> bool:
         there = self.confirmed.get(id)
         return bool(there and there.still and there.repairable)
 
@@ -242,7 +268,7 @@ def explained_lines(one: Explained, style: Style) -> Iterator[Line]:
 
 def _lines(one: Explained, style: Style) -> Iterator[Line]:
     told = one.told
-    yield (("bold", one.name), ("", f": {_counted(told.lines, 'line')}{_starts(told)}"))
+    yield from wrapped(f"{one.name}: {counted(told.lines, 'line')}{_starts(told)}", "", style)
     for note in one.notes:
         yield from wrapped(note, "", style, "yellow")
     yield ()
@@ -253,36 +279,34 @@ def _lines(one: Explained, style: Style) -> Iterator[Line]:
     if told.unknown:
         yield from _unknown(one, told.unknown, style)
     for symptom in symptoms:
-        text = f"~ {symptom.id}  {one.place(symptom)}: only a symptom. {one.message(symptom)}"
-        yield (("dim", text),)
+        where = one.place(symptom)
+        text = f"~ {symptom.id} ({where}): only a symptom: {one.message(symptom)}"
+        yield from wrapped(text, "", style, "dim", "  ")
     if symptoms:
         yield ()
     for earlier in told.earlier:
         what = earlier.id or "a failure that no signature knows"
-        yield (("dim", f"- an earlier start failed, {one.place(earlier)}: {what}"),)
+        text = f"- an earlier start failed, {one.place(earlier)}: {what}"
+        yield from wrapped(text, "", style, "dim", "  ")
     yield from _closing(one, style)
 
 
 def _starts(told: Explanation) -> str:
     if told.restarting:
         return (
-            "; it is starting again, and has neither failed nor got ready: this is about the start "
+            "; the last start is still under way, neither failed nor ready: this is about the one "
             "before"
         )
-    return f"; {told.attempts} starts, and the last one counts" if told.attempts > 1 else ""
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f"; {told.attempts} starts, the last one counts" if told.attempts > 1 else ""
 
 
 def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
-    """The one to mend first with all that is known; of another one, what it is and where."""
+    """The one to fix first with all that is known; of another one, what it is and where."""
     colour, mark = MARKS[finding.severity]
     alone = one.told.verdict == "symptom"
     first = alone or finding.id == one.told.primary
     role = {
-        "primary": "  PRIMARY: mend this first",
+        "primary": "  PRIMARY CAUSE: fix this first",
         "contributing": "  also found",
         "symptom": "  a symptom: its cause is not in this log",
     }[finding.role]
@@ -294,14 +318,14 @@ def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line
     if finding.also:
         also = ", ".join(map(printable, finding.also[:_ALSO]))
         if (more := len(finding.also) - _ALSO) > 0:
-            also += f" and {_counted(more, 'more log')}"
+            also += f" and {counted(more, 'more log')}"
         yield from wrapped(f"also in {also}", "    ", style, "dim", "  ")
     if first:
         for paragraph in (one.why(finding.id) or "").split("\n\n"):
             if paragraph.rstrip(".") != message:
                 yield from wrapped(paragraph, "    ", style)
         for fix in one.fixes(finding):
-            yield from fix_lines(fix, one.installer, None)
+            yield from fix_lines(fix, one.installer, style)
     yield from _there(one, finding, style)
     yield ()
 
@@ -322,7 +346,7 @@ def _there(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
         yield (("green", "    this machine no longer has it"),)
     else:
         yield from wrapped(
-            f"whether this machine still has it cannot be told: {there.why}", "    ", style
+            f"whether this machine still has it is inconclusive: {there.why}", "    ", style
         )
 
 
@@ -340,45 +364,25 @@ def _unknown(one: Explained, unknown: Unknown, style: Style) -> Iterator[Line]:
 
 
 def _closing(one: Explained, style: Style) -> Iterator[Line]:
-    told = one.told
+    told, say = one.told, one.installer.again
     if harmless := sum(h.count for h in told.harmless):
-        yield (("dim", f"{_counted(harmless, 'line')} known to be harmless left out"),)
-    if told.verdict == "nothing-found":
-        if told.ready:
-            yield (("bold green", "Nothing found"), ("", ": the server got ready"))
-        else:
-            which = "of its last start" if told.earlier else "of it"
-            text = (
-                f"Nothing found: this log tells of no failure {which}, and of no server that got "
-                "ready either"
-            )
-            yield from wrapped(text, "", style)
-    elif told.verdict == "too-repetitive":
-        text = (
-            "Could not tell: nothing was found, but not each line that may be a cause was looked "
-            "at. Name a shorter part of the log, from the last start of the server on."
-        )
-        yield from wrapped(text, "", style)
-    elif told.verdict == "symptom":
-        text = (
-            "It failed, and this log tells only what follows from the cause. Look at what stands "
-            "above its first line, or in the log of the process that it names; this judges the "
-            "environment:"
-        )
-        yield from wrapped(text, "", style)
-        yield (("cyan", f"      {one.installer.again('diagnose', '--deep')}"),)
-    elif told.verdict == "unrecognised" and told.unknown and told.unknown.refused:
-        text = "The server is up. The quoted line is what to search for."
-        yield from wrapped(text, "", style)
-    elif told.verdict == "unrecognised":
-        text = (
-            "It failed, and why is not known to this doctor. The quoted line is what to search "
-            "for, and this judges the environment:"
-        )
-        yield from wrapped(text, "", style)
-        yield (("cyan", f"      {one.installer.again('diagnose', '--deep')}"),)
-    elif one.command:
-        yield (("bold", "To repair it: "), ("cyan", one.command))
-    else:
-        command = one.installer.again("rules", "show", str(told.primary))
-        yield (("dim", f"More about it: {command}"),)
+        yield (("dim", f"{counted(harmless, 'line')} known to be harmless left out"),)
+    if told.verdict == "explained":
+        why = (("", "why:  "), ("cyan", say("rules", "show", str(told.primary))))
+        yield (("", "fix:  "), ("cyan", one.command)) if one.command else why
+        return
+    if told.exit_code == HEALTHY:
+        yield from wrapped(str(one.conclusion), "", style, "bold green")
+        return
+    yield from wrapped(f"{one.conclusion} {_HINTS[told.verdict]}", "", style, "bold")
+    if told.verdict != "too-repetitive" and not (told.unknown and told.unknown.refused):
+        yield (("", "judge the environment:  "), ("cyan", say("diagnose", "--deep")))
+
+
+_HINTS: Mapping[LogVerdict, Text] = {
+    "unrecognised": Text("The quoted line is what to search for."),
+    "symptom": Text(
+        "Look above its first line, or in the log of the process that it names as failed."
+    ),
+    "too-repetitive": Text("Name a shorter part of the log, from the last start of the server on."),
+}

@@ -10,7 +10,6 @@ from doctor.model import (
     Finding,
     Fix,
     Installer,
-    NotChecked,
     Outcome,
     Verdict,
 )
@@ -39,7 +38,7 @@ def full_lines(report: Report, style: Style) -> Iterator[Line]:
             for i, finding in enumerate(outcome.findings):
                 first = outcome is report.primary and i == 0
                 yield from _finding(outcome, finding, first, style)
-                yield from _fixes(outcome, finding, shown, report.installer)
+                yield from _fixes(outcome, finding, shown, report.installer, style)
                 yield ()
     yield from _inconclusive(report, style)
     if report.proof:
@@ -88,25 +87,26 @@ def _finding(outcome: Outcome, finding: Finding, first: bool, style: Style) -> I
 
 
 def _fixes(
-    outcome: Outcome, finding: Finding, shown: dict[Fix, str], installer: Installer
+    outcome: Outcome, finding: Finding, shown: dict[Fix, str], installer: Installer, style: Style
 ) -> Iterator[Line]:
     """The fixes of a finding; one that an earlier finding has shown, by its name."""
     for fix in finding.fixes:
         earlier = shown.setdefault(fix, outcome.rule.id)
-        yield from fix_lines(fix, installer, None if earlier == outcome.rule.id else earlier)
+        same = None if earlier == outcome.rule.id else earlier
+        yield from fix_lines(fix, installer, style, same)
 
 
 def _inconclusive(report: Report, style: Style) -> Iterator[Line]:
     """The checks that crashed or could not tell; those with the same reason are told together."""
-    reasons: dict[tuple[Verdict, str], list[str]] = {}
-    for outcome in report.outcomes:
-        if outcome.verdict in (Verdict.UNKNOWN, Verdict.CRASHED) and not outcome.accepted:
-            reasons.setdefault((outcome.verdict, str(outcome.why)), []).append(outcome.rule.id)
-    for (verdict, why), ids in reasons.items():
-        word = "inconclusive" if verdict is Verdict.UNKNOWN else "crashed"
+    for outcome in report.deciding(Verdict.CRASHED):
+        yield (("bold magenta", "? "), ("bold", outcome.rule.id), ("", "  crashed"))
+        yield from wrapped(str(outcome.why), "    ", style)
+        yield ()
+    for why, outcomes in report.inconclusive():
+        ids = [outcome.rule.id for outcome in outcomes]
         named = ids[0] if len(ids) == 1 else counted(len(ids), "check")
-        yield (("bold magenta", "? "), ("bold", named), ("", f"  {word}"))
-        yield from wrapped(why, "    ", style)
+        yield (("bold magenta", "? "), ("bold", named), ("", "  inconclusive"))
+        yield from wrapped(str(why), "    ", style)
         if len(ids) > 1:
             yield from wrapped(", ".join(ids), "    ", style, "dim")
         yield ()
@@ -149,15 +149,14 @@ _IMPORT_WORDS = {
 
 def _areas(report: Report) -> Iterator[Line]:
     """Each rule that passed or was not checked, by area."""
-    areas: dict[str, tuple[list[Outcome], list[NotChecked]]] = {}
+    areas: dict[str, list[Line]] = {}
     for outcome in report.outcomes:
-        areas.setdefault(outcome.rule.area, ([], []))[0].append(outcome)
-    for skipped in report.not_checked:
-        areas.setdefault(skipped.rule.area, ([], []))[1].append(skipped)
-    for area, (outcomes, skipped_here) in sorted(areas.items()):
+        if outcome.verdict is Verdict.OK:
+            passed = (("green", "  ✓ "), ("", outcome.rule.id))
+            areas.setdefault(outcome.rule.area, []).append(passed)
+    for other in report.not_checked:
+        skipped = (("dim", f"  - {other.rule.id}: not checked, {other.why}"),)
+        areas.setdefault(other.rule.area, []).append(skipped)
+    for area, lines in sorted(areas.items()):
         yield (("bold", area),)
-        for one in outcomes:
-            if one.verdict is Verdict.OK:
-                yield (("green", "  ✓ "), ("", one.rule.id))
-        for other in skipped_here:
-            yield (("dim", f"  - {other.rule.id}: not checked, {other.why}"),)
+        yield from lines

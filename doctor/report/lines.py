@@ -85,11 +85,13 @@ def served(report: Report) -> Line:
     return (("bold", report.model), ("", f" {profile}"))
 
 
-def fix_lines(fix: Fix, installer: Installer, earlier: str | None) -> Iterator[Line]:
+def fix_lines(
+    fix: Fix, installer: Installer, style: Style, earlier: str | None = None
+) -> Iterator[Line]:
     """The commands of a fix; only its name where an earlier finding has shown them."""
     manual = " (manual)" if fix.needs is Needs.PERSON else ""
-    again = f": same fix as {earlier}" if earlier else ""
-    yield (("green", f"    fix: {fix.title}{manual}{again}"),)
+    same = f": same fix as {earlier}" if earlier else ""
+    yield from wrapped(f"fix: {fix.title}{manual}{same}", "    ", style, "green", hang="  ")
     if earlier:
         return
     for step in fix.steps:

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from doctor.probes.wheels import Packages
-from doctor.profile import ModelNeeds
-from doctor.repair.newest import Bounds
-from doctor.repair.stage import RepairContext, StageError, _leaving
-from doctor.target import Live
-from tests.conftest import SYSTEM, Environment, facts_of
+from doctor.repair.errors import StageError
+from doctor.repair.stage import _leaving
+from tests.conftest import Environment, facts_of
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import changed_bytes, words
 
@@ -54,11 +52,6 @@ def test_a_record_names_nothing_outside_the_environment(
 ) -> None:
     info = bare.install("odd", "1.0", files={"odd/__init__.py": "", "odd/more.py": ""})
     bare.install("other", "1.0", files={"other/x": ""})
-    target = Live(SYSTEM)
-    bounds = Bounds(ModelNeeds())
-    context = RepairContext(
-        target, bare.python, bare.prefix, (bare.site,), {}, None, None, print, bounds
-    )
 
     def one(r: random.Random) -> None:
         data = changed_bytes(r, RECORD)
@@ -67,7 +60,7 @@ def test_a_record_names_nothing_outside_the_environment(
             data = f"{row},,\n".encode("utf-8", "surrogateescape") + data
         (info / "RECORD").write_bytes(data)
         try:
-            going = list(_leaving(context, ["odd"], ()))
+            going = list(_leaving(bare.prefix, (bare.site,), ["odd"], ()))
         except StageError:
             return
         for path in going:

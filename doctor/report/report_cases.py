@@ -1,0 +1,65 @@
+"""A diagnosis, case by case."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from doctor.model import NotChecked, Outcome, Verdict
+from doctor.report.cases import Case, Cases, CaseVerdict, clean, commands
+from doctor.report.closing import verdict_sentence
+from doctor.report.machine import machine
+
+if TYPE_CHECKING:
+    from doctor.diagnose import Report
+
+
+def report_cases(report: Report) -> Cases:
+    """A case per rule."""
+    about = machine(report)
+    known = {
+        "python": str(report.where.python),
+        "profile": report.profile_name,
+        "model": report.model,
+        "vllm": about.vllm,
+        "torch": about.torch,
+        "driver": about.driver,
+    }
+    return Cases(
+        "diagnose",
+        clean(verdict_sentence(report)),
+        about,
+        (*(_case(o, report) for o in report.outcomes), *map(_skipped, report.not_checked)),
+        report.seconds,
+        {name: clean(value) for name, value in known.items() if value is not None},
+    )
+
+
+_VERDICTS = {
+    Verdict.OK: CaseVerdict.PASSED,
+    Verdict.FOUND: CaseVerdict.FAILED,
+    Verdict.UNKNOWN: CaseVerdict.INCONCLUSIVE,
+    Verdict.CRASHED: CaseVerdict.INCONCLUSIVE,
+}
+
+
+def _case(outcome: Outcome, report: Report) -> Case:
+    verdict = _VERDICTS[outcome.verdict]
+    counts = outcome.severity.rank >= report.fail_on.rank
+    bad = verdict is CaseVerdict.INCONCLUSIVE or (verdict is CaseVerdict.FAILED and counts)
+    said = [f.message for f in outcome.findings] if outcome.why is None else [outcome.why]
+    return Case(
+        outcome.rule.id,
+        outcome.rule.area,
+        verdict,
+        "; ".join(map(clean, said)),
+        outcome.severity,
+        decides=bad and not outcome.accepted,
+        accepted=outcome.accepted,
+        evidence=tuple(clean(e) for f in outcome.findings for e in f.evidence),
+        commands=tuple(commands(outcome.findings, report.installer)),
+    )
+
+
+def _skipped(one: NotChecked) -> Case:
+    rule = one.rule
+    return Case(rule.id, rule.area, CaseVerdict.NOT_CHECKED, clean(one.why), rule.severity)
