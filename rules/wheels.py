@@ -635,4 +635,4 @@ def _import_fails(imports: Imports, one: Imported) -> Finding:
     if one.caught:
         evidence.append(Text("vLLM continues there only after {caught}", caught=one.caught))
     severity = None if one.always else Severity.WARNING
-    return Finding(one.told, tuple(evidence), severity=severity)
+    return Finding(one.told, tuple(evidence), severity=severity, subject=one.module)

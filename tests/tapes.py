@@ -21,10 +21,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from doctor.engine import REGISTRY, Crashed, Facts
+from doctor.engine import Crashed, Facts
 from doctor.model import Missing
 from doctor.probes.driver import DeepAsked
-from doctor.probes.interpreter import FoundBy, Interpreter, Where
+from doctor.probes.interpreter import FoundBy, Interpreter, Where, recorded_where
 from doctor.probes.wheels import Packages
 from doctor.profile import DEFAULT_PROFILE, load_profile
 from doctor.snapshot import ask_everything
@@ -105,7 +105,7 @@ def complete(recording: dict[str, Any]) -> dict[str, Any]:
     with contextlib.ExitStack() as closing:
         local = Path(closing.enter_context(tempfile.TemporaryDirectory()))
         target = Recorder(Completed(recording, Wheels(local, closing), local))
-        where = Where(Path(recording["python"]), recording["found_by"])
+        where = recorded_where(recording["python"], recording["found_by"])
         facts = Facts(target, (where, load_profile(DEFAULT_PROFILE), DeepAsked()))
         asked = [name for name in ask_everything(facts) if _is_answered(facts, name)]
         made = target.recording(recording["tool"], recording["python"], recording["found_by"])
@@ -114,7 +114,7 @@ def complete(recording: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_answered(facts: Facts, name: str) -> bool:
-    (kind,) = (kind for kind in REGISTRY.kinds() if kind.__name__ == name)
+    (kind,) = (kind for kind in facts.registry.kinds() if kind.__name__ == name)
     try:
         facts.get(kind)
     except (NotRecorded, NotAskedThen):

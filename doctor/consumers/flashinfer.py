@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from packaging.version import Version
 
 from doctor.consumers.conditions import Case, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable
+from doctor.frozen import dataclass
 from doctor.model import NotApplicable, Text
 from doctor.probes.environment import LaunchEnv, which
 from doctor.target import Target

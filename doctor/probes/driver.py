@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ from packaging.version import Version
 
 from doctor.codec import decode, parse_json
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import cuda_version, number_of
 from doctor.probes.environment import LaunchEnv, child_env

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import NO_MODEL, Fact, NotApplicable
 from doctor.profile import Profile
 from doctor.tape import NotRecorded, OfAnotherModel
