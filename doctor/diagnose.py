@@ -27,7 +27,7 @@ from doctor.model import (
     Text,
     Verdict,
 )
-from doctor.probes.driver import DeepAsked, Driver
+from doctor.probes.driver import CuInit, DeepAsked, Driver
 from doctor.probes.host import HostCompilers
 from doctor.probes.imports import Imported, Imports
 from doctor.probes.interpreter import Interpreter, Where
@@ -89,6 +89,14 @@ class Report:
         """The ids whose outcome decides nothing, since somebody said so."""
         return [o.rule.id for o in self.outcomes if o.accepted]
 
+    def inconclusive(self) -> tuple[tuple[Text, tuple[Outcome, ...]], ...]:
+        """What could not be told, each reason once with all that it leaves open, in the order of
+        the outcomes."""
+        reasons: dict[Text, list[Outcome]] = {}
+        for one in self.deciding(Verdict.UNKNOWN):
+            reasons.setdefault(one.why or Text(""), []).append(one)
+        return tuple((why, tuple(those)) for why, those in reasons.items())
+
     def deciding(self, *verdicts: Verdict) -> list[Outcome]:
         """The outcomes of these verdicts that decide."""
         return _deciding(self.outcomes, *verdicts)
@@ -114,7 +122,7 @@ def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
     began = time.perf_counter()
     deep = question.deep
     facts = facts.given(DeepAsked(deep))
-    facts.ask_ahead(Interpreter, Driver, HostCompilers, *((Imports,) if deep else ()))
+    facts.ask_ahead(Interpreter, Driver, HostCompilers, *((CuInit, Imports) if deep else ()))
     loaded = tuple(rules)
     interpreter, where = facts.get(Interpreter), facts.get(Where)
     facts.ask_ahead(Toolkits)

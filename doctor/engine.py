@@ -227,9 +227,9 @@ class Facts:
             asking.pop()
 
     def _too_old_for(self, kind: type[Fact]) -> NotAskedThen | None:
-        """Why a tape has no answer to what this fact's own probe asks: it was recorded before."""
+        """Why a snapshot has no answer to what this fact's own probe asks: it was not asked for."""
         tape = self.target if isinstance(self.target, Tape) else None
-        recorder = tape.recorder_before(kind.since) if tape else None
+        recorder = tape.recorder_without(kind) if tape else None
         return NotAskedThen(recorder) if recorder else None
 
     def arguments(self, parameters: Iterable[tuple[str, Any, bool]]) -> dict[str, Any]:

@@ -208,15 +208,6 @@ def left_out(base: Profile, made: Profile) -> tuple[str, ...]:
     return tuple(n for n in differ if getattr(made, n) == getattr(plain, n))
 
 
-def variants(profile: Profile) -> tuple[Profile, ...]:
-    """The same model with its GPUs here and with GPUs to come: what a recording has to answer,
-    so that it can be judged either way."""
-    return (
-        dataclasses.replace(profile, device="cuda", gpus="here"),
-        dataclasses.replace(profile, device="cuda", gpus="later", archs=("9.0",)),
-    )
-
-
 def names() -> tuple[str, ...]:
     """The built-in profiles."""
     return tuple(sorted(p.stem for p in _BUILT_IN.glob("*.toml")))

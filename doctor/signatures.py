@@ -127,20 +127,25 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Ailment:
-    """What a log can name: title and explanation where no rule of this id carries them."""
+    """What a log can name: title and explanation where no rule of this id carries them. `sources`:
+    where the facts of the explanation come from; `see_also`: ids of other ailments."""
 
     id: str
     title: str | None = None
     explanation: str | None = None
     fix: tuple[Remedy, ...] = ()
+    sources: tuple[str, ...] = ()
+    see_also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Rows in the order of their files' names, and the ailments by id."""
+    """Rows in the order of their files' names, and the ailments by id. `areas`: by id, the name of
+    the file that has the ailment, else its first row."""
 
     signatures: tuple[Signature, ...]
     ailments: dict[str, Ailment]
+    areas: dict[str, str]
 
     def explains(self, id: str) -> bool:
         """Whether no rule does."""
@@ -161,6 +166,7 @@ def load_catalogue(folders: Iterable[Path]) -> Catalogue:
     """Reads signatures/*.toml in each folder. Raises CodecError, ValueError naming the file."""
     rows: list[Signature] = []
     ailments: dict[str, Ailment] = {}
+    areas: dict[str, str] = {}
     for folder in folders:
         for path in sorted((folder / "signatures").glob("*.toml")):
             try:
@@ -173,11 +179,13 @@ def load_catalogue(folders: Iterable[Path]) -> Catalogue:
             if folder != rules_folder():
                 _check(more, path)
             rows += more
+            areas = {**{row.id: path.stem for row in more}, **areas}
             for one in decode(tuple[Ailment, ...], data.get("ailment", []), f"{path}: ailment"):
                 if one.id in ailments:
                     raise CodecError(str(path), f"there is an ailment {one.id!r} already")
                 ailments[one.id] = one
-    return Catalogue(tuple(rows), ailments)
+                areas[one.id] = path.stem
+    return Catalogue(tuple(rows), ailments, areas)
 
 
 def _check(rows: Iterable[Signature], path: Path) -> None:

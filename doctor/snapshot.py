@@ -3,11 +3,20 @@ environment only what is judged."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import pkgutil
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from doctor import probes
+from doctor.engine import REGISTRY, Crashed, Facts
+from doctor.model import Fact, Missing
+from doctor.probes.driver import DeepAsked, InstalledDriver
+from doctor.probes.host import HostCompilers
+from doctor.probes.interpreter import Interpreter
 from doctor.redact import redacted
 
 # The variables whose values a probe or a rule reads, and what of the server reads them. Of all
@@ -55,6 +64,27 @@ _END = r"(?![\w-]|\.\w)"
 _PLAIN = frozenset(
     ("root", "nvidia", "python", "vllm", "torch", "lib", "bin", "opt", "usr", "user")
 )
+
+
+def ask_everything(facts: Facts) -> tuple[str, ...]:
+    """Asks for every fact that can be found out without a proof, so that whoever judges the answers
+    may ask for another model, other GPUs, or none; returns their names. `facts` were given Where
+    and Profile. Raises Missing (NotPython) or Crashed where the interpreter does not answer."""
+    facts = facts.given(DeepAsked(False))
+    facts.ask_ahead(Interpreter, InstalledDriver, HostCompilers)
+    facts.get(Interpreter)
+    for module in pkgutil.iter_modules(probes.__path__):
+        if not module.name.startswith("_"):  # those run in a child
+            importlib.import_module(f"{probes.__name__}.{module.name}")
+    asked = [kind for kind in REGISTRY.kinds() if not _is_proof(kind)]
+    for kind in asked:
+        with contextlib.suppress(Missing, Crashed):
+            facts.get(kind)
+    return tuple(sorted(kind.__name__ for kind in asked))
+
+
+def _is_proof(kind: type[Fact]) -> bool:
+    return any(need is DeepAsked for _, need, _ in REGISTRY.needs(kind))
 
 
 def shareable(recording: dict[str, Any], home: str | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +12,12 @@ from packaging.version import Version
 
 from doctor.codec import CodecError, decode, encode
 from doctor.elf import Elf
-from doctor.model import Missing, NotApplicable, Text
+from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import YEAR_10000, version_of
 from doctor.target import READ_MOST, Ran, Stat, Target
 
 A = TypeVar("A")
+Searches = Mapping[str, Mapping[str, tuple[str, ...] | None]]
 
 
 class NotRecorded(Missing):
@@ -24,8 +25,10 @@ class NotRecorded(Missing):
 
     absent = False
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, searches: Searches | None = None) -> None:
         super().__init__(Text("this snapshot does not contain {what}", what=what))
+        self.searches: Searches = searches or {}
+        """Where a search is lacking: all that it contains, by path and pattern."""
 
 
 class NotAskedThen(NotApplicable):
@@ -36,6 +39,15 @@ class NotAskedThen(NotApplicable):
 
     def __init__(self, tool: str) -> None:
         super().__init__(Text("recorded by {tool}, before this check existed", tool=tool))
+
+
+class OfAnotherModel(NotRecorded, NotApplicable):
+    """A snapshot was asked for what only one that was made for the same model can contain."""
+
+    def __init__(self, model: str) -> None:
+        why = Text("this snapshot was made for another model than {model}", model=model)
+        Missing.__init__(self, why)
+        self.searches = {}
 
 
 TAPE_VERSION = 1
@@ -52,7 +64,8 @@ class Recording:
     """A recorded machine: every question that was asked of it, and its answer. `env` has the
     variables whose values are judged; `env_names` names all that were set of the families that
     change a server: judged is whether they are known. `recorded`: when, in seconds
-    since 1970; `host`: its name, where whoever recorded it wanted it kept."""
+    since 1970; `host`: its name, where whoever recorded it wanted it kept. `asked`: the facts that
+    it was asked for; None of a doctor before 0.5, which asked for all that it knew."""
 
     schema_version: int
     tool: str
@@ -70,6 +83,7 @@ class Recording:
     elf: dict[str, Elf | None] = field(default_factory=dict)
     recorded: float | None = None
     host: str | None = None
+    asked: tuple[str, ...] | None = None
 
 
 class Tape:
@@ -87,10 +101,14 @@ class Tape:
     def hidden(self) -> tuple[str, ...]:
         return tuple(name for name in self._tape.env_names if name not in self._tape.env)
 
-    def recorder_before(self, since: str) -> str | None:
-        """The doctor that recorded this, where it is older than the release `since`."""
-        recorder = version_of(self._tape.tool.rpartition(" ")[2])
-        return self._tape.tool if recorder and recorder < Version(since) else None
+    def recorder_without(self, kind: type[Fact]) -> str | None:
+        """The doctor that recorded this, where it did not ask for this fact."""
+        asked, recorder = self._tape.asked, version_of(self._tape.tool.rpartition(" ")[2])
+        if asked is not None:
+            was_asked = kind.__name__ in asked
+        else:
+            was_asked = recorder is None or recorder >= Version(kind.since)
+        return None if was_asked else self._tape.tool
 
     def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
         try:
@@ -106,7 +124,10 @@ class Tape:
         return None if text is None else text.encode("utf-8", "surrogateescape")
 
     def search(self, path: Path, pattern: str) -> tuple[str, ...] | None:
-        return _answer(_answer(self._tape.search, path), pattern)
+        answers = self._tape.search.get(str(path), {})
+        if pattern not in answers:
+            raise NotRecorded(str(path), self._tape.search)
+        return answers[pattern]
 
     def listdir(self, path: Path) -> tuple[str, ...] | None:
         return _answer(self._tape.listdir, path)
@@ -187,12 +208,19 @@ class Recorder:
         return answer
 
     def recording(
-        self, tool: str, python: str, found_by: str, host: str | None = None
+        self,
+        tool: str,
+        python: str,
+        found_by: str,
+        host: str | None = None,
+        asked: Iterable[str] | None = None,
     ) -> dict[str, Any]:
-        """The recording as JSON data, not yet to be shared (see `doctor.snapshot`)."""
+        """The recording as JSON data, not yet to be shared (see `doctor.snapshot`). `asked`: the
+        facts that were asked for."""
         return {
             "recorded": round(time.time()),
             "host": host,
+            "asked": None if asked is None else list(asked),
             "schema_version": TAPE_VERSION,
             "tool": tool,
             "python": python,

@@ -17,20 +17,29 @@ from doctor.probes.wheels import Torch
 def flashinfer_stale_cache(
     cache: KernelCache, torch: Torch, toolkits: Toolkits, kit: WheelToolkit, jit: Jit
 ) -> Iterator[Finding]:
-    """A kernel in FlashInfer's cache is of no use: of another CUDA major, broken, or unfinished.
+    """A cached FlashInfer kernel is broken, unfinished or built for another CUDA major.
 
-    `libcudart.so.12: cannot open shared object file` or `file too short` with a path in cached_ops,
-    or a bus error without a word. FlashInfer's cache is named by its version and the GPUs alone.
-    At every load it writes the op's ninja file and runs ninja (flashinfer/jit/core.py:307-318),
-    which builds again what its commands, its log or the times of its files say; it never looks into
-    the .so. So an op of the same CUDA_HOME is loaded as it is, whatever toolkit lies there now, and
-    so is one that was cut off after it was finished (a disk that was full, a power cut, a copy).
+    The server stops with `libcudart.so.12: cannot open shared object file` or `file too short` and
+    a path in cached_ops, or with a bus error and no message. FlashInfer names its cache by its own
+    version and the GPU architectures only. At every load it writes the op's ninja file and runs
+    ninja (flashinfer/jit/core.py:307-318), which rebuilds when the commands, its log or the file
+    times say so, and never looks into the .so. An op built with the same CUDA_HOME is therefore
+    loaded as it is, whatever toolkit is installed there now, and so is a .so that was damaged after
+    ninja finished it (full disk, power loss, partial copy).
 
-    What FlashInfer mends itself is only told: an op that another CUDA_HOME built (its commands
-    change with cuda_home) and one whose builder was killed (no entry in ninja's log, and the kernel
-    has freed the lock). Of these, only what is of no use to any other toolkit here. An op of
-    another environment's FlashInfer is that one's: here, it is built again. Only the op is set
-    aside, never the cache: everything else in it took minutes to build.
+    What FlashInfer rebuilds by itself is reported as info: an op built with another CUDA_HOME (its
+    commands contain cuda_home) that no other toolkit on this machine can still use, and an op whose
+    builder was killed (no entry in ninja's log; the kernel has released the lock). An op built by
+    the FlashInfer of another environment belongs to that one, and is rebuilt here.
+
+    Fix: Renames the folder of this op, so that FlashInfer rebuilds it at the next start. The rest
+    of the cache, which took minutes to build, stays. Needs no consent.
+
+    Manual: With no server running, rename the op's folder below cached_ops.
+
+    Sources: flashinfer/jit/core.py, flashinfer/jit/env.py, flashinfer#3229, flashinfer#5145
+
+    See also: toolkit-major-mismatch, jit-lock-hang
     """
     for op in cache.ops:
         if op.builder is None and (finding := _useless(op, torch, toolkits, kit, jit)):
@@ -110,11 +119,23 @@ def _aside(op: CachedOp, message: Text, why: Text, severity: Severity | None) ->
 def jit_lock_hang(cache: KernelCache, jit: Jit) -> Iterator[Finding]:
     """A lock in FlashInfer's cache is held by a process that does not run here.
 
-    The server then waits for ever and says nothing (py-spy shows `acquire` of filelock under
-    flashinfer/jit/core.py). An empty lock file is none of these: the kernel takes the lock from a
+    The server then waits forever and logs nothing (py-spy shows `acquire` of filelock under
+    flashinfer/jit/core.py). An empty lock file is harmless: the kernel releases the lock of a
     process that dies, and the file stays. Only where the filesystem has no flock (Lustre, some
-    FUSE) does filelock write the holder's name into the file; it takes over what a process of this
-    machine left, and waits for one of another machine or container, whose death it cannot see.
+    FUSE) does filelock write the holder's name into the file. It takes over the lock of a dead
+    process of this machine, but waits for one of another machine or container, whose death it
+    cannot see.
+
+    Fix: Renames the lock file if its holder ran on this machine and is gone. Needs no consent.
+
+    Manual: If the holder is on another machine or in another container, check there that no nvcc,
+    cicc, ptxas or ninja still runs, then rename the lock file.
+
+    Workaround: `FLASHINFER_WORKSPACE_BASE=/a/local/folder` moves the cache to a local disk.
+
+    Sources: flashinfer/jit/core.py, flashinfer#972, vllm#41865
+
+    See also: flashinfer-stale-cache, shm-broadcast-wait
     """
     for lock in cache.locks:
         if lock.running and lock.here:

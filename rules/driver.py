@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.fixes import Command, Doctor, SetVariable, UnsetVariable
-from doctor.probes.driver import Driver
+from doctor.probes.driver import CuInit, Driver
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.libraries import Runtimes
 from doctor.probes.wheels import ROCM, Torch
@@ -38,19 +38,35 @@ def _driver_repair(driver: Driver) -> tuple[str, str]:
 
 
 @rule("driver-lib-invisible", Severity.ERROR, Stage.DEVICE)
-def driver_lib_invisible(driver: Driver, torch: Torch | None) -> Iterator[Finding]:
-    """The server would find no NVIDIA driver.
+def driver_lib_invisible(
+    driver: Driver, init: CuInit | None, torch: Torch | None
+) -> Iterator[Finding]:
+    """The server cannot load or initialise the NVIDIA driver.
 
-    `RuntimeError: Failed to infer device type`, `libcuda.so.1: cannot open shared object file`. No
-    driver on this machine, a container started without `--gpus`, an empty placeholder file, or a
-    library folder that the loader does not search.
+    vLLM stops with `RuntimeError: Failed to infer device type` or
+    `libcuda.so.1: cannot open shared object file`. Causes: no driver on this machine, a container
+    started without `--gpus`, an empty placeholder file instead of the library, a library folder
+    that the loader does not search, or cuInit returning an error (cuda.h, CUresult: 100 no GPU is
+    visible, 802 fabric manager not ready, 803 an older libcuda is found first, 804 the
+    compatibility libcuda does not support this GPU, 999 nvidia-uvm is not loaded or not in the
+    container).
+
+    Manual: In a container, start it with the GPUs (`docker run --gpus all ...`;
+    nvidia-container-toolkit on the host; NVIDIA_DRIVER_CAPABILITIES must include compute). If
+    /dev/nvidiactl exists, find libcuda.so.1 and put its folder on LD_LIBRARY_PATH. Otherwise
+    install the driver and reboot. On a build machine without GPUs, judge for the GPUs to come:
+    `vllm-doctor diagnose --set gpus=later --set archs=9.0`.
+
+    Sources: cuda.h (CUresult), vllm#12847, vllm#8885, vllm#13946
+
+    See also: no-gpu-in-container, cuda-compat-shadow-803, forward-compat-unsupported-804,
+    fabric-manager-not-running, cuda-unknown-error
     """
     if torch and torch.hip:
         raise NotApplicable(Text(ROCM))
     nvml = None if driver.tegra else driver.nvml.error
     errors = [e for e in (driver.libcuda.error, nvml) if e]
-    if not errors and driver.libcuda.init:
-        code = driver.libcuda.init
+    if not errors and init and (code := init.code):
         yield Finding(
             Text(
                 "the NVIDIA driver loads and cannot be initialised: cuInit answers {code}",
@@ -88,11 +104,21 @@ _LEAST_DRIVER = {12: "525", 13: "580"}
 
 @rule("driver-too-old", Severity.ERROR, Stage.DEVICE)
 def driver_too_old(driver: Driver, torch: Torch) -> Finding | None:
-    """The driver speaks an older CUDA major than torch.
+    """The NVIDIA driver supports an older CUDA major than torch requires.
 
-    `The NVIDIA driver on your system is too old`. A driver of the same major is enough, whatever
-    the minor: CUDA 12.9 wheels run on a driver of CUDA 12.2. What nvidia-smi prints may come from a
-    compatibility package; libcuda itself is asked here.
+    torch stops with `The NVIDIA driver on your system is too old`. Any driver of the same CUDA
+    major is new enough, whatever the minor: CUDA 12.9 wheels run on a driver for CUDA 12.2. CUDA 12
+    needs driver 525 or newer, CUDA 13 needs 580. The version that nvidia-smi prints may come from a
+    compatibility package; this check asks libcuda itself.
+
+    Manual: Update the driver and reboot (`apt-get install nvidia-driver-580` for CUDA 13).
+
+    Workaround: Install vLLM and torch wheels of the CUDA major that the driver supports, both from
+    the same index.
+
+    Sources: CUDA release notes (CUDA Driver), vllm#1772, FunASR#2973
+
+    See also: ptx-unsupported-toolchain, forward-compat-unsupported-804, libcudart-major-mismatch
     """
     if driver.libcuda.error:
         raise Missing(Text("there is no driver to ask"), ("driver-lib-invisible",))
@@ -128,13 +154,22 @@ def driver_too_old(driver: Driver, torch: Torch) -> Finding | None:
 def ld_library_path_foreign_cudart(
     runtimes: Runtimes, torch: Torch, env: LaunchEnv, profile: Profile
 ) -> Iterator[Finding]:
-    """LD_LIBRARY_PATH brings another CUDA runtime before torch's.
+    """LD_LIBRARY_PATH puts another CUDA runtime ahead of torch's.
 
-    An older libcudart of torch's major, loaded first, lacks symbols (`undefined symbol:
-    cudaGetDriverEntryPointByVersion`). torch's own wheels carry an RPATH, which the loader searches
-    before LD_LIBRARY_PATH: with them the older runtime is never loaded (tried with torch 2.11).
-    Another major has another name and is loaded beside torch's only where something asks for it
-    (`Multiple libcudart libraries found`).
+    An older libcudart of torch's own major, loaded first, lacks symbols
+    (`undefined symbol: cudaGetDriverEntryPointByVersion`). torch's wheels carry an RPATH, which the
+    loader searches before LD_LIBRARY_PATH, so with them the older runtime is never loaded (tested
+    with torch 2.11) and nothing is reported. A runtime of another major has another file name and
+    is loaded beside torch's only where something asks for it
+    (`Multiple libcudart libraries found`); that is a warning.
+
+    Fix: Saves LD_LIBRARY_PATH without that folder for the next start. Needs no consent.
+
+    Manual: Remove the folder from LD_LIBRARY_PATH in the shell or unit that starts the server.
+
+    Sources: torch 2.11 (tested), flashinfer#928, cudnn-frontend#267
+
+    See also: cudart-symbol-older-runtime, multiple-libcudart
     """
     if profile.device == "cpu" or torch.cuda is None:
         return

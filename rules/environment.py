@@ -18,10 +18,15 @@ from doctor.profile import Profile
 
 @rule("shell-env-not-loaded", Severity.INFO, Stage.SHELL)
 def shell_env_not_loaded(env: LaunchEnv) -> Finding | None:
-    """What an earlier fix saved for this environment is not in this shell.
+    """Variables saved by an earlier fix are not set in this shell.
 
-    It is judged as part of the server's environment, and `vllm-doctor launch` starts the server
-    with it; a `vllm serve` typed here by hand would not see it.
+    The report counts them as part of the server's environment, and `vllm-doctor launch` starts the
+    server with them; a `vllm serve` typed in this shell would not see them.
+
+    Manual: `eval "$(vllm-doctor env)"` sets them in this shell; `vllm-doctor env --shell systemd`
+    (fish, dotenv, json) writes them for others.
+
+    See also: variable-unreadable
     """
     if not env.differs:
         return None
@@ -49,14 +54,23 @@ def _as_launched(env: LaunchEnv, name: str) -> Text:
 def variable_unreadable(
     env: LaunchEnv, jit: Jit | None, numbers: WholeNumbers | None
 ) -> list[Finding]:
-    """A variable has a value on which vLLM or FlashInfer breaks when it starts.
+    """A variable has a value that makes vLLM or FlashInfer fail at start.
 
-    `invalid literal for int() with base 10: 'true'`. vLLM reads its numbers and most of its
-    switches by `int`, each once when the engine and its workers start: "true" and an empty value
-    end it. VLLM_PORT=tcp://10.0.0.1:8000 is set by Kubernetes in every pod beside a service that
-    is called vllm: give that another name, or the pod `enableServiceLinks: false`. FlashInfer takes
-    FLASHINFER_CUDA_ARCH_LIST apart at single spaces ("9.0a 10.0a"); torch's own spelling with
-    semicolons ends it.
+    vLLM stops with `invalid literal for int() with base 10: 'true'`: it reads its numbers and most
+    of its switches with `int`, once each when the engine and its workers start, so `true` and an
+    empty value are fatal. VLLM_PORT=tcp://10.0.0.1:8000 is set by Kubernetes in every pod beside a
+    service named vllm. FlashInfer splits FLASHINFER_CUDA_ARCH_LIST at single spaces (`9.0a 10.0a`);
+    torch's spelling with semicolons is fatal.
+
+    Fix: Removes the variable for the next start if it is one that a fix may set
+    (FLASHINFER_CUDA_ARCH_LIST and others). Needs no consent.
+
+    Manual: `unset` any other variable where the server is started. For VLLM_PORT rename the
+    Kubernetes service, or set `enableServiceLinks: false` in the pod.
+
+    Sources: vllm/envs.py (0.19 to 0.33), flashinfer/compilation_context.py
+
+    See also: vllm-port-env-is-uri, variable-odd-characters, unknown-vllm-variable
     """
     whole = numbers.names if numbers else ()
     found = [*_numbers(env, whole), *_archs(env, jit)]
@@ -120,13 +134,18 @@ _STRIPPED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 def variable_odd_characters(
     env: LaunchEnv, profile: Profile, numbers: WholeNumbers | None
 ) -> list[Finding]:
-    """A variable has blanks, quotes or full-width characters that its reader takes literally.
+    """A variable contains stray blanks, quotes or full-width characters.
 
-    Input methods write "０，1" and “…”; `docker --env-file` and systemd's EnvironmentFile keep what
-    a shell would take away: in KEY="value" the quotes, behind the value the blank. CUDA shows no
-    GPU for CUDA_VISIBLE_DEVICES="０，1", huggingface_hub asks a host that does not exist,
-    HF_HUB_OFFLINE=" 1" is off. Of a path only both ends are looked at: folders may be called so.
-    Of a snapshot only the few values are looked at that it holds.
+    Its reader takes them literally. Input methods produce "０，1" and “…”; `docker --env-file`
+    and systemd's EnvironmentFile keep what a shell would strip: the quotes in KEY="value", a
+    blank behind the value. CUDA shows no GPU for CUDA_VISIBLE_DEVICES="０，1", huggingface_hub
+    asks a host that does not exist, HF_HUB_OFFLINE=" 1" is off. Of a path only both ends are
+    checked, since folders may be named so. A snapshot contains only few values, and only those
+    are checked.
+
+    Manual: Set the variable again without these characters, in the env file or unit that sets it.
+
+    See also: variable-unreadable, hf-endpoint-unreachable, invalid-device-ordinal
     """
     whole = numbers.names if numbers else ()
     found = []

@@ -88,11 +88,19 @@ def _in_words(profile: Profile, gpus: Gpus) -> Text:
 
 @rule("tp-exceeds-visible-gpus", Severity.ERROR, Stage.GPUS)
 def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
-    """The server is to run on more GPUs than CUDA shows it.
+    """tensor_parallel_size is larger than the number of GPUs that CUDA sees.
 
-    `World size (2) is larger than the number of available GPUs (1) in this node`. Counted as CUDA
-    counts, which stops at the first entry of CUDA_VISIBLE_DEVICES that it does not know; an empty
-    value means no GPU at all.
+    vLLM stops with `World size (2) is larger than the number of available GPUs (1) in this node`.
+    GPUs are counted as CUDA counts them: it stops at the first entry of CUDA_VISIBLE_DEVICES that
+    it does not know, and an empty value means no GPU.
+
+    Manual: If CUDA_VISIBLE_DEVICES hides installed GPUs, unset it (they may be in use by someone
+    else), or serve with fewer GPUs: `--set tensor_parallel_size=N`. The report names an N that the
+    model can be divided by and fits into.
+
+    Sources: vllm#8908, vllm#29447
+
+    See also: tp-not-dividing-heads, invalid-device-ordinal, cuda-visible-devices-uuid, mig-enabled
     """
     wanted, have = profile.tensor_parallel_size, len(gpus.visible)
     if have >= wanted:
@@ -118,13 +126,22 @@ def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
 
 @rule("tp-not-dividing-heads", Severity.ERROR, Stage.MODEL)
 def tp_not_dividing_heads(profile: Profile, gpus: Gpus | None) -> Finding | None:
-    """The model cannot be shared equally by the number of GPUs.
+    """The model cannot be divided evenly by tensor_parallel_size.
 
-    `Total number of attention heads (20) must be divisible by tensor parallel size (8)`; for the
-    rows of a layer or of an expert a bare AssertionError, after the ranks have started. vLLM gives
-    each rank an equal part of the attention heads, of each dense layer (intermediate_size) and of
-    each expert (moe_intermediate_size): what divides the heads need not divide the experts. Key and
-    value heads may also be fewer than the ranks, if they divide them.
+    vLLM stops with `Total number of attention heads (20) must be divisible by tensor parallel size
+    (8)`, or, for the rows of a layer or an expert, with a bare AssertionError after the ranks have
+    started. Each rank gets an equal part of the attention heads, of each dense layer
+    (intermediate_size) and of each expert (moe_intermediate_size): a number that divides the heads
+    need not divide the experts. Key and value heads may also be fewer than the ranks, if they
+    divide them.
+
+    Manual: Choose one of the sizes that the report lists: `--set tensor_parallel_size=N`.
+
+    Workaround: `--pipeline-parallel-size` splits the layers instead of the heads.
+
+    Sources: the model's config.json, vllm#2652, vllm#4232
+
+    See also: tp-exceeds-visible-gpus, gpu-memory-too-small
     """
     needs, ranks = profile.needs, profile.tensor_parallel_size
     if needs.attention_heads is None:
@@ -146,12 +163,20 @@ def tp_not_dividing_heads(profile: Profile, gpus: Gpus | None) -> Finding | None
 
 @rule("gpu-memory-too-small", Severity.ERROR, Stage.GPUS)
 def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
-    """The model does not fit into the GPUs' memory.
+    """The model does not fit into GPU memory.
 
-    An error where the weights and one request of the full length do not fit into
-    `gpu_memory_utilization` of a GPU (`No available memory for the cache blocks`); a warning where
-    next to nothing is left beside them. With MLA every rank holds the whole KV cache: it is not
-    divided by the ranks.
+    An error if the weights and one request of the full length do not fit into
+    `gpu_memory_utilization` of a GPU (`No available memory for the cache blocks`); a warning if
+    almost nothing is left beside them: 1 GiB is counted for activations, CUDA graphs and the
+    context, of which 1 to 3 GiB were measured. With MLA every rank holds the whole KV cache: it is
+    not divided by the ranks.
+
+    Manual: Serve on more GPUs (`--set tensor_parallel_size=N`; the report names a size that fits),
+    on larger ones, or a quantised checkpoint.
+
+    Workaround: A smaller `max_model_len` needs a smaller KV cache.
+
+    See also: no-kv-cache-memory, kv-cache-too-small, gpu-memory-below-utilization, cuda-oom-startup
     """
     ranks = profile.tensor_parallel_size
     if profile.needs.weights_gib is None:

@@ -33,9 +33,18 @@ def c_compiler_missing(
 ) -> Iterator[Finding]:
     """No working C or C++ compiler where Triton, Inductor or FlashInfer look for one.
 
-    `RuntimeError: Failed to find C compiler`. Triton takes CC, else gcc, else clang, to build its
-    launcher, also with --enforce-eager; FlashInfer links with CXX, else c++; a CPU server's
-    Inductor compiles C++.
+    The server stops with `RuntimeError: Failed to find C compiler`. Triton uses CC, else gcc, else
+    clang, to build its launcher, also with --enforce-eager; FlashInfer links with CXX, else c++; on
+    a CPU server Inductor compiles C++.
+
+    Fix: If CC or CXX names a compiler that does not exist, removes the variable for the next start.
+    Needs no consent.
+
+    Manual: Otherwise install the system's compilers: `apt-get install gcc g++`.
+
+    Sources: triton/runtime/build.py, vllm#2997, vllm#14075
+
+    See also: c-compiler-incomplete, nvcc-host-compiler-missing, python-headers-missing
     """
     gpu = profile.device == "cuda"
     named = hosts.c.name not in ("gcc", "clang")
@@ -71,10 +80,18 @@ def _unset(name: str) -> Fix:
 
 @rule("nvcc-host-compiler-missing", Severity.ERROR, Stage.COMPILE)
 def nvcc_host_compiler_missing(hosts: HostCompilers, jit: Jit) -> Finding | None:
-    """The host compiler that nvcc is told to use does not work.
+    """The host compiler that nvcc is configured to use does not work.
 
-    NVCC_CCBIN, CC, or a -ccbin in nvcc's own variables names a compiler that is gone:
+    NVCC_CCBIN, CC, or a -ccbin in NVCC_PREPEND_FLAGS or NVCC_APPEND_FLAGS names a compiler that
+    does not exist, or there is no gcc on PATH:
     `nvcc fatal : Failed to preprocess host compiler properties`.
+
+    Manual: Correct the variable that the report names, or install the compilers:
+    `apt-get install gcc g++`.
+
+    Sources: flashinfer/jit/cpp_ext.py
+
+    See also: c-compiler-missing, host-gcc-too-new-for-nvcc
     """
     if hosts.nvcc_host.compiler or (hosts.nvcc_host == hosts.c and hosts.c.compiler is None):
         return None
@@ -92,11 +109,19 @@ def nvcc_host_compiler_missing(hosts: HostCompilers, jit: Jit) -> Finding | None
 
 @rule("python-headers-missing", Severity.ERROR, Stage.HOST_COMPILER)
 def python_headers_missing(headers: PythonHeaders, interpreter: Interpreter) -> Finding | None:
-    """Python.h of the target's interpreter is not installed.
+    """Python.h for the server's interpreter is not installed.
 
-    `cuda_utils.c:6:10: fatal error: Python.h: No such file or directory`: Triton compiles a Python
-    extension. Headers of another minor, or in the venv, do not help: the interpreter says where it
-    looks.
+    The server stops with `cuda_utils.c:6:10: fatal error: Python.h: No such file or directory`:
+    Triton compiles a Python extension. Headers of another Python minor, or inside the virtual
+    environment, do not help: the interpreter itself says where its headers are.
+
+    Manual: Install the headers of exactly this Python (`apt-get install python3.12-dev`), or
+    recreate the environment with a Python that includes them
+    (`uv venv --managed-python --python 3.12`).
+
+    Sources: sysconfig (the include path), vllm#27890, sglang#18644
+
+    See also: triton-host-build-failed, c-compiler-missing
     """
     release = f"{interpreter.version.major}.{interpreter.version.minor}"
     if headers.found and headers.version in (None, interpreter.version):
@@ -130,14 +155,24 @@ def python_headers_missing(headers: PythonHeaders, interpreter: Interpreter) -> 
 
 @rule("triton-libcuda-unlinkable", Severity.ERROR, Stage.HOST_COMPILER)
 def triton_libcuda_unlinkable(
-    triton: TritonLibcuda, driver: Driver, kit: WheelToolkit | None
+    driver: Driver, triton: TritonLibcuda, kit: WheelToolkit | None
 ) -> Iterator[Finding]:
-    """The driver's libcuda is there, and the linker cannot find it.
+    """The linker cannot find the driver's libcuda, which Triton links against.
 
-    `libcuda.so cannot found!`, or `/usr/bin/ld: cannot find -lcuda` while cuda_utils.c is built
-    (FlashInfer's own -lcuda is told by pip-toolkit-lib-layout). Triton searches
-    TRITON_LIBCUDA_PATH, else `ldconfig -p`, else LD_LIBRARY_PATH. Releases from 3.6 on link
-    libcuda.so.1 itself and need no libcuda.so; a 32-bit library is none.
+    The server stops with `libcuda.so cannot found!`, or with `/usr/bin/ld: cannot find -lcuda`
+    while cuda_utils.c is built (the -lcuda of FlashInfer is reported as pip-toolkit-lib-layout).
+    Triton searches TRITON_LIBCUDA_PATH, else `ldconfig -p`, else LD_LIBRARY_PATH. From release 3.6
+    on it links libcuda.so.1 and needs no libcuda.so. A 32-bit library does not count.
+
+    Fix: Saves TRITON_LIBCUDA_PATH for the next start; for Triton before 3.6 it points to a CUDA
+    home with a libcuda.so link, which the fix creates. Needs no consent.
+
+    Manual: Put a link libcuda.so to the driver's libcuda.so.1 into a folder and name that folder in
+    TRITON_LIBCUDA_PATH. Never put stubs on LD_LIBRARY_PATH.
+
+    Sources: triton/backends/nvidia/driver.py, vllm#16984, triton#8667, pytorch#103417
+
+    See also: pip-toolkit-lib-layout, triton-host-build-failed
     """
     real = driver.libcuda.path
     if triton.found or real is None:
@@ -161,11 +196,22 @@ def triton_libcuda_unlinkable(
 
 @rule("ninja-missing", Severity.ERROR, Stage.TOOLKIT)
 def ninja_missing(ninja: Ninja, jit: Jit) -> Finding | None:
-    """FlashInfer starts `ninja` by name, and PATH has none.
+    """FlashInfer runs `ninja` by name, and it is not on PATH.
 
-    `FileNotFoundError: [Errno 2] No such file or directory: 'ninja'`. The wheel being installed is
-    not enough: the environment's bin folder has to be on the PATH that the server is started with,
-    which it is not where python or vllm is called by its absolute path (systemd, Ray, slurm).
+    The server stops with `FileNotFoundError: [Errno 2] No such file or directory: 'ninja'`. An
+    installed ninja wheel is not enough: the environment's bin folder must be on the PATH that the
+    server is started with, which it is not where python or vllm is called by its absolute path
+    (systemd, Ray, Slurm).
+
+    Fix: Saves a PATH that begins with the environment's bin folder for the next start; if ninja is
+    not installed at all, installs its wheel. Needs `--allow running` only for the install while a
+    process uses the environment.
+
+    Manual: `export PATH=/path/to/env/bin:$PATH` where the server is started.
+
+    Sources: flashinfer/jit/cpp_ext.py, LMCache#1925, flashinfer#3386
+
+    See also: nvcc-missing
     """
     if ninja.found:
         return None
@@ -191,10 +237,21 @@ def ninja_missing(ninja: Ninja, jit: Jit) -> Finding | None:
 def host_gcc_too_new_for_nvcc(
     hosts: HostCompilers, toolkits: Toolkits, kit: WheelToolkit, proof: Proof | None
 ) -> Finding | None:
-    """nvcc refuses the host compiler: it is newer than the toolkit knows.
+    """The host compiler is newer than nvcc supports.
 
-    `#error -- unsupported GNU version! gcc versions later than 12 are not supported!`. The limit
-    stands in the toolkit's own crt/host_config.h.
+    The build stops with `#error -- unsupported GNU version! gcc versions later than 12 are not
+    supported!`. The limit is defined in the toolkit's own crt/host_config.h. A warning if the check
+    is switched off in nvcc's flags.
+
+    Fix: If the toolkit is not the one from the wheels, same fix as nvcc-missing.
+
+    Manual: Install a compiler that this nvcc supports and pass it to nvcc:
+    `apt-get install g++-12`, then `export NVCC_APPEND_FLAGS='-ccbin /usr/bin/g++-12'` (the last
+    -ccbin wins, and FlashInfer's own, from CC, comes before it).
+
+    Sources: crt/host_config.h of the CUDA toolkit, vllm#44985
+
+    See also: nvcc-host-compiler-missing, glibc-headers-vs-cuda
     """
     found, host = toolkits.found, hosts.nvcc_host.compiler
     if found is None or found.nvcc is None or host is None or (proof and proof.ok):
@@ -233,13 +290,27 @@ def host_gcc_too_new_for_nvcc(
 def glibc_headers_vs_cuda(
     hosts: HostCompilers, toolkits: Toolkits, kit: WheelToolkit, proof: Proof | None
 ) -> Iterator[Finding]:
-    """The C library's headers declare functions otherwise than CUDA's headers do.
+    """CUDA's headers conflict with the math declarations of this glibc.
 
-    `exception specification is incompatible with that of previous function "rsqrt"`: glibc 2.42
-    declares rsqrt noexcept, and CUDA's headers before 13.2 do not (2.41: sinpi, CUDA 12). Judged by
-    the declarations in the toolkit's crt/math_functions.h, since patched headers work. A warning
-    only: FlashInfer names the toolkit's headers with -isystem, and an imitation of glibc 2.42 then
-    compiled with 13.0 all the same. `--deep` decides.
+    The build stops with `exception specification is incompatible with that of previous function
+    "rsqrt"`: glibc 2.42 declares rsqrt noexcept, and CUDA's headers before 13.2 do not (glibc 2.41:
+    sinpi, with CUDA 12). The declarations in the toolkit's crt/math_functions.h decide, since
+    patched headers work. Only a warning: FlashInfer passes the toolkit's headers with -isystem, and
+    a simulated glibc 2.42 compiled with CUDA 13.0 all the same. `--deep` decides.
+
+    Fix: Only the workaround, where it is enough: saves VLLM_USE_FLASHINFER_SAMPLER=0 for the next
+    start. Needs no consent.
+
+    Manual: Use a CUDA toolkit 13.2 or newer with its own headers
+    (`apt-get install cuda-toolkit-13-2`), and verify it with `vllm-doctor diagnose --deep`.
+
+    Workaround: `VLLM_USE_FLASHINFER_SAMPLER=0`, and `--moe-backend triton` for a mixture of experts
+    where FlashInfer would compile it: vLLM's own kernels, slower. Not enough where attention itself
+    is compiled.
+
+    Sources: crt/math_functions.h of the CUDA toolkit, llama.cpp#17615, opencv#27111
+
+    See also: host-gcc-too-new-for-nvcc, nvcc-header-version-skew
     """
     host = hosts.nvcc_host.compiler
     found, wheels = toolkits.found, toolkits.wheels

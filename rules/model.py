@@ -7,11 +7,11 @@ from difflib import get_close_matches
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers import tables
-from doctor.consumers.source import Unreadable
 from doctor.fixes import Command, Doctor, PipInstall
 from doctor.fixes.recipes import another_vllm
 from doctor.model import NO_MODEL
 from doctor.probes.model import ModelPath
+from doctor.probes.models import TransformersModels, VllmConfigurations, VllmModels
 from doctor.probes.parsers import ReasoningParsers, ToolParsers
 from doctor.probes.wheels import Specifiers, Transformers, Vllm
 from doctor.profile import ModelNeeds, Profile
@@ -19,21 +19,35 @@ from doctor.profile import ModelNeeds, Profile
 
 @rule("architecture-not-in-transformers", Severity.ERROR, Stage.MODEL)
 def architecture_not_in_transformers(
-    transformers: Transformers, vllm: Vllm, profile: Profile
+    transformers: Transformers,
+    known: TransformersModels,
+    vllm: Vllm,
+    own: VllmConfigurations,
+    profile: Profile,
 ) -> Finding | None:
-    """The installed transformers does not know the model's type.
+    """The installed transformers does not know the model type.
 
-    "model type `glm4_moe_lite` but Transformers does not recognize this architecture". vLLM 0.22.0
-    accepts transformers 4.57 and not 5.0 to 5.5.0, and a resolver may choose 4.57.6, which has no
-    glm4_moe_lite. transformers, huggingface-hub, tokenizers and xgrammar have to move together, so
-    vLLM is named in the same command.
+    vLLM stops with `model type glm4_moe_lite but Transformers does not recognize this architecture`
+    (the type in backquotes). vLLM 0.22.0 accepts transformers 4.57 and not 5.0 to 5.5.0, and a
+    resolver may choose 4.57.6, which has no glm4_moe_lite.
+
+    Fix: Installs a transformers that both vLLM and the model accept, with vLLM in the same command:
+    transformers, huggingface-hub, tokenizers and xgrammar have to move together. Needs
+    `--allow core` if torch, vLLM, Triton or FlashInfer would change, and `--allow running` while a
+    process uses the environment.
+
+    Manual: `pip install "transformers>=5.5.1" "vllm==0.22.0"`, in one command.
+
+    Sources: Requires-Dist in vLLM's metadata, transformers/models/auto/configuration_auto.py,
+    vllm#33580, vllm-ascend#6541
+
+    See also: architecture-not-in-vllm, model-inspection-failed
     """
-    if transformers.model_type is None:
+    model_type = profile.needs.model_type
+    if model_type is None:
         raise NotApplicable(Text("the profile does not say the model's type"))
-    if transformers.model_type or vllm.model_type:
+    if known.types.has(model_type) or own.types.has(model_type):
         return None
-    if vllm.model_type is None:
-        raise Unreadable(vllm.root / tables.CONFIGURATIONS.file, tables.CONFIGURATIONS.what)
     wanted = profile.needs.transformers or ""
     if Specifiers(wanted).admits(transformers.version):
         # What is installed would do for a resolver.
@@ -42,7 +56,7 @@ def architecture_not_in_transformers(
         Text(
             "transformers {version} does not know {type}, the type of {model}",
             version=transformers.version,
-            type=profile.needs.model_type,
+            type=model_type,
             model=profile.model,
         ),
         (Text("vLLM {version} asks for transformers {pin}", version=vllm.version, pin=_pin(vllm)),),
@@ -60,22 +74,33 @@ def _pin(vllm: Vllm) -> str:
 
 
 @rule("architecture-not-in-vllm", Severity.ERROR, Stage.MODEL)
-def architecture_not_in_vllm(vllm: Vllm, profile: Profile) -> Finding | None:
-    """The installed vLLM has no class for the model.
+def architecture_not_in_vllm(vllm: Vllm, models: VllmModels, profile: Profile) -> Finding | None:
+    """The installed vLLM does not implement the model's architecture.
 
-    `Model architectures ['...'] are not supported for now`.
+    vLLM stops with `Model architectures ['...'] are not supported for now`. The class that
+    config.json names is looked up in the registry of the installed vLLM.
+
+    Fix: Installs another vLLM that the profile allows: a newer one, or an older one (named as a
+    downgrade) where only that is allowed. Needs `--allow core`, and `--allow running` while a
+    process uses the environment.
+
+    Manual: Install the vLLM release that the model card names, or the plugin that implements the
+    class.
+
+    Sources: vllm/model_executor/models/registry.py
+
+    See also: architecture-not-in-transformers, model-inspection-failed
     """
-    if profile.needs.architecture is None:
+    architecture = profile.needs.architecture
+    if architecture is None:
         raise NotApplicable(Text("the profile does not say the model's class"))
-    if vllm.architecture is None:
-        raise Unreadable(vllm.root / tables.MODELS.file, tables.MODELS.what)
-    if vllm.architecture:
+    if models.architectures.has(architecture):
         return None
     return Finding(
         Text(
             "vLLM {version} has no {architecture}, which {model} needs",
             version=vllm.version,
-            architecture=profile.needs.architecture,
+            architecture=architecture,
             model=profile.model,
         ),
         (),
@@ -94,13 +119,19 @@ _NEEDS = {
 
 @rule("model-not-known", Severity.ERROR, Stage.MODEL)
 def model_not_known(profile: Profile) -> None:
-    """Of this model nothing is known that decides how the server starts.
+    """Not enough is known about the model to judge the start.
 
-    A profile's [needs] say what the model's config.json says: its class (`architecture`) and
-    `model_type`, which vLLM and transformers have to have; `attention_heads`, where several GPUs
-    are to share them; and `weights_gib`, which have to fit into the GPUs. What is not said there
-    is not checked, and a server of which that is true is not called healthy. `--accept
-    model-not-known` goes on without it.
+    The [needs] of a profile repeat what the model's config.json says: its class (`architecture`)
+    and `model_type`, which vLLM and transformers must know; `attention_heads`, where several GPUs
+    share them; and `weights_gib`, which must fit into the GPUs. What is missing there is not
+    checked, and such a server is not called healthy.
+
+    Manual: Name them in a profile, or with
+    `--set needs.architecture=... --set needs.model_type=...`.
+
+    Workaround: `--accept model-not-known` continues without these checks.
+
+    See also: architecture-not-in-vllm, architecture-not-in-transformers, gpu-memory-too-small
     """
     if profile.model is None:
         raise NotApplicable(Text(NO_MODEL))
@@ -122,15 +153,22 @@ def model_not_known(profile: Profile) -> None:
 
 @rule("model-path-missing", Severity.ERROR, Stage.MODEL)
 def model_path_missing(model: ModelPath) -> Finding | None:
-    """The model is found neither as a folder nor on the Hub.
+    """The model path is not a model folder, so vLLM treats it as a Hub repository.
 
-    `HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name'`. A name
-    that is no existing folder is taken for a repository. A path that is right on the host is wrong
-    in a container that does not mount it, in a service that has another working folder, or on
-    another Ray node; a folder without config.json does not count as a model. The other way round,
-    a folder ORG/MODEL in the working directory silently wins over the repository of that name. For
-    a private repository without a token the Hub says "not found" as well. A ~ stays a ~: vLLM puts
-    no home in its place.
+    vLLM stops with `HFValidationError: Repo id must be in the form 'repo_name' or
+    'namespace/repo_name'`, 42 s into the start in one measurement. A name that is not an existing
+    folder is taken for a repository. A path that is right on the host is wrong in a container that
+    does not mount it, in a service with another working directory, or on another Ray node; a folder
+    without config.json does not count as a model. Conversely, a folder ORG/MODEL in the working
+    directory silently wins over the repository of that name. For a private repository without a
+    token the Hub also answers "not found". vLLM does not expand ~.
+
+    Manual: Look at the path as the user that the server runs as, in the same container
+    (`ls -ld PATH`), and name the folder by its absolute path.
+
+    Sources: vllm#17210, gpustack#1268, gpustack#3628
+
+    See also: hf-gated-repo, hf-offline-missing-files, hf-incomplete-cache
     """
     if model.path is None or model.config:
         return None
@@ -151,13 +189,18 @@ def model_path_missing(model: ModelPath) -> Finding | None:
 def reasoning_parser_unknown(
     vllm: Vllm, parsers: ReasoningParsers | None, profile: Profile
 ) -> Finding | None:
-    """This vLLM has no reasoning parser of that name.
+    """The installed vLLM has no reasoning parser of this name.
 
-    --reasoning-parser names how the model marks its thinking. Its names are another list than that
-    of the tool parsers, and each release has its own: there is a tool parser `glm47`, and from 0.24
-    on a reasoning parser of that name too, not before. GLM-4.5, 4.6 and 4.7 all take `glm45`. The
-    name of a parser that a plugin brings is not in vLLM's own list: --accept
-    reasoning-parser-unknown.
+    --reasoning-parser names how the model marks its reasoning. Reasoning parsers and tool parsers
+    are two lists, and each release has its own: there is a tool parser `glm47`, and from 0.24 on a
+    reasoning parser of that name too, not before. GLM-4.5, 4.6 and 4.7 all use `glm45`. The parser
+    of a plugin is not in vLLM's own list: `--accept reasoning-parser-unknown`.
+
+    Manual: `--set reasoning_parser=NAME` with a name that the report lists.
+
+    Sources: vllm/reasoning/__init__.py, vllm#33349
+
+    See also: tool-parser-unknown
     """
     name = profile.reasoning_parser
     if name is None:
@@ -173,13 +216,21 @@ def reasoning_parser_unknown(
 def tool_parser_unknown(
     vllm: Vllm, parsers: ToolParsers | None, profile: Profile
 ) -> Finding | None:
-    """This vLLM has no tool parser of that name.
+    """The installed vLLM has no tool parser of this name.
 
-    --tool-call-parser names how the model writes its tool calls, and each version of vLLM knows a
-    list of its own. GLM-4.7 is `glm47` (older: `glm45`, before that `glm4_moe`). The name is
-    checked only together with --enable-auto-tool-choice: without that flag a wrong name goes
-    unnoticed until tools are asked for. A parser newer than the installed vLLM needs a newer vLLM;
-    the name of one that a plugin brings is not in vLLM's own list: --accept tool-parser-unknown.
+    --tool-call-parser names how the model writes its tool calls, and each release of vLLM has its
+    own list. GLM-4.7 uses `glm47` (older releases: `glm45`, before that `glm4_moe`). vLLM checks
+    the name only together with --enable-auto-tool-choice: without that flag a wrong name goes
+    unnoticed until a request has tools. --enable-auto-tool-choice without a parser is an error as
+    well. A parser newer than the installed vLLM needs a newer vLLM; the parser of a plugin is not
+    in vLLM's own list: `--accept tool-parser-unknown`.
+
+    Manual: `--set tool_call_parser=NAME` with a name that the report lists, or
+    `--set enable_auto_tool_choice=false`.
+
+    Sources: vllm/tool_parsers/__init__.py, vllm#9312, GLM-4.5#58
+
+    See also: reasoning-parser-unknown, tool-choice-not-enabled, glm47-tool-parser-empty-args
     """
     name, asked = profile.tool_call_parser, profile.enable_auto_tool_choice
     if name is None:

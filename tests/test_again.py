@@ -105,7 +105,7 @@ def test_those_of_a_diagnosis(asked: Asked) -> None:
     said = run_doctor("diagnose", *asked.words)
     found = asked.check(said.out, "fix", "rules")
     assert said.code == 1
-    assert "To fix it: " in said.out.splitlines()[-1]
+    assert said.out.splitlines()[-3].startswith("fix: ")
     (about,) = (words for words in found if words[0] == "rules")
     shown = run_doctor(*about)
     assert (shown.code, shown.err) == (0, "")
@@ -185,8 +185,10 @@ def test_those_of_a_snapshot_are_for_the_machine_that_was_recorded(
     assert run_doctor("snapshot", *asked.words, "-o", tape).code == 0
     settings = asked.words[2:]
     said = run_doctor("diagnose", "--from", tape, *settings, "--set", "tensor_parallel_size=8")
-    there = "To fix it, on the machine that was recorded: vllm-doctor "
-    (fix,) = (parsed(w) for w in commands(said.out, there.strip()))
+    (line,) = (
+        one for one in said.out.splitlines() if one.startswith("fix on the recorded machine")
+    )
+    (fix,) = map(parsed, commands(line, "  vllm-doctor"))
     assert fix["python"] == str(asked.environment.python)
     assert fix["sets"] == ("gpus=later", "archs=9.0", "tensor_parallel_size=8")
     again = [parsed(w) for w in commands(said.out) if w[0] == "diagnose"]
@@ -296,8 +298,9 @@ def test_what_a_diagnosis_says_in_place_of_a_command_with_a_secret(server: Envir
     options = ("--set", "gpus=later", "--set", f"env.API_KEY={PASSWORD}")
     said = run_doctor("diagnose", "--python", server.prefix, *options)
     assert PASSWORD not in said.out
-    last = said.out.splitlines()[-1]
-    assert last == "To fix it: the same command again, as fix in place of diagnose"
+    assert re.search(
+        "(?m)^fix: +the same command again, as fix in place of diagnose, with --apply$", said.out
+    )
 
 
 @pytest.mark.parametrize(
@@ -409,6 +412,6 @@ def test_a_server_that_runs_names_its_environment(serving: Environment, tmp_path
 def test_what_explains_a_finding_of_a_snapshot_is_asked_of_this_doctor() -> None:
     tape = Path(__file__).parent.parent / "fixtures/tapes/cuda-home-unset.json"
     said = run_doctor("diagnose", "--from", tape)
-    (more,) = (line for line in said.out.splitlines() if line.startswith("More about it: "))
-    command = shlex.split(more.removeprefix("More about it: "))
+    (more,) = (line for line in said.out.splitlines() if line.startswith("why: "))
+    command = shlex.split(more.removeprefix("why: "))
     assert Path(command[0]) == DOCTOR

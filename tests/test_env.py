@@ -278,12 +278,12 @@ class TestOthers:
             path = f"/x y:/env/bin:{UNITS_PATH}"
             assert made == {"CUDA_HOME": value, f"CUDA_PATH={value}": None, "PATH": path}
 
-    @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
-    def test_the_recipe_of_the_readme_makes_a_unit_that_systemd_takes(
-        self, readme: str, bare: Environment, tmp_path: Path
+    @pytest.mark.parametrize("page", ["docs/provisioning.md", "docs/zh/provisioning.md"])
+    def test_the_recipe_of_the_docs_makes_a_unit_that_systemd_takes(
+        self, page: str, bare: Environment, tmp_path: Path
     ) -> None:
         """Its own lines, in a folder of the test's; only systemctl is a stand-in."""
-        text = (Path(__file__).parent.parent / readme).read_text(encoding="utf-8")
+        text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
         (recipe,) = re.findall(r"<!-- systemd -->\n```sh\n(.*?)```\n<!-- /systemd -->", text, re.S)
         units = tmp_path / "units"
         units.mkdir()

@@ -473,7 +473,7 @@ class TestSymptomsAlone:
         assert (made.verdict, made.exit_code) == ("symptom", UNKNOWN)
         message = made.findings[0].message
         assert message
-        assert message.startswith(f"EngineCore_DP0 ended with {status}: {meaning}")
+        assert message.startswith(f"EngineCore_DP0 exited with {status}: {meaning}")
 
     def test_a_kill_is_the_kernel_s_as_a_rule(self) -> None:
         made = told(INIT.replace("{}", "{'EngineCore_DP0': -9}"))
@@ -483,22 +483,22 @@ class TestSymptomsAlone:
     @pytest.mark.parametrize(
         ("text", "meaning"),
         [
-            ("vllm-1 exited with code 137\n", "it ended with 137: SIGKILL"),
-            ("server exited with code 139\n", "it ended with 139: SIGSEGV"),
-            ("server exited with code 132\n", "it ended with 132: SIGILL"),
-            ("server exited with code 127\n", "it ended with 127: there is no such command"),
-            ("server exited with code 3\n", "it ended with 3"),
+            ("vllm-1 exited with code 137\n", "it exited with 137: SIGKILL"),
+            ("server exited with code 139\n", "it exited with 139: SIGSEGV"),
+            ("server exited with code 132\n", "it exited with 132: SIGILL"),
+            ("server exited with code 127\n", "it exited with 127: there is no such command"),
+            ("server exited with code 3\n", "it exited with 3"),
             (
                 "vllm.service: Main process exited, code=killed, status=9/KILL\n",
-                "systemd saw it end with 9/KILL: SIGKILL",
+                "systemd reports that it exited with 9/KILL: SIGKILL",
             ),
             (
                 "vllm.service: Main process exited, code=dumped, status=11/SEGV\n",
-                "systemd saw it end with 11/SEGV: SIGSEGV",
+                "systemd reports that it exited with 11/SEGV: SIGSEGV",
             ),
             (
                 "vllm.service: Main process exited, code=exited, status=1/FAILURE\n",
-                "systemd saw it end with 1/FAILURE",
+                "systemd reports that it exited with 1/FAILURE",
             ),
         ],
     )

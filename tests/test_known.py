@@ -65,7 +65,7 @@ class TestAccepted:
     def test_it_is_shown_and_decides_nothing(self, healthy: tuple[str, ...]) -> None:
         said = run_inside("diagnose", *healthy, *OTHER, *ACCEPT)
         assert said.code == 0
-        assert "~ model-not-known  accepted" in said.out
+        assert "~ model  accepted: nothing is known of deepseek" in said.out
         assert said.out.splitlines()[-1] == "Healthy (accepted: model-not-known)"
 
     def test_json_says_it(self, healthy: tuple[str, ...]) -> None:
@@ -81,8 +81,11 @@ class TestAccepted:
         sets = ("--set", "reasoning_parser=mine", "--set", "tool_call_parser=mine")
         said = run_inside("diagnose", *healthy, *sets, "--accept", "reasoning-parser-unknown")
         assert said.code == 1
-        assert "✗ tool-parser-unknown  PRIMARY" in said.out
-        assert "Not healthy: 1 error; accepted: reasoning-parser-unknown." in said.out
+        assert "tool-parser-unknown  PRIMARY CAUSE" in said.out
+        assert (
+            "Not healthy: 1 error, no automatic fix; accepted: reasoning-parser-unknown."
+            in said.out
+        )
         both = "reasoning-parser-unknown,tool-parser-unknown"
         assert run_inside("diagnose", *healthy, *sets, "--accept", both).code == 0
 
@@ -134,7 +137,9 @@ class TestWithoutAModel:
     def test_the_environment_alone_is_judged(self, healthy: tuple[str, ...]) -> None:
         said = run_inside("diagnose", *healthy, "--set", "model=")
         assert said.code == 0
-        assert said.out.splitlines()[0] == "environment only: no model was named"
+        assert "→ environment only" in said.out
+        verbose = run_inside("diagnose", *healthy, "--set", "model=", "-v").out
+        assert verbose.splitlines()[0] == "environment only: no model was named"
         assert said.out.splitlines()[-1] == "Healthy (environment only)"
 
     def test_so_it_is_where_a_profile_names_none(
@@ -156,7 +161,9 @@ class TestWithoutAModel:
 class TestAnotherModel:
     def test_the_report_names_it(self, healthy: tuple[str, ...]) -> None:
         said = run_inside("diagnose", *healthy, *OTHER)
-        assert "for deepseek-ai/DeepSeek-V3 (profile glm-4.7-flash)" in said.out
+        assert "→ DeepSeek-V3" in said.out
+        verbose = run_inside("diagnose", *healthy, *OTHER, "-v").out
+        assert "for deepseek-ai/DeepSeek-V3 (profile glm-4.7-flash)" in verbose
         plan = run_inside("fix", *healthy, *OTHER)
         assert "to serve deepseek-ai/DeepSeek-V3 (profile glm-4.7-flash)" in plan.out
 

@@ -601,7 +601,7 @@ class TestRefusal:
         (served.site / "vllm-0.22.0+cpu.dist-info").rename(served.site / "gone")
         said = run(served, record)
         assert (said.code, said.out, records(record)) == (REFUSED, "", [])
-        assert "✗ vllm-missing  PRIMARY" in said.err
+        assert "vllm-missing  PRIMARY CAUSE" in said.err
         assert said.err.splitlines()[-1] == "vllm-doctor: not started: vllm-missing"
 
     def test_what_cannot_be_told_is_refused_as_well(

@@ -183,7 +183,10 @@ class TestDiscovery:
             assert locate(None, env) == Where(Path(sys.executable), "the doctor's own")
 
     def test_the_report_says_which_and_why(self, bare: Environment) -> None:
-        said = run_doctor("diagnose", "--set", "device=cpu", env={"VIRTUAL_ENV": str(bare.prefix)})
+        env = {"VIRTUAL_ENV": str(bare.prefix)}
+        said = run_doctor("diagnose", "--set", "device=cpu", env=env)
+        assert said.out.startswith(f"{bare.prefix} (VIRTUAL_ENV)")
+        said = run_doctor("diagnose", "-v", "--set", "device=cpu", env=env)
         assert said.out.startswith(
             f"Judged {bare.python} (found by VIRTUAL_ENV) for zai-org/GLM-4.7-Flash (profile "
         )

@@ -223,13 +223,6 @@ def test_every_built_in_profile_loads(name: str) -> None:
     assert isinstance(profiles.load_profile(name), Profile)
 
 
-def test_a_recording_answers_for_gpus_that_are_here_and_to_come() -> None:
-    here, later = profiles.variants(profiles.load_profile(DEFAULT_PROFILE, ["device=cpu"]))
-    assert (here.device, here.gpus) == ("cuda", "here")
-    assert (later.device, later.gpus) == ("cuda", "later")
-    assert later.archs
-
-
 @pytest.mark.parametrize("name", ["", "A B", "1A", "A-B", "Ä"])
 def test_what_is_no_name_of_a_variable_is_refused(name: str) -> None:
     with pytest.raises(ProfileError, match="is no name of a variable"):

@@ -1,49 +1,134 @@
-"""The READMEs say what the doctor really prints, and both languages the same."""
+"""The READMEs and the pages of docs/ say what the doctor prints, in both languages the same."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from doctor.cli import cli
+from tests import regenerate
+from tests.conftest import run_inside
+from tests.documents import COUNT, DOCS, PAGES, PAIRS, ROOT, commands
 
-ROOT = Path(__file__).parent.parent
-READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 COMMAND = r"(?m)(?:`|^|\$ |/)vllm-doctor ([a-z]+)"
-TRANSCRIPT = r"```\n\$ vllm-doctor ([^\n]+)\n(.*?)```"
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+ROWS = re.compile(r"(?m)^\|.*\|$")
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda p: p.name)
-def test_the_transcripts_are_real(readme: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    found = re.findall(TRANSCRIPT, readme.read_text(encoding="utf-8"), re.S)
-    assert [words.split()[0] for words, _ in found] == ["diagnose", "explain"]
-    for words, said in found:
-        assert said == CliRunner().invoke(cli, words.split()).output
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda p: p.name)
-def test_every_command_that_is_named_exists(readme: Path) -> None:
-    named = set(re.findall(COMMAND, readme.read_text(encoding="utf-8")))
-    assert named
-    assert named <= set(cli.commands)
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
-def test_both_languages_show_the_same_commands_and_figures() -> None:
-    one, other = (r.read_text(encoding="utf-8") for r in READMES)
-    assert _code(one) == _code(other)
-    assert _figures(one) == _figures(other)
+def test_everything_that_is_made_is_as_the_code_makes_it() -> None:
+    """Golden reports, transcripts, counts, pages: `python -m tests.regenerate` makes them."""
+    made = regenerate.generated()
+    assert [name(p) for p, text in made.items() if not p.exists() or read(p) != text] == []
+    assert regenerate.stale() == []
 
 
-def _figures(text: str) -> list[str]:
-    """The rows of tables with a figure in them, without what they are called."""
-    return re.findall(r"(?m)^\|[^|]+(\| [\d.]+ \|.*)$", text)
+@pytest.mark.parametrize(("readme", "most"), [("README.md", 150), ("README.zh-CN.md", 160)])
+def test_a_readme_is_short_and_shows_the_five_commands(readme: str, most: int) -> None:
+    text = read(ROOT / readme)
+    assert len(text.splitlines()) <= most
+    shown = [line.split()[1] for line in commands(text)]
+    assert shown == ["explain", "diagnose", "fix", "fix", "launch"]
+    counted = {"rules", "signatures", "ailments"}
+    assert {found.group(1) for found in COUNT.finditer(text)} == counted
 
 
-def _code(text: str) -> list[str]:
-    """The code blocks, comments left out: they are translated."""
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_that_is_named_exists_with_its_options(page: Path) -> None:
+    text = read(page)
+    assert set(re.findall(COMMAND, text)) <= set(cli.commands)
+    for block in re.findall(r"```sh\n(.*?)```", text, re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            for words in calls(line):
+                command, *rest = words
+                made = cli.commands[command].make_context(command, rest)
+                assert made.info_name == command
+
+
+def calls(line: str) -> list[list[str]]:
+    """The words behind `vllm-doctor`, of each call in a line of a shell."""
+    split = shlex.shlex(line, posix=True, punctuation_chars=True)
+    split.whitespace_split = True
+    found: list[list[str]] = []
+    ours = False
+    for word in split:
+        if word == "vllm-doctor" or word.endswith("/vllm-doctor"):
+            found.append([])
+            ours = True
+        elif set(word) <= set("();<>|&"):
+            ours = False
+        elif ours:
+            found[-1].append(word)
+    return found
+
+
+def test_a_call_in_a_line_of_a_shell_is_seen() -> None:
+    assert calls('a=1 vllm-doctor diagnose -q "a b" || x; b/vllm-doctor env | tee') == [
+        ["diagnose", "-q", "a b"],
+        ["env"],
+    ]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"], ids=name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target in LINK.findall(read(page)):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), target
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"(?m)^#+ (.*)$", read(page))
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: name(pair[0]))
+def test_both_languages_show_the_same_commands_and_figures(pair: tuple[Path, Path]) -> None:
+    one, other = map(read, pair)
+    assert code(one) == code(other)
+    assert figures(one) == figures(other)
+    assert COUNT.findall(one) == COUNT.findall(other)
+
+
+def test_every_page_that_people_write_is_there_in_both_languages() -> None:
+    english_only = {"versions.md", "jit-users.md"}
+    written = {page.name for page in DOCS.glob("*.md")} - english_only
+    assert written == {page.name for page in (DOCS / "zh").glob("*.md")}
+
+
+def code(text: str) -> list[str]:
+    """The code blocks without their comments, which are translated, and empty lines."""
     blocks = re.findall(r"```\w*\n(.*?)```", text, re.S)
-    return [re.sub(r"(?m)^#.*$", "", block) for block in blocks]
+    bare = [re.sub(r"(?m)(^|\s+)#.*$", "", block) for block in blocks]
+    return [re.sub(r"\n+", "\n", block).strip() for block in bare]
+
+
+def figures(text: str) -> list[list[str]]:
+    """The numbers in each row of a table."""
+    return [sorted(re.findall(r"\d[\d.]*", row)) for row in ROWS.findall(text)]
+
+
+@pytest.mark.parametrize("page", [DOCS / "logs.md", DOCS / "zh/logs.md"], ids=name)
+def test_the_signature_that_is_shown_works(page: Path, tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", read(page), re.S)
+    (tmp_path / "signatures").mkdir()
+    (tmp_path / "signatures/site.toml").write_text(example, encoding="utf-8")
+    log = tmp_path / "server.log"
+    log.write_text("ERROR 11-29 19:00:00 quota.LeaseError: too many servers\n", encoding="utf-8")
+    said = run_inside("explain", "--no-live", "--rules", tmp_path, log)
+    assert said.code == 1
+    assert "the quota service gives no lease: too many servers" in said.out
+    assert "systemctl start quota" in said.out

@@ -13,7 +13,7 @@ from packaging.version import Version
 
 import doctor
 from doctor.codec import decode
-from doctor.engine import load_rules
+from doctor.engine import Facts, load_rules
 from doctor.fixes import (
     Command,
     PipUninstall,
@@ -25,7 +25,7 @@ from doctor.fixes import (
 from doctor.fixes.recipes import use_wheels
 from doctor.model import Finding, Fix, Installer, Missing, Needs, NotApplicable
 from doctor.probes.cuda_home import HomeOfLinks
-from doctor.probes.driver import DeepAsked, Device, Gpus, driver
+from doctor.probes.driver import CuInit, DeepAsked, Device, Driver, Gpus
 from doctor.probes.environment import HOME, SETTABLE, LaunchEnv
 from doctor.probes.interpreter import DOCTORS_OWN, Interpreter, Where
 from doctor.probes.jit import Jit, Workaround
@@ -93,7 +93,7 @@ def test_a_path_with_braces_is_shown_as_it_is(tmp_path: Path, server: Environmen
     braced = tmp_path / "a{verb}{0}"
     (server.site / "vllm-0.22.0.dist-info").rename(server.site / "~llm")
     server.prefix.rename(braced)
-    said = run_doctor("diagnose", "--python", braced, "--set", "gpus=later")
+    said = run_doctor("diagnose", "-v", "--python", braced, "--set", "gpus=later")
     assert said.code == 1
     assert f"uv pip install --python '{braced}/bin/python' 'vllm>=0.22.0'" in said.out
 
@@ -119,12 +119,13 @@ def test_a_driver_that_loads_and_cannot_be_initialised_is_found_by_a_deep_check(
 ) -> None:
     env = stand_ins.environment(stand_ins.build(tmp_path), gpus=2)
     launch = LaunchEnv({"PATH": "/usr/bin:/bin", **env, "STAND_IN_CUINIT": answer})
-    asked = driver(Live(), launch, Profile("m"), DeepAsked(True))
-    assert asked.libcuda.init == int(answer)
-    found = list(RULES["driver-lib-invisible"](asked, None) or ())  # type: ignore[arg-type]
+    facts = Facts(Live(), (launch, Profile("m"), DeepAsked(True)))
+    asked, init = facts.get(Driver), facts.get(CuInit)
+    assert init.code == int(answer)
+    found = list(RULES["driver-lib-invisible"](asked, init, None) or ())  # type: ignore[arg-type]
     assert bool(found) is told
-    quick = driver(Live(), launch, Profile("m"), DeepAsked(False))
-    assert quick.libcuda.init is None
+    with pytest.raises(NotApplicable):
+        facts.given(DeepAsked(False)).get(CuInit)
 
 
 # Whose consent a fix needs.

@@ -232,7 +232,7 @@ class TestRanksAndNodes:
         assert said.out.count("PRIMARY") == 1
         assert "a.log, line 1: " in said.out
         assert "also in b.log" in said.out
-        assert "~ engine-core-failed  c.log, line 2: only a symptom" in said.out
+        assert "~ engine-core-failed (c.log, line 2): only a symptom" in said.out
 
     def test_of_one_file_the_text_names_the_line_alone(self, tmp_path: Path) -> None:
         said = explain(written(tmp_path, {"a.log": KERNEL}) / "a.log")

@@ -22,13 +22,14 @@ from doctor import target as machine
 from doctor.codec import CodecError, encode
 from doctor.diagnose import Question, diagnose
 from doctor.engine import Facts, load_rules
+from doctor.exits import UNKNOWN
 from doctor.model import Rule, os_reason
 from doctor.probes.interpreter import Where
-from doctor.profile import DEFAULT_PROFILE, Profile, load_profile, variants
+from doctor.profile import DEFAULT_PROFILE, Profile, load_profile
 from doctor.shipped import rules_folder
-from doctor.snapshot import shareable
-from doctor.tape import NotRecorded, Recorder, Tape, load_tape
-from doctor.target import Live, Ran, TooLarge, must_read, read_regular, run_child
+from doctor.snapshot import ask_everything, shareable
+from doctor.tape import NotRecorded, Recorder, Recording, Tape, load_tape
+from doctor.target import Live, Ran, Target, TooLarge, must_read, read_regular, run_child
 from tests import stand_ins
 from tests.conftest import (
     BASE_PYTHON,
@@ -411,6 +412,15 @@ class TestLive:
         assert live.env["VLLM_DOCTOR_TEST"] == "before"
 
 
+QWEN = (
+    "model=Qwen/Qwen3-8B",
+    "needs.architecture=Qwen3ForCausalLM",
+    "needs.model_type=qwen3",
+    "needs.attention_heads=32",
+    "needs.weights_gib=15.3",
+)
+
+
 @pytest.fixture(scope="module")
 def rules() -> tuple[Rule, ...]:
     return load_rules(rules_folder())
@@ -466,18 +476,57 @@ class TestTape:
         self, tmp_path: Path, rules: tuple[Rule, ...], driver: Path, broken: str
     ) -> None:
         one, env = self.made(tmp_path, driver, broken)
-        where, profile = Where(one.python, "--python"), load_profile(DEFAULT_PROFILE)
-        recorder = Recorder(Live(env))
-        for each in (profile, *variants(profile)):
-            diagnose(Facts(recorder, (where, each)), rules, Question("p"))
-        recording = shareable(recorder.recording("t", str(one.python), "--python"), env["HOME"])
-        tape = load_tape(json.loads(json.dumps(recording)))
+        where = Where(one.python, "--python")
+        # Recorded for a profile that asks the least, and judged for others.
+        tape = self.snapshot(Live(env), where, load_profile(DEFAULT_PROFILE, ["device=cpu"]))
         assert tape.python == "/home/user/venv/bin/python"
 
-        for each in variants(profile):
+        for sets in ([], ["gpus=later", "archs=9.0"], ["device=cpu"]):
+            each = load_profile(DEFAULT_PROFILE, sets)
             live = self.outcomes(Live(env), where, each, rules)
             again = self.outcomes(Tape(tape), Where(Path(tape.python), "--python"), each, rules)
             assert again == _renamed(live, env["HOME"])
+
+    def snapshot(self, target: Target, where: Where, profile: Profile) -> Recording:
+        recorder = Recorder(target)
+        asked = ask_everything(Facts(recorder, (where, profile)))
+        made = recorder.recording("t 0.5.0", str(where.python), where.found_by, None, asked)
+        return load_tape(json.loads(json.dumps(shareable(made, target.env["HOME"]))))
+
+    @pytest.mark.parametrize("made_for", [(), ("device=cpu",), ("gpus=later",), ("model=",)])
+    def test_one_snapshot_answers_for_every_profile(
+        self, tmp_path: Path, driver: Path, rules: tuple[Rule, ...], made_for: tuple[str, ...]
+    ) -> None:
+        one, env = self.made(tmp_path, driver, "")
+        where = Where(one.python, "--python")
+        tape = self.snapshot(Live(env), where, load_profile(DEFAULT_PROFILE, made_for))
+        where = Where(Path(tape.python), "--python")
+        for sets in (
+            (),
+            QWEN,
+            ("device=cpu",),
+            ("gpus=later", "archs=9.0"),
+            *(("gpus=later", f"archs={arch}") for arch in ("8.9", "10.0", "12.0")),
+            ("gpus=later", "archs=10.0", *QWEN),
+            ("model=",),
+            ("tensor_parallel_size=4",),
+            ("moe_backend=triton",),
+        ):
+            facts = Facts(Tape(tape), (where, load_profile(DEFAULT_PROFILE, sets)))
+            report = diagnose(facts, rules, Question("p"))
+            whys = {str(row.why) for row in report.outcomes}
+            whys |= {str(row.why) for row in report.not_checked}
+            assert not [why for why in whys if "does not contain" in why], sets
+            assert not [why for why in whys if "recorded by" in why], sets
+            assert report.exit_code != UNKNOWN, sets
+
+    def test_what_only_a_proof_asks_for_is_in_no_snapshot(
+        self, tmp_path: Path, driver: Path
+    ) -> None:
+        one, env = self.made(tmp_path, driver, "")
+        tape = self.snapshot(Live(env), Where(one.python, ""), load_profile(DEFAULT_PROFILE))
+        assert not {"Proof", "Imports", "CuInit"} & set(tape.asked or ())
+        assert {"Packages", "QuantizationMethods", "EveryGpu"} <= set(tape.asked or ())
 
     def test_a_snapshot_keeps_to_its_schema(self, tmp_path: Path, driver: Path) -> None:
         one, env = self.made(tmp_path, driver, "cache")

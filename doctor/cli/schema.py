@@ -11,11 +11,14 @@ from doctor.cli.output import (
 
 @click.command()
 @click.argument(
-    "what", type=click.Choice(["report", "fix", "create", "snapshot", "explain"]), default="report"
+    "what",
+    type=click.Choice(["report", "fix", "create", "snapshot", "explain", "rules"]),
+    default="report",
 )
 def schema(what: str) -> None:
-    """Print the JSON Schema of the report, of what fix, fix --create without --apply, or explain
-    give, or of the snapshot."""
+    """Print the JSON Schema of the report, of what fix, fix --create without --apply, explain or
+    rules give, or of the snapshot."""
+    from doctor.report.ailment import listing_schema
     from doctor.report.explained import explained_schema
     from doctor.report.json import report_schema
     from doctor.report.repair_json import creation_schema, repair_schema
@@ -27,5 +30,6 @@ def schema(what: str) -> None:
         "create": creation_schema,
         "snapshot": snapshot_schema,
         "explain": explained_schema,
+        "rules": listing_schema,
     }
     print_json(made[what](), indent=1)

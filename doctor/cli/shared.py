@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -13,13 +13,16 @@ from doctor.cli.output import fail, rules_print_to_stderr, say, tell
 from doctor.engine import Crashed, RuleError, load_rules
 from doctor.exits import UNKNOWN, USAGE
 from doctor.locate import LocateError, environments, locate, nobody_named, refuse_foreign
-from doctor.model import Missing, Rule, printable
+from doctor.model import Missing, Rule, os_refusal, printable
 from doctor.patience import Patience
 from doctor.probes.interpreter import NotPython, Where
 from doctor.profile import Profile, ProfileError
 from doctor.shipped import rules_folder
 from doctor.target import Live, Target
 from doctor.trust import ALLOW, why_not_trusted
+
+if TYPE_CHECKING:
+    from doctor.signatures import Catalogue
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -171,6 +174,18 @@ def trusted_rules(folder: Path, allow: Collection[str]) -> None:
     for path in (folder, folder / "signatures", *folder.glob("*.py"), *folder.glob("*/*.toml")):
         if why := why_not_trusted(path, searched=path.is_dir()):
             fail(f"--rules {folder}: {why}", USAGE)
+
+
+def known_signatures(folder: str | None) -> Catalogue:
+    """The log signatures and ailments that are shipped, and those of a site's folder."""
+    from doctor.signatures import load_catalogue
+
+    folders = [rules_folder(), *([Path(folder)] if folder else [])]
+    try:
+        return load_catalogue(folders)
+    except (OSError, ValueError) as error:
+        why = os_refusal(error) if isinstance(error, OSError) else error
+        fail(f"signatures: {why}", USAGE if folder else UNKNOWN)
 
 
 def rules_when_asked(folder: str | None, allow: Collection[str]) -> Iterator[Rule]:

@@ -8,7 +8,6 @@ import platform
 import click
 
 from doctor import about
-from doctor import profile as profiles
 from doctor.cli.output import (
     say,
     verbatim,
@@ -21,8 +20,6 @@ from doctor.cli.shared import (
     profile,
     target_options,
 )
-from doctor.diagnose import Question
-from doctor.diagnose import diagnose as run_diagnosis
 from doctor.engine import Crashed, Facts
 from doctor.model import Missing
 from doctor.tape import Recorder
@@ -44,20 +41,19 @@ def snapshot(
     host: bool,
 ) -> None:
     """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
-    from doctor.snapshot import shareable
+    from doctor.snapshot import ask_everything, shareable
 
-    asked = profile(profile_name, sets)
-    known = known_rules(rules_dir, allow)
+    served = profile(profile_name, sets)
+    known_rules(rules_dir, allow)  # which may bring facts of their own
     target, where = named(python, allow)
     recorder = Recorder(target)
     try:
-        for one in (asked, *profiles.variants(asked)):
-            run_diagnosis(Facts(recorder, (where, one)), known, Question(profile_name))
+        asked = ask_everything(Facts(recorder, (where, served)))
     except (Missing, Crashed) as error:
         fail_to_judge(error)
     tool = f"{about.NAME} {about.VERSION}"
     name = platform.node() if host else None
-    recording = recorder.recording(tool, str(where.python), where.found_by, name)
+    recording = recorder.recording(tool, str(where.python), where.found_by, name, asked)
     kept = shareable(recording, target.env.get("HOME"))
     text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
     if output == "-":

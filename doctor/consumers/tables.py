@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from doctor.consumers.source import Source, Unreadable
+from doctor.model import Missing, Text
 from doctor.tape import NotRecorded
 
 
@@ -62,8 +63,8 @@ CONFIGURATIONS = Table(
     r' {4}(?:\w+=|\*\*\{"[^"\n]+")',
     r"\)",
 )
-QUANTISATIONS = Table(
-    "which quantisations there are",
+QUANTIZATIONS = Table(
+    "which quantization methods there are",
     "model_executor/layers/quantization/__init__.py",
     r"QuantizationMethods = Literal\[",
     r' {4}"[^"\n]+",',
@@ -84,29 +85,41 @@ _TYPES = tuple(
 )
 
 
-def has_architecture(source: Source, name: str) -> bool:
-    """Whether this vLLM has that class of models. Raises Unreadable."""
-    try:
-        return name in MODELS.names(source)
-    except NotRecorded:
-        return _named(source, rf'"{re.escape(name)}"', MODELS.file)
+@dataclass(frozen=True)
+class Names:
+    """What a table names. `partial`: why it may name others as well, None where all of it was read;
+    `lacking`: of these it is known nevertheless that it does not name them."""
+
+    names: frozenset[str] = frozenset()
+    partial: Text | None = None
+    lacking: frozenset[str] = frozenset()
+
+    def has(self, name: str) -> bool:
+        """Whether the table names it. Raises Missing where that cannot be told."""
+        if name in self.names or name in self.lacking or self.partial is None:
+            return name in self.names
+        raise Missing(self.partial)
 
 
-def has_configuration(source: Source, model_type: str) -> bool:
-    """Whether this vLLM brings a configuration for models of that type. Raises Unreadable."""
-    try:
-        return model_type in CONFIGURATIONS.names(source)
-    except NotRecorded:
-        return _named(source, rf"\s{re.escape(model_type)}=\"", CONFIGURATIONS.file)
+def architectures(source: Source) -> Names:
+    """The classes of models that this vLLM has."""
+    return _names(source, MODELS.names, r'"(.+)"', MODELS.file)
 
 
-def has_type(source: Source, model_type: str) -> bool:
-    """Whether this transformers (`source`) knows models of that type. Raises Unreadable."""
-    try:
-        return model_type in _types(source)
-    except NotRecorded:
-        files = (table.file for table in _TYPES)
-        return _named(source, rf'\(\s*"({re.escape(model_type)})",', *files)
+def configurations(source: Source) -> Names:
+    """The types of models that this vLLM brings a configuration for."""
+    return _names(source, CONFIGURATIONS.names, r'\\s(.+)=\\"', CONFIGURATIONS.file)
+
+
+def quantization_methods(source: Source) -> Names:
+    """What --quantization may name in this vLLM."""
+    return _names(source, QUANTIZATIONS.names)
+
+
+def model_types(source: Source) -> Names:
+    """The types of models that this transformers (`source`) knows."""
+    files = (table.file for table in _TYPES)
+    return _names(source, _types, r'\\\(\\s\*"\((.+)\)",', *files)
 
 
 def _types(source: Source) -> frozenset[str]:
@@ -121,11 +134,24 @@ def _types(source: Source) -> frozenset[str]:
     raise Unreadable((source.root / _MORE_TYPES).parent, _TYPES[0].what)
 
 
-def _named(source: Source, question: str, *files: str) -> bool:
-    answers = [source.target.search(source.root / file, question) for file in files]
-    if all(answer is None for answer in answers):
-        raise Unreadable(source.root / files[0], "what there is")
-    return any(answers)
+def _names(
+    source: Source, whole: Callable[[Source], frozenset[str]], single: str = "", *files: str
+) -> Names:
+    """The `whole` table. Of a snapshot by a doctor that asked `files` for one name at a time, what
+    it was told: `single` is what such a question looks like."""
+    try:
+        return Names(whole(source))
+    except Unreadable as unreadable:
+        return Names(partial=unreadable.reason)
+    except NotRecorded as gap:
+        told: dict[str, bool] = {}
+        for path in (source.root / file for file in files):
+            for question, answer in gap.searches.get(str(path), {}).items():
+                if answer is not None and (match := re.fullmatch(single, question)):
+                    name = re.sub(r"\\(.)", r"\1", match[1])  # as before it was escaped
+                    told[name] = told.get(name, False) or bool(answer)
+        found = frozenset(name for name, answer in told.items() if answer)
+        return Names(found, gap.reason, frozenset(told) - found)
 
 
 REASONING, TOOLS = "reasoning/__init__.py", "tool_parsers/__init__.py"

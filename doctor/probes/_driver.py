@@ -2,7 +2,7 @@
 this process with it. Runs in the doctor's own interpreter and prints one JSON object.
 
 libcuda is opened the way torch does (dlopen by its soname, in the server's environment), NVML
-through nvidia-ml-py. cuInit is not called unless asked ("init"): it can take seconds.
+through nvidia-ml-py. With the word "init" it calls cuInit and nothing else: that can take seconds.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ def mapped(name: str) -> "str | None":
     return None
 
 
-def libcuda(init: bool) -> "dict[str, Any]":
+def libcuda() -> "dict[str, Any]":
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
@@ -31,11 +31,16 @@ def libcuda(init: bool) -> "dict[str, Any]":
     try:
         if library.cuDriverGetVersion(ctypes.byref(number)) == 0:
             answer["version"] = number.value
-        if init:
-            answer["init"] = library.cuInit(0)
     except AttributeError as error:
         answer["error"] = str(error)
     return answer
+
+
+def initialised() -> "dict[str, Any]":
+    try:
+        return {"code": ctypes.CDLL("libcuda.so.1").cuInit(0)}
+    except AttributeError:
+        return {}
 
 
 def text(value: Any) -> Any:
@@ -80,5 +85,6 @@ if __name__ == "__main__":
     # The answer leaves by a descriptor of its own: a driver that writes to stdout cannot garble it.
     out = os.dup(1)
     os.dup2(2, 1)
-    answer = json.dumps({"libcuda": libcuda("init" in sys.argv), "nvml": nvml()})
-    os.write(out, answer.encode())
+    deep = "init" in sys.argv
+    answer = initialised() if deep else {"libcuda": libcuda(), "nvml": nvml()}
+    os.write(out, json.dumps(answer).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from packaging.version import Version
 
@@ -17,6 +18,8 @@ from doctor.profile import Profile
 from doctor.redact import redact
 from doctor.target import OWN, OWN_PYTHON, Target
 from doctor.trust import NotTrusted
+
+F = TypeVar("F", bound=Fact)
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,12 @@ class Device:
 
 @dataclass(frozen=True)
 class LibCuda:
-    """libcuda.so.1 as dlopen finds it. `version`: the CUDA it speaks, 1000 x major + 10 x minor.
-    `init`: what cuInit answered, asked by a deep check only, since it can take seconds."""
+    """libcuda.so.1 as dlopen finds it. `version`: the CUDA that it supports, 1000 x major + 10 x
+    minor."""
 
     path: Path | None = None
     version: int | None = None
     error: str | None = None
-    init: int | None = None
 
     @property
     def cuda(self) -> Version | None:
@@ -54,7 +56,7 @@ class Nvml:
 
 
 @dataclass(frozen=True)
-class Driver(Fact):
+class InstalledDriver(Fact):
     """What both driver libraries answered. `device_node`: /dev/nvidiactl is there; `tegra`: a
     Jetson, which vLLM takes for CUDA without NVML (vllm/platforms/__init__.py)."""
 
@@ -66,46 +68,84 @@ class Driver(Fact):
 
 
 @dataclass(frozen=True)
+class Driver(InstalledDriver):
+    """The same, for a server that runs on the GPUs here."""
+
+
+@dataclass(frozen=True)
+class GpusWanted(Fact):
+    """The server runs on GPUs, and they are here."""
+
+
+@dataclass(frozen=True)
 class DeepAsked(Fact):
     """Whether the verdict is to be proven: a test build, and the driver really initialised."""
 
     asked: bool = False
 
 
+@dataclass(frozen=True)
+class CuInit(Fact):
+    """What cuInit returned (cuda.h, CUresult; 0: no error); None where libcuda has none."""
+
+    code: int | None = None
+
+
 NO_GPU_NEEDED = "this server runs on the CPU"
 GPUS_LATER = "the profile says that the GPUs come later"
 
 
-def wants_gpus(profile: Profile) -> None:
-    """Raises Missing where no GPU is to be looked for."""
+@probe
+def gpus_wanted(profile: Profile) -> GpusWanted:
     if profile.device == "cpu":
         raise NotApplicable(Text(NO_GPU_NEEDED))
     if profile.gpus == "later":
         raise NotApplicable(Text(GPUS_LATER))
+    return GpusWanted()
 
 
 @probe
-def driver(target: Target, env: LaunchEnv, profile: Profile, deep: DeepAsked) -> Driver:
+def driver(wanted: GpusWanted, installed: InstalledDriver) -> Driver:
+    """Not applicable, and then not asked, where no GPU here is to be used."""
+    return Driver(**vars(installed))
+
+
+@probe
+def installed_driver(target: Target, env: LaunchEnv) -> InstalledDriver:
     """One child opens both libraries in the server's environment."""
-    wants_gpus(profile)
-    _must_be_roots(target, env)
-    script = OWN + "probes/_driver.py"
-    init = ("init",) if deep.asked else ()
-    ran = target.run(OWN_PYTHON, "-I", "-B", script, *init, timeout=60, env=child_env(env))
-    if not ran.ok:
-        why = ran.failure or f"it ended with code {ran.code}: {redact(ran.err.strip())[-200:]}"
-        raise Missing(Text("asking the NVIDIA driver failed: {why}", why=why))
-    try:
-        made: Driver = decode(Driver, parse_json(ran.out))
-    except ValueError as error:
-        raise Missing(Text("the answer of the driver cannot be read: {e}", e=error)) from None
-    return Driver(
+    made = _answer(target, env, InstalledDriver)
+    return InstalledDriver(
         made.libcuda,
         made.nvml,
         device_node=target.stat(Path("/dev/nvidiactl")) is not None,
         tegra=target.stat(Path("/etc/nv_tegra_release")) is not None,
         container=any(target.stat(Path(p)) for p in ("/.dockerenv", "/run/.containerenv")),
     )
+
+
+@probe
+def cu_init(deep: DeepAsked, target: Target, env: LaunchEnv, driver: Driver) -> CuInit:
+    """In a child of its own, and for a deep check only: it can take seconds."""
+    if not deep.asked:
+        raise NotApplicable(Text("the driver is not initialised without --deep"))
+    if driver.libcuda.error:
+        raise Missing(Text("there is no driver to initialise"), ("driver-lib-invisible",))
+    return _answer(target, env, CuInit, "init")
+
+
+def _answer(target: Target, env: LaunchEnv, kind: type[F], *words: str) -> F:
+    """What the child says, as this fact. Raises Missing."""
+    _must_be_roots(target, env)
+    script = OWN + "probes/_driver.py"
+    ran = target.run(OWN_PYTHON, "-I", "-B", script, *words, timeout=60, env=child_env(env))
+    if not ran.ok:
+        why = ran.failure or f"it ended with code {ran.code}: {redact(ran.err.strip())[-200:]}"
+        raise Missing(Text("asking the NVIDIA driver failed: {why}", why=why))
+    try:
+        made: F = decode(kind, parse_json(ran.out))
+    except ValueError as error:
+        raise Missing(Text("the answer of the driver cannot be read: {e}", e=error)) from None
+    return made
 
 
 # Where the loader looks by itself (ld.so(8)); what its cache names is root's choice.

@@ -205,11 +205,6 @@ class Use:
         told = _if_told(lambda: consumer.declares(self.source, name))
         return told is not False
 
-    def libraries(self, build: Source) -> tuple[str, ...]:
-        experts = bool(_if_told(self.experts))
-        base = ("cudart", "cuda", "nvrtc") if experts else ("cudart", "cuda")
-        return _if_told(lambda: fi.libraries(build, experts)) or base
-
     def workaround(self) -> Workaround:
         experts = not self.capabilities or _if_told(self.experts) is not False
         names = [SAMPLER, *([EXPERTS] if experts else [])]
@@ -244,11 +239,22 @@ def jit(
     build = Source(target, flashinfer.root)
     return Jit(
         **_archs(env, use.capabilities, build, profile),
-        libraries=use.libraries(build),
+        libraries=_libraries(build, bool(_if_told(use.experts))),
         doubt=doubt,
         falls_back=use.falls_back(),
         workaround=use.workaround(),
     )
+
+
+def _libraries(build: Source, experts: bool) -> tuple[str, ...]:
+    """What is linked; `experts`: some of it is a mixture of experts."""
+    base = ("cudart", "cuda", "nvrtc") if experts else ("cudart", "cuda")
+    return _if_told(lambda: fi.libraries(build, experts)) or base
+
+
+def linked_libraries(build: Source) -> tuple[str, ...]:
+    """All that this FlashInfer links any kernel with."""
+    return tuple(dict.fromkeys((*_libraries(build, False), *_libraries(build, True))))
 
 
 def _archs(

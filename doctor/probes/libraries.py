@@ -11,11 +11,10 @@ from packaging.version import Version
 from doctor.engine import probe
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import cuda_version, number_of
-from doctor.probes.driver import Driver
+from doctor.probes.driver import InstalledDriver
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.probes.host import HostCompilers
 from doctor.probes.wheels import Packages, Torch
-from doctor.profile import Profile
 from doctor.target import OWN, OWN_PYTHON, Target
 
 
@@ -37,7 +36,7 @@ class Runtimes(Fact):
 
 
 @probe
-def runtimes(target: Target, env: LaunchEnv, torch: Torch, profile: Profile) -> Runtimes:
+def runtimes(target: Target, env: LaunchEnv, torch: Torch) -> Runtimes:
     """A runtime is asked for its version in a child, and only where there is one to ask."""
     own = None
     if torch.cuda:
@@ -76,7 +75,11 @@ class TritonLibcuda(Fact):
 
 @probe
 def triton_libcuda(
-    target: Target, env: LaunchEnv, packages: Packages, driver: Driver, hosts: HostCompilers
+    target: Target,
+    env: LaunchEnv,
+    packages: Packages,
+    driver: InstalledDriver,
+    hosts: HostCompilers,
 ) -> TritonLibcuda:
     """Triton's own search (triton/backends/nvidia/driver.py): TRITON_LIBCUDA_PATH, else what
     `ldconfig -p` lists, else LD_LIBRARY_PATH. Older releases link `-lcuda`, newer ones

@@ -9,6 +9,7 @@ from typing import ClassVar
 from doctor.engine import probe
 from doctor.model import NO_MODEL, Fact, NotApplicable, Text
 from doctor.profile import Profile
+from doctor.tape import NotRecorded, OfAnotherModel
 from doctor.target import Target
 
 
@@ -31,8 +32,13 @@ def model_path(target: Target, profile: Profile) -> ModelPath:
     if name is None:
         raise NotApplicable(Text(NO_MODEL))
     path = Path(name)
-    stat = target.stat(path)
     named = name.startswith(("/", ".", "~")) or name.count("/") > 1
+    try:
+        stat = target.stat(path)
+    except NotRecorded:
+        if named:
+            raise
+        raise OfAnotherModel(name) from None
     if "://" in name or (stat is None and not named):
         return ModelPath()
     if stat is None:

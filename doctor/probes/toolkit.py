@@ -7,6 +7,7 @@ server would find another one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ from doctor.probes.driver import Driver
 from doctor.probes.environment import HOME, LaunchEnv, child_env, which
 from doctor.probes.host import HostCompilers, nvcc_flags, split_flags
 from doctor.probes.interpreter import Interpreter, is_targets
-from doctor.probes.jit import Jit, Workaround
+from doctor.probes.jit import Jit, Workaround, linked_libraries
 from doctor.probes.wheels import FlashInfer, Packages, Torch, Vllm
 from doctor.redact import redact
 from doctor.shipped import rules_folder
@@ -82,7 +83,7 @@ class Toolkit:
     `archs` are those that nvcc compiles for, () where nobody asked, None where it does not say.
     `crt` None: no wheel's, it came with nvcc. `headers` is the
     CUDART_VERSION (major.minor) of the first cuda_runtime_api.h on the include path, `include` its
-    folder.
+    folder. `unasked_libraries`: of those that may be linked, what an older snapshot does not tell.
     """
 
     root: Path
@@ -100,6 +101,7 @@ class Toolkit:
     include: Path | None = None
     missing_headers: tuple[str, ...] = ()
     missing_libraries: tuple[str, ...] = ()
+    unasked_libraries: tuple[str, ...] = ()
     from_wheels: bool = False
     archs: tuple[str, ...] | None = ()
     gcc_most: int | None = None
@@ -119,30 +121,56 @@ class Toolkit:
 
 
 @dataclass(frozen=True)
-class Toolkits(Fact):
+class InstalledToolkits(Fact):
     """`found`: the one FlashInfer finds, None where it finds none, `searched` then says how it
-    looked. `wheels`: the one in the target's wheels, the candidate for a repair; None where
-    there is none or it is the one found. `doubt`: why it is not sure that any is wanted."""
+    looked. `wheels`: the one in the target's wheels, the candidate for a fix; None where
+    there is none or it is the one found."""
 
     found: Toolkit | None = None
     searched: Text = field(default_factory=lambda: Text(""))
     wheels: Toolkit | None = None
+
+
+@dataclass(frozen=True)
+class Toolkits(InstalledToolkits):
+    """The same, by what this server compiles and links. `doubt`: why it is not sure that any is
+    wanted."""
+
     doubt: Text | None = None
 
 
 @probe
-def toolkits(
+def toolkits(jit: Jit, installed: InstalledToolkits) -> Toolkits:
+    """Not applicable, and then not looked for, where nothing is compiled (see Jit)."""
+    return Toolkits(
+        _used(installed.found, jit), installed.searched, _used(installed.wheels, jit), jit.doubt
+    )
+
+
+def _used(kit: Toolkit | None, jit: Jit) -> Toolkit | None:
+    """Raises NotRecorded where a snapshot says nothing of what this server uses of the toolkit."""
+    if kit is None:
+        return None
+    if unasked := [n for n in jit.libraries if n in kit.unasked_libraries]:
+        raise NotRecorded(f"{kit.root}/lib64/lib{unasked[0]}.so")
+    if jit.archs and kit.nvcc and kit.archs == ():
+        raise NotRecorded(f"a run of {kit.compiler}")
+    lacking = tuple(name for name in jit.libraries if name in kit.missing_libraries)
+    return dataclasses.replace(kit, missing_libraries=lacking, archs=kit.archs if jit.archs else ())
+
+
+@probe
+def installed_toolkits(
     target: Target,
     env: LaunchEnv,
-    jit: Jit,
     torch: Torch,
     interpreter: Interpreter,
     packages: Packages,
     flashinfer: FlashInfer,
     hosts: HostCompilers,
-) -> Toolkits:
-    """Both toolkits. Not applicable where nothing is compiled (see Jit)."""
-    look = _Look(target, env, interpreter, packages, flashinfer, hosts, jit)
+) -> InstalledToolkits:
+    """Both toolkits, whole: what of them counts hangs on the server."""
+    look = _Look(target, env, interpreter, packages, flashinfer, hosts)
     with contextlib.suppress(NotRecorded):  # an older doctor knew FlashInfer 0.6 alone
         fi.searches_as_known(Source(target, flashinfer.root))
     home = fi.cuda_home_searched(target, env)
@@ -152,7 +180,7 @@ def toolkits(
     # A CUDA home of links has a root of its own and the wheels' nvcc: one compiler, judged once.
     if folder and not (found and _same(target, found.root / "bin/nvcc", folder / "bin/nvcc")):
         wheels = look.at(folder, "the target's wheels")
-    return Toolkits(found, home.searched, wheels, jit.doubt)
+    return InstalledToolkits(found, home.searched, wheels)
 
 
 def wheel_root(target: Target, interpreter: Interpreter, torch: Torch) -> Path | None:
@@ -190,7 +218,6 @@ class _Look:
     packages: Packages
     flashinfer: FlashInfer
     hosts: HostCompilers
-    jit: Jit
 
     def at(self, root: Path, found_by: str) -> Toolkit:
         target = self.target
@@ -210,6 +237,7 @@ class _Look:
             nvvm, nvvm_error = self._nvvm(cicc)
         wanted = HEADERS if self.flashinfer.vendored_cccl else (*HEADERS, _CCCL)
         with_cccl = (*folders, *(f / "cccl" for f in folders))
+        links = self._links(root)
         return Toolkit(
             root=root,
             found_by=found_by,
@@ -225,9 +253,10 @@ class _Look:
             headers=cuda_version(headers),
             include=include,
             missing_headers=tuple(h for h in wanted if not self._first(with_cccl, h)),
-            missing_libraries=self._missing_libraries(root),
+            missing_libraries=tuple(name for name, found in links.items() if found is False),
+            unasked_libraries=tuple(name for name, found in links.items() if found is None),
             from_wheels=self._in_wheels(top if nvcc else root),
-            archs=self._archs(nvcc_path, nvcc) if nvcc and self.jit.archs else (),
+            archs=self._archs(nvcc_path, nvcc) if nvcc else (),
             gcc_most=self._host_limit(crt, r"(?m)^#if __GNUC__ > (\d+)"),
             # Two limits of clang stand there, by the libc; Linux takes the higher.
             clang_below=self._host_limit(crt, r"(?m)^#if \(?__clang_major__ >= (\d+)"),
@@ -333,13 +362,18 @@ class _Look:
 
     def _archs(self, nvcc_path: Path, nvcc: Version) -> tuple[str, ...] | None:
         if self._is_targets(nvcc_path):
-            return tuple(a for a, (since, before) in _ARCHS.items() if since <= nvcc < before)
-        ran = self.target.run(str(nvcc_path), "--list-gpu-arch", env=child_env(self.env))
+            known = tuple(a for a, (since, before) in _ARCHS.items() if since <= nvcc < before)
+            return known or None
+        try:
+            ran = self.target.run(str(nvcc_path), "--list-gpu-arch", env=child_env(self.env))
+        except NotRecorded:  # a doctor before 0.5 asked where the GPUs were known
+            return ()
         return tuple(re.findall(r"(?m)^compute_(\w+)$", ran.out)) or None
 
-    def _missing_libraries(self, root: Path) -> tuple[str, ...]:
-        """Of what FlashInfer links with, what the linker would not find: -L$cuda_home/lib64
-        -L$cuda_home/lib64/stubs (flashinfer/jit/cpp_ext.py)."""
+    def _links(self, root: Path) -> dict[str, bool | None]:
+        """Of each library that FlashInfer may link with, whether the linker would find it:
+        -L$cuda_home/lib64 -L$cuda_home/lib64/stubs (flashinfer/jit/cpp_ext.py). None of one that a
+        snapshot says nothing of: a doctor before 0.5 asked for those of its profile."""
         words = split_flags(self.env.get("FLASHINFER_EXTRA_LDFLAGS") or "")
         cxx = self.hosts.cxx.compiler
         default = ("/usr/local/lib64", "/usr/local/lib", "/lib64", "/lib", "/usr/lib64", "/usr/lib")
@@ -351,13 +385,15 @@ class _Look:
             *(cxx.library_dirs if cxx else ()),
             *map(Path, default),
         ]
-        return tuple(
-            name
-            for name in self.jit.libraries
-            if not any(self._links(f / f"lib{name}.so") for f in folders)
-        )
+        made: dict[str, bool | None] = {}
+        for name in linked_libraries(Source(self.target, self.flashinfer.root)):
+            try:
+                made[name] = any(self._is_library(f / f"lib{name}.so") for f in folders)
+            except NotRecorded:
+                made[name] = None
+        return made
 
-    def _links(self, path: Path) -> bool:
+    def _is_library(self, path: Path) -> bool:
         stat = self.target.stat(path)
         if stat is None or stat.kind != "file":
             return False
@@ -503,7 +539,9 @@ _OPTION_SINCE = {
 
 
 @probe
-def nvcc_options(target: Target, flashinfer: FlashInfer, toolkits: Toolkits) -> NvccOptions:
+def nvcc_options(
+    target: Target, flashinfer: FlashInfer, toolkits: InstalledToolkits
+) -> NvccOptions:
     """The options in FlashInfer's flag builders that no version check guards; read only where
     the nvcc found is older than some of them."""
     nvcc = toolkits.found.nvcc if toolkits.found else None

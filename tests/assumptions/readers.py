@@ -12,9 +12,9 @@ from packaging.version import Version
 from doctor.consumers import flashinfer as fi
 from doctor.consumers import names, tables, vllm
 from doctor.consumers.source import Source
+from doctor.consumers.tables import Names
 from doctor.model import Missing
 from doctor.probes import wheels as probes
-from doctor.profile import Profile
 from tests.assumptions.wheels import Wheels
 
 CAPABILITIES = (
@@ -53,7 +53,7 @@ Question = tuple[str, Callable[[], object]]
 
 def _questions(target: Wheels) -> Iterator[Question]:
     packages = target.packages
-    known = probes.vllm(target, packages, Profile())
+    known = probes.vllm(target, packages)
     source = Source(target, known.root)
     yield "sampler by default", lambda: known.sampler
     yield from _kernels(source)
@@ -66,7 +66,7 @@ def _questions(target: Wheels) -> Iterator[Question]:
     yield from _builds(Source(target, build.root))
     transformers = Source(target, packages.installed["transformers"].folder / "transformers")
     for name in TYPES:
-        yield f"transformers knows {name}", partial(tables.has_type, transformers, name)
+        yield f"transformers knows {name}", partial(_has, tables.model_types, transformers, name)
 
 
 def _kernels(source: Source) -> Iterator[Question]:
@@ -89,7 +89,7 @@ def _tables(source: Source) -> Iterator[Question]:
     for table, variable in (
         (tables.MODELS, r"_\w+_MODELS"),
         (tables.CONFIGURATIONS, "_CONFIG_REGISTRY"),
-        (tables.QUANTISATIONS, "QuantizationMethods"),
+        (tables.QUANTIZATIONS, "QuantizationMethods"),
     ):
         yield (
             f"{table.file} is read whole",
@@ -102,7 +102,11 @@ def _tables(source: Source) -> Iterator[Question]:
         yield f"{file} is read whole", partial(_whole, source, file, r"\w+_TO_REGISTER", read)
         yield f"{file} has glm4*", partial(_of_glm, source, read)
     for name in MODELS:
-        yield f"vLLM has {name}", partial(tables.has_architecture, source, name)
+        yield f"vLLM has {name}", partial(_has, tables.architectures, source, name)
+
+
+def _has(read: Callable[[Source], Names], source: Source, name: str) -> bool:
+    return read(source).has(name)
 
 
 def _of_glm(source: Source, read: Callable[[Source], frozenset[str]]) -> Iterable[str]:
