@@ -126,6 +126,16 @@ def find_broken() -> Broken:
     raise ZeroDivisionError("by nought")
 
 
+@dataclass(frozen=True)
+class Unsaid(Fact):
+    """Its probe cannot tell, nor say why."""
+
+
+@PROBES.probe
+def find_unsaid() -> Unsaid:
+    raise Missing(Text("{value} is not there"))
+
+
 @PROBES.probe
 def find_newer(target: Target) -> Newer:
     target.listdir(Path("/new"))
@@ -239,6 +249,10 @@ def test_an_optional_fact_that_is_missing_is_none() -> None:
         (Broken, "the probe of Broken crashed: ZeroDivisionError: by nought (test_engine.py:"),
         (Hen, "probes ask each other in a circle: Hen -> Egg -> Hen"),
         (Orphan, "no probe returns Orphan"),
+        (
+            Unsaid,
+            "the probe of Unsaid crashed: TypeError: the template '{value} is not there' lacks",
+        ),
     ],
 )
 def test_a_fact_that_cannot_be_had_is_named(kind: type[Fact], words: str) -> None:
@@ -335,6 +349,14 @@ def no_value_in_evidence() -> Finding:
     return Finding(Text("x"), (Text("{y}"),))
 
 
+def no_value_in_a_reason() -> None:
+    raise Missing(Text("{y}"))
+
+
+def no_value_where_it_does_not_arise() -> None:
+    raise NotApplicable(Text("{y}", x=1))
+
+
 def no_finding() -> str:
     return "a text"
 
@@ -378,6 +400,8 @@ def needs_a_broken_fact(broken: Broken) -> None: ...
         no_value,
         no_template,
         no_value_in_evidence,
+        no_value_in_a_reason,
+        no_value_where_it_does_not_arise,
         no_finding,
         no_findings,
         a_flag,
@@ -422,7 +446,7 @@ def test_an_outcome_is_as_grave_as_its_gravest_finding() -> None:
     assert outcome(mild).severity is Severity.INFO
 
 
-HEAD = "from doctor import Fact, Finding, Severity, Stage, Text, rule\n"
+HEAD = "from doctor import Fact, Finding, Missing, Severity, Stage, Text, rule\n"
 RULE = """
 @rule("{id}", Severity.ERROR, Stage.SHELL)
 def {name}({needs}) -> Finding | None:
@@ -504,12 +528,17 @@ def test_rules_that_cannot_be_loaded_are_refused_in_one_sentence(
 
 
 def test_a_rule_that_breaks_is_told_by_its_file_and_line(tmp_path: Path) -> None:
-    lines = ("    return Finding(Text('{value} is too much'))\n", "    return Text('It.').lines\n")
+    lines = (
+        "    return Finding(Text('{value} is too much'))\n",
+        "    return Text('It.').lines\n",
+        "    raise Missing(Text('{value} is not there', size=1))\n",
+    )
     texts = [rule_file(f"rule-{i}") + line for i, line in enumerate(lines)]
     outcomes, _ = check(load_rules(put(tmp_path, *texts)), facts())
     assert [str(one.why) for one in outcomes] == [
         "TypeError: the template '{value} is too much' lacks a value: 'value' (area0.py:3)",
         "AttributeError: 'Text' object has no attribute 'lines' (area1.py:9)",
+        "TypeError: the template '{value} is not there' lacks a value: 'value' (area2.py:3)",
     ]
 
 
