@@ -7,6 +7,11 @@ from typing import Protocol
 
 from doctor.model import Text
 
+VERIFYING = Text(
+    "verifying: compiling, linking and loading a test kernel, importing what vLLM imports ..."
+)
+"""The phase of a proof, whichever command makes it."""
+
 
 class Talk(Protocol):
     def tell(self, text: Text) -> None:
@@ -14,7 +19,7 @@ class Talk(Protocol):
         ...
 
     def phase(self, text: Text) -> None:
-        """What begins now and may take long."""
+        """What begins now and may take long; the text ends in "..."."""
         ...
 
     def progress(self, done: int, total: int | None) -> None:

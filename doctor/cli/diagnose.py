@@ -86,6 +86,11 @@ def diagnose(
         accepted = ids("--accept", accept, known) if accept else frozenset()
     target, where, recorded = _from_tape(tape) if tape else (*common.named(), None)
     question = Question(common.profile_name, deep, Severity(fail_on), accepted, recorded)
+    if deep:
+        from doctor.cli.talking import Talking
+        from doctor.talk import VERIFYING
+
+        Talking(form).phase(VERIFYING)
     with rules_print_to_stderr():
         report = run_diagnosis(Facts(target, (where, asked)), known, question)
     report = told(report, RunningCommand(where))

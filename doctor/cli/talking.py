@@ -45,7 +45,7 @@ class Talking:
         self._clear()
         if self._text or self._terminal:
             with contextlib.suppress(OSError):  # nobody reads any more: no reason to stop half-way
-                say(f"  {text} ...", err=True)
+                say(f"  {text}", err=True)
 
     def progress(self, done: int, total: int | None) -> None:
         if not (self._terminal and total):

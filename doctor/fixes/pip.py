@@ -70,6 +70,7 @@ class Install(Kind):
     def plan(self, context: RepairContext, action: Action) -> Action:
         from doctor.repair.transaction import settle
 
+        context.talk.phase(Text("resolving what goes together with what is installed ..."))
         made = settle(desired(action), not action.asking, context)
         return dataclasses.replace(action, settled=made)
 

@@ -90,7 +90,7 @@ class Creation:
         roots = install_vllm(DISTRIBUTION[profile.device], profile.needs).requirements
         bounds = dataclasses.replace(self._bounds, below=below)
         shell = self._here.env
-        self._talk.phase(Text("choosing the newest vLLM that installs here"))
+        self._talk.phase(Text("choosing the newest vLLM that installs here ..."))
         base, made = newest.base(self._tool, self._bases, roots, self._indexes, shell, bounds)
         chosen = newest.vllm_of(made)
         if below and (chosen is None or chosen >= below):
@@ -128,7 +128,7 @@ class Creation:
         """An empty virtual environment, or the rest of one whose making was interrupted."""
         path, base = self._path, self._base
         self._talk.phase(
-            Text("making a virtual environment of Python {version}", version=base.version)
+            Text("making a virtual environment of Python {version} ...", version=base.version)
         )
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ from doctor.repair.newest import Bounds, cuda_of_driver, vllm_of
 from doctor.repair.plan import Plan, Scope, Withheld, make_plan
 from doctor.repair.resolver import find_tool
 from doctor.repair.state import KEEP_DAYS, Run, State
-from doctor.talk import Talk
+from doctor.talk import VERIFYING, Talk
 from doctor.target import Target
 
 _PROVEN = (Stage.IMPORT, Stage.COMPILE, Stage.LINK, Stage.LOAD)
@@ -125,12 +125,7 @@ class Session:
         """What the rules say of the target now, and the means to change it."""
         asked, talk = self._asked, self._person.talk
         if deep:
-            talk.phase(
-                Text(
-                    "verifying: compiling, linking and loading a test kernel, importing what vLLM "
-                    "imports"
-                )
-            )
+            talk.phase(VERIFYING)
         facts = Facts(self._target, (self._where, asked.profile))
         report = diagnose(facts, asked.rules, dataclasses.replace(asked.question, deep=deep))
         installer = dataclasses.replace(report.installer, again=self._person.again)
@@ -189,7 +184,7 @@ class Session:
         except OSError as error:
             raise RepairError(Text("{why}", why=os_refusal(error))) from None
         for line in applied.left:
-            self._person.talk.tell(Text("{left}", left=line))
+            self._person.talk.tell(line)
         return FixOutcome(self.context, plan, applied)
 
     def _apply(self, state: State, run: Run | None) -> tuple[Plan, Applied]:
@@ -314,7 +309,7 @@ class Session:
             except KeyboardInterrupt:
                 raise Interrupted(half_undone(run)) from None
         for line in left:
-            self._person.talk.tell(Text("{left}", left=line))
+            self._person.talk.tell(line)
         return not left
 
 
@@ -354,7 +349,7 @@ def recover(state: State, talk: Talk, ours: Run | None = None) -> bool:
     for run, left in recovered:
         talk.tell(rolling_back(run))
         for line in (*run.notes, *left):
-            talk.tell(Text("{left}", left=line))
+            talk.tell(line)
     return bool(recovered)
 
 
