@@ -54,7 +54,7 @@ class Registry:
     def probe(self, function: F) -> F:
         """Registers `function` as what finds out the Fact of its return annotation. Raises
         TypeError where another file has one for it."""
-        kind = _hints(function)["return"]
+        kind = _returned(function)
         first = self.find(kind) or function
         if first.__code__.co_filename != function.__code__.co_filename:
             where = " and ".join(one.__code__.co_filename for one in (first, function))
@@ -76,6 +76,13 @@ class Registry:
         for a parameter that names no fact."""
         function = self.find(kind)
         return iter(_parameters(function) if function else ())
+
+
+def _returned(function: Callable[..., Any]) -> Any:
+    """The class of its return annotation; the other annotations are for who asks for the fact."""
+    name = function.__annotations__.get("return")
+    kind = function.__globals__.get(name) if isinstance(name, str) else name
+    return _hints(function)["return"] if kind is None else kind
 
 
 @functools.cache
@@ -142,7 +149,7 @@ class Facts:
         self, target: Target, given: Iterable[Fact] = (), registry: Registry = REGISTRY
     ) -> None:
         self.target = target
-        self._registry = registry
+        self.registry = registry
         self._known: dict[type, Fact | Missing | Crashed] = {type(f): f for f in given}
         self._locks: dict[type, threading.RLock] = {}
         self._ahead: set[type[Fact]] = set()
@@ -156,7 +163,7 @@ class Facts:
             return self
         for one in self._ahead:
             self._try(one)
-        made = Facts(self.target, (), self._registry)
+        made = Facts(self.target, (), self.registry)
         rest = self._resting_on({kind}, self._known)
         made._known = {k: v for k, v in self._known.items() if k not in rest} | {kind: fact}
         return made
@@ -198,7 +205,7 @@ class Facts:
         def look(kind: type) -> bool:
             if kind not in rests:
                 rests[kind] = kind in roots  # and so a circle ends
-                needed = () if kind in ends else self._registry.needs(kind)
+                needed = () if kind in ends else self.registry.needs(kind)
                 rests[kind] = kind in roots or any(look(need) for _, need, _ in needed)
             return rests[kind]
 
@@ -209,7 +216,7 @@ class Facts:
         if kind in asking:
             names = " -> ".join(k.__name__ for k in [*asking, kind])
             return Crashed(f"probes ask each other in a circle: {names}")
-        function = self._registry.find(kind)
+        function = self.registry.find(kind)
         if function is None:
             return Crashed(f"no probe returns {kind.__name__}")
         asking.append(kind)

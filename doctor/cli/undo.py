@@ -27,7 +27,7 @@ from doctor.cli.shared import (
 )
 from doctor.engine import Crashed
 from doctor.exits import FINDINGS, USAGE
-from doctor.model import Missing
+from doctor.model import Missing, Text
 from doctor.probes.interpreter import Interpreter
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def undo(
         with state.locked(patience(wait)):
             if forget is not None:
                 _forget(state, forget)
-                left: list[str] = []
+                left: list[Text] = []
             else:
                 left = _purge(state) if purge else _undo(state, run)
     raise SystemExit(FINDINGS if left else 0)
@@ -130,7 +130,7 @@ def _list(state: State) -> None:
     print_lines(run_lines(runs))
 
 
-def _purge(state: State) -> list[str]:
+def _purge(state: State) -> list[Text]:
     from doctor.repair.state import Unusable
 
     for run in state.purge():
@@ -156,7 +156,7 @@ def _forget(state: State, name: str) -> None:
     state.forget(name)
 
 
-def _undo(state: State, name: str | None) -> list[str]:
+def _undo(state: State, name: str | None) -> list[Text]:
     """What was left alone, in sentences."""
     from doctor.repair.apply import half_undone, rolling_back
     from doctor.repair.errors import Interrupted
@@ -165,7 +165,7 @@ def _undo(state: State, name: str | None) -> list[str]:
     for run, left in recovered:
         say(str(rolling_back(run)))
         for line in (*run.notes, *left):
-            tell(line)
+            tell(str(line))
     if name is None and recovered:
         return [line for _, left in recovered for line in left]
     runs = state.runs()
@@ -178,7 +178,7 @@ def _undo(state: State, name: str | None) -> list[str]:
     except KeyboardInterrupt:
         raise Interrupted(half_undone(chosen)) from None
     for line in (*chosen.notes, *left):
-        tell(line)
+        tell(str(line))
     say(f"undid run {chosen.id}")
     return left
 

@@ -1,4 +1,4 @@
-"""Repairs that more than one rule offers."""
+"""Fixes that more than one rule offers."""
 
 from __future__ import annotations
 
