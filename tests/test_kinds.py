@@ -279,7 +279,7 @@ def test_an_effect_of_a_kind_that_is_not_known_stays_until_it_is(site: Site) -> 
     assert site.json("--apply").code == 0
     without = run_doctor("undo", "--python", site.environment.python)
     assert without.code == 1
-    assert "licence is not known here, --rules names it" in without.err
+    assert "unknown kind of step 'licence'; name its rules with --rules" in without.err
     assert site.place.exists()
     assert site.undo().code == 0
     assert not site.place.exists()
@@ -315,16 +315,15 @@ def test_a_doctor_killed_around_an_effect_leaves_none_untold(
         assert run_killed(*words, at=at, when="after", below=below).was_killed
     assert site.place.exists()
     said = site.undo()
-    begun = "interrupted, and may have been done: " if when == "begun" else ""
+    begun = " (interrupted; may have been done)" if when == "begun" else ""
     if undone:
         assert said.code == 0, said.err
         assert not site.place.exists()
-        assert (f"{begun}write {site.place}; undone: remove {site.place}" in said.err) is bool(
-            begun
-        )
+        told = f"write {site.place}{begun}: undone: remove {site.place}"
+        assert (told in said.err) is bool(begun)
     else:
         assert said.code == 1
-        assert f"vllm-doctor: {begun}write {site.place}: cannot be undone" in said.err
+        assert f"vllm-doctor: write {site.place}{begun}: cannot be undone" in said.err
     assert site.tree() == was
 
 
@@ -379,8 +378,8 @@ def test_ctrl_c_names_what_cannot_be_rolled_back(site: Site) -> None:
     said = site.fix("--apply")
     assert said.code == 130
     assert said.err.splitlines()[-1].startswith(
-        f"vllm-doctor: interrupted: run {run_named(said)} was rolled back, but for interrupted, "
-        f"and may have been done: write {site.place}: cannot be undone"
+        f"vllm-doctor: interrupted: run {run_named(said)} was rolled back, but for: write "
+        f"{site.place} (interrupted; may have been done): cannot be undone"
     )
     assert site.place.exists()
     assert site.tree() == was

@@ -1,1 +1,1 @@
-"""Repairs: planned, staged aside, swapped in by renames, journalled, taken back."""
+"""Fixes: planned, staged aside, swapped in by renames, journalled, undone."""

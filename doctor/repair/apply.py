@@ -50,7 +50,7 @@ class Applied:
     results: tuple[Result, ...]
     run: str | None
     changed: tuple[tuple[str, Changed], ...] = ()
-    left: tuple[str, ...] = ()
+    left: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def apply(first: Plan, context: RepairContext, state: State, run: Run | None, by
             counted |= _counted(report, by.fail_on)
     except BaseException as error:
         roll_back(state, run, error)
-    left: list[str] = []
+    left: list[Text] = []
     if done:
         run.note(state="applied", ended=time.time())
     else:
@@ -183,7 +183,9 @@ def roll_back(state: State, run: Run, error: BaseException) -> NoReturn:
     if not isinstance(error, KeyboardInterrupt):
         raise error
     if left:
-        text = Text("interrupted: run {run} was rolled back, but for {left}", run=run.id, left=left)
+        text = Text(
+            "interrupted: run {run} was rolled back, but for: {left}", run=run.id, left=left
+        )
         raise Interrupted(text) from None
     text = Text("interrupted: run {run} was rolled back; nothing is changed", run=run.id)
     raise Interrupted(text) from None

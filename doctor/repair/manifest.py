@@ -208,7 +208,7 @@ def decode_manifest(
     run: str, journal: bytes, manifests: Mapping[int, bytes], prefix: Path
 ) -> tuple[Journal, dict[int, Swap]]:
     """The journal of the run in the folder `run`, and its changes by their numbers; without those
-    that a copy of an environment is not to take back, since they lie outside of it. Raises Damaged,
+    that a copy of an environment is not to undo, since they lie outside of it. Raises Damaged,
     and nothing else, for whatever is none."""
     folder = prefix / RUNS / run
     at = folder / JOURNAL

@@ -1,7 +1,7 @@
-"""Who would be hurt by a repair: processes that run out of an environment, or build or hold what
+"""Who would be hurt by a fix: processes that run out of an environment, or build or hold what
 lies in a cache folder.
 
-What this user may not look into (processes of others) is passed over; root sees all.
+What this user may not look into (processes of others) is skipped; root sees all.
 """
 
 from __future__ import annotations

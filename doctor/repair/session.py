@@ -184,7 +184,7 @@ class Session:
         except OSError as error:
             raise RepairError(Text("{why}", why=os_refusal(error))) from None
         for line in applied.left:
-            self._person.talk.tell(Text("{left}", left=line))
+            self._person.talk.tell(line)
         return FixOutcome(self.context, plan, applied)
 
     def _apply(self, state: State, run: Run | None) -> tuple[Plan, Applied]:
@@ -208,7 +208,7 @@ class Session:
 
     def _remember(self) -> None:
         """What was proven here need not be proven again by the next `launch`."""
-        from doctor.launch import keep
+        from doctor.serve.gate import keep
 
         with contextlib.suppress(Missing, Crashed):
             keep(self._target, self.report)
@@ -309,7 +309,7 @@ class Session:
             except KeyboardInterrupt:
                 raise Interrupted(half_undone(run)) from None
         for line in left:
-            self._person.talk.tell(Text("{left}", left=line))
+            self._person.talk.tell(line)
         return not left
 
 
@@ -349,7 +349,7 @@ def recover(state: State, talk: Talk, ours: Run | None = None) -> bool:
     for run, left in recovered:
         talk.tell(rolling_back(run))
         for line in (*run.notes, *left):
-            talk.tell(Text("{left}", left=line))
+            talk.tell(line)
     return bool(recovered)
 
 

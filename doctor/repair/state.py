@@ -86,7 +86,7 @@ class Run:
         self.folder = folder
         self.journal = journal
         self.elsewhere = elsewhere
-        self.notes: list[str] = []
+        self.notes: list[Text] = []
         self._changes = changes
         self._effects = effects or {}
         self._prefix = folder.parents[len(RUNS.parts)]
@@ -97,7 +97,7 @@ class Run:
 
     @property
     def unfinished(self) -> bool:
-        """It was cut off, or is being made or taken back now."""
+        """It was interrupted, or is being made or undone now."""
         return self.journal.state in UNFINISHED
 
     def note(self, **changes: object) -> None:
@@ -162,7 +162,7 @@ class Run:
         self._changes[int(change.name)] = made
 
     def drop(self, change: Path) -> None:
-        """Forgets a change that was never made or is taken back: that it is none any more is on
+        """Forgets a change that was never made or is undone: that it is none any more is on
         disk before anything else is done."""
         self._changes.pop(int(change.name), None)
         self._effects.pop(int(change.name), None)
@@ -176,7 +176,7 @@ class Run:
         """The changes whose manifests are on disk, in the order in which they were made."""
         return [(self.folder / str(number), made) for number, made in sorted(self._changes.items())]
 
-    def undo(self) -> list[str]:
+    def undo(self) -> list[Text]:
         """Undoes every change, the last one first, and removes the run where nothing is left of
         it. Returns what was left alone, in sentences; then the run stays, with what was set aside
         for it. Can be killed and called again. Raises StateError, with nothing moved, where what
@@ -190,7 +190,7 @@ class Run:
             spared = tuple(sorted(changed if first else changed.intersection(spared)))
         with contextlib.suppress(OSError):  # a full disk must not keep anything from going back
             self.note(state="undoing", spared=spared)
-        left = [f"{name} was modified since; left untouched" for name in spared]
+        left = [Text("{name} was modified since; left untouched", name=name) for name in spared]
         for number in sorted({*self._changes, *self._effects}, reverse=True):
             folder = self.folder / str(number)
             if number in self._effects:
@@ -204,29 +204,40 @@ class Run:
             if not _size_of(made.aside)[0]:
                 self.drop(folder)
             elif not alone and not spared:
-                left.append(f"{made.aside} still holds what no manifest names; left there")
+                left.append(
+                    Text("{path} still holds what no manifest names; left there", path=made.aside)
+                )
         if self._changes or self._effects:
             self.note(state="kept", ended=time.time())
         else:
             _discard(self.folder)
         return left
 
-    def _undo_effect(self, folder: Path, effect: Effect) -> list[str]:
+    def _undo_effect(self, folder: Path, effect: Effect) -> list[Text]:
         """What is left of an effect, in sentences. It stays in the run where a later undo could
         still do it."""
-        begun = "" if effect.state == "done" else "interrupted, and may have been done: "
+        done = effect.state == "done"
+        what = Text("{does}", does=effect.does)
+        if not done:
+            what = Text("{does} (interrupted; may have been done)", does=effect.does)
         if effect.undo is None:
             self.drop(folder)
-            return [f"{begun}{effect.does}: cannot be undone"]
+            return [Text("{what}: cannot be undone", what=what)]
         kind = KINDS.named(effect.kind)
         if kind is None:
-            return [f"{begun}{effect.does}: {effect.kind} is not known here, --rules names it"]
+            return [
+                Text(
+                    "{what}: unknown kind of step '{kind}'; name its rules with --rules",
+                    what=what,
+                    kind=effect.kind,
+                )
+            ]
         try:
             kind.undo(effect)
         except (DoctorError, OSError) as error:
-            return [f"{begun}{effect.does}: {error}; left"]
-        if begun:
-            self.notes.append(f"{begun}{effect.does}; undone: {effect.undo}")
+            return [Text("{what}: {why}; left", what=what, why=error)]
+        if not done:
+            self.notes.append(Text("{what}: undone: {undo}", what=what, undo=effect.undo))
         self.drop(folder)
         return []
 
@@ -500,18 +511,18 @@ class State:
             at, why = self.prefix / path, os_reason(error)
             raise Damaged(Text("{path} cannot be read: {why}", path=at, why=why)) from None
 
-    def recover(self, ours: Run | None = None) -> list[tuple[Run, list[str]]]:
-        """Takes back every run but `ours` that was cut off, the last one first: (run, what was left
-        alone). Raises StateError, before anything is moved, where a run cannot be used, and where
-        one that was made elsewhere was cut off: half of it lies here."""
+    def recover(self, ours: Run | None = None) -> list[tuple[Run, list[Text]]]:
+        """Rolls back every run but `ours` that was interrupted, the last one first: (run, what was
+        left alone). Raises StateError, before anything is moved, where a run cannot be used, and
+        where one that was made elsewhere was interrupted: half of it lies here."""
         runs = self.runs()
         for run in runs:
             if run.unfinished and run.elsewhere is not None:
                 raise StateError(_made_elsewhere(run), run.id)
-        mended = []
+        recovered = []
         for run in reversed(runs):
             if run.unfinished and (ours is None or run.id != ours.id):
-                mended.append((run, self.undo(run)))
+                recovered.append((run, self.undo(run)))
         known = {run.id for run in runs}
         with Tree(self._runs) as tree:
             for name in tree.names(""):
@@ -521,9 +532,9 @@ class State:
                 if name not in known and at and stat.S_ISDIR(at.st_mode):
                     with contextlib.suppress(PermissionError):  # it is in nobody's way
                         tree.remove(name)
-        return mended
+        return recovered
 
-    def undo(self, run: Run) -> list[str]:
+    def undo(self, run: Run) -> list[Text]:
         """Takes a run back; what was left alone, in sentences."""
         # The folders that it made for us are the last of ours to go.
         self._made = tuple(dict.fromkeys((*run.journal.made, *self._made)))

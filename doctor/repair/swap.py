@@ -2,7 +2,7 @@
 
 What is to come lies ready in a staging folder, what was there goes to a folder aside, both laid out
 like `root`, and a manifest of it all is on disk before the first rename. So a swap that was killed
-at any instant can be taken back by looking at what is where: no installer ever works on the target
+at any instant can be undone by looking at what is where: no installer ever works on the target
 itself. Nothing is reached through a link (doctor.repair.tree). What a power cut could reorder is on
 disk in time: the staged files and the manifest before the first rename, what went aside before
 anything takes its place, the whole change before anything else is done.
@@ -209,7 +209,7 @@ def forward(swap: Swap) -> None:
         root.sync()
 
 
-def back(swap: Swap, spared: Collection[str] = ()) -> list[str]:
+def back(swap: Swap, spared: Collection[str] = ()) -> list[Text]:
     """Takes the change back but for the distributions `spared`, from wherever it stands, and may
     itself be killed and called again; what it did is on disk when it returns.
 
@@ -217,7 +217,7 @@ def back(swap: Swap, spared: Collection[str] = ()) -> list[str]:
     what was set aside and is no longer what it was. What was set aside for those stays aside.
     """
     items = [i for i in swap.items if i.group not in spared]
-    left = []
+    left: list[Text] = []
     with Tree(swap.root) as root, Tree(swap.new) as new, Tree(swap.aside) as aside:
         _remove_compiled(root, new, items)
         _remove_copies(root, [i.path for i in items if i.now])
@@ -236,13 +236,12 @@ def back(swap: Swap, spared: Collection[str] = ()) -> list[str]:
                 root.rmdir(f"{folder}/__pycache__")
                 root.rmdir(folder)
         root.sync()
-    return sorted(left)
+    return sorted(left, key=str)
 
 
-def _back(root: Tree, new: Tree, aside: Tree, item: Item) -> str | None:
+def _back(root: Tree, new: Tree, aside: Tree, item: Item) -> Text | None:
     """Why one path was left alone, None where it is as it was before the change."""
     path = item.path
-    modified = f"{root.top}/{path} was modified since; left untouched"
     try:
         unplaced = new.lstat(path) is not None
         if item.was and aside.lstat(path) is None:
@@ -251,19 +250,29 @@ def _back(root: Tree, new: Tree, aside: Tree, item: Item) -> str | None:
         ours = item.now is not None and same(item.now, root, path)
         placed = item.now is not None and not unplaced
         if here and item.was and not (placed and ours) and same(item.was, root, path):
-            aside.unlink(path)  # a copy that was cut off, or the same bytes put back by someone
+            aside.unlink(path)  # a copy that was interrupted, or the same bytes put back by someone
             return None
         if here and not ours:
             if item.was is None and unplaced:
                 return None
             if not derived(path):
-                return modified
+                return _modified(root.top, path)
         if item.was and not same(item.was, aside, path):
-            return f"what was set aside of {root.top}/{path} is damaged; left in {aside.top}/{path}"
+            return Text(
+                "what was set aside of {root}/{path} is damaged; left in {aside}/{path}",
+                root=root.top,
+                aside=aside.top,
+                path=path,
+            )
         _restore(root, aside, item)
     except (IsADirectoryError, NotADirectoryError, FileExistsError):
-        return modified  # a folder is there now, or something else where a folder was on the way
+        # A folder is there now, or something else where a folder was on the way.
+        return _modified(root.top, path)
     return None
+
+
+def _modified(top: Path, path: str) -> Text:
+    return Text("{path} was modified since; left untouched", path=f"{top}/{path}")
 
 
 def _restore(root: Tree, aside: Tree, item: Item) -> None:
@@ -322,11 +331,11 @@ def _there(tree: Tree, path: str) -> bool:
     return _found(tree, path) is not None
 
 
-def still_different(swap: Swap, spared: Collection[str] = ()) -> list[str]:
-    """Of a change that was taken back: what is not as it was, in sentences."""
+def still_different(swap: Swap, spared: Collection[str] = ()) -> list[Text]:
+    """Of a change that was undone: what is not as it was, in sentences."""
     with Tree(swap.root) as root:
         return [
-            f"{swap.root}/{i.path} was modified since; left untouched"
+            _modified(swap.root, i.path)
             for i in swap.items
             if i.group not in spared
             and ((i.was and not same(i.was, root, i.path)) or (not i.was and _there(root, i.path)))
@@ -377,7 +386,7 @@ def _remove_compiled(root: Tree, new: Tree, items: Iterable[Item]) -> None:
 
 
 def _remove_copies(tree: Tree, paths: Iterable[str]) -> None:
-    """What a copy across filesystems that was cut off has left beside the place of its file."""
+    """What an interrupted copy across filesystems has left beside the place of its file."""
     wanted: dict[str, set[str]] = {}
     for path in paths:
         folder, _, name = path.rpartition("/")

@@ -135,7 +135,7 @@ class Uv:
 
     def make_environment(self, base: str, prefix: Path, shell: Mapping[str, str]) -> None:
         """A virtual environment of an interpreter that is here already, or the rest of one whose
-        making was cut off. Raises ToolError."""
+        making was interrupted. Raises ToolError."""
         env = {**NOWHERE.variables(shell), "UV_PYTHON_DOWNLOADS": "never"}
         options = ["--quiet", "--color", "never", "--allow-existing", "--python", base]
         run([str(self.path), "venv", *options, str(prefix)], env)
