@@ -297,6 +297,15 @@ def test_an_effect_that_fails_is_undone_and_the_run_is_none(site: Site) -> None:
     assert site.tree() == was
 
 
+def test_what_an_effect_without_an_undo_did_before_it_failed_is_told(site: Site) -> None:
+    site.has(EFFECT, undone=False, then='raise StageError(Text("the shop is closed"))')
+    done = site.fix("--apply")
+    assert done.code == 4
+    assert f"write {site.place} (interrupted; may have been done): cannot be undone" in done.err
+    assert site.place.exists()
+    assert site.undo().out.startswith("nothing to undo")
+
+
 @pytest.mark.parametrize("undone", [True, False], ids=["undo", "no undo"])
 @pytest.mark.parametrize("when", ["begun", "done"])
 def test_a_doctor_killed_around_an_effect_leaves_none_untold(

@@ -143,9 +143,13 @@ class Run:
         try:
             kind.carry_out(effect)
         except BaseException:
-            if effect.undo is not None:  # else it is told when the run is rolled back
+            if effect.undo is not None:
                 kind.undo(effect)
                 self.drop(change)
+            else:  # it stays in the run, whose undo tells it again
+                self.notes.append(
+                    Text("{does} failed: what it did until then stays", does=effect.does)
+                )
             raise
         self._write_effect(change, dataclasses.replace(effect, state="done"))
 
@@ -325,7 +329,7 @@ class State:
                 if not stat.S_ISLNK(found.st_mode) and at == FOLDERS[0]:
                     continue  # which others share
                 if why := why_not_ours(self.prefix / at, found):
-                    raise StateError(Text("{why}", why=why))
+                    raise StateError(why)
 
     def _lock(self) -> int:
         path = self._locked
@@ -491,7 +495,7 @@ class State:
         """What is at `path`. Raises Damaged where others may have written it."""
         found = tree.lstat(path)
         if found is not None and (why := why_not_ours(self.prefix / path, found)):
-            raise Damaged(Text("{why}", why=why))
+            raise Damaged(why)
         return found
 
     def _owned(self, tree: Tree, path: str) -> None:
