@@ -84,12 +84,13 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
 
 def _inconclusive(why: Text, ids: Sequence[str], style: Style) -> Iterator[Line]:
     """One reason, however many checks it leaves open."""
-    if len(ids) == 1:
-        yield (("bold magenta", "? "), ("bold", ids[0]), ("", "  could not tell"))
-        yield from wrapped(str(why), "    ", style)
-    else:
-        yield from wrapped(f"{len(ids)} checks inconclusive: {why}", "? ", style, "bold magenta")
-        yield from wrapped(", ".join(ids), "    ", style)
+    heading = (("bold", ids[0]), ("", "  could not tell"))
+    if len(ids) > 1:
+        heading = (("bold", f"{len(ids)} checks inconclusive:"), ("", ""))
+    yield (("bold magenta", "? "), *heading)
+    yield from wrapped(str(why), "    ", style)
+    if len(ids) > 1:
+        yield from wrapped(", ".join(ids), "    ", style, "dim")
     yield ()
 
 
