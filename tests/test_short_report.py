@@ -91,7 +91,7 @@ def test_of_a_snapshot_the_command_is_for_the_recorded_machine() -> None:
     said = run_inside("diagnose", "--from", CUDA_HOME_UNSET)
     (command,) = (line for line in said.out.splitlines()[-4:] if " fix " in line)
     assert command.startswith("fix on the recorded machine:")
-    assert command.endswith("vllm-doctor fix --python /opt/vllm-env/bin/python --apply")
+    assert command.endswith("vllm-doctor fix --apply --python /opt/vllm-env/bin/python")
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)

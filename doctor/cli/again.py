@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import shutil
 import sys
@@ -56,8 +57,8 @@ class RunningCommand:
 
     def __call__(self, verb: str, *words: str) -> str:
         """The command `verb` as one line for a shell: every option of the running command that it
-        has too, then `words`, which replace what they contradict. In words only, where the line
-        would show a secret."""
+        has too, and `words`, which replace what they contradict: switches like --apply stand first.
+        In words only, where the line would show a secret."""
         of_tape = self._tape is not None and verb == "diagnose" and "--deep" not in words
         elsewhere = self._tape is not None and not of_tape and verb != "rules"
         options = self._options(verb)
@@ -67,7 +68,9 @@ class RunningCommand:
         rows = [r for r in self._rows(verb, options) if r[0] not in without]
         if self._where and not of_tape and "--python" in options:
             rows = [("--python", str(self._where.python)), *(r for r in rows if r[0] != "--python")]
-        said = [*_said(rows, words, options), *words]
+        switches = {name for p in options.values() if p.is_flag for name in p.opts}
+        first = list(itertools.takewhile(switches.__contains__, words))
+        said = [*first, *_said(rows, words, options), *words[len(first) :]]
         if verb == self._context.info_name and "--forget" not in words:
             said += self._arguments()
         if holds_secret(said):
