@@ -444,7 +444,7 @@ class TestCommand:
             assert "CUDA_HOME: /ours (" in told.err
             assert "CC: gcc-12 (" in told.err
         else:
-            assert "CUDA_HOME: /ours: this shell's /bad was judged bad" in told.err
+            assert "CUDA_HOME: /ours, since this shell's /bad was judged bad" in told.err
             assert "CC: this shell's own value clang wins; saved: gcc-12" in told.err
         assert "PATH: /ours/bin put in front" in told.err
         assert "not set: CPATH, LIBRARY_PATH, LD_LIBRARY_PATH; CUDA_HOME and PATH are enough" in (
