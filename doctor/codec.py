@@ -58,7 +58,7 @@ def parse_json(data: bytes | str, at_most: int | None = None) -> Any:
         return json.loads(data)
     except (RecursionError, ValueError) as error:
         why = Text("nested too deep") if isinstance(error, RecursionError) else error
-        raise CodecError("", Text("not valid JSON, or cut off: {why}", why=why)) from None
+        raise CodecError("", Text("not valid JSON, or truncated: {why}", why=why)) from None
 
 
 def encode(value: object) -> Any:

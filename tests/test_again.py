@@ -405,7 +405,7 @@ def test_a_server_that_runs_names_its_environment(serving: Environment, tmp_path
     empty.mkdir()
     said = run_doctor("diagnose", cwd=empty)
     row = next(r for r in said.err.splitlines() if str(serving.python) in r)
-    assert re.fullmatch(r"  # .*: .*vllm serve \(pid \d+\) runs it", row)
+    assert re.fullmatch(r"  # .*: used by .*vllm serve \(pid \d+\)", row)
     assert ["diagnose", "--python", str(serving.python)] in commands(said.err)
 
 

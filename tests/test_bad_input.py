@@ -379,7 +379,7 @@ class TestTape:
     def test_the_command_itself_says_it_and_no_more(self, tmp_path: Path) -> None:
         tape = tmp_path / "tape.json"
         tape.write_text('{"schema_version": 1, "runs": [{"argv": ["/usr')
-        ends_with_a_sentence(run_doctor("diagnose", "--from", tape), USAGE, "cut off")
+        ends_with_a_sentence(run_doctor("diagnose", "--from", tape), USAGE, "truncated")
 
     @pytest.mark.parametrize(
         ("content", "words"),
@@ -387,7 +387,7 @@ class TestTape:
             (b"", "not valid JSON"),
             (b"hello", "not valid JSON"),
             (b"\xff\xfe\x00", "not valid JSON"),
-            (b'{"schema_version": 1, "runs": [{"argv": ["/usr', "cut off"),
+            (b'{"schema_version": 1, "runs": [{"argv": ["/usr', "truncated"),
             (b"[" * 50_000, "not valid JSON"),
             (b'{"schema_version": 1, "python": ' + b'{"a":' * 50_000, "not valid JSON"),
             (b"[]", "not a snapshot"),
@@ -417,7 +417,7 @@ class TestTape:
         tape = tmp_path / "tape.json"
         for share in (0.1, 0.5, 0.99):
             tape.write_text(whole[: int(len(whole) * share)])
-            ends_with_a_sentence(self.judge(tape), USAGE, "cut off")
+            ends_with_a_sentence(self.judge(tape), USAGE, "truncated")
 
     def test_one_of_500_mb_is_refused_unread(self, tmp_path: Path) -> None:
         tape = tmp_path / "tape.json"

@@ -28,7 +28,7 @@ from doctor.probes.environment import (
 )
 from doctor.probes.interpreter import Interpreter
 from doctor.report import exports as reporting
-from doctor.report.exports import FORMS, ExportError, notes
+from doctor.report.exports import EXPORT_FORMS, ExportError, notes
 from doctor.shipped import rules_folder
 from doctor.variables import PATH_LIKE, SETTABLE
 from tests.conftest import (
@@ -354,7 +354,7 @@ class TestOthers:
 
 
 class TestWhatIsPrinted:
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("form", EXPORT_FORMS)
     @pytest.mark.parametrize("bad", ["a\nexport LD_PRELOAD=x", "a\rb", "a\0b", "\x1b[0m", "\udcff"])
     def test_nothing_with_a_control_character(self, form: str, bad: str) -> None:
         for saved in (
@@ -364,7 +364,7 @@ class TestWhatIsPrinted:
             with pytest.raises(ExportError, match="control character"):
                 exports(form, {}, saved)
 
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("form", EXPORT_FORMS)
     def test_nothing_of_the_shells_own_that_a_form_cannot_hold(self, form: str) -> None:
         saved = kept(PATH=SavedValue("/ours", prepend=True))
         shell = {"PATH": "/a\nb"}
@@ -374,7 +374,7 @@ class TestWhatIsPrinted:
             with pytest.raises(ExportError):
                 exports(form, shell, saved)
 
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("form", EXPORT_FORMS)
     def test_only_names_that_a_fix_sets_and_lists_only_where_they_are_lists(
         self, form: str
     ) -> None:
@@ -385,7 +385,7 @@ class TestWhatIsPrinted:
         )
         assert exports(form, {}, saved) == ""
 
-    @pytest.mark.parametrize("form", [f for f in FORMS if f != "systemd"])
+    @pytest.mark.parametrize("form", [f for f in EXPORT_FORMS if f != "systemd"])
     def test_the_shells_own_value_wins_where_it_was_never_judged_bad(self, form: str) -> None:
         saved = kept(CUDA_HOME=SavedValue("/ours", instead_of=("/bad",)))
         assert exports(form, {"CUDA_HOME": "/theirs"}, saved) == ""
@@ -427,7 +427,7 @@ class TestCommand:
         assert (said.code, said.out) == (0, "")
         assert "no environment is active" in said.err
 
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("form", EXPORT_FORMS)
     def test_why_is_told_on_stderr_alone(self, bare: Environment, form: str) -> None:
         save(
             bare,
@@ -444,7 +444,7 @@ class TestCommand:
             assert "CUDA_HOME: /ours (" in told.err
             assert "CC: gcc-12 (" in told.err
         else:
-            assert "CUDA_HOME: /ours: this shell's /bad was judged bad" in told.err
+            assert "CUDA_HOME: /ours, since this shell's /bad was judged bad" in told.err
             assert "CC: this shell's own value clang wins; saved: gcc-12" in told.err
         assert "PATH: /ours/bin put in front" in told.err
         assert "not set: CPATH, LIBRARY_PATH, LD_LIBRARY_PATH; CUDA_HOME and PATH are enough" in (

@@ -369,6 +369,8 @@ NO_VARIABLES = {
     HUB_SWITCH: "set for the server, where it gets no token",
     **dict.fromkeys(HUB_TOKENS, "a token, of which no value is ever kept"),
     "RECORD": "a file",
+    "VIRTUAL_ENV": "names the interpreter, which a snapshot says",
+    "CONDA_PREFIX": "the same",
     **dict.fromkeys(GENERATED.values(), "a part of FlashInfer's artifacts"),
     **dict.fromkeys(_QUIET, "set for the children that import"),
     "VLLM_LOGGING_PREFIX": "said to end in a blank, of which no value is asked",

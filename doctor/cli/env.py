@@ -16,7 +16,7 @@ from doctor.exits import UNKNOWN
 from doctor.model import Text
 from doctor.probes.environment import saved_below
 from doctor.probes.interpreter import FoundBy, Interpreter, Where
-from doctor.report.exports import FORMS, exports, notes
+from doctor.report.exports import EXPORT_FORMS, exports, notes
 from doctor.target import Target
 from doctor.trust import ALLOW
 
@@ -31,8 +31,8 @@ from doctor.trust import ALLOW
 @click.option(
     "--shell",
     "form",
-    type=click.Choice(FORMS),
-    default=FORMS[0],
+    type=click.Choice(EXPORT_FORMS),
+    default=EXPORT_FORMS[0],
     show_default=True,
     help="For whom: a POSIX shell, fish, a drop-in of a systemd unit, a dotenv file, a program.",
 )

@@ -29,6 +29,9 @@ class FoundBy(str, Enum):
     VLLM_ON_PATH = "vllm on PATH"
     OWN = "the doctor's own"
 
+    def __str__(self) -> str:
+        return self.value
+
 
 @dataclass(frozen=True)
 class Where(Fact):

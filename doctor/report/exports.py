@@ -19,7 +19,7 @@ from doctor.model import Text
 from doctor.probes.environment import Saved, SavedValue
 from doctor.variables import VARIABLES
 
-FORMS = ("sh", "fish", "systemd", "dotenv", "json")
+EXPORT_FORMS = ("sh", "fish", "systemd", "dotenv", "json")
 # No file of lines holds them, and bytes that are no UTF-8 (lone surrogates) would be printed as ?.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -32,7 +32,7 @@ class ExportError(DoctorError):
 
 
 def exports(form: str, shell: Mapping[str, str], saved: Saved, prefix: Path) -> str:
-    """The text, "" where there is nothing to set. `form` is one of FORMS; `prefix`: of the
+    """The text, "" where there is nothing to set. `form` is one of EXPORT_FORMS; `prefix`: of the
     environment that it was saved for.
 
     A variable that has a value of the shell's own which was never judged bad is not in it: the

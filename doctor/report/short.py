@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from doctor.model import Finding, Outcome, Severity, Stage, Verdict
+from doctor.probes.interpreter import FoundBy
 from doctor.profile import Profile
 from doctor.report.closing import is_fixable, next_lines, snapshot_line, verdict_lines
 from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap
@@ -79,10 +80,10 @@ def _header(report: Report, style: Style) -> Iterator[Line]:
     ]
     ranks = profile.tensor_parallel_size if profile else 1
     model = report.model.rpartition("/")[2] if report.model else "environment only"
-    where = report.where.found_by
+    where = report.where
     line: Line = (("bold", str(report.interpreter.prefix)),)
-    if where != "--python":
-        line = (*line, ("", f" ({where})"))
+    if where.found_by is not FoundBy.OPTION:
+        line = (*line, ("", f" ({where.how})"))
     for said in wrap(", ".join(parts), style.width - 2):
         if style.columns(line) + 2 + columns(said) > style.width:
             yield line
