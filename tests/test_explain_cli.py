@@ -337,7 +337,7 @@ class TestThisMachine:
         assert said.code == RECOGNISED
         assert "this machine still has it" in said.out
         target = f"--python {python} --set gpus=later --set archs=9.0"
-        assert f"vllm-doctor fix {target} --apply --only cuda-home-bad-path\n" in said.out
+        assert f"vllm-doctor fix --apply {target} --only cuda-home-bad-path\n" in said.out
 
     def test_a_program_is_told_the_same(self, python: Path) -> None:
         logged = next(o for o in LOGS.values() if o.folder == "cuda-home-bad-path" and o.is_real)
@@ -356,7 +356,7 @@ class TestThisMachine:
         )
         assert said.report["findings"][0]["confirmed"] is True
         target = f"--python {python} --set gpus=later --set archs=9.0"
-        command = f"{DOCTOR} fix {target} --apply --only cuda-home-bad-path"
+        command = f"{DOCTOR} fix --apply {target} --only cuda-home-bad-path"
         assert said.report["command"] == command
         assert said.report["findings"][0]["fixes"]
 
