@@ -8,7 +8,7 @@ import json
 import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,16 @@ from doctor.model import Text, shortened
 
 
 class CodecError(ValueError):
-    """A value that does not fit its type: `path` (like `toolkit.nvcc`) and what was expected."""
+    """A value that does not fit its type: `path` (like `toolkit.nvcc`), and `why`."""
 
-    def __init__(self, path: str, message: str) -> None:
-        path, message = shortened(path, 200), shortened(message, 1000)
-        super().__init__(f"{path}: {message}" if path else message)
-        self.path = path
+    def __init__(self, path: str, why: Text) -> None:
+        super().__init__(path, why)
+        self.path = shortened(path, 200)
+        self.why = why
+
+    def __str__(self) -> str:
+        why = shortened(str(self.why), 1000)
+        return f"{self.path}: {why}" if self.path else why
 
 
 _SHORT = reprlib.Repr()
@@ -40,8 +44,7 @@ def shown_value(value: object) -> str:
 
 
 def parse_json(data: bytes | str, at_most: int | None = None) -> Any:
-    """The JSON value. Raises ValueError alone, also where it is nested too deep, and CodecError
-    where it is too much.
+    """The JSON value. Raises CodecError, also where it is nested too deep or too much.
 
     `at_most`: how many lists and tables it may hold. Each takes a hundred times the two bytes in
     which it is written; brackets in text are counted as well, for the sake of a plain count.
@@ -49,11 +52,13 @@ def parse_json(data: bytes | str, at_most: int | None = None) -> Any:
     if at_most is not None:
         brackets = ("[", "{") if isinstance(data, str) else (b"[", b"{")
         if sum(map(data.count, brackets)) > at_most:  # type: ignore[arg-type]
-            raise CodecError("", f"it holds more than {at_most} lists and tables")
+            said = Text("contains more than {most} lists and tables", most=at_most)
+            raise CodecError("", said)
     try:
         return json.loads(data)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
+    except (RecursionError, ValueError) as error:
+        why = Text("nested too deep") if isinstance(error, RecursionError) else error
+        raise CodecError("", Text("not valid JSON, or truncated: {why}", why=why)) from None
 
 
 def encode(value: object) -> Any:
@@ -97,23 +102,24 @@ def decode(kind: Any, value: Any, path: str = "") -> Any:
     if origin is typing.Literal:
         if value in args:
             return value
-        raise CodecError(path, f"{shown_value(value)} is none of {', '.join(map(repr, args))}")
+        raise CodecError(
+            path,
+            Text("{value} is none of {known}", value=shown_value(value), known=[*map(repr, args)]),
+        )
     if origin is tuple:
-        if not isinstance(value, list):
-            raise CodecError(path, f"expected a list, got {shown_value(value)}")
+        _must_be(list, value, path)
         if args[1:] == (...,):
             return tuple(decode(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
         if len(args) != len(value):
-            raise CodecError(path, f"expected {len(args)} values, got {len(value)}")
+            said = Text("expected {count} values, got {given}", count=len(args), given=len(value))
+            raise CodecError(path, said)
         pairs = zip(args, value, strict=True)
         return tuple(decode(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(pairs))
     if origin is frozenset:
-        if not isinstance(value, list):
-            raise CodecError(path, f"expected a list, got {shown_value(value)}")
+        _must_be(list, value, path)
         return frozenset(decode(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
     if origin in (dict, Mapping):
-        if not isinstance(value, dict):
-            raise CodecError(path, f"expected a table, got {shown_value(value)}")
+        _must_be(dict, value, path)
         return {
             decode(args[0], k, f"{path}.{k}"): decode(args[1], v, f"{path}.{k}")
             for k, v in value.items()
@@ -121,6 +127,15 @@ def decode(kind: Any, value: Any, path: str = "") -> Any:
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, path)
     return _decode_scalar(kind, value, path)
+
+
+def _must_be(kind: type, value: object, path: str) -> None:
+    if not isinstance(value, kind):
+        raise CodecError(path, _expected(kind, value))
+
+
+def _expected(kind: Any, value: object) -> Text:
+    return Text("expected {kind}, got {value}", kind=_name(kind), value=shown_value(value))
 
 
 def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
@@ -134,7 +149,10 @@ def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
             return decode(one, value, path)
         except CodecError:
             continue
-    raise CodecError(path, f"{shown_value(value)} fits none of {', '.join(map(_name, rest))}")
+    kinds = [*map(_name, rest)]
+    raise CodecError(
+        path, Text("{value} is none of {kinds}", value=shown_value(value), kinds=kinds)
+    )
 
 
 @functools.cache
@@ -147,22 +165,24 @@ def _fields(cls: type) -> tuple[dict[str, Any], frozenset[str]]:
 
 
 def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
-    if not isinstance(value, dict):
-        raise CodecError(path, f"expected a table, got {shown_value(value)}")
+    _must_be(dict, value, path)
     fields, needed = _fields(kind)
     prefix = f"{path}." if path else ""
     if unknown := [k for k in value if k not in fields]:
-        raise CodecError(
-            f"{prefix}{unknown[0]}", f"no such key; there are {', '.join(sorted(fields))}"
-        )
+        raise CodecError(f"{prefix}{unknown[0]}", unknown_key(fields))
     made = {k: decode(fields[k], v, f"{prefix}{k}") for k, v in value.items()}
     for name in fields:
         if name in needed and name not in made:
-            raise CodecError(f"{prefix}{name}", "is missing")
+            raise CodecError(f"{prefix}{name}", Text("is missing"))
     try:
         return kind(**made)
-    except ValueError as error:  # a dataclass's own check; its words begin with the key
-        raise CodecError("", f"{prefix}{error}") from None
+    except CodecError as error:  # a dataclass's own check, which names the key
+        raise CodecError(f"{prefix}{error.path}", error.why) from None
+
+
+def unknown_key(known: Iterable[str]) -> Text:
+    """What is wrong with a key that is none of these."""
+    return Text("unknown key; known keys: {known}", known=sorted(known))
 
 
 def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
@@ -182,14 +202,23 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
         if isinstance(kind, type) and issubclass(kind, Enum):
             return kind(value)
     except OverflowError:
-        raise CodecError(path, f"{shown_value(value)} is too large") from None
+        raise CodecError(path, Text("{value} is too large", value=shown_value(value))) from None
     except (InvalidVersion, ValueError) as error:
-        raise CodecError(path, str(error)) from None
+        raise CodecError(path, Text("{error}", error=error)) from None
     if kind in (str, int, bool, float) and type(value) is kind:
         return value
-    raise CodecError(path, f"expected {_name(kind)}, got {shown_value(value)}")
+    raise CodecError(path, _expected(kind, value))
 
 
-def _name(kind: Any) -> str:
-    plain = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    return plain.get(kind) or str(getattr(kind, "__name__", kind))
+_NAMES = {
+    str: Text("text"),
+    int: Text("an integer"),
+    float: Text("a number"),
+    bool: Text("true or false"),
+    list: Text("a list"),
+    dict: Text("a table"),
+}
+
+
+def _name(kind: Any) -> Text:
+    return _NAMES.get(kind) or Text("{kind}", kind=getattr(kind, "__name__", kind))

@@ -176,7 +176,7 @@ def _asked(facts: Facts, kind: type[F]) -> tuple[F | None, Text | None]:
     except Missing as missing:
         return None, missing.reason
     except Crashed as crash:
-        return None, Text("{crash}", crash=crash)
+        return None, crash.text
 
 
 def _checked_up_to(facts: Facts) -> str | None:

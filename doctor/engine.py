@@ -21,6 +21,8 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
 
+from doctor.errors import DoctorError
+from doctor.exits import UNKNOWN
 from doctor.model import (
     Fact,
     Finding,
@@ -109,8 +111,11 @@ def rule(id: str, severity: Severity, stage: Stage) -> Callable[[F], F]:
     return mark
 
 
-class Crashed(Exception):
+class Crashed(DoctorError):
     """A probe raised what it should not; the message names it and the place."""
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text, UNKNOWN)
 
 
 def place(error: BaseException, function: Callable[..., Any] | None = None) -> str:
@@ -215,10 +220,10 @@ class Facts:
         asking: list[type] = self._thread.__dict__.setdefault("asking", [])
         if kind in asking:
             names = " -> ".join(k.__name__ for k in [*asking, kind])
-            return Crashed(f"probes ask each other in a circle: {names}")
+            return Crashed(Text("probes ask each other in a circle: {names}", names=names))
         function = self.registry.find(kind)
         if function is None:
-            return Crashed(f"no probe returns {kind.__name__}")
+            return Crashed(Text("no probe returns {kind}", kind=kind.__name__))
         asking.append(kind)
         try:
             arguments = self.arguments(_parameters(function))
@@ -232,7 +237,8 @@ class Facts:
         except (Missing, Crashed) as answer:
             return answer
         except (Exception, SystemExit) as error:
-            return Crashed(f"the probe of {kind.__name__} crashed: {place(error, function)}")
+            why = place(error, function)
+            return Crashed(Text("the probe of {kind} crashed: {why}", kind=kind.__name__, why=why))
         finally:
             asking.pop()
 
@@ -268,15 +274,19 @@ def load_rules(folder: Path) -> tuple[Rule, ...]:
         for made in _rules_of(path):
             if made.id in rules:
                 line = made.function.__code__.co_firstlineno
-                raise RuleError(f"{path}:{line}: there is a rule {made.id!r} already")
+                said = Text("{path}:{line}: duplicate rule {id}", path=path, line=line, id=made.id)
+                raise RuleError(said)
             rules[made.id] = made
     if not rules:
-        raise RuleError(f"{folder} holds no rules")
+        raise RuleError(Text("{folder} contains no rules", folder=folder))
     return tuple(rules.values())
 
 
-class RuleError(Exception):
+class RuleError(DoctorError):
     """Rules that cannot be loaded; one sentence."""
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text, UNKNOWN)
 
 
 class _Loader(SourceFileLoader):
@@ -290,7 +300,7 @@ def _rules_of(path: Path) -> Iterable[Rule]:
     name = f"_vllm_doctor_rules.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
     if spec is None or spec.loader is None:
-        raise RuleError(f"{path} is no Python file")
+        raise RuleError(Text("{path} is not a Python file", path=path))
     module = importlib.util.module_from_spec(spec)
     writes = sys.dont_write_bytecode
     sys.dont_write_bytecode = True  # a diagnosis writes nothing, beside a site's rules least of all
@@ -304,7 +314,8 @@ def _rules_of(path: Path) -> Iterable[Rule]:
     except RuleError:
         raise
     except (Exception, SystemExit) as error:
-        raise RuleError(f"{path} cannot be loaded: {place(error)}") from error
+        said = Text("{path} cannot be loaded: {why}", path=path, why=place(error))
+        raise RuleError(said) from error
     finally:
         sys.dont_write_bytecode = writes
 
@@ -312,17 +323,18 @@ def _rules_of(path: Path) -> Iterable[Rule]:
 def _rule(
     path: Path, function: Callable[..., Any], id: str, severity: Severity, stage: Stage
 ) -> Rule:
-    at = f"{path}:{function.__code__.co_firstlineno}: the rule {id}"
+    at = Text("{path}:{line}: rule {id}", path=path, line=function.__code__.co_firstlineno, id=id)
     if not _ID.fullmatch(id):
-        raise RuleError(f"{at}: an id is small letters and digits, joined by dashes")
+        said = Text("{at}: an id is lower-case letters and digits, joined by dashes", at=at)
+        raise RuleError(said)
     explanation = inspect.cleandoc(function.__doc__ or "")
     if not explanation:
-        raise RuleError(f"{at} has no docstring to explain it")
+        raise RuleError(Text("{at} has no docstring that explains it", at=at))
     title = explanation.partition("\n")[0].rstrip(".")
     try:
         needs = tuple(_parameters(function))
     except TypeError as error:
-        raise RuleError(f"{at}: {error}") from None
+        raise RuleError(Text("{at}: {error}", at=at, error=error)) from None
     return Rule(id, severity, stage, title, explanation, path.stem, function, needs)
 
 
@@ -358,7 +370,7 @@ def _judge(one: Rule, facts: Facts) -> Outcome:
     except Missing:
         raise
     except Crashed as crash:
-        return Outcome(one, Verdict.CRASHED, why=Text("{crash}", crash=crash))
+        return Outcome(one, Verdict.CRASHED, why=crash.text)
     except (Exception, SystemExit) as error:
         return Outcome(one, Verdict.CRASHED, why=Text("{place}", place=place(error, one.function)))
     made = Outcome(one, Verdict.FOUND if findings else Verdict.OK, findings)

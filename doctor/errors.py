@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from doctor.model import Text
+import contextlib
+from collections.abc import Iterator
+
+from doctor.exits import USAGE
+from doctor.model import Text, os_reason
 
 
 class DoctorError(Exception):
@@ -19,3 +23,24 @@ class DoctorError(Exception):
 
     def __str__(self) -> str:
         return str(self.text)
+
+
+class UsageError(DoctorError):
+    """What was asked for cannot be; one sentence with the wrong value."""
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text, USAGE)
+
+
+@contextlib.contextmanager
+def naming(option: str, value: object = None) -> Iterator[None]:
+    """Whatever is wrong with what an option names is a UsageError, which begins with the option,
+    and its value where that is given."""
+    try:
+        yield
+    except (DoctorError, OSError, ValueError) as error:
+        why = os_reason(error) if isinstance(error, OSError) else error
+        if value is None:
+            raise UsageError(Text("{option} {why}", option=option, why=why)) from None
+        said = Text("{option} {value}: {why}", option=option, value=value, why=why)
+        raise UsageError(said) from None

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from doctor.probes.interpreter import DOCTORS_OWN, Where
+from doctor.errors import UsageError
+from doctor.model import Text
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.target import Live, Target
 from doctor.trust import why_not_trusted
 
 
-class LocateError(ValueError):
+class LocateError(UsageError):
     """What was named cannot be judged; one sentence with the wrong value."""
 
 
@@ -26,20 +28,20 @@ def locate(python: str | None, env: Mapping[str, str]) -> Where:
     """The interpreter of `--python`, else of VIRTUAL_ENV, of the active conda prefix, of the
     `vllm` on PATH, else the doctor's own. Raises LocateError where the one named is not there."""
     if python is not None:
-        return Where(_interpreter(python, "--python"), "--python")
-    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        if env.get(name):
-            return Where(_interpreter(env[name], name), name)
+        return Where(_interpreter(python, FoundBy.OPTION), FoundBy.OPTION)
+    for by in (FoundBy.VIRTUAL_ENV, FoundBy.CONDA_PREFIX):
+        if named := env.get(by.value):
+            return Where(_interpreter(named, by), by)
     # Only absolute folders: nothing is started out of the current directory.
     folders = [p for p in env.get("PATH", "").split(os.pathsep) if os.path.isabs(p)]  # noqa: PTH117
     search = os.pathsep.join(folders)
     vllm = shutil.which("vllm", path=search)
     if vllm and (found := _behind(Path(vllm), search)):
-        return Where(found, f"vllm on PATH ({vllm})")
-    return Where(Path(sys.executable), DOCTORS_OWN)
+        return Where(found, FoundBy.VLLM_ON_PATH, Path(vllm))
+    return Where(Path(sys.executable), FoundBy.OWN)
 
 
-def _interpreter(value: str, name: str) -> Path:
+def _interpreter(value: str, by: FoundBy) -> Path:
     """A python itself, or the one of a venv's or a conda environment's folder. Its links are not
     followed: a venv's python is known by the folder it is called in."""
     path = Path(value).absolute()
@@ -51,14 +53,22 @@ def _interpreter(value: str, name: str) -> Path:
             path = three
     if not path.exists():
         if path.is_symlink():
-            gone = path.readlink()
             raise LocateError(
-                f"{name} {value}: {path} is a link to {gone}, which does not exist; "
-                "make the environment anew"
+                Text(
+                    "{by} {value}: {path} is a link to {gone}, which does not exist; "
+                    "recreate the environment",
+                    by=by.value,
+                    value=value,
+                    path=path,
+                    gone=path.readlink(),
+                )
             )
-        raise LocateError(f"{name} {value}: there is no {path}")
+        said = Text("{by} {value}: {path} does not exist", by=by.value, value=value, path=path)
+        raise LocateError(said)
     if not path.is_file() or not os.access(path, os.X_OK):
-        raise LocateError(f"{name} {value}: {path} is not an executable file")
+        raise LocateError(
+            Text("{by} {value}: {path} is not executable", by=by.value, value=value, path=path)
+        )
     return path
 
 
@@ -100,7 +110,7 @@ def _interpreters(script: Path, head: list[str], search: str) -> Iterator[Path]:
 def nobody_named(where: Where) -> bool:
     """Whether this is the doctor's own interpreter for want of another, and no server's: then there
     is nothing to judge."""
-    return where.found_by == DOCTORS_OWN and not _has_vllm(Path(p) for p in sys.path)
+    return where.found_by is FoundBy.OWN and not _has_vllm(Path(p) for p in sys.path)
 
 
 def environments(folder: Path) -> list[tuple[Path, bool]]:
@@ -119,7 +129,7 @@ def _has_vllm(folders: Iterable[Path]) -> bool:
     return any(any(folder.glob(name)) for folder in folders for name in names)
 
 
-def refuse_foreign(where: Where) -> None:
+def refuse_foreign(python: Path) -> None:
     """As root, refuses to start an interpreter that another user could decide about: itself, the
     settings that it reads, the standard library that it loads, or the folders of these.
 
@@ -127,7 +137,7 @@ def refuse_foreign(where: Where) -> None:
     """
     if os.geteuid() != 0:
         return  # spares any other user the listing of folders
-    for path, searched in _of_interpreter(where.python):
+    for path, searched in _of_interpreter(python):
         if why := why_not_trusted(path, searched):
             raise LocateError(why)
 
@@ -181,13 +191,13 @@ _MOST_USED = (12, 13, 11)
 on, the index says."""
 
 
-def base_pythons(target: Target, foreign: bool = False) -> tuple[list[BasePython], list[str]]:
+def base_pythons(target: Target, foreign: bool = False) -> tuple[list[BasePython], list[Text]]:
     """(interpreters to make an environment of, why root does not start others): the one below the
     doctor and those on PATH, the most used first."""
     mine = sys.version_info[1]
     first = [mine, *_MOST_USED] if mine in _MOST_USED else [*_MOST_USED, mine]
     found: list[BasePython] = []
-    refused: list[str] = []
+    refused: list[Text] = []
     for minor in dict.fromkeys((*first, *range(40, 7, -1))):
         name: str | None = getattr(sys, "_base_executable", sys.executable)
         if minor != mine:
@@ -198,7 +208,7 @@ def base_pythons(target: Target, foreign: bool = False) -> tuple[list[BasePython
             if minor != mine and not _starts(target, Path(name), foreign):
                 continue
         except LocateError as error:
-            refused.append(str(error))
+            refused.append(error.text)
             continue
         found.append(BasePython(Path(name), Version(f"3.{minor}")))
     return found, refused
@@ -207,5 +217,5 @@ def base_pythons(target: Target, foreign: bool = False) -> tuple[list[BasePython
 def _starts(target: Target, python: Path, foreign: bool) -> bool:
     """Whether it is more than a switch of pyenv's without such a Python behind it."""
     if not foreign:
-        refuse_foreign(Where(python, "PATH"))
+        refuse_foreign(python)
     return target.run(str(python), "-I", "-S", "-B", "-c", "").ok

@@ -9,21 +9,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from doctor.errors import DoctorError
+from doctor.exits import BUSY
+from doctor.model import Text
+
 T = TypeVar("T")
 
 _EVERY = 0.1
 """Seconds between two looks at the lock."""
 
 
-class Busy(Exception):
+class Busy(DoctorError):
     """Another doctor is at work on this environment; one sentence that names it."""
+
+    def __init__(self, prefix: Path, who: Text) -> None:
+        said = Text(
+            "another vllm-doctor ({who}) is changing {prefix}; use --wait to wait for it",
+            who=who,
+            prefix=prefix,
+        )
+        super().__init__(said, BUSY)
+        self.waiting = Text(
+            "another vllm-doctor ({who}) is changing {prefix}; waiting for it",
+            who=who,
+            prefix=prefix,
+        )
 
 
 def busy_with(prefix: Path, lock: int) -> Busy:
     """Of the doctor that holds the open lock of this prefix, and has written its pid into it."""
     pid = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
-    who = f"pid {pid}" if pid.isascii() and pid.isdecimal() else "its pid is not known"
-    return Busy(f"another vllm-doctor ({who}) is changing {prefix}")
+    known = pid.isascii() and pid.isdecimal()
+    return Busy(prefix, Text("pid {pid}", pid=pid) if known else Text("pid unknown"))
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,7 @@ class Patience:
     `tell` is told once that it waits, and for whom."""
 
     seconds: float | None = None
-    tell: Callable[[str], None] = lambda _: None
+    tell: Callable[[Text], None] = lambda _: None
 
     def get(self, attempt: Callable[[], T]) -> T:
         """What `attempt` returns once it no longer raises Busy; raises that when the time is over.
@@ -50,7 +67,7 @@ class Patience:
                 if self.seconds is None or left <= 0:
                     raise
                 if not waiting:
-                    self.tell(f"{busy}; waiting for it")
+                    self.tell(busy.waiting)
                 waiting = True
             time.sleep(min(_EVERY, left))
 

@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from doctor import toml
-from doctor.codec import CodecError, decode
-from doctor.model import Fact, os_reason
+from doctor.codec import CodecError, decode, shown_value, unknown_key
+from doctor.errors import UsageError, naming
+from doctor.model import Fact, Text
 from doctor.numbers import number_of, version_of
 
 DEFAULT_PROFILE = "glm-4.7-flash"
 _BUILT_IN = Path(__file__).parent / "profiles"
-
-
-class ProfileError(ValueError):
-    """A profile that is not there or does not fit; one sentence that names the key."""
 
 
 _SPECIFIERS = r"(?:(?:==|!=|>=|<=|~=|<|>) *[0-9][A-Za-z0-9.+!-]*(?:\.\*)?(?: *, *(?!$)|$))+"
@@ -53,9 +50,15 @@ class ModelNeeds:
     def __post_init__(self) -> None:
         # Both end up in a pip command.
         if self.vllm is not None and not _bare_or_specifiers(self.vllm):
-            raise ValueError(f"vllm: {self.vllm!r} is no version such as '0.22.0' or '==0.22.0'")
+            said = Text(
+                "{value} is not a version such as 0.22.0 or ==0.22.0", value=shown_value(self.vllm)
+            )
+            raise CodecError("vllm", said)
         if self.transformers is not None and not re.fullmatch(_SPECIFIERS, self.transformers):
-            raise ValueError(f"transformers: {self.transformers!r} is no specifier such as '>=5.0'")
+            said = Text(
+                "{value} is not a specifier such as >=5.0", value=shown_value(self.transformers)
+            )
+            raise CodecError("transformers", said)
         for name in ("attention_heads", "key_value_heads"):
             _must_lie(self, name, 1, 65536)
         for name in ("intermediate_size", "moe_intermediate_size"):
@@ -70,18 +73,18 @@ class ModelNeeds:
         # Only == may name a local version such as +cu129.
         return f">={bare.public}" if bare else self.vllm or ""
 
-    def undivided(self, ranks: int) -> tuple[str, ...]:
+    def undivided(self, ranks: int) -> tuple[Text, ...]:
         """What of the model so many ranks cannot share: vLLM gives each an equal part of it
         (layers/linear.py, layers/fused_moe), and key/value heads also whole to several ranks."""
-        sizes = {
-            "attention heads": self.attention_heads,
-            "rows of each dense layer (intermediate_size)": self.intermediate_size,
-            "rows of each expert (moe_intermediate_size)": self.moe_intermediate_size,
-        }
-        wrong = [f"the {size} {name}" for name, size in sizes.items() if size and size % ranks]
-        heads = self.key_value_heads
-        if heads and heads % ranks and ranks % heads:
-            wrong.append(f"the {heads} key/value heads")
+        wrong = []
+        if (heads := self.attention_heads) and heads % ranks:
+            wrong.append(Text("the {size} attention heads", size=heads))
+        if (rows := self.intermediate_size) and rows % ranks:
+            wrong.append(Text("the {size} rows of each dense layer (intermediate_size)", size=rows))
+        if (rows := self.moe_intermediate_size) and rows % ranks:
+            wrong.append(Text("the {size} rows of each expert (moe_intermediate_size)", size=rows))
+        if (heads := self.key_value_heads) and heads % ranks and ranks % heads:
+            wrong.append(Text("the {size} key/value heads", size=heads))
         return tuple(wrong)
 
     def tensor_parallel_sizes(self, most: int) -> tuple[int, ...]:
@@ -96,12 +99,12 @@ def _bare_or_specifiers(text: str) -> bool:
 
 
 def _must_lie(record: object, name: str, least: float, most: float) -> None:
-    """Raises ValueError for a number that is there and lies outside, or is none (nan)."""
+    """Raises CodecError for a number that is there and lies outside, or is none (nan)."""
     value = getattr(record, name)
     if value is not None and not least <= value <= most:
-        # Python writes down no number of more than 4,300 digits.
-        huge = isinstance(value, int) and abs(value) > most**2
-        raise ValueError(f"{name}: {'it' if huge else value} is not between {least} and {most}")
+        shown = shown_value(value)
+        said = Text("{n} is not between {least} and {most}", n=shown, least=least, most=most)
+        raise CodecError(name, said)
 
 
 @dataclass(frozen=True)
@@ -134,16 +137,20 @@ class Profile(Fact):
 
     def __post_init__(self) -> None:
         if self.model == "":
-            raise ValueError("model: is empty; leave it out to judge the environment alone")
+            said = Text("is empty; leave it out to judge the environment alone")
+            raise CodecError("model", said)
         if self.model is None and self.needs != ModelNeeds():
-            raise ValueError("needs: are those of a model, and none is named")
+            raise CodecError("needs", Text("describe a model, but no model is named"))
         _must_lie(self, "max_model_len", 1, 1 << 30)
         _must_lie(self, "port", 1, 65535)
         _must_lie(self, "gpu_memory_utilization", 0.001, 1)
         _must_lie(self, "tensor_parallel_size", 1, _MOST_RANKS)
         for arch in self.archs:
             if not re.fullmatch(r"[0-9]{1,2}\.[0-9]", arch):
-                raise ValueError(f"archs: {arch!r} is no compute capability such as '9.0'")
+                said = Text(
+                    "{value} is not a compute capability such as 9.0", value=shown_value(arch)
+                )
+                raise CodecError("archs", said)
 
     def unknown(self) -> tuple[str, ...]:
         """The needs that decide how this server starts, and of which nothing is said. One rank can
@@ -172,30 +179,25 @@ _OF_THE_MODEL = (
 def load_profile(name: str, sets: Iterable[str] = ()) -> Profile:
     """The profile `name` (built in, or a file's path) with each `key=value` of `sets` put in.
 
-    Raises ProfileError for a file that is not there or no TOML, and for any key or value that
-    does not fit. Another `model` (an empty one: none) comes without what the profile says of its
-    own.
+    Raises UsageError for a file that is not there or not TOML, and for any key or value that does
+    not fit. Another `model` (an empty one: none) comes without what the profile says of its own.
     """
-    path = _BUILT_IN / f"{name}.toml"
-    if name not in names():
-        path = Path(name)
+    path = _BUILT_IN / f"{name}.toml" if name in names() else Path(name)
+    with naming("--profile", name):
+        base: Profile = decode(Profile, _table(path))
+    given = list(sets)
+    return with_settings(base, given) if given else base
+
+
+def _table(path: Path) -> dict[str, Any]:
     try:
         data = toml.load_toml(path)
     except FileNotFoundError:
-        built_in = ", ".join(names())
-        raise ProfileError(f"--profile {name}: no such file; built in are {built_in}") from None
-    except OSError as error:
-        raise ProfileError(f"--profile {name}: {os_reason(error)}") from None
-    except ValueError as error:
-        raise ProfileError(f"--profile {name}: {error}") from None
-    if isinstance(data, dict) and "env_asked" in data:
-        raise ProfileError(f"--profile {name}: env_asked: only --set env.NAME=... says that")
-    given = list(sets)
-    try:
-        base: Profile = decode(Profile, data)
-    except CodecError as error:
-        raise ProfileError(f"--profile {name}: {error}") from None
-    return with_settings(base, given) if given else base
+        known = Text("no such file; built-in profiles: {names}", names=names())
+        raise UsageError(known) from None
+    if "env_asked" in data:
+        raise CodecError("env_asked", Text("can only be given by --set env.NAME=..."))
+    return data
 
 
 def left_out(base: Profile, made: Profile) -> tuple[str, ...]:
@@ -214,28 +216,27 @@ def names() -> tuple[str, ...]:
 
 
 def with_settings(base: Profile, sets: Collection[str]) -> Profile:
-    """The profile with these `key=value` put in. Raises ProfileError."""
+    """The profile with these `key=value` put in. Raises UsageError."""
     flat: dict[str, Any] = {}
     for one in sets:
         key, equals, text = one.partition("=")
         if not equals:
-            # What is no key may be anything, a password too.
-            key = f" {one}" if one in typing.get_type_hints(Profile) else ""
-            raise ProfileError(f"--set{key}: write it as key=value")
+            if one not in typing.get_type_hints(Profile):  # it may be anything, a password too
+                raise UsageError(Text("--set: write it as key=value"))
+            raise UsageError(Text("--set {key}: write it as key=value", key=one))
         key = key.strip()
         if key.startswith("env.") and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", key[4:]):
-            raise ProfileError(f"--set env.: {key[4:]!r} is no name of a variable")
+            said = Text("--set env.{name}: not the name of a variable", name=key[4:])
+            raise UsageError(said)
         flat[f"env_asked.{key[4:]}" if key.startswith("env.") else key] = text
     model = flat.pop("model", base.model) or None
     if model != base.model:
         plain = Profile()
         reset = {name: getattr(plain, name) for name in _OF_THE_MODEL}
         base = dataclasses.replace(base, model=model, **reset)
-    try:
+    with naming("--set"):
         for key, text in flat.items():
             base = _put(base, key.split("."), text, key)
-    except (CodecError, ValueError) as error:
-        raise ProfileError(f"--set {error}") from None
     return base
 
 
@@ -245,19 +246,15 @@ def _put(record: Any, keys: list[str], text: str, whole: str) -> Any:
         return {**record, ".".join(keys): text}
     hints = typing.get_type_hints(type(record))
     if name not in hints or (rest and not isinstance(getattr(record, name), (dict, ModelNeeds))):
-        known = ", ".join(sorted(hints))
-        raise CodecError(whole, f"no such key; there are {known}")
+        raise CodecError(whole, unknown_key(hints))
     if rest:
-        try:
-            changed = _put(getattr(record, name), rest, text, whole)
-        except CodecError:
-            raise
-        except ValueError as error:
-            raise ValueError(f"{name}.{error}") from None
-        return dataclasses.replace(record, **{name: changed})
-    return dataclasses.replace(
-        record, **{name: decode(hints[name], _value(hints[name], text), whole)}
-    )
+        value = _put(getattr(record, name), rest, text, whole)
+    else:
+        value = decode(hints[name], _value(hints[name], text), whole)
+    try:
+        return dataclasses.replace(record, **{name: value})
+    except CodecError as error:  # the record's own check, which names its field
+        raise CodecError(whole.removesuffix(".".join(keys)) + error.path, error.why) from None
 
 
 def _value(hint: Any, text: str) -> Any:

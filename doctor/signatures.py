@@ -12,7 +12,7 @@ from typing import Literal
 from doctor import toml
 from doctor.codec import CodecError, decode
 from doctor.logs.regex import compile_pattern
-from doctor.model import Needs, Severity
+from doctor.model import Needs, Severity, Text
 from doctor.redact import beginning
 from doctor.shipped import rules_folder
 
@@ -174,7 +174,7 @@ def load_catalogue(folders: Iterable[Path]) -> Catalogue:
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
             if unknown := set(data) - {"signature", "ailment"}:
-                raise CodecError(str(path), f"no such table: {min(unknown)}")
+                raise CodecError(str(path), Text("unknown table: {name}", name=min(unknown)))
             more = decode(tuple[Signature, ...], data.get("signature", []), f"{path}: signature")
             if folder != rules_folder():
                 _check(more, path)
@@ -182,7 +182,7 @@ def load_catalogue(folders: Iterable[Path]) -> Catalogue:
             areas = {**{row.id: path.stem for row in more}, **areas}
             for one in decode(tuple[Ailment, ...], data.get("ailment", []), f"{path}: ailment"):
                 if one.id in ailments:
-                    raise CodecError(str(path), f"there is an ailment {one.id!r} already")
+                    raise CodecError(str(path), Text("duplicate ailment {id}", id=one.id))
                 ailments[one.id] = one
                 areas[one.id] = path.stem
     return Catalogue(tuple(rows), ailments, areas)

@@ -18,43 +18,8 @@ from doctor.probes.driver import DeepAsked, InstalledDriver
 from doctor.probes.host import HostCompilers
 from doctor.probes.interpreter import Interpreter
 from doctor.redact import redacted
+from doctor.variables import RECORDED
 
-# The variables whose values a probe or a rule reads, and what of the server reads them. Of all
-# others at most the name is kept.
-RECORDED = {
-    "CC": "Triton's compiler, and nvcc's where FlashInfer calls it",
-    "CPATH": "folders of headers: gcc, nvcc",
-    "CPLUS_INCLUDE_PATH": "folders of headers: g++",
-    "CUDA_HOME": "FlashInfer's toolkit",
-    "CUDA_PATH": "FlashInfer's toolkit without CUDA_HOME",
-    "CUDA_VISIBLE_DEVICES": "the GPUs that CUDA shows",
-    "CXX": "the compiler that FlashInfer links with",
-    "C_INCLUDE_PATH": "folders of headers: gcc, for Python.h",
-    "FLASHINFER_CUBINS_REPOSITORY": "from where FlashInfer downloads kernels",
-    "FLASHINFER_CUBIN_DIR": "where FlashInfer has its downloaded kernels",
-    "FLASHINFER_CUDA_ARCH_LIST": "the architectures that FlashInfer compiles for",
-    "FLASHINFER_DISABLE_VERSION_CHECK": "whether FlashInfer compares its wheels",
-    "FLASHINFER_EXTRA_CUDAFLAGS": "FlashInfer's command line of nvcc",
-    "FLASHINFER_EXTRA_LDFLAGS": "FlashInfer's command line of the linker",
-    "FLASHINFER_NO_DOWNLOAD": "whether FlashInfer downloads kernels",
-    "FLASHINFER_NVCC": "FlashInfer's nvcc",
-    "FLASHINFER_WORKSPACE_BASE": "FlashInfer's cache",
-    "HF_ENDPOINT": "whether the profile's mirror stands in for the hub",
-    "HOME": "the caches; a recording calls it /home/user",
-    "LD_LIBRARY_PATH": "the loader",
-    "LD_PRELOAD": "what every process loads",
-    "LIBRARY_PATH": "the linker",
-    "NVCC_APPEND_FLAGS": "nvcc",
-    "NVCC_CCBIN": "nvcc",
-    "NVCC_PREPEND_FLAGS": "nvcc",
-    "PATH": "programs that are found by name",
-    "PYTHONNOUSERSITE": "where Python imports from",
-    "PYTHONPATH": "where Python imports from",
-    "TRITON_LIBCUDA_PATH": "Triton's libcuda",
-    "VLLM_HAS_FLASHINFER_CUBIN": "whether vLLM looks for FlashInfer's kernels",
-    "VLLM_USE_FLASHINFER_MOE_FP16": "which kernels vLLM takes",
-    "VLLM_USE_FLASHINFER_SAMPLER": "which kernels vLLM takes",
-}
 # Who helps somebody wants to know that one of these was set.
 _NAMED = re.compile(r"(?:VLLM|HF|CUDA|NCCL|GLOO|FLASHINFER)_\w+|TORCH\w*")
 

@@ -117,7 +117,7 @@ class Tape:
         except KeyError:
             raise NotRecorded(f"a run of {argv[0]}") from None
 
-    def distrust(self, path: Path, searched: bool = False) -> str | None:
+    def distrust(self, path: Path, searched: bool = False) -> Text | None:
         return None  # nothing is run
 
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
@@ -173,7 +173,7 @@ class Recorder:
         ran = self._runs[argv] = self._target.run(*argv, timeout=timeout, env=env)
         return ran
 
-    def distrust(self, path: Path, searched: bool = False) -> str | None:
+    def distrust(self, path: Path, searched: bool = False) -> Text | None:
         return self._target.distrust(path, searched)
 
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:
@@ -235,14 +235,19 @@ class Recorder:
 def load_tape(data: Any) -> Recording:
     """A Recording from parsed JSON. Raises CodecError with one sentence for anything else."""
     if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
-        raise CodecError("", "this is no snapshot of vllm-doctor (it has no schema_version)")
+        raise CodecError("", Text("not a snapshot of vllm-doctor (it has no schema_version)"))
     if data["schema_version"] > TAPE_VERSION:
         raise CodecError(
             "schema_version",
-            f"this snapshot is of version {data['schema_version']}, and this doctor reads "
-            f"up to {TAPE_VERSION}; use a newer vllm-doctor",
+            Text(
+                "the snapshot has version {version}, but this one reads up to {newest}; "
+                "use a newer vllm-doctor",
+                version=data["schema_version"],
+                newest=TAPE_VERSION,
+            ),
         )
     made: Recording = decode(Recording, data)
     if made.recorded is not None and not 0 <= made.recorded < YEAR_10000:
-        raise CodecError("recorded", f"{made.recorded:g} is no time in seconds since 1970")
+        said = Text("{time} is not a time in seconds since 1970", time=f"{made.recorded:g}")
+        raise CodecError("recorded", said)
     return made

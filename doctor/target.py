@@ -88,7 +88,7 @@ class Target(Protocol):
         self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None
     ) -> Ran: ...
 
-    def distrust(self, path: Path, searched: bool = False) -> str | None:
+    def distrust(self, path: Path, searched: bool = False) -> Text | None:
         """Why what is at `path` may not be run or loaded, for what a child does of itself: in one
         sentence, None where it may (see `doctor.trust.refusal`)."""
         ...
@@ -207,7 +207,7 @@ class Live:
             env = trust.with_roots_path(env)
         return run_child(map(_own, argv), timeout, env)
 
-    def distrust(self, path: Path, searched: bool = False) -> str | None:
+    def distrust(self, path: Path, searched: bool = False) -> Text | None:
         return None if self._foreign else trust.why_not_trusted(path, searched)
 
     def read(self, path: Path, limit: int = READ_MOST) -> bytes | None:

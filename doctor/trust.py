@@ -12,25 +12,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from doctor.model import Missing, Text
+from doctor.variables import Trait, names_with
 
 ALLOW = "foreign-owner"
 """The value of --allow that switches all of this off."""
 
-# The loader's and the compiler's variables that name folders or files of code; gcc reads the last
-# ones also where it only preprocesses.
-_CODE = (
-    "LD_PRELOAD",
-    "LD_AUDIT",
-    "LD_LIBRARY_PATH",
-    "GCC_EXEC_PREFIX",
-    "COMPILER_PATH",
-    "LIBRARY_PATH",
-    "CPATH",
-    "C_INCLUDE_PATH",
-    "CPLUS_INCLUDE_PATH",
-)
-_FILES = ("LD_PRELOAD", "LD_AUDIT")
-_FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
+_FILES = names_with(Trait.CODE_FILES)
+_CODE = (*_FILES, *names_with(Trait.CODE_FOLDERS))
+_FLAGS = names_with(Trait.FLAGS)
 _LINKS_MOST = 40  # as the kernel follows (path_resolution(7))
 
 
@@ -40,18 +29,22 @@ class NotTrusted(Missing):
 
     absent = False
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(Text("{sentence}", sentence=sentence))
 
-
-def why_not_trusted(path: Path, searched: bool = False) -> str | None:
+def why_not_trusted(path: Path, searched: bool = False) -> Text | None:
     """Why this process does not use what is at `path`, in one sentence; None where it may. Only
     root refuses. `searched`: a folder in which code is looked for by name, so that it counts who
     may put something new into it."""
     if os.geteuid() != 0:
         return None
     why = _flaw(path, searched)
-    return f"as root, {path} is not used: {why}; --allow {ALLOW} allows it" if why else None
+    if why is None:
+        return None
+    return Text(
+        "as root, {path} is not used: {why}; --allow {allow} allows it",
+        path=path,
+        why=why,
+        allow=ALLOW,
+    )
 
 
 def must_be_roots(words: Iterable[str], env: Mapping[str, str]) -> None:
@@ -71,7 +64,7 @@ def must_be_roots(words: Iterable[str], env: Mapping[str, str]) -> None:
                 continue  # found in the folders of the loader
             # An empty entry is the current directory.
             if why := why_not_trusted(Path(entry or "."), searched=name not in _FILES):
-                raise NotTrusted(f"{name}: {why}")
+                raise NotTrusted(Text("{name}: {why}", name=name, why=why))
 
 
 def with_roots_path(env: Mapping[str, str]) -> Mapping[str, str]:
@@ -83,7 +76,7 @@ def with_roots_path(env: Mapping[str, str]) -> Mapping[str, str]:
     return {**env, "PATH": os.pathsep.join(kept) or os.defpath} if kept != folders else env
 
 
-def _flaw(path: Path, searched: bool) -> str | None:
+def _flaw(path: Path, searched: bool) -> Text | None:
     """What is wrong with a path, one of its folders, or a link on the way. What is not there has
     the flaws of the folders above it."""
     at, links, flaw = Path("/"), 0, _look(Path("/"))[0]
@@ -110,14 +103,15 @@ def _parts(path: Path) -> list[str]:
 
 
 @functools.cache
-def _look(path: Path) -> tuple[str | None, str | None, Path | None]:
+def _look(path: Path) -> tuple[Text | None, Text | None, Path | None]:
     """(what is wrong with this one path, what is wrong with it as a folder to put something new
     into, where it leads as a link). Raises OSError, which is not remembered."""
     s = path.lstat()
     link = path.readlink() if stat.S_ISLNK(s.st_mode) else None
-    flaw = shared = None
+    flaw: Text | None = None
+    shared: Text | None = None
     if s.st_uid != 0:
-        flaw = f"{path} belongs to {_name('pwd', s.st_uid)}"
+        flaw = Text("{path} belongs to {owner}", path=path, owner=_name("pwd", s.st_uid))
     elif stat.S_ISREG(s.st_mode) or stat.S_ISDIR(s.st_mode):
         flaw = _writable(path, s)
     if flaw and s.st_uid == 0 and stat.S_ISDIR(s.st_mode) and s.st_mode & stat.S_ISVTX:
@@ -126,14 +120,15 @@ def _look(path: Path) -> tuple[str | None, str | None, Path | None]:
     return flaw, shared, link
 
 
-def _writable(path: Path, s: os.stat_result) -> str | None:
+def _writable(path: Path, s: os.stat_result) -> Text | None:
     if s.st_mode & stat.S_IWOTH:
-        return f"{path} can be written by everybody"
+        return Text("{path} is writable by everybody", path=path)
     if s.st_mode & stat.S_IWGRP:
         if s.st_gid != 0:
-            return f"{path} can be written by the group {_name('grp', s.st_gid)}"
+            group = _name("grp", s.st_gid)
+            return Text("{path} is writable by the group {group}", path=path, group=group)
         if "system.posix_acl_access" in _attributes(path):
-            return f"{path} can be written by those whom its access list names"
+            return Text("{path} is writable by those in its access list", path=path)
     return None
 
 

@@ -53,39 +53,39 @@ def _useless(
         if op.cuda_home is None:
             return None  # nothing was begun
         message = Text("the cached kernel {op} is unfinished", op=op.name)
-        why = Text("there is a build.ninja and no .so: its build failed, was killed, or is running")
+        why = Text("build.ninja exists but no .so: its build failed, was killed or is running")
         return _aside(op, message, why, Severity.INFO)
     found = toolkits.found
     same_home = op.cuda_home is None or found is None or Path(op.cuda_home) == found.root
     if not op.whole:
-        message = Text("the cached kernel {op} is broken: no loader can read its .so", op=op.name)
+        message = Text("the cached kernel {op} is corrupt: its .so cannot be loaded", op=op.name)
         if not same_home:
             return _aside(op, message, _built_by(op), Severity.INFO)
         if not op.kept:
-            why = Text("ninja did not finish it, and builds it again")
+            why = Text("ninja did not finish it and will rebuild it")
             return _aside(op, message, why, Severity.INFO)
-        why = Text("ninja's log calls it finished: it is not built again")
+        why = Text("ninja's log marks it as finished, so it is not rebuilt")
         return _aside(op, message, why, None if _for_these_gpus(op, jit) else Severity.INFO)
     if op.cudart is not None and _of_another_major(op.cudart, torch, found):
         message = Text(
-            "the cached kernel {op} was built for CUDA {major}, torch is for CUDA {cuda}",
+            "the cached kernel {op} was built for CUDA {major}, torch for CUDA {cuda}",
             op=op.name,
             major=op.cudart,
             cuda=torch.cuda,
         )
         if not same_home:
             return _aside(op, message, _built_by(op), Severity.INFO)
-        why = Text("CUDA_HOME is the same: it is not built again")
+        why = Text("CUDA_HOME is unchanged, so it is not rebuilt")
         return _aside(op, message, why, None if _for_these_gpus(op, jit) else Severity.INFO)
     # Someone may start a server with another CUDA_HOME that is still there. Ours is what every
     # start from now on has.
     if not same_home and (op.home_gone or (found is not None and found.root == kit.home)):
         message = Text(
-            "the cached kernel {op} was built by another toolkit ({home})",
+            "the cached kernel {op} was built with another toolkit ({home})",
             op=op.name,
             home=op.cuda_home,
         )
-        why = Text("CUDA_HOME is another one now: FlashInfer builds it again")
+        why = Text("CUDA_HOME has changed: FlashInfer rebuilds it")
         return _aside(op, message, why, Severity.INFO)
     return None
 
@@ -104,7 +104,7 @@ def _for_these_gpus(op: CachedOp, jit: Jit) -> bool:
 
 
 def _built_by(op: CachedOp) -> Text:
-    return Text("it was built by {home}: FlashInfer builds it again", home=op.cuda_home)
+    return Text("it was built with {home}: FlashInfer rebuilds it", home=op.cuda_home)
 
 
 def _aside(op: CachedOp, message: Text, why: Text, severity: Severity | None) -> Finding:
@@ -148,11 +148,13 @@ def jit_lock_hang(cache: KernelCache, jit: Jit) -> Iterator[Finding]:
         )
         evidence = [Text("{path}", path=lock.path)]
         if lock.here:
-            evidence.append(Text("that process is gone: the next server takes the lock over"))
+            evidence.append(Text("that process has ended: the next server takes over the lock"))
             fix = Fix(Text("set the lock aside"), (SetAside(lock.path),))
             yield Finding(message, tuple(evidence), (fix,), Severity.INFO)
         else:
-            evidence.append(Text("that is another machine or container: is it still building?"))
-            title = Text("if it is not, set the lock aside")
+            evidence.append(
+                Text("the holder is in another container or on another machine: is it building?")
+            )
+            title = Text("if nothing is building, set the lock aside")
             fix = Fix(title, (SetAside(lock.path),), Needs.PERSON)
             yield Finding(message, tuple(evidence), (fix,))

@@ -14,27 +14,29 @@ from doctor.profile import Profile
 
 # cuda.h, CUresult.
 _CUINIT = {
-    100: "no GPU is visible",
-    802: "the system is not ready: NVSwitch needs its fabric manager",
-    803: "an older libcuda than the kernel's driver is found first (a compatibility package?)",
-    804: "the compatibility libcuda does not support this GPU",
-    999: "unknown: nvidia-uvm is not loaded, or not in the container",
+    100: Text("no GPU is visible"),
+    802: Text("the system is not ready: NVSwitch needs nvidia-fabricmanager"),
+    803: Text("libcuda is older than the kernel driver (a compatibility package found first?)"),
+    804: Text("the compatibility libcuda does not support this GPU"),
+    999: Text("unknown error: nvidia-uvm is not loaded, or not in the container"),
 }
 
 
-def _driver_repair(driver: Driver) -> tuple[str, str]:
-    """(what to do, the command) where the driver's libraries cannot be loaded."""
+def _visible_driver(driver: Driver) -> Fix:
+    """What to do where the driver's libraries cannot be loaded."""
     if driver.container and driver.nvml.error is None:
         line = "docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility ..."
-        return "give the container CUDA, not only the tools", line
-    if driver.container:
+        title = Text("start the container with the driver's compute capability")
+    elif driver.container:
         line = "docker run --gpus all ...   # with nvidia-container-toolkit on the host"
-        return "give the container its GPUs", line
-    if driver.device_node:
+        title = Text("start the container with its GPUs")
+    elif driver.device_node:
         line = "find / -name libcuda.so.1 2>/dev/null   # its folder belongs on LD_LIBRARY_PATH"
-        return "show the loader where the driver's libraries are", line
-    line = "apt-get install nvidia-driver   # then reboot; or start this where the GPUs are"
-    return "install the driver", line
+        title = Text("add the folder of the driver's libraries to LD_LIBRARY_PATH")
+    else:
+        line = "apt-get install nvidia-driver   # then reboot; or start this where the GPUs are"
+        title = Text("install the driver")
+    return Fix(title, (Command(line),), Needs.PERSON)
 
 
 @rule("driver-lib-invisible", Severity.ERROR, Stage.DEVICE)
@@ -69,33 +71,30 @@ def driver_lib_invisible(
     if not errors and init and (code := init.code):
         yield Finding(
             Text(
-                "the NVIDIA driver loads and cannot be initialised: cuInit answers {code}",
+                "the NVIDIA driver loads but cannot be initialised: cuInit returned {code}",
                 code=code,
             ),
-            (Text("{path}", path=driver.libcuda.path), Text(_CUINIT.get(code, "see cuda.h"))),
+            (
+                Text("{path}", path=driver.libcuda.path),
+                _CUINIT.get(code, Text("see CUresult in cuda.h")),
+            ),
         )
     if not errors:
         return
     message = Text("the NVIDIA driver cannot be loaded")
     if driver.libcuda.error is None:
-        message = Text(
-            "the NVIDIA driver answers CUDA but not NVML, by which vLLM finds its device"
-        )
+        message = Text("the NVIDIA driver offers CUDA but not NVML, by which vLLM detects GPUs")
     evidence = [Text("{error}", error=e) for e in errors]
     if driver.device_node:
-        evidence.append(Text("/dev/nvidiactl is there: the kernel's half of the driver is loaded"))
+        evidence.append(Text("/dev/nvidiactl exists: the kernel driver is loaded"))
     else:
-        evidence.append(Text("there is no /dev/nvidiactl"))
-    fixes = [
-        Fix(
-            Text("build for GPUs that come later: judge without them"),
-            (Doctor("diagnose", ("--set", "gpus=later", "--set", "archs=9.0")),),
-            Needs.PERSON,
-        )
-    ]
-    title, line = _driver_repair(driver)
-    fixes.insert(0, Fix(Text(title), (Command(line),), Needs.PERSON))
-    yield Finding(message, tuple(evidence), tuple(fixes))
+        evidence.append(Text("/dev/nvidiactl does not exist"))
+    without = Fix(
+        Text("diagnose without GPUs, for a machine that gets them later"),
+        (Doctor("diagnose", ("--set", "gpus=later", "--set", "archs=9.0")),),
+        Needs.PERSON,
+    )
+    yield Finding(message, tuple(evidence), (_visible_driver(driver), without))
 
 
 # CUDA's release notes, "CUDA Driver": the oldest branch for each major.
@@ -121,29 +120,33 @@ def driver_too_old(driver: Driver, torch: Torch) -> Finding | None:
     See also: ptx-unsupported-toolchain, forward-compat-unsupported-804, libcudart-major-mismatch
     """
     if driver.libcuda.error:
-        raise Missing(Text("there is no driver to ask"), ("driver-lib-invisible",))
+        raise Missing(Text("there is no driver to query"), ("driver-lib-invisible",))
     speaks = driver.libcuda.cuda
     if torch.cuda is None:
         return None
     if speaks is None:
-        raise Missing(Text("{path} does not say its version", path=driver.libcuda.path))
-    if speaks.major >= torch.cuda.major:
+        raise Missing(Text("{path} does not report its version", path=driver.libcuda.path))
+    wanted = torch.cuda.major
+    if speaks.major >= wanted:
         return None
-    least = _LEAST_DRIVER.get(torch.cuda.major, "a newer branch")
+    least = _LEAST_DRIVER.get(wanted)
+    evidence = [
+        Text("driver {version}, {path}", version=driver.nvml.driver, path=driver.libcuda.path)
+    ]
+    if least:
+        enough = Text("CUDA {major} needs driver {least} or newer", major=wanted, least=least)
+        evidence.append(enough)
     return Finding(
         Text(
-            "the NVIDIA driver speaks CUDA {driver}, torch needs CUDA {cuda}",
+            "the NVIDIA driver supports CUDA up to {driver}; torch needs CUDA {cuda}",
             driver=speaks,
             cuda=torch.cuda,
         ),
-        (
-            Text("driver {version}, {path}", version=driver.nvml.driver, path=driver.libcuda.path),
-            Text("CUDA {major} needs driver {least} or newer", major=torch.cuda.major, least=least),
-        ),
+        tuple(evidence),
         (
             Fix(
                 Text("update the driver, then reboot"),
-                (Command(f"apt-get install nvidia-driver-{least}"),),
+                (Command(f"apt-get install nvidia-driver{f'-{least}' if least else ''}"),),
                 Needs.PERSON,
             ),
         ),
@@ -190,11 +193,11 @@ def ld_library_path_foreign_cudart(
         other = one.major != torch.cuda.major
         yield Finding(
             Text(
-                "LD_LIBRARY_PATH brings the CUDA {other} runtime, torch is for CUDA {cuda}",
+                "LD_LIBRARY_PATH provides the CUDA {other} runtime; torch is built for CUDA {cuda}",
                 other=one.version or one.major,
                 cuda=torch.cuda,
             ),
             (Text("{path}", path=one.path),),
-            (Fix(Text("take that folder out of LD_LIBRARY_PATH"), (step,)),),
+            (Fix(Text("remove that folder from LD_LIBRARY_PATH"), (step,)),),
             Severity.WARNING if other else None,
         )

@@ -6,14 +6,16 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator
+from enum import Enum
 
 from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.fixes import Command, LoadVariables, UnsetVariable
 from doctor.model import Step
-from doctor.probes.environment import SETTABLE, LaunchEnv
+from doctor.probes.environment import LaunchEnv
 from doctor.probes.jit import Jit
 from doctor.probes.vllm_names import WholeNumbers
 from doctor.profile import Profile
+from doctor.variables import SETTABLE
 
 
 @rule("shell-env-not-loaded", Severity.INFO, Stage.SHELL)
@@ -31,7 +33,7 @@ def shell_env_not_loaded(env: LaunchEnv) -> Finding | None:
     if not env.differs:
         return None
     return Finding(
-        Text("a `vllm serve` typed in this shell would not see {names}", names=env.differs),
+        Text("`vllm serve` started from this shell would not see {names}", names=env.differs),
         tuple(_as_launched(env, name) for name in env.differs),
         (
             Fix(
@@ -46,7 +48,7 @@ def shell_env_not_loaded(env: LaunchEnv) -> Finding | None:
 def _as_launched(env: LaunchEnv, name: str) -> Text:
     value = env.get(name)
     if value is None:
-        return Text("{name} is taken out", name=name)
+        return Text("{name} is unset", name=name)
     return Text("{name}={value}", name=name, value=value)
 
 
@@ -85,9 +87,15 @@ def _numbers(env: LaunchEnv, whole: Iterable[str]) -> Iterator[Finding]:
         value = env.get(name)
         if value is not None and not _is_whole(value):
             yield Finding(
-                Text("{name}={value}: vLLM takes a whole number", name=name, value=repr(value)),
+                Text("{name}={value}: vLLM expects an integer", name=name, value=repr(value)),
                 (),
-                (Fix(Text("leave it to vLLM"), (_without(name),), _who(name)),),
+                (
+                    Fix(
+                        Text("unset it, so that vLLM uses its default"),
+                        (_without(name),),
+                        _who(name),
+                    ),
+                ),
             )
 
 
@@ -96,12 +104,12 @@ def _archs(env: LaunchEnv, jit: Jit | None) -> Iterator[Finding]:
     if jit and jit.unreadable:
         yield Finding(
             Text(
-                "{name}={value}: FlashInfer takes entries such as 9.0a, one space between them",
+                "{name}={value}: FlashInfer expects entries such as 9.0a, separated by one space",
                 name=name,
                 value=repr(env.get(name)),
             ),
             (),
-            (Fix(Text("leave it to FlashInfer"), (UnsetVariable(name),)),),
+            (Fix(Text("unset it, so that FlashInfer detects the GPUs"), (UnsetVariable(name),)),),
         )
 
 
@@ -153,9 +161,12 @@ def variable_odd_characters(
         odd = tuple(_odd(value, name in _BLANK_IS_MEANT + _STRIPPED))
         if not odd or name in whole or not _is_read(name, profile):
             continue
-        fix = Fix(Text("write its value without"), (Command(f"export {name}=..."),), Needs.PERSON)
-        message = Text("{name} is taken with what stands in it: {odd}", name=name, odd=odd)
-        found.append(Finding(message, (), (fix,), _severity(name, odd)))
+        title = Text("remove them from its value")
+        fix = Fix(title, (Command(f"export {name}=..."),), Needs.PERSON)
+        message = Text(
+            "{name} has {odd}, taken literally", name=name, odd=[text for _, text in odd]
+        )
+        found.append(Finding(message, (), (fix,), _severity(name, {kind for kind, _ in odd})))
     return found
 
 
@@ -164,24 +175,26 @@ def _is_read(name: str, profile: Profile) -> bool:
     return bool(_FAMILIES.fullmatch(name)) and (gpus or not name.startswith(("CUDA_", "NCCL_")))
 
 
-_BLANK, _QUOTES = "a blank at one end", "quotes around it"
+class _Odd(Enum):
+    BLANK, QUOTES, CHARACTER = range(3)
 
 
-def _odd(value: str, blanks_count_not: bool) -> Iterator[str]:
+def _odd(value: str, blanks_count_not: bool) -> Iterator[tuple[_Odd, Text]]:
     """What a reader stumbles over; no part of the value is shown, which may be a secret."""
     ends = value.strip(" \t\r\n")
     if ends != value and ends and not blanks_count_not:
-        yield _BLANK
+        yield _Odd.BLANK, Text("leading or trailing whitespace")
     if len(ends) > 1 and ends[0] == ends[-1] and ends[0] in "\"'":
-        yield _QUOTES
+        yield _Odd.QUOTES, Text("enclosing quotes")
     looked_at = (ends[:1] + ends[-1:]) if ends.startswith(("/", "~/")) else ends
     for character in dict.fromkeys(re.findall(_ODD, looked_at)):
-        yield unicodedata.name(character, f"U+{ord(character):04X}").lower()
+        called = unicodedata.name(character, f"U+{ord(character):04X}").lower()
+        yield _Odd.CHARACTER, Text("{character}", character=called)
 
 
-def _severity(name: str, odd: tuple[str, ...]) -> Severity | None:
+def _severity(name: str, odd: set[_Odd]) -> Severity | None:
     """CUDA skips blanks before a number, and stops at anything else; most of vLLM's own readers
     strip blanks."""
     if name == "CUDA_VISIBLE_DEVICES":
-        return Severity.INFO if odd == (_BLANK,) else Severity.ERROR
-    return Severity.INFO if odd == (_BLANK,) and name.startswith("VLLM_") else None
+        return Severity.INFO if odd == {_Odd.BLANK} else Severity.ERROR
+    return Severity.INFO if odd == {_Odd.BLANK} and name.startswith("VLLM_") else None

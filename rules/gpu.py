@@ -79,11 +79,9 @@ def _in_words(profile: Profile, gpus: Gpus) -> Text:
         fit = _fit(profile, gpus, there, share=more)
         if more > there and (fit is None or fit.roomy):
             return Text(
-                "to fit with room it needs {more} GPUs of this size, or larger ones, or a "
-                "quantised checkpoint",
-                more=more,
+                "use {more} GPUs of this size, larger GPUs, or a quantised checkpoint", more=more
             )
-    return Text("to fit with room it needs larger GPUs, or a quantised checkpoint")
+    return Text("use larger GPUs, or a quantised checkpoint")
 
 
 @rule("tp-exceeds-visible-gpus", Severity.ERROR, Stage.GPUS)
@@ -105,17 +103,17 @@ def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
     wanted, have = profile.tensor_parallel_size, len(gpus.visible)
     if have >= wanted:
         return None
-    evidence = [Text("installed: {installed}", installed=gpus.installed)]
+    evidence = [Text("GPUs installed: {installed}", installed=gpus.installed)]
     fixes: tuple[Fix, ...] = ()
     if gpus.choice is not None:
         evidence.append(Text("CUDA_VISIBLE_DEVICES={choice}", choice=repr(gpus.choice)))
         if gpus.installed >= wanted:
             # The others may be somebody else's.
             show = (UnsetVariable("CUDA_VISIBLE_DEVICES"),)
-            fixes = (Fix(Text("show the server all GPUs"), show, Needs.PERSON),)
+            fixes = (Fix(Text("make all GPUs visible to the server"), show, Needs.PERSON),)
     return Finding(
         Text(
-            "tensor parallel {wanted} needs {wanted} GPUs, and CUDA shows {have}",
+            "tensor_parallel_size={wanted} needs {wanted} GPUs; CUDA sees {have}",
             wanted=wanted,
             have=have,
         ),
@@ -145,18 +143,18 @@ def tp_not_dividing_heads(profile: Profile, gpus: Gpus | None) -> Finding | None
     """
     needs, ranks = profile.needs, profile.tensor_parallel_size
     if needs.attention_heads is None:
-        raise NotApplicable(Text("the profile does not say how many heads there are"))
+        raise NotApplicable(Text("the profile does not give the number of attention heads"))
     wrong = needs.undivided(ranks)
     if not wrong:
         return None
     return Finding(
         Text(
-            "tensor parallel {ranks} does not divide {what} of {model}",
+            "tensor_parallel_size={ranks} does not divide {what} of {model}",
             ranks=ranks,
             what=wrong,
             model=profile.model,
         ),
-        (Text("these do: {fits}", fits=needs.tensor_parallel_sizes(needs.attention_heads)),),
+        (Text("valid values: {fits}", fits=needs.tensor_parallel_sizes(needs.attention_heads)),),
         _other_size(profile, gpus),
     )
 
@@ -180,36 +178,17 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
     """
     ranks = profile.tensor_parallel_size
     if profile.needs.weights_gib is None:
-        raise NotApplicable(Text("the profile does not say how large the weights are"))
+        raise NotApplicable(Text("the profile does not give the size of the weights"))
     if len(gpus.visible) < ranks:
-        raise Missing(Text("there are too few GPUs"), ("tp-exceeds-visible-gpus",))
+        raise Missing(Text("too few GPUs are visible"), ("tp-exceeds-visible-gpus",))
     fit = _fit(profile, gpus, ranks)
     if fit is None:
-        raise NotApplicable(Text("a GPU with unified memory does not say how much it has"))
+        raise NotApplicable(Text("a GPU with unified memory does not report its size"))
     if fit.roomy:
         return None
     error = fit.weights + fit.cache > fit.budget
-    if fit.weights > fit.budget:
-        message = "each GPU has to hold {weights} GiB of weights, and has {budget} GiB for them"
-    elif error:
-        message = (
-            "{budget} GiB on each GPU leave no room, beside {weights} GiB of weights, for one "
-            "request of {tokens} tokens ({cache} GiB)"
-        )
-    else:
-        message = (
-            "{budget} GiB on each GPU hold {weights} GiB of weights and one request of {tokens} "
-            "tokens ({cache} GiB), with less than {beside} GiB left for everything else"
-        )
     return Finding(
-        Text(
-            message,
-            weights=f"{fit.weights:.1f}",
-            beside=f"{_BESIDE_GIB:g}",
-            budget=f"{fit.budget:.1f}",
-            tokens=profile.max_model_len or 0,
-            cache=f"{fit.cache:.1f}",
-        ),
+        _too_small(fit, profile.max_model_len or 0),
         (
             Text(
                 "{name} has {total} GiB, of which vLLM may use {part}",
@@ -220,4 +199,32 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
         ),
         _other_size(profile, gpus),
         None if error else Severity.WARNING,
+    )
+
+
+def _too_small(fit: _Fit, tokens: int) -> Text:
+    weights, budget, cache = (f"{gib:.1f}" for gib in (fit.weights, fit.budget, fit.cache))
+    if fit.weights > fit.budget:
+        return Text(
+            "each GPU must hold {weights} GiB of weights, but {budget} GiB may be used",
+            weights=weights,
+            budget=budget,
+        )
+    if fit.weights + fit.cache > fit.budget:
+        return Text(
+            "{weights} GiB of weights and {cache} GiB of KV cache (one request of {tokens} tokens) "
+            "exceed the {budget} GiB that may be used on each GPU",
+            weights=weights,
+            cache=cache,
+            tokens=tokens,
+            budget=budget,
+        )
+    return Text(
+        "{weights} GiB of weights and {cache} GiB of KV cache (one request of {tokens} tokens) "
+        "leave less than {beside} of the {budget} GiB on each GPU for everything else",
+        weights=weights,
+        cache=cache,
+        tokens=tokens,
+        beside=f"{_BESIDE_GIB:g}",
+        budget=budget,
     )

@@ -21,7 +21,7 @@ from doctor.probes.toolkit import RSQRT_GLIBC, Toolkits, WheelToolkit, minor
 from doctor.profile import Profile
 
 _INSTALL_GCC = Fix(
-    Text("install the system's compilers"),
+    Text("install the system compilers"),
     (Command("apt-get install gcc g++"),),
     Needs.PERSON,
 )
@@ -55,7 +55,7 @@ def c_compiler_missing(
                 name=hosts.c.name,
                 why=hosts.c.error,
             ),
-            (Text("it takes CC, else gcc, else clang, on the server's PATH"),),
+            (Text("Triton uses CC, else gcc, else clang on the server's PATH"),),
             (_unset("CC"),) if named else (_INSTALL_GCC,),
         )
     if hosts.cxx.compiler is None and (jit or not gpu):
@@ -74,7 +74,8 @@ def c_compiler_missing(
 
 def _unset(name: str) -> Fix:
     return Fix(
-        Text("let it be found on PATH: {name} names none", name=name), (UnsetVariable(name),)
+        Text("unset {name}, so that the compiler on PATH is used", name=name),
+        (UnsetVariable(name),),
     )
 
 
@@ -102,7 +103,7 @@ def nvcc_host_compiler_missing(hosts: HostCompilers, jit: Jit) -> Finding | None
             name=hosts.nvcc_host.name,
             why=hosts.nvcc_host.error,
         ),
-        (Text("named by one of {names}, or gcc on PATH", names=names),),
+        (Text("set by one of {names}, or gcc on PATH", names=names),),
         (_INSTALL_GCC,),
     )
 
@@ -128,21 +129,21 @@ def python_headers_missing(headers: PythonHeaders, interpreter: Interpreter) -> 
         return None
     if headers.found and headers.version and minor(headers.version) == release:
         return None
-    message = Text("there is no Python.h in {folder}", folder=headers.folder)
+    message = Text("no Python.h in {folder}", folder=headers.folder)
     if headers.found:
         message = Text(
-            "{folder} holds the headers of Python {other}, not {release}",
+            "{folder} contains the headers of Python {other}, not {release}",
             folder=headers.folder,
             other=headers.version,
             release=release,
         )
     system = Fix(
-        Text("install the headers of exactly this Python"),
+        Text("install the headers of this Python version"),
         (Command(f"apt-get install python{release}-dev"),),
         Needs.PERSON,
     )
     anew = Fix(
-        Text("make the environment anew with a Python that brings them"),
+        Text("recreate the environment with a Python that includes its headers"),
         (Command(f"uv venv --managed-python --python {release}"),),
         Needs.PERSON,
     )
@@ -190,7 +191,7 @@ def triton_libcuda_unlinkable(
             Text("the driver's library is {path}", path=real),
             Text("Triton searched {by}: {folders}", by=triton.searched, folders=triton.folders),
         ),
-        (Fix(Text("tell Triton where it is"), steps),),
+        (Fix(Text("set the folder where Triton looks for it"), steps),),
     )
 
 
@@ -218,16 +219,16 @@ def ninja_missing(ninja: Ninja, jit: Jit) -> Finding | None:
     if ninja.beside:
         return Finding(
             Text("ninja is in {folder}, which is not on PATH", folder=ninja.beside.parent),
-            (Text("a server started from here by its path would not find it"),),
+            (Text("a server started by its full path would not find it"),),
             (
                 Fix(
-                    Text("put the environment's bin folder on PATH"),
+                    Text("add the environment's bin folder to PATH"),
                     (PrependPath("PATH", ninja.beside.parent),),
                 ),
             ),
         )
     return Finding(
-        Text("there is no ninja on PATH, and none in the environment"),
+        Text("no ninja on PATH or in the environment"),
         (),
         (Fix(Text("install it"), (PipInstall(("ninja",)),)),),
     )
@@ -264,7 +265,7 @@ def host_gcc_too_new_for_nvcc(
     evidence = Text("crt/host_config.h of {root}: at most {most}", root=found.root, most=most)
     newest = found.gcc_most or most
     older = Fix(
-        Text("let nvcc use an older compiler"),
+        Text("make nvcc use an older compiler"),
         (
             Command(f"apt-get install g++-{newest}"),
             # The last -ccbin wins, and FlashInfer's own (CC) stands before this one.
@@ -274,7 +275,7 @@ def host_gcc_too_new_for_nvcc(
     )
     return Finding(
         Text(
-            "nvcc {nvcc} refuses {family} {version} ({path})",
+            "nvcc {nvcc} does not support {family} {version} ({path})",
             nvcc=minor(found.nvcc),
             family=host.family,
             version=host.version,
@@ -334,7 +335,7 @@ def glibc_headers_vs_cuda(
         candidate = one is wheels and found is not None and found.nvcc is not None
         yield Finding(
             Text(
-                "the CUDA {cuda} headers in {root} may not compile with those of glibc {glibc}",
+                "the CUDA {cuda} headers in {root} may not compile with glibc {glibc}",
                 cuda=minor(one.headers),
                 root=one.root,
                 glibc=host.glibc,

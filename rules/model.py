@@ -174,7 +174,7 @@ def model_path_missing(model: ModelPath) -> Finding | None:
         return None
     message = Text("there is no folder {path}", path=model.path)
     if model.there:
-        message = Text("{path} is no folder with a config.json in it", path=model.path)
+        message = Text("{path} is not a folder with a config.json", path=model.path)
     evidence = [Text("vLLM would then take the name for one of a repository on the Hub")]
     if str(model.path).startswith("~"):
         evidence.append(Text("vLLM does not put the home folder in the place of ~"))

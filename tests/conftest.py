@@ -29,7 +29,7 @@ from doctor.engine import Facts
 from doctor.errors import DoctorError
 from doctor.model import Fact, printable
 from doctor.probes.driver import DeepAsked
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.toolkit import HEADERS
 from doctor.profile import Profile
 from doctor.redact import redact
@@ -77,7 +77,7 @@ HANG = 120.0
 IMPATIENT = f"""
 import sys
 from doctor import cli, target
-from doctor.cli import shared
+from doctor.cli import options
 
 hanging = sys.argv.pop(1)
 
@@ -86,7 +86,7 @@ class Impatient(target.Live):
         seconds = 1.0 if hanging in " ".join(argv) else {HANG}
         return super().run(*argv, timeout=seconds, env=env)
 
-shared.Live = Impatient
+options.Live = Impatient
 cli.main()
 """
 HANGS = "exec sleep 86400"
@@ -379,7 +379,7 @@ def facts_of(
     """The facts about an environment on this machine, as a server started with `env` (and PATH)
     would meet it; `sets` changes the default profile, `given` is known already."""
     profile: Profile = profiles.load_profile(profiles.DEFAULT_PROFILE, sets)
-    given = (Where(environment.python, "--python"), profile, DeepAsked(), *given)
+    given = (Where(environment.python, FoundBy.OPTION), profile, DeepAsked(), *given)
     return Facts(target or Live({**SYSTEM, **(env or {})}), given)
 
 

@@ -67,18 +67,21 @@ def _transcript(block: str) -> str:
 def printed(line: str) -> str:
     """What a line of a transcript prints, without empty lines at the end."""
     command, _, filtered = line.partition("  #")[0].partition(" | ")
-    command, stdout_only = re.subn(r" 2>/dev/null$", "", command.removesuffix(" 2>&1"))
+    together, stdout_only = command.endswith(" 2>&1"), command.endswith(" 2>/dev/null")
+    command = re.sub(r" 2>\S+$", "", command)
     if _ASKS_FILES.search(command):
         with inside(ROOT):
             said = run_inside(*shlex.split(command)[1:])
     else:
         said = session.outputs()[command]
-    text = said.out if stdout_only else said.err + said.out
-    rows = text.rstrip("\n").splitlines()
+    above, rows = said.err.splitlines(), said.out.splitlines()
+    if together:
+        above, rows = [], [*above, *rows]
     if filtered:
         program, _, number = filtered.partition(" -n ")
         rows = {"head": rows[: int(number)], "tail": rows[-int(number) :]}[program]
-    return "\n".join(rows).rstrip("\n") + "\n"
+    text = "\n".join(rows if stdout_only else [*above, *rows])
+    return text.rstrip("\n") + "\n"
 
 
 @contextlib.contextmanager

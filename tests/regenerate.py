@@ -9,6 +9,7 @@ fixtures/runs, the tables of benchmarks) is in CONTRIBUTING.md.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,25 +25,18 @@ def generated() -> dict[Path, str]:
     return {**golden_reports(), **documents.generated(), **pages.generated()}
 
 
-def stale() -> list[Path]:
-    """Pages of ailments that there are no longer."""
-    return sorted(set(pages.FOLDER.glob("*.md")) - set(pages.generated()))
-
-
 def main(words: Sequence[str]) -> int:
-    """Writes what differs; the exit code."""
-    made, gone = generated(), stale()
-    differs = [
-        path
-        for path, text in made.items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
-    check = "--check" in words
+    """Writes what differs, and removes the pages of ailments that there are no longer; the exit
+    code."""
+    parser = argparse.ArgumentParser(description="Makes everything anew that is made.")
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 where it would")
+    check = parser.parse_args(words).check
+    made = generated()
+    gone = sorted(set(pages.FOLDER.glob("*.md")) - set(made))
+    differs = [path for path, text in made.items() if _holds_other(path, text)]
     for path in (*differs, *gone):
-        print(
-            f"{'differs' if check else 'written' if path in made else 'removed'}: "
-            f"{path.relative_to(ROOT)}"
-        )
+        word = "differs" if check else "removed" if path in gone else "written"
+        print(f"{word}: {path.relative_to(ROOT)}")
     if check:
         return 1 if differs or gone else 0
     for path in differs:
@@ -51,6 +45,10 @@ def main(words: Sequence[str]) -> int:
     for path in gone:
         path.unlink()
     return 0
+
+
+def _holds_other(path: Path, text: str) -> bool:
+    return not path.exists() or path.read_text(encoding="utf-8") != text
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from doctor.engine import Crashed, Facts
 from doctor.model import Missing
 from doctor.probes.driver import DeepAsked
-from doctor.probes.interpreter import Interpreter, Where
+from doctor.probes.interpreter import FoundBy, Interpreter, Where, recorded_where
 from doctor.probes.wheels import Packages
 from doctor.profile import DEFAULT_PROFILE, load_profile
 from doctor.snapshot import ask_everything
@@ -70,7 +70,8 @@ class Completed(Tape):
     def __init__(self, recording: Mapping[str, Any], wheels: Wheels, local: Path) -> None:
         super().__init__(load_tape(dict(recording)))
         self._wheels, self._local = wheels, local
-        facts = Facts(self, (Where(Path(recording["python"]), ""), load_profile(DEFAULT_PROFILE)))
+        where = Where(Path(recording["python"]), FoundBy.OPTION)
+        facts = Facts(self, (where, load_profile(DEFAULT_PROFILE)))
         self.site = next(p for p in facts.get(Interpreter).site_packages if self.listdir(p))
         for name in _WHEELS:
             one = facts.get(Packages).installed[name]
@@ -104,7 +105,7 @@ def complete(recording: dict[str, Any]) -> dict[str, Any]:
     with contextlib.ExitStack() as closing:
         local = Path(closing.enter_context(tempfile.TemporaryDirectory()))
         target = Recorder(Completed(recording, Wheels(local, closing), local))
-        where = Where(Path(recording["python"]), recording["found_by"])
+        where = recorded_where(recording["python"], recording["found_by"])
         facts = Facts(target, (where, load_profile(DEFAULT_PROFILE), DeepAsked()))
         asked = [name for name in ask_everything(facts) if _is_answered(facts, name)]
         made = target.recording(recording["tool"], recording["python"], recording["found_by"])

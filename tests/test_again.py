@@ -350,7 +350,7 @@ def test_without_an_environment_those_there_are_are_listed(
     assert (said.code, said.out) == (2, "")
     assert said.err.startswith("vllm-doctor: no environment is active")
     rows = re.findall(r"(?m)^  # (\./.*)$", said.err)
-    assert rows == ["./z with vllm: vLLM is installed in it", "./a-bare: without vLLM"]
+    assert rows == ["./z with vllm: has vLLM", "./a-bare: without vLLM"]
     # A server may run on the machine that tests it, and comes before them.
     first, second, make = commands(said.err)[-3:]
     assert (parsed(first)["python"], parsed(second)["python"]) == ("./z with vllm", "./a-bare")

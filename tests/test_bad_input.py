@@ -75,12 +75,12 @@ class TestPython:
         link.parent.mkdir()
         link.symlink_to("/gone/python3.12")
         said = run_inside("diagnose", "--python", tmp_path)
-        ends_with_a_sentence(said, USAGE, "/gone/python3.12", "make the environment anew")
+        ends_with_a_sentence(said, USAGE, "/gone/python3.12", "recreate the environment")
 
     def test_a_file_that_cannot_be_executed_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "python"
         file.write_text("")
-        ends_with_a_sentence(run_inside("diagnose", "--python", file), USAGE, "not an executable")
+        ends_with_a_sentence(run_inside("diagnose", "--python", file), USAGE, "not executable")
 
     def test_a_loop_of_links_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "python").symlink_to(tmp_path / "python")
@@ -96,15 +96,15 @@ class TestPython:
     @pytest.mark.parametrize(
         ("what_it_does", "words"),
         [
-            ("exit 0", "no working Python"),
-            ("exit 1", "no working Python"),
-            ("echo hello", "no working Python"),
+            ("exit 0", "not a working Python"),
+            ("exit 1", "not a working Python"),
+            ("echo hello", "not a working Python"),
             ("echo 'cannot open shared library' >&2; exit 127", "cannot open shared library"),
-            (r"printf '\377\376\000\033[31mred' >&2; exit 1", "no working Python"),
-            ("head -c 20000000 /dev/zero | tr '\\0' x", "no working Python"),
-            ("head -c 20000000 /dev/zero | tr '\\0' x >&2; exit 1", "no working Python"),
-            ("kill -SEGV $$", "no working Python"),
-            ("kill -KILL $$", "no working Python"),
+            (r"printf '\377\376\000\033[31mred' >&2; exit 1", "not a working Python"),
+            ("head -c 20000000 /dev/zero | tr '\\0' x", "not a working Python"),
+            ("head -c 20000000 /dev/zero | tr '\\0' x >&2; exit 1", "not a working Python"),
+            ("kill -SEGV $$", "not a working Python"),
+            ("kill -KILL $$", "not a working Python"),
         ],
     )
     def test_what_is_no_python_is_refused(
@@ -379,27 +379,27 @@ class TestTape:
     def test_the_command_itself_says_it_and_no_more(self, tmp_path: Path) -> None:
         tape = tmp_path / "tape.json"
         tape.write_text('{"schema_version": 1, "runs": [{"argv": ["/usr')
-        ends_with_a_sentence(run_doctor("diagnose", "--from", tape), USAGE, "cut off")
+        ends_with_a_sentence(run_doctor("diagnose", "--from", tape), USAGE, "truncated")
 
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            (b"", "no JSON"),
-            (b"hello", "no JSON"),
-            (b"\xff\xfe\x00", "no JSON"),
-            (b'{"schema_version": 1, "runs": [{"argv": ["/usr', "cut off"),
-            (b"[" * 50_000, "no JSON"),
-            (b'{"schema_version": 1, "python": ' + b'{"a":' * 50_000, "no JSON"),
-            (b"[]", "no snapshot"),
-            (b"null", "no snapshot"),
-            (b"{}", "no snapshot"),
-            (b'{"schema_version": "1"}', "no snapshot"),
+            (b"", "not valid JSON"),
+            (b"hello", "not valid JSON"),
+            (b"\xff\xfe\x00", "not valid JSON"),
+            (b'{"schema_version": 1, "runs": [{"argv": ["/usr', "truncated"),
+            (b"[" * 50_000, "not valid JSON"),
+            (b'{"schema_version": 1, "python": ' + b'{"a":' * 50_000, "not valid JSON"),
+            (b"[]", "not a snapshot"),
+            (b"null", "not a snapshot"),
+            (b"{}", "not a snapshot"),
+            (b'{"schema_version": "1"}', "not a snapshot"),
             (b'{"schema_version": 99}', "newer vllm-doctor"),
             (b'{"schema_version": 1}', "is missing"),
             (b'{"schema_version": true}', ""),
             (b'{"schema_version": 1, "python": "p", "nonsense": 1}', "nonsense"),
             (
-                b'{"schema_version": 1, "tool": "t", "python": 3, "found_by": "f", "env": {}}',
+                b'{"schema_version": 1, "tool": "t", "python": 3, "found_by": "", "env": {}}',
                 "python",
             ),
         ],
@@ -417,7 +417,7 @@ class TestTape:
         tape = tmp_path / "tape.json"
         for share in (0.1, 0.5, 0.99):
             tape.write_text(whole[: int(len(whole) * share)])
-            ends_with_a_sentence(self.judge(tape), USAGE, "cut off")
+            ends_with_a_sentence(self.judge(tape), USAGE, "truncated")
 
     def test_one_of_500_mb_is_refused_unread(self, tmp_path: Path) -> None:
         tape = tmp_path / "tape.json"
@@ -436,7 +436,13 @@ class TestTape:
 
     def test_one_that_holds_no_answer_could_not_be_told(self, tmp_path: Path) -> None:
         tape = tmp_path / "tape.json"
-        empty = {"schema_version": 1, "tool": "t", "python": "/p", "found_by": "f", "env": {}}
+        empty = {
+            "schema_version": 1,
+            "tool": "t",
+            "python": "/p",
+            "found_by": "--python",
+            "env": {},
+        }
         tape.write_text(json.dumps(empty))
         ends_with_a_sentence(self.judge(tape), UNKNOWN, "this snapshot does not contain")
 
@@ -540,7 +546,7 @@ class TestRules:
     @pytest.mark.parametrize(
         ("texts", "words"),
         [
-            ((), "holds no rules"),
+            ((), "contains no rules"),
             (("def broken(:",), "SyntaxError"),
             (("raise SystemExit(0)",), "cannot be loaded"),
             ((a_rule(), a_rule()), "site-rule"),
@@ -852,7 +858,7 @@ def test_every_name_of_the_interpreter_is_the_one_that_runs_these_tests() -> Non
     ("only", "words"),
     [
         ("nvcc-mising", "did you mean nvcc-missing?"),
-        ("nvcc-missing,zzz", "--only zzz: there is no such rule"),
+        ("nvcc-missing,zzz", "--only zzz: unknown rule"),
     ],
 )
 def test_an_ailment_that_no_rule_has_cannot_be_repaired_alone(only: str, words: str) -> None:

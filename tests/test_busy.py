@@ -72,7 +72,7 @@ def test_another_doctor_is_told_by_its_pid(served: Environment, words: tuple[str
     with held(served.prefix) as other:
         said = run_doctor(*words, "--python", served.prefix)
         assert (said.code, said.out) == (BUSY, "")
-        assert said.err.splitlines()[-1] == told(other, served.prefix) + "--wait waits for it"
+        assert said.err.splitlines()[-1] == told(other, served.prefix) + "use --wait to wait for it"
 
 
 @pytest.mark.parametrize("words", [("undo",), ("launch", *ON_CPU)], ids=" ".join)
@@ -81,7 +81,10 @@ def test_a_wait_that_is_over_ends_the_same(served: Environment, words: tuple[str
         said = run_doctor(*words, "--wait", "0.2", "--python", served.prefix)
         assert (said.code, said.out) == (BUSY, "")
         begin = told(other, served.prefix)
-        assert said.err.splitlines() == [f"{begin}waiting for it", f"{begin}--wait waits for it"]
+        assert said.err.splitlines() == [
+            f"{begin}waiting for it",
+            f"{begin}use --wait to wait for it",
+        ]
 
 
 @pytest.mark.parametrize(

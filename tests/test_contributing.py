@@ -18,7 +18,8 @@ from tests.conftest import HANG, SYSTEM
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCK = re.compile(
-    r"<!-- (\w+): (append to|in|run) ?(\S*?)(?:, after (.*?))? -->\n```\w+\n(.*?)```", re.S
+    r"<!-- (\w+): (append to|in|run) ?(\S*?)(?:, (after|instead of) (.*?))? -->\n```\w+\n(.*?)```",
+    re.S,
 )
 EXAMPLES = dict.fromkeys(row[0] for row in BLOCK.findall(TEXT))
 TITLES = {
@@ -36,6 +37,10 @@ TRIED = {
     "fact": """
 python -c 'from doctor.engine import Facts; from doctor.target import Live
 from doctor.probes.host_memory import HostMemory; print(Facts(Live()).get(HostMemory))'
+python -c 'import json; from doctor.engine import Facts; from doctor.tape import Tape, load_tape
+from doctor.probes.host_memory import HostMemory; from tests.tapes import TAPES, answers, laid_over
+snapshot = load_tape(laid_over(json.loads(TAPES[0].read_text()), answers()))
+assert Facts(Tape(snapshot)).get(HostMemory).total == 263842636'
 """,
     "kind": """
 at=$(mktemp -d) && python -m venv --without-pip "$at/env" && mkdir "$at/rules"
@@ -85,7 +90,7 @@ def test_an_example_touches_what_the_table_says_and_works(
     shutil.copytree(tree, tmp_path / "tree", symlinks=True)
     copy = tmp_path / "tree"
     touched = set()
-    for name, how, file, after, text in BLOCK.findall(TEXT):
+    for name, how, file, where, line, text in BLOCK.findall(TEXT):
         if name != example:
             continue
         if how == "run":
@@ -93,7 +98,7 @@ def test_an_example_touches_what_the_table_says_and_works(
             continue
         place = copy / file
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(put(place, how, after, text), encoding="utf-8")
+        place.write_text(put(place, where, line, text), encoding="utf-8")
         touched.add(file)
     carried_out(TRIED.get(example, ""), copy)
     assert len(touched) == promised(TITLES[example])
@@ -108,13 +113,13 @@ def promised(title: str) -> int:
     return int(count)
 
 
-def put(place: Path, how: str, after: str, text: str) -> str:
-    """The file with the block at its end, or behind the one line that holds `after`."""
+def put(place: Path, where: str, mark: str, text: str) -> str:
+    """The file with the block at its end, or after, or instead of, the one line with the mark."""
     was = place.read_text(encoding="utf-8") if place.exists() else ""
-    if how == "append to":
+    if not where:
         return f"{was}\n{text}" if was else text
-    (line,) = (line for line in was.splitlines(keepends=True) if after in line)
-    return was.replace(line, line + text)
+    (line,) = (line for line in was.splitlines(keepends=True) if mark in line)
+    return was.replace(line, line + text if where == "after" else text)
 
 
 def carried_out(text: str, copy: Path) -> str:

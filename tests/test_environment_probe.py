@@ -195,7 +195,7 @@ class TestLaunchEnv:
         options = ("--python", cpu_server.prefix, "--set", "device=cpu")
         said = run_doctor("diagnose", "--format", "json", *options)
         (finding,) = said.outcome("shell-env-not-loaded")["findings"]
-        assert finding["message"] == "a `vllm serve` typed in this shell would not see CUDA_HOME"
+        assert finding["message"] == "`vllm serve` started from this shell would not see CUDA_HOME"
         assert (said.code, said.report["verdict"]) == (0, "healthy")
 
 
@@ -478,7 +478,7 @@ class TestDriver:
         env = {**stand_ins.environment(libraries, gpus=2), "CUDA_VISIBLE_DEVICES": "1"}
         said = run_doctor("diagnose", "--format", "json", "--python", shared_server.prefix, env=env)
         (finding,) = said.outcome("tp-exceeds-visible-gpus")["findings"]
-        assert finding["message"] == "tensor parallel 2 needs 2 GPUs, and CUDA shows 1"
+        assert finding["message"] == "tensor_parallel_size=2 needs 2 GPUs; CUDA sees 1"
 
     def test_a_driver_without_gpus(self, shared_server: Environment, libraries: Path) -> None:
         env = stand_ins.environment(libraries, gpus=0)
@@ -489,7 +489,10 @@ class TestDriver:
         said = run_doctor("diagnose", "--format", "json", "--python", shared_server.prefix, env=env)
         assert said.report["primary"] == "driver-too-old"
         (finding,) = said.outcome("driver-too-old")["findings"]
-        assert finding["message"] == "the NVIDIA driver speaks CUDA 12.4, torch needs CUDA 13.0"
+        assert (
+            finding["message"]
+            == "the NVIDIA driver supports CUDA up to 12.4; torch needs CUDA 13.0"
+        )
 
     @pytest.mark.parametrize("version", ["580.95.05", "580.65", "nonsense", ""])
     def test_any_version_of_a_driver_is_no_crash(

@@ -125,7 +125,7 @@ class TestWhatDies:
             f"importing flashinfer fails: AttributeError: no cudaLibrary_t ({path}:2)"
         ]
         (finding,) = said.outcome("import-fails")["findings"]
-        assert finding["evidence"] == [f"so does the import of {FLASHINFER}"]
+        assert finding["evidence"] == [f"importing {FLASHINFER} fails as well"]
         assert outcomes(said)["vllm.v1.attention.backends.flash_attn"] == "ok"
 
     def test_the_report_shows_it(self, server: Environment) -> None:
@@ -178,7 +178,7 @@ class TestWhatDies:
         write(server, "vllm.v1.attention.backends.flash_attn", "raise AttributeError('x')\n")
         said = deep(server)
         (finding,) = said.outcome("import-fails")["findings"]
-        assert finding["evidence"] == ["vLLM goes on there after ImportError alone"]
+        assert finding["evidence"] == ["vLLM continues there only after ImportError"]
         assert said.code == 1
 
     def test_what_only_some_models_import_is_a_warning(self, server: Environment) -> None:

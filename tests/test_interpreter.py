@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from doctor import profile as profiles
 from doctor.engine import Facts
-from doctor.probes.interpreter import Interpreter, Where, import_path
+from doctor.probes.interpreter import FoundBy, Interpreter, Where, import_path
 from doctor.probes.wheels import Packages
 from doctor.target import Live
 from tests.conftest import BASE_PYTHON, SYSTEM, Environment, bare_environment, run_doctor
@@ -74,7 +74,7 @@ def itself(python: Path, env: Mapping[str, str] | None = None) -> dict[str, Any]
 
 
 def facts(python: Path, env: Mapping[str, str] | None = None) -> Facts:
-    given = (Where(python, "--python"), profiles.load_profile(profiles.DEFAULT_PROFILE))
+    given = (Where(python, FoundBy.OPTION), profiles.load_profile(profiles.DEFAULT_PROFILE))
     return Facts(Live({**SYSTEM, **(env or {})}), given)
 
 

@@ -14,7 +14,7 @@ from doctor import profile as profiles
 from doctor.diagnose import Question, diagnose
 from doctor.engine import Facts, load_rules
 from doctor.model import Severity
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.repair.plan import Scope, select_fixes
 from doctor.report.json import report_schema
 from doctor.shipped import rules_folder
@@ -101,8 +101,7 @@ class TestAccepted:
         said = run_inside(command, *healthy, "--accept", "model-not-knwon")
         assert said.code == 2
         assert said.err.strip() == (
-            "vllm-doctor: --accept model-not-knwon: there is no such rule; did you mean "
-            "model-not-known?"
+            "vllm-doctor: --accept model-not-knwon: unknown rule; did you mean model-not-known?"
         )
 
     def test_it_is_not_repaired(self, server: Environment) -> None:
@@ -110,7 +109,7 @@ class TestAccepted:
 
         def chosen(*accept: str) -> list[str]:
             profile = profiles.load_profile(profiles.DEFAULT_PROFILE, ("gpus=later", "archs=9.0"))
-            facts = Facts(Live(SYSTEM), (Where(server.python, "--python"), profile))
+            facts = Facts(Live(SYSTEM), (Where(server.python, FoundBy.OPTION), profile))
             report = diagnose(facts, load_rules(rules_folder()), Question("it", accept=accept))
             return [one.id for one in select_fixes(report, Scope(Severity.ERROR)).chosen]
 

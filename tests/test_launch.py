@@ -24,17 +24,19 @@ from typing import Any
 
 import pytest
 
-from doctor import launch
 from doctor import profile as profiles
 from doctor.diagnose import Question
 from doctor.engine import Facts, load_rules
-from doctor.launch import JudgedStart, LaunchError, WrongArguments, argv, difference, shown_command
-from doctor.model import Rule, Verdict
+from doctor.errors import UsageError
+from doctor.model import Rule, Text, Verdict
 from doctor.probes.environment import HOME, HUB_SWITCH, HUB_TOKENS, SAVED
-from doctor.probes.interpreter import Interpreter, Where
+from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.toolkit import HEADERS
 from doctor.probes.vllm_names import VllmOptions
-from doctor.profile import Profile, ProfileError
+from doctor.profile import Profile
+from doctor.serve.argv import argv, difference, shown_command
+from doctor.serve.errors import LaunchError, WrongArguments
+from doctor.serve.gate import JudgedStart, judge_start
 from doctor.shipped import rules_folder
 from doctor.target import Live
 from tests.conftest import (
@@ -658,7 +660,7 @@ class TestRefusal:
             assert (said.code, said.out, records(record)) == (75, "", [])
             assert said.err == (
                 f"vllm-doctor: another vllm-doctor (pid 4711) is changing {served.prefix}; "
-                "--wait waits for it\n"
+                "use --wait to wait for it\n"
             )
         assert run(served, record, EXITS="0").code == 0
 
@@ -817,7 +819,7 @@ class TestTokens:
     def test_no_profile_says_that_the_person_chose(self, tmp_path: Path) -> None:
         path = tmp_path / "p.toml"
         path.write_text('model = "x"\n[env_asked]\nHF_ENDPOINT = "https://mirror.example"\n')
-        with pytest.raises(ProfileError, match="env_asked"):
+        with pytest.raises(UsageError, match="env_asked"):
             profiles.load_profile(str(path))
 
 
@@ -857,12 +859,12 @@ class Place:
         profile = profiles.load_profile(
             profiles.DEFAULT_PROFILE, ("gpus=later", "archs=9.0", *sets)
         )
-        told: list[str] = []
+        told: list[Text] = []
         builds = self.builds
-        made = launch.judge_start(
+        made = judge_start(
             Facts(
                 Live({**self.env, **(env or {})}, foreign),
-                (Where(self.one.python, "--python"), profile),
+                (Where(self.one.python, FoundBy.OPTION), profile),
             ),
             self.rules,
             Question("it", accept=accept),
@@ -1050,7 +1052,7 @@ class TestProof:
         add_nvcc(place.one, breaks="echo 'error: no such thing' >&2; exit 1")
         for builds in (1, 2):
             made = place.judge()
-            assert made.refused == "deep-check-failed"
+            assert str(made.refused) == "deep-check-failed"
             assert place.builds == builds
         assert not place.proofs.exists()
 
@@ -1058,18 +1060,18 @@ class TestProof:
         broken = script(tmp_path / "c++", 'case "$*" in *stand_in*) exit 1;; esac; exec c++ "$@"')
         made = place.judge(env={"CXX": str(broken)})
         assert made.refused is not None
-        assert "deep-check-failed" in made.refused
+        assert "deep-check-failed" in str(made.refused)
         assert not place.proofs.exists()
 
     def test_errors_are_told_before_anything_is_built(self, place: Place) -> None:
         (place.toolkit / "include/curand.h").unlink()
         made = place.judge()
-        assert made.refused == "cuda-headers-missing"
+        assert str(made.refused) == "cuda-headers-missing"
         assert place.builds == 0
 
     def test_a_build_that_fails_is_no_obstacle_where_it_was_accepted(self, place: Place) -> None:
         add_nvcc(place.one, breaks="echo 'error: no such thing' >&2; exit 1")
-        assert place.judge().refused == "deep-check-failed"
+        assert str(place.judge().refused) == "deep-check-failed"
         assert place.judge(accept=("deep-check-failed",)).refused is None
         assert not place.proofs.exists()
 
@@ -1078,7 +1080,7 @@ class TestProof:
         found = {o.rule.id for o in place.judge().report.outcomes if o.verdict is Verdict.FOUND}
         made = place.judge(accept=found)
         assert made.refused is not None
-        assert "--accept deep-check-failed" in made.refused
+        assert "--accept deep-check-failed" in str(made.refused)
         assert place.judge(accept={*found, "deep-check-failed"}).refused is None
 
     def test_a_dry_run_builds_nothing_and_says_that_a_start_would(self, place: Place) -> None:
@@ -1096,7 +1098,7 @@ class TestProof:
 
     def test_an_import_that_dies_is_refused_and_not_remembered(self, place: Place) -> None:
         (place.one.site / "flashinfer/__init__.py").write_text("raise AttributeError('gone')")
-        assert place.judge().refused == "import-fails"
+        assert str(place.judge().refused) == "import-fails"
         assert not place.proofs.exists()
         assert place.judge(accept=("import-fails",)).refused is None
         assert not place.proofs.exists()

@@ -23,6 +23,7 @@ from doctor.probes.models import QuantizationMethods
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
 from doctor.target import Target
+from doctor.variables import VARIABLES, Trait, names_with
 
 PACKAGE = Path(doctor.__file__).parent
 MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))
@@ -91,7 +92,7 @@ def uses(path: Path, owner: str, *names: str) -> bool:
 
 START_PROCESSES = {
     "target.py": "what a probe asks the machine",
-    "launch.py": "the server",
+    "serve/process.py": "the server",
     "repair/installer.py": "uv or pip",
 }
 
@@ -117,7 +118,8 @@ OPEN_FILES = {
     "cli/__init__.py": "/dev/null, where a standard stream is closed",
     "cli/output.py": "the snapshot or the script that a person asked for",
     "logs/source.py": "the log that is explained",
-    "launch.py": "the lock of a repair, the proofs of earlier starts",
+    "serve/gate.py": "the lock of a fix",
+    "serve/proofs.py": "the proofs of earlier starts",
     "fixes/environment.py": "the variables that it stages",
     "repair/pip.py": "what pip is asked",
     "repair/stage.py": "what it stages",
@@ -219,6 +221,126 @@ def test_a_diagnosis_in_json_imports_neither_rich_nor_torch_nor_vllm() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stderr.strip() == "[]"
+
+
+# Shape.
+
+MOST_PARAMETERS = 7
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+
+
+def decorated_as(node: ast.FunctionDef, *names: str) -> bool:
+    """A rule, a probe or a command: what it takes is said by its parameters."""
+    shown = (ast.unparse(one).partition("(")[0] for one in node.decorator_list)
+    return any(one.rpartition(".")[2] in names for one in shown)
+
+
+def parameters(node: ast.FunctionDef) -> list[str]:
+    args = node.args
+    named = [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
+    rest = [a.arg for a in (args.vararg, args.kwarg) if a]
+    return [name for name in (*named, *rest) if name not in ("self", "cls")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_function_has_more_parameters_than_a_reader_keeps_apart(module: str) -> None:
+    long = [
+        one.name
+        for one in functions(PACKAGE / module)
+        if not decorated_as(one, "rule", "probe", "command", "group")
+        and len(parameters(one)) > MOST_PARAMETERS
+    ]
+    assert not long
+
+
+def public_names(path: Path) -> Iterator[str]:
+    """What a module defines at its top for others; not commands, and not type variables."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if (
+            isinstance(node, ast.FunctionDef) and not decorated_as(node, "command", "group")
+        ) or isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign) and "TypeVar(" not in ast.unparse(node.value):
+            yield from (one.id for one in node.targets if isinstance(one, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+
+
+TWICE = {
+    "main": "the console script, and what it starts",
+    **dict.fromkeys(
+        ("Case", "Explanation", "FAILED", "Item", "clean", "quantization_methods"),
+        "to be renamed",
+    ),
+}
+
+
+def test_no_public_name_has_two_meanings() -> None:
+    found: dict[str, list[str]] = {}
+    for module in MODULES:
+        if module not in CHILDREN:
+            for name in public_names(PACKAGE / module):
+                found.setdefault(name, []).append(module)
+    twice = {
+        name: modules
+        for name, modules in found.items()
+        if len(modules) > 1 and not name.startswith("_")
+    }
+    assert set(twice) == set(TWICE), twice
+
+
+def ladders(path: Path) -> list[int]:
+    """The lines of each `try` with several handlers, or with one that only ends the command: what
+    ends a command is raised, and printed in one place."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Try)
+        and (len(node.handlers) > 1 or any(map(only_fails, node.handlers)))
+    ]
+
+
+def only_fails(handler: ast.ExceptHandler) -> bool:
+    return len(handler.body) == 1 and ast.unparse(handler.body[0]).startswith("fail(")
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("cli/")])
+def test_what_ends_a_command_is_told_in_one_place(module: str) -> None:
+    assert bool(ladders(PACKAGE / module)) == (module == "cli/__init__.py")
+
+
+# Variables.
+
+
+def names_in(node: ast.expr) -> list[str]:
+    """The texts that a table holds directly."""
+    if isinstance(node, ast.Dict):
+        rows = [key for key in node.keys if key]
+    else:
+        rows = node.elts if isinstance(node, (ast.Tuple, ast.List, ast.Set)) else []
+    return [r.value for r in rows if isinstance(r, ast.Constant) and isinstance(r.value, str)]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in ("variables.py", *CHILDREN)])
+def test_variables_stand_in_one_table(module: str) -> None:
+    judged = {row.name for row in VARIABLES}
+    tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+    tables = [names_in(node) for node in ast.walk(tree) if isinstance(node, ast.expr)]
+    assert not [table for table in tables if len(judged.intersection(table)) > 3]
+
+
+def test_each_row_of_variables_says_what_it_is_kept_for() -> None:
+    assert len({row.name for row in VARIABLES}) == len(VARIABLES)
+    assert [row.name for row in VARIABLES] == sorted(row.name for row in VARIABLES)
+    for row in VARIABLES:
+        assert row.traits
+        assert str(row.why)
+    assert all(names_with(trait) for trait in Trait)
 
 
 # Facts and probes.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from doctor.locate import LocateError, locate, refuse_foreign
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from tests.conftest import BASE_PYTHON, Environment, bare_environment, run_doctor, script
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -41,7 +41,7 @@ def trampoline(python: str) -> tuple[str, str, str]:
 class TestPythonOption:
     def test_a_python_is_taken_as_it_is_called(self, bare: Environment) -> None:
         """Its links are not followed: a venv's python is known by the folder it is called in."""
-        assert locate(str(bare.python), {}) == Where(bare.python, "--python")
+        assert locate(str(bare.python), {}) == Where(bare.python, FoundBy.OPTION)
 
     def test_a_folder_means_the_python_in_it(self, bare: Environment) -> None:
         for value in (str(bare.prefix), f"{bare.prefix}/", f"{bare.prefix}/."):
@@ -60,7 +60,7 @@ class TestPythonOption:
 
     def test_it_beats_everything_else(self, bare: Environment, other: Environment) -> None:
         env = {"VIRTUAL_ENV": str(other.prefix), "CONDA_PREFIX": str(other.prefix)}
-        assert locate(str(bare.prefix), env) == Where(bare.python, "--python")
+        assert locate(str(bare.prefix), env) == Where(bare.python, FoundBy.OPTION)
 
 
 class TestDiscovery:
@@ -73,26 +73,28 @@ class TestDiscovery:
             "CONDA_PREFIX": str(other.prefix),
             "PATH": str(folder),
         }
-        assert locate(None, env) == Where(bare.python, "VIRTUAL_ENV")
+        assert locate(None, env) == Where(bare.python, FoundBy.VIRTUAL_ENV)
 
     def test_an_active_conda_prefix_comes_before_path(
         self, bare: Environment, other: Environment
     ) -> None:
         folder = vllm_script(other.prefix / "bin", f"#!{other.python}")
         env = {"CONDA_PREFIX": str(bare.prefix), "PATH": str(folder)}
-        assert locate(None, env) == Where(bare.python, "CONDA_PREFIX")
+        assert locate(None, env) == Where(bare.python, FoundBy.CONDA_PREFIX)
 
     @pytest.mark.parametrize("name", ["VIRTUAL_ENV", "CONDA_PREFIX"])
     def test_one_that_is_set_and_gone_is_named_and_not_passed_over(
         self, tmp_path: Path, name: str
     ) -> None:
-        with pytest.raises(LocateError, match=f"^{name} {tmp_path}/gone: there is no "):
+        with pytest.raises(
+            LocateError, match=f"^{name} {tmp_path}/gone: {tmp_path}/gone does not exist"
+        ):
             locate(None, {name: f"{tmp_path}/gone"})
 
     def test_an_empty_variable_is_none(self, bare: Environment) -> None:
         folder = vllm_script(bare.prefix / "bin", f"#!{bare.python}")
         made = locate(None, {"VIRTUAL_ENV": "", "CONDA_PREFIX": "", "PATH": str(folder)})
-        assert made == Where(bare.python, f"vllm on PATH ({folder}/vllm)")
+        assert made == Where(bare.python, FoundBy.VLLM_ON_PATH, folder / "vllm")
 
     def test_the_first_vllm_on_path_counts(self, bare: Environment, other: Environment) -> None:
         first = vllm_script(bare.prefix / "bin", f"#!{bare.python}")
@@ -176,11 +178,11 @@ class TestDiscovery:
         (tmp_path / "vllm").write_bytes(first.encode("utf-8", "surrogateescape") + b"\n")
         (tmp_path / "vllm").chmod(0o755)
         made = locate(None, {"PATH": str(tmp_path)})
-        assert made == Where(Path(sys.executable), "the doctor's own")
+        assert made == Where(Path(sys.executable), FoundBy.OWN)
 
     def test_the_doctors_own_interpreter_is_the_last_resort(self) -> None:
         for env in ({}, {"PATH": ""}, {"PATH": "/nowhere"}):
-            assert locate(None, env) == Where(Path(sys.executable), "the doctor's own")
+            assert locate(None, env) == Where(Path(sys.executable), FoundBy.OWN)
 
     def test_the_report_says_which_and_why(self, bare: Environment) -> None:
         env = {"VIRTUAL_ENV": str(bare.prefix)}
@@ -214,7 +216,7 @@ class TestForeignOwner:
         script(bare.python, "exit 0")
         os.chown(bare.python, SOMEONE, SOMEONE)
         with pytest.raises(LocateError):
-            refuse_foreign(Where(bare.python, "--python"))
+            refuse_foreign(bare.python)
 
     @ROOT_ONLY
     def test_settings_of_another_user_are_refused(self, bare: Environment) -> None:
@@ -279,4 +281,4 @@ class TestForeignOwner:
     ) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         bare.python.parent.chmod(0o777)
-        refuse_foreign(Where(bare.python, "--python"))
+        refuse_foreign(bare.python)

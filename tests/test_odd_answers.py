@@ -16,7 +16,7 @@ from doctor.diagnose import Question, diagnose
 from doctor.engine import Crashed, Facts, load_rules
 from doctor.model import Missing, Verdict
 from doctor.numbers import cuda_version, number_of, version_of
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import recorded_where
 from doctor.shipped import rules_folder
 from doctor.tape import NotRecorded, Tape, load_tape
 from doctor.target import READ_MOST, Ran, Stat
@@ -128,7 +128,7 @@ def test_no_rule_crashes_on_an_odd_answer(tape: Path) -> None:
         )
         try:
             recording = load_tape({**data, **odd})
-            where = Where(Path(recording.python), recording.found_by)
+            where = recorded_where(recording.python, recording.found_by)
             report = diagnose(Facts(Forgetful(recording), (where, profile)), RULES, Question("it"))
         except (CodecError, Missing):  # an odd answer where a recording has none
             continue

@@ -117,7 +117,7 @@ class TestWhatIsOverwritten:
         assert (one.wanted.name, one.lost) == ("cuda-bindings", ())
         (finding,) = found(server)
         assert finding.severity is Severity.WARNING
-        assert "those of cuda-bindings 13.5.0 are there" in str(finding.message)
+        assert "those of cuda-bindings 13.5.0 are installed" in str(finding.message)
 
     def test_it_only_warns_where_nothing_of_vllms_imports_it(self, pair: Environment) -> None:
         needed_by_vllm(pair, "cuda-bindings>=12.8")
@@ -131,7 +131,7 @@ class TestWhatIsOverwritten:
         (one,) = overlaps(pair)
         assert one.foreign == one.lost == SHARED
         (finding,) = found(pair)
-        assert str(finding.message).endswith("own are neither one's")
+        assert str(finding.message).endswith("share are the files of neither")
 
     def test_two_variants_of_one_package_of_which_either_does_only_inform(
         self, server: Environment

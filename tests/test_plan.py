@@ -24,7 +24,7 @@ from doctor.fixes import (
 )
 from doctor.fixes.pip import desired
 from doctor.model import Finding, Fix, Needs, Outcome, Severity, Step, Text, Verdict
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import recorded_where
 from doctor.probes.wheels import Packages
 from doctor.repair import plan, transaction
 from doctor.repair.action import Action, SelectedFix
@@ -40,7 +40,7 @@ RULES = load_rules(rules_folder())
 
 def report(name: str) -> Report:
     tape = load_tape(parse_json((TAPES / f"{name}.json").read_bytes()))
-    where = Where(Path(tape.python), tape.found_by)
+    where = recorded_where(tape.python, tape.found_by)
     profile = profiles.load_profile(profiles.DEFAULT_PROFILE)
     return diagnose(Facts(Tape(tape), (where, profile)), RULES, Question(profiles.DEFAULT_PROFILE))
 

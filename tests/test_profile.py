@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from doctor import profile as profiles
-from doctor.profile import DEFAULT_PROFILE, ModelNeeds, Profile, ProfileError
+from doctor.errors import UsageError
+from doctor.profile import DEFAULT_PROFILE, ModelNeeds, Profile
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from doctor.profile import DEFAULT_PROFILE, ModelNeeds, Profile, ProfileError
         ("model.name=x", "model.name"),
         ("port.number=1", "port.number"),
         ("port", "port"),
-        ("=1", "no such key"),
+        ("=1", "unknown key"),
         ("port=abc", "port"),
         ("port=", "port"),
         ("port=0", "port"),
@@ -66,7 +67,7 @@ from doctor.profile import DEFAULT_PROFILE, ModelNeeds, Profile, ProfileError
     ],
 )
 def test_a_set_that_does_not_fit_names_its_key(value: str, key: str) -> None:
-    with pytest.raises(ProfileError) as error:
+    with pytest.raises(UsageError) as error:
         profiles.load_profile(DEFAULT_PROFILE, [value])
     assert str(error.value).startswith("--set ")
     assert key in str(error.value)
@@ -83,14 +84,14 @@ def test_a_set_that_does_not_fit_names_its_key(value: str, key: str) -> None:
         ("model = 'm'\n[needs]\nweights_gib = " + "9" * 400, "weights_gib"),
         ("model = 'm'\n[needs]\nattention_heads = 0x" + "f" * 5000, "attention_heads"),
         ("model = 1", "model: expected text, got 1"),
-        ("model = 'm'\nport = '8000'", "port: expected a whole number"),
-        ("model = 'm'\nport = true", "port: expected a whole number"),
+        ("model = 'm'\nport = '8000'", "port: expected an integer"),
+        ("model = 'm'\nport = true", "port: expected an integer"),
         ("model = 'm'\nport = 0", "port: 0 is not between 1 and 65535"),
         ("model = 'm'\ngpu_memory_utilization = nan", "gpu_memory_utilization"),
         ("model = 'm'\nenv = ['A=1']", "env: expected a table"),
         ("model = 'm'\n[env]\nA = 1", "env.A: expected text"),
         ("model = 'm'\narchs = '9.0'", "archs: expected a list"),
-        ("model = 'm'\nport = 2026-01-01", "port: expected a whole number"),
+        ("model = 'm'\nport = 2026-01-01", "port: expected an integer"),
         ("model = ", "Invalid value"),
         ("\udcff", ""),
         ("a = " + "[" * 20_000, ""),
@@ -102,7 +103,7 @@ def test_a_file_that_does_not_fit_is_named_with_its_key(
 ) -> None:
     file = tmp_path / "profile.toml"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ProfileError) as error:
+    with pytest.raises(UsageError) as error:
         profiles.load_profile(str(file))
     assert str(error.value).startswith(f"--profile {file}: ")
     assert words in str(error.value)
@@ -225,5 +226,5 @@ def test_every_built_in_profile_loads(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "A B", "1A", "A-B", "Ä"])
 def test_what_is_no_name_of_a_variable_is_refused(name: str) -> None:
-    with pytest.raises(ProfileError, match="is no name of a variable"):
+    with pytest.raises(UsageError, match="not the name of a variable"):
         profiles.load_profile(DEFAULT_PROFILE, (f"env.{name}=x",))

@@ -17,7 +17,7 @@ from doctor.repair.stage import _record
 from doctor.tape import Recording, load_tape
 from tests.conftest import Environment, Said, run_doctor, run_inside, script
 
-HEAD = '{"schema_version":1,"tool":"t","python":"/p","found_by":"f","env":{},"runs":['
+HEAD = '{"schema_version":1,"tool":"t","python":"/p","found_by":"--python","env":{},"runs":['
 HUGE = 2 << 30
 
 
@@ -120,7 +120,7 @@ def test_no_snapshot_of_the_largest_size_takes_200_mib(piece: str, tmp_path: Pat
 def test_an_error_does_not_repeat_a_value_of_megabytes(key: str, value: object) -> None:
     if key == "python" and isinstance(value, str):
         value = value.encode()  # text it may be
-    good = {"schema_version": 1, "tool": "t", "python": "/p", "found_by": "f", "env": {}}
+    good = {"schema_version": 1, "tool": "t", "python": "/p", "found_by": "--python", "env": {}}
     with pytest.raises(CodecError) as refusal:
         load_tape({**good, key: value})
     assert len(str(refusal.value)) < 300, str(refusal.value)[:2000]

@@ -28,8 +28,9 @@ from doctor.redact import (
     secrets_of,
 )
 from doctor.shipped import rules_folder
-from doctor.snapshot import RECORDED, shareable
+from doctor.snapshot import shareable
 from doctor.tape import Tape, load_tape
+from doctor.variables import RECORDED, Trait, names_with
 from tests.conftest import not_for_ever, run_doctor, shared_library, vllm_environment
 from tests.corpus import logs
 from tests.planted import Planted, planted
@@ -376,12 +377,11 @@ NO_VARIABLES = {
 
 def test_the_values_that_are_kept_are_those_that_a_probe_or_a_rule_reads() -> None:
     root = Path(doctor.__file__).parent
-    files = [*root.glob("probes/*.py"), *rules_folder().glob("*.py"), root / "launch.py"]
+    files = [*root.glob("probes/*.py"), *rules_folder().glob("*.py"), *root.glob("serve/*.py")]
     files.append(root / "consumers/flashinfer.py")
     files.remove(root / "probes/_imports.py")  # which sets where the caches of a child are
     read = set().union(*map(words_in_capitals, files)) - set(NO_VARIABLES)
-    assert read == set(RECORDED)
-    assert all(RECORDED.values())
+    assert read | {*names_with(Trait.BUILD), *names_with(Trait.IMPORT)} == RECORDED
 
 
 def test_of_what_else_concerns_a_server_the_name_alone_is_kept() -> None:

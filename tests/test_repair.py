@@ -14,7 +14,7 @@ import pytest
 from packaging.version import Version
 
 from doctor.engine import Facts
-from doctor.probes.interpreter import Interpreter, Where
+from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.repair import pip, uv
 from doctor.repair.index import choose_indexes
 from doctor.repair.installer import Wanted
@@ -371,7 +371,7 @@ def test_a_plan_is_what_uv_would_do_which_asks_the_target_itself(
     if kind == "behind a link":
         (tmp_path / "link").symlink_to("venv")
         python = tmp_path / "link/bin/python"
-    who = Facts(Live({}), (Where(python, "--python"),)).get(Interpreter)
+    who = Facts(Live({}), (Where(python, FoundBy.OPTION),)).get(Interpreter)
     roots = (VLLM, "transformers>=5.0", "cuda-toolkit[crt,nvcc,nvvm]==13.0.2")
     held = ("torch==2.11.0",) if kind != "no venv" else ()
     wanted = Wanted(python, who.version, who.installs_to, roots, held, ("flashinfer-python",))

@@ -13,6 +13,7 @@ from packaging.version import Version
 
 import doctor
 from doctor.codec import decode
+from doctor.consumers.flashinfer import HomeFrom
 from doctor.engine import Facts, load_rules
 from doctor.fixes import (
     Command,
@@ -26,8 +27,8 @@ from doctor.fixes.recipes import use_wheels
 from doctor.model import Finding, Fix, Installer, Missing, Needs, NotApplicable
 from doctor.probes.cuda_home import HomeOfLinks
 from doctor.probes.driver import CuInit, DeepAsked, Device, Driver, Gpus
-from doctor.probes.environment import HOME, SETTABLE, LaunchEnv
-from doctor.probes.interpreter import DOCTORS_OWN, Interpreter, Where
+from doctor.probes.environment import HOME, LaunchEnv
+from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.jit import Jit, Workaround
 from doctor.probes.kernel_cache import CachedOp, KernelCache
 from doctor.probes.repairs import Repairs
@@ -36,6 +37,7 @@ from doctor.probes.wheels import Packages, Vllm
 from doctor.profile import ModelNeeds, Profile
 from doctor.shipped import rules_folder
 from doctor.target import Live
+from doctor.variables import SETTABLE
 from tests import stand_ins
 from tests.conftest import FLASHINFER, Environment, facts_of, run_doctor, shared_library
 from tests.test_rule_cases import cases, run
@@ -51,15 +53,15 @@ def test_a_vllm_without_its_extension_is_no_installation() -> None:
     interpreter = decode(
         Interpreter, {**where, **more, "site_packages": ["/v/lib"], "virtual": True}
     )
-    found_by = Where(Path("/v/bin/python"), "VIRTUAL_ENV")
-    answer = RULES["vllm-missing"](Packages(), vllm, None, interpreter, found_by, Profile("m"))
+    judged = Where(Path("/v/bin/python"), FoundBy.VIRTUAL_ENV)
+    answer = RULES["vllm-missing"](Packages(), vllm, None, interpreter, judged, Profile("m"))
     assert answer is not None
     assert not isinstance(answer, Finding)
     assert "vLLM 0.22.0 in /v/vllm has no compiled extension" in [str(f.message) for f in answer]
 
 
 def test_an_nvcc_that_does_not_list_its_architectures_cannot_be_judged() -> None:
-    kit = Toolkit(Path("/usr"), "nvcc on PATH", nvcc=Version("10.1"), archs=None)
+    kit = Toolkit(Path("/usr"), HomeFrom.PATH, nvcc=Version("10.1"), archs=None)
     arguments = (Toolkits(kit), WheelToolkit(Path("/w"), Path("/h")), None, Jit(("90a",)), None)
     with pytest.raises(Missing, match="does not list its architectures"):
         list(RULES["nvcc-too-old-for-arch"](*arguments) or ())  # type: ignore[arg-type]
@@ -179,7 +181,7 @@ def test_another_vllm_or_flashinfer_over_an_installed_one_needs_a_yes(id: str) -
 @pytest.mark.parametrize(
     ("id", "title"),
     [
-        ("vllm-missing", "install what is missing"),
+        ("vllm-missing", "install the missing packages"),
         ("architecture-not-in-transformers", ""),
         ("ninja-missing", "install it"),
         ("flashinfer-stale-cache", ""),
@@ -200,13 +202,13 @@ def test_vllm_is_installed_unasked_only_where_nothing_of_it_is_and_someone_named
         for finding in run(case):
             install = [f for f in finding.fixes if str(f.title) == "install it"]
             half = any(isinstance(s, SetAside) for f in install for s in f.steps)
-            own = case.facts["where"]["found_by"] == DOCTORS_OWN
+            own = case.facts["where"]["found_by"] == FoundBy.OWN
             wanted = Needs.PERSON if own else Needs.ASK if half else Needs.SAFE
             assert all(f.needs is wanted for f in install), case.name
 
 
 def test_the_gpus_that_were_kept_from_the_server_may_be_somebody_elses() -> None:
-    found = [f for _, f in fixes("tp-exceeds-visible-gpus") if str(f.title).startswith("show")]
+    found = [f for _, f in fixes("tp-exceeds-visible-gpus") if str(f.title).startswith("make all")]
     assert found
     assert {f.needs for f in found} == {Needs.PERSON}
 
@@ -517,7 +519,7 @@ class TestRepairs:
     def test_a_doctor_says_so_and_how_to_go_on(self, server: Environment) -> None:
         self.begin(server, "20261124-091500", '{"state": "applying"}')
         said = run_doctor("diagnose", "--python", server.prefix, "--set", "gpus=later")
-        assert "the repair 20261124-091500 was interrupted" in said.out
+        assert "fix run 20261124-091500 was interrupted" in said.out
         assert f"vllm-doctor undo --python {server.python}" in said.out
 
 

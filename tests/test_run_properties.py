@@ -335,14 +335,6 @@ def run_command() -> None:
 @pytest.fixture(scope="module")
 def warmed() -> None:
     """What the commands import is imported once, before the children are made."""
-    import doctor.cli.fix
-    import doctor.cli.undo
-    import doctor.launch
-    import doctor.repair.apply
-    import doctor.repair.index
-    import doctor.repair.state
-    import doctor.report.repair
-    import doctor.report.text  # noqa: F401
 
 
 COMMANDS: tuple[Callable[[str], list[str]], ...] = (

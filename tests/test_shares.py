@@ -25,7 +25,8 @@ def test_what_divides_the_heads_need_not_divide_the_experts() -> None:
     needs = profiles.load_profile(profiles.DEFAULT_PROFILE).needs
     assert needs.tensor_parallel_sizes(64) == (1, 2, 4)
     for ranks in (5, 10, 20):
-        assert needs.undivided(ranks) == ("the 1536 rows of each expert (moe_intermediate_size)",)
+        (whole,) = needs.undivided(ranks)
+        assert str(whole) == "the 1536 rows of each expert (moe_intermediate_size)"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from doctor.model import (
     Text,
     Verdict,
 )
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import recorded_where
 from doctor.probes.proof import Proof
 from doctor.report.lines import Line, Style, columns, wrap
 from doctor.report.short import ranges
@@ -46,7 +46,7 @@ HEALTHY = next(t for t in TAPES if t.stem == "folder-of-links")
 @functools.cache
 def judged(tape: Path) -> Report:
     recording = load_tape(parse_json(tape.read_bytes()))
-    where = Where(Path(recording.python), recording.found_by)
+    where = recorded_where(recording.python, recording.found_by)
     profile = profiles.load_profile(profiles.DEFAULT_PROFILE)
     question = Question(profiles.DEFAULT_PROFILE, recorded=Recorded(recording.tool))
     return diagnose(Facts(Tape(recording), (where, profile)), load_rules(rules_folder()), question)

@@ -26,7 +26,7 @@ from doctor.diagnose import Question, Report, diagnose
 from doctor.engine import REGISTRY, Facts, Registry, load_rules
 from doctor.exits import FINDINGS, HEALTHY
 from doctor.model import Fact, Finding, Rule, Severity, Stage, Text, Verdict
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import recorded_where
 from doctor.profile import DEFAULT_PROFILE, load_profile
 from doctor.report.formats import CASE_FORMS
 from doctor.report.json import report_schema
@@ -190,7 +190,7 @@ def judged_with_another_probe(data: dict[str, Any]) -> Report:
         return Weather((target.read(Path("/proc/weather")) or b"").decode())
 
     recording = load_tape(data)
-    given = (Where(Path(recording.python), recording.found_by), load_profile(DEFAULT_PROFILE))
+    given = (recorded_where(recording.python, recording.found_by), load_profile(DEFAULT_PROFILE))
     facts = Facts(Tape(recording), given, registry)
     return diagnose(facts, (*load_rules(rules_folder()), BAD_WEATHER), Question(DEFAULT_PROFILE))
 

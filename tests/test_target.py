@@ -24,7 +24,7 @@ from doctor.diagnose import Question, diagnose
 from doctor.engine import Facts, load_rules
 from doctor.exits import UNKNOWN
 from doctor.model import Rule, os_reason
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.profile import DEFAULT_PROFILE, Profile, load_profile
 from doctor.shipped import rules_folder
 from doctor.snapshot import ask_everything, shareable
@@ -476,7 +476,7 @@ class TestTape:
         self, tmp_path: Path, rules: tuple[Rule, ...], driver: Path, broken: str
     ) -> None:
         one, env = self.made(tmp_path, driver, broken)
-        where = Where(one.python, "--python")
+        where = Where(one.python, FoundBy.OPTION)
         # Recorded for a profile that asks the least, and judged for others.
         tape = self.snapshot(Live(env), where, load_profile(DEFAULT_PROFILE, ["device=cpu"]))
         assert tape.python == "/home/user/venv/bin/python"
@@ -484,13 +484,13 @@ class TestTape:
         for sets in ([], ["gpus=later", "archs=9.0"], ["device=cpu"]):
             each = load_profile(DEFAULT_PROFILE, sets)
             live = self.outcomes(Live(env), where, each, rules)
-            again = self.outcomes(Tape(tape), Where(Path(tape.python), "--python"), each, rules)
+            again = self.outcomes(Tape(tape), Where(Path(tape.python), FoundBy.OPTION), each, rules)
             assert again == _renamed(live, env["HOME"])
 
     def snapshot(self, target: Target, where: Where, profile: Profile) -> Recording:
         recorder = Recorder(target)
         asked = ask_everything(Facts(recorder, (where, profile)))
-        made = recorder.recording("t 0.5.0", str(where.python), where.found_by, None, asked)
+        made = recorder.recording("t 0.5.0", str(where.python), where.how, None, asked)
         return load_tape(json.loads(json.dumps(shareable(made, target.env["HOME"]))))
 
     @pytest.mark.parametrize("made_for", [(), ("device=cpu",), ("gpus=later",), ("model=",)])
@@ -498,9 +498,9 @@ class TestTape:
         self, tmp_path: Path, driver: Path, rules: tuple[Rule, ...], made_for: tuple[str, ...]
     ) -> None:
         one, env = self.made(tmp_path, driver, "")
-        where = Where(one.python, "--python")
+        where = Where(one.python, FoundBy.OPTION)
         tape = self.snapshot(Live(env), where, load_profile(DEFAULT_PROFILE, made_for))
-        where = Where(Path(tape.python), "--python")
+        where = Where(Path(tape.python), FoundBy.OPTION)
         for sets in (
             (),
             QWEN,
@@ -524,7 +524,9 @@ class TestTape:
         self, tmp_path: Path, driver: Path
     ) -> None:
         one, env = self.made(tmp_path, driver, "")
-        tape = self.snapshot(Live(env), Where(one.python, ""), load_profile(DEFAULT_PROFILE))
+        tape = self.snapshot(
+            Live(env), Where(one.python, FoundBy.OPTION), load_profile(DEFAULT_PROFILE)
+        )
         assert not {"Proof", "Imports", "CuInit"} & set(tape.asked or ())
         assert {"Packages", "QuantizationMethods", "EveryGpu"} <= set(tape.asked or ())
 
@@ -545,7 +547,13 @@ class TestTape:
             jsonschema.validate(said.report, schema)
 
     def test_what_was_not_recorded_cannot_be_told(self) -> None:
-        empty = {"schema_version": 1, "tool": "t", "python": "/p", "found_by": "f", "env": {}}
+        empty = {
+            "schema_version": 1,
+            "tool": "t",
+            "python": "/p",
+            "found_by": "--python",
+            "env": {},
+        }
         tape, path = Tape(load_tape(empty)), Path("/nowhere")
         for ask in (tape.read, tape.listdir, tape.stat, tape.executable, tape.realpath, tape.elf):
             with pytest.raises(NotRecorded, match="this snapshot does not contain /nowhere"):
@@ -555,9 +563,7 @@ class TestTape:
                 question()
 
     def test_a_newer_recording_asks_for_a_newer_doctor(self) -> None:
-        with pytest.raises(
-            CodecError, match=r"version 2, and this doctor reads up to 1; use a newer"
-        ):
+        with pytest.raises(CodecError, match=r"version 2, but this one reads up to 1; use a newer"):
             load_tape({"schema_version": 2})
 
     def test_a_recording_is_judged_by_a_doctor_that_is_installed_elsewhere(

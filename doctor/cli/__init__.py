@@ -17,11 +17,10 @@ from doctor import about
 from doctor.cli import signs
 from doctor.cli.again import program
 from doctor.cli.output import fail, fail_usage, say, tell
-from doctor.engine import Crashed, place
-from doctor.errors import DoctorError
-from doctor.exits import BUSY, INTERRUPTED, UNKNOWN, USAGE
-from doctor.model import Missing, os_reason
-from doctor.patience import Busy
+from doctor.engine import place
+from doctor.errors import DoctorError, UsageError
+from doctor.exits import INTERRUPTED, UNKNOWN, USAGE
+from doctor.model import Missing, Text, os_reason
 from doctor.target import OUT_OF_FILES
 
 
@@ -71,21 +70,13 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except DoctorError as error:
-            for line in error.tail.splitlines()[-_TAIL:]:
-                say(f"  {line}", err=True)
-            fail(str(error), error.exit_code)
-        except (Missing, Crashed) as error:
-            from doctor.cli.shared import fail_to_judge
-
-            fail_to_judge(error)
+        except (DoctorError, Missing) as error:
+            _end(error)
         except KeyboardInterrupt as stop:  # click would forget what it says
             fail(str(stop) or _NOTHING_CHANGED, INTERRUPTED)
 
 
 _NOTHING_CHANGED = "interrupted; nothing was changed"
-_TAIL = 12
-"""Lines of a tool's own words."""
 
 
 @click.group(
@@ -103,7 +94,7 @@ _TAIL = 12
     help="Print the version and how many rules and signatures there are.",
 )
 def cli() -> None:
-    """Judge, fix and start the environment that serves a model with vLLM."""
+    """Check, fix and start the environment that serves a model with vLLM."""
 
 
 class _Terminated(BaseException):
@@ -130,13 +121,10 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     except _Terminated:
         raise SystemExit(143) from None
-    except Busy as busy:
-        fail(f"{busy}; --wait waits for it", BUSY)
-    except OSError as error:
-        _give_up(*_refused(error))
     except Exception as error:
-        why = f"crashed, and could not judge anything: {place(error)}; please report it"
-        _give_up(why, UNKNOWN)
+        # What stdout still holds cannot be written; Python would try again while it ends.
+        sys.stdout = io.StringIO()
+        _end(error)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # children are ended now (doctor.target)
 
@@ -157,18 +145,38 @@ def _prepare() -> None:
             stream.reconfigure(errors=signs.register())  # a locale without ✓ is no reason to fail
 
 
-def _refused(error: OSError) -> tuple[str, int]:
-    """What the system refused where no command expects it, and the exit code."""
+def _end(error: Exception) -> NoReturn:
+    """The one place where what ends a command is printed, with what a tool said of it before."""
+    told = _told(error)
+    for line in told.tail.splitlines()[-_TAIL:]:
+        say(f"  {line}", err=True)
+    fail(str(told), told.exit_code)
+
+
+_TAIL = 12  # lines
+
+
+def _told(error: Exception) -> DoctorError:
+    """What was raised, as a person is told."""
+    if isinstance(error, DoctorError):
+        return error
+    if isinstance(error, Missing):
+        from doctor.probes.interpreter import NotPython
+
+        wrong = isinstance(error, NotPython) and error.wrong
+        return DoctorError(error.reason, USAGE if wrong else UNKNOWN)
+    if isinstance(error, OSError):
+        return _refused(error)
+    why = Text("crashed, and could not judge anything: {why}; please report it", why=place(error))
+    return DoctorError(why, UNKNOWN)
+
+
+def _refused(error: OSError) -> DoctorError:
+    """What the system refused where no command expects it."""
     if error.errno in OUT_OF_FILES:
-        return f"{os_reason(error)}: raise `ulimit -n`", UNKNOWN
+        return DoctorError(Text("{why}: raise `ulimit -n`", why=os_reason(error)), UNKNOWN)
     try:
         os.getcwd()  # noqa: PTH109 - relative paths hang on it
     except FileNotFoundError:
-        return "the current directory was removed: change to one that exists", USAGE
-    return f"cannot write: {os_reason(error)}", UNKNOWN
-
-
-def _give_up(message: str, code: int) -> NoReturn:
-    # What stdout still holds cannot be written; Python would try again while it ends.
-    sys.stdout = io.StringIO()
-    fail(message, code)
+        return UsageError(Text("the current directory was removed: change to one that exists"))
+    return DoctorError(Text("cannot write: {why}", why=os_reason(error)), UNKNOWN)

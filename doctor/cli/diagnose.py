@@ -7,33 +7,23 @@ from pathlib import Path
 import click
 
 from doctor.cli.again import RunningCommand, told
+from doctor.cli.options import CommonOptions, accept_option, ids, target_options
 from doctor.cli.output import (
-    fail,
     print_json,
     print_report,
     rules_print_to_stderr,
     verbatim,
 )
-from doctor.cli.shared import (
-    accept_option,
-    fail_to_judge,
-    ids,
-    known_rules,
-    named,
-    profile,
-    rules_when_asked,
-    target_options,
-)
-from doctor.codec import CodecError, parse_json
+from doctor.codec import parse_json
 from doctor.diagnose import Question, Recorded
 from doctor.diagnose import diagnose as run_diagnosis
-from doctor.engine import Crashed, Facts
-from doctor.exits import USAGE
-from doctor.model import Missing, Severity, os_reason
-from doctor.probes.interpreter import Where
+from doctor.engine import Facts
+from doctor.errors import UsageError, naming
+from doctor.model import Severity, Text
+from doctor.probes.interpreter import Where, recorded_where
 from doctor.report.formats import CASE_FORMS, FORMS
 from doctor.tape import Tape, load_tape
-from doctor.target import Target, TooLarge, must_read
+from doctor.target import Target, must_read
 
 _TAPE_MOST = 4 << 20  # bytes; a real snapshot is far below one MiB
 
@@ -42,18 +32,10 @@ _PARTS_MOST = 100_000  # lists and tables; a real one holds some hundreds
 
 
 def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
-    try:
+    with naming("--from", path):
         tape = load_tape(parse_json(must_read(Path(path), _TAPE_MOST), _PARTS_MOST))
-    except OSError as error:
-        fail(f"--from {path}: {os_reason(error)}", USAGE)
-    except TooLarge as error:
-        fail(f"--from {error}", USAGE)
-    except CodecError as error:
-        fail(f"--from {path}: {error}", USAGE)
-    except ValueError as error:
-        fail(f"--from {path}: no JSON, or cut off ({error})", USAGE)
-    recorded = Recorded(tape.tool, tape.recorded, tape.host)
-    return Tape(tape), Where(Path(tape.python), tape.found_by), recorded
+        where = recorded_where(tape.python, tape.found_by)
+    return Tape(tape), where, Recorded(tape.tool, tape.recorded, tape.host)
 
 
 @click.command()
@@ -78,11 +60,7 @@ def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
 )
 @click.option("-q", "--quiet", is_flag=True, help="One line per finding.")
 def diagnose(
-    python: str | None,
-    profile_name: str,
-    sets: tuple[str, ...],
-    allow: tuple[str, ...],
-    rules_dir: str | None,
+    common: CommonOptions,
     deep: bool,
     form: str,
     fail_on: str,
@@ -95,26 +73,26 @@ def diagnose(
 
     Exit codes: 0 healthy, 1 findings, 2 usage, 3 could not tell.
     """
-    if tape and (python or deep):
-        fail(f"--from {tape}: a snapshot has its own python, and cannot be built with", USAGE)
+    if tape and (common.python or deep):
+        said = Text(
+            "--from {file}: a snapshot has its own python, and --deep is not possible", file=tape
+        )
+        raise UsageError(said)
     if verbose and quiet:
-        fail("--verbose and --quiet exclude each other", USAGE)
-    asked = profile(profile_name, sets)
+        raise UsageError(Text("--verbose and --quiet exclude each other"))
+    asked = common.profile()
     with rules_print_to_stderr():
-        known = known_rules(rules_dir, allow) if accept else rules_when_asked(rules_dir, allow)
+        known = common.rules() if accept else common.rules_when_asked()
         accepted = ids("--accept", accept, known) if accept else frozenset()
-    target, where, recorded = _from_tape(tape) if tape else (*named(python, allow), None)
-    question = Question(profile_name, deep, Severity(fail_on), accepted, recorded)
+    target, where, recorded = _from_tape(tape) if tape else (*common.named(), None)
+    question = Question(common.profile_name, deep, Severity(fail_on), accepted, recorded)
     if deep:
         from doctor.cli.talking import Talking
         from doctor.talk import VERIFYING
 
         Talking(form).phase(VERIFYING)
-    try:
-        with rules_print_to_stderr():
-            report = run_diagnosis(Facts(target, (where, asked)), known, question)
-    except (Missing, Crashed) as error:
-        fail_to_judge(error)
+    with rules_print_to_stderr():
+        report = run_diagnosis(Facts(target, (where, asked)), known, question)
     report = told(report, RunningCommand(where))
     if form == "json":
         from doctor.report.json import to_json

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from doctor import profile as profiles
-from doctor.cli.output import fail, say, tell, verbatim
-from doctor.cli.shared import (
-    ALLOW_HELP,
-    fail_to_judge,
-    live,
-    profile,
-)
-from doctor.engine import Crashed, Facts
+from doctor.cli.options import ALLOW_HELP, CommonOptions
+from doctor.cli.output import say, tell, verbatim
+from doctor.engine import Facts
+from doctor.errors import DoctorError
 from doctor.exits import UNKNOWN
-from doctor.model import Missing
+from doctor.model import Text
 from doctor.probes.environment import saved_below
-from doctor.probes.interpreter import DOCTORS_OWN, Interpreter, Where
-from doctor.report.exports import FORMS, ExportError, exports, notes
+from doctor.probes.interpreter import FoundBy, Interpreter, Where
+from doctor.report.exports import EXPORT_FORMS, exports, notes
 from doctor.target import Target
 from doctor.trust import ALLOW
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -39,8 +31,8 @@ if TYPE_CHECKING:
 @click.option(
     "--shell",
     "form",
-    type=click.Choice(FORMS),
-    default=FORMS[0],
+    type=click.Choice(EXPORT_FORMS),
+    default=EXPORT_FORMS[0],
     show_default=True,
     help="For whom: a POSIX shell, fish, a drop-in of a systemd unit, a dotenv file, a program.",
 )
@@ -72,31 +64,36 @@ def env(
 
     Nothing on stdout where something is wrong, and exit code 2 (usage) or 3 (cannot tell).
     """
+    common = CommonOptions(python, allow, profile_name, sets)
     if sets or profile_name != profiles.DEFAULT_PROFILE:
-        profile(profile_name, sets)  # a slip in it is told here as everywhere
-    target, where = live(python, allow)
-    try:
-        prefix = _prefix(target, where)
-        saved = saved_below(target, prefix)
-        shell = {} if form == "systemd" else target.env  # a unit has nothing of this shell
-        text = exports(form, shell, saved, prefix)
-        text.encode(sys.stdout.encoding)  # click would print what does not fit it as ?
-    except (Missing, Crashed) as error:
-        fail_to_judge(error)
-    except ExportError as error:
-        fail(str(error), UNKNOWN)
-    except UnicodeEncodeError as error:
-        fail(f"this locale ({error.encoding}) cannot print what was saved", UNKNOWN)
+        common.profile()  # a slip in it is told here as everywhere
+    target, where = common.located()
+    prefix = _prefix(target, where)
+    saved = saved_below(target, prefix)
+    shell = {} if form == "systemd" else target.env  # a unit has nothing of this shell
+    text = exports(form, shell, saved, prefix)
+    _must_fit(text, sys.stdout.encoding)
     if verbose:
-        about = f"for {where.python} (found by {where.found_by})"
+        about = Text("for {python} (found by {how})", python=where.python, how=where.how)
         for note in (about, *notes(shell, saved)):
             say(f"# {note}", err=True)
-    elif where.found_by == DOCTORS_OWN and not text:
+    elif where.found_by is FoundBy.OWN and not text:
         tell(
-            "no environment is active, and nothing is saved for the doctor's own: "
-            "name another with --python"
+            Text(
+                "no environment is active, and nothing is saved for vllm-doctor's own: "
+                "name one with --python"
+            )
         )
     verbatim(text)
+
+
+def _must_fit(text: str, encoding: str) -> None:
+    """Raises DoctorError for what click would print as ?."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        said = Text("this locale ({name}) cannot print what was saved", name=encoding)
+        raise DoctorError(said, UNKNOWN) from None
 
 
 def _prefix(target: Target, where: Where) -> Path:

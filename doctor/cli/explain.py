@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from doctor.cli.again import RunningCommand
+from doctor.cli.options import CommonOptions, target_options
 from doctor.cli.output import (
-    fail,
     print_json,
     print_lines,
     rules_print_to_stderr,
@@ -20,15 +20,7 @@ from doctor.cli.output import (
     text_width,
     verbatim,
 )
-from doctor.cli.shared import (
-    known_rules,
-    known_signatures,
-    located,
-    profile,
-    target_options,
-    trusted_rules,
-)
-from doctor.exits import UNKNOWN, USAGE
+from doctor.exits import UNKNOWN
 from doctor.locate import LocateError, nobody_named
 from doctor.logs.explain import Explanation, explain_log
 from doctor.logs.index import SignatureIndex
@@ -51,11 +43,7 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
 def explain(
     names: tuple[str, ...],
-    python: str | None,
-    profile_name: str,
-    sets: tuple[str, ...],
-    allow: tuple[str, ...],
-    rules_dir: str | None,
+    common: CommonOptions,
     no_live: bool,
     form: str,
 ) -> None:
@@ -69,23 +57,22 @@ def explain(
     3 a failure that no signature knows, only symptoms of one, or a log that is unreadable or too
     repetitive to examine each line.
     """
-    asked = profile(profile_name, sets)
-    if rules_dir:
-        trusted_rules(Path(rules_dir), allow)
-    known = known_signatures(rules_dir)
+    asked = common.profile()
+    common.must_be_trusted()
+    known = common.signatures()
     with contextlib.suppress(AttributeError, OSError, ValueError):  # stdin may be closed
         if "-" in names and sys.stdin.isatty():
             tell("paste the log, then Ctrl-D")
     logs, told = _read(names, SignatureIndex(known.signatures))
     ids = [f.id for f in told.findings]
     # Of most ailments that only a log can name there is no rule to load.
-    carried = all(known.explains(id) for id in ids) and rules_dir is None
-    rules = () if carried else known_rules(rules_dir, allow)
+    carried = all(known.explains(id) for id in ids) and common.rules_dir is None
+    rules = () if carried else common.rules()
     installer = Installer(Path(sys.executable), own_pip=True, again=RunningCommand())
     confirmed: Mapping[str, Confirmed] = {}
     if not no_live:
         with rules_print_to_stderr():
-            installer, confirmed = _ask(ids, python, allow, asked, rules, installer)
+            installer, confirmed = _ask(ids, common, asked, rules, installer)
     from doctor.report.explained import Explained, explained_json, explained_lines
     from doctor.report.lines import Style
 
@@ -160,8 +147,7 @@ def _must_tell_something(whole: Whole, told: Explanation) -> None:
 
 def _ask(
     ids: Collection[str],
-    python: str | None,
-    allow: tuple[str, ...],
+    common: CommonOptions,
     asked: Profile,
     rules: Collection[Rule],
     otherwise: Installer,
@@ -171,10 +157,10 @@ def _ask(
 
     ruled = {r.id for r in rules}
     try:
-        target, where = located(python, allow)
+        target, where = common.located()
     except LocateError as error:
-        if python is not None:
-            fail(str(error), USAGE)
+        if common.python is not None:
+            raise
         return otherwise, unknown((i for i in ids if i in ruled), str(error))
     if nobody_named(where):
         why = "no environment is active; name it with --python"

@@ -12,6 +12,14 @@ import click
 
 from doctor.cli.again import RunningCommand
 from doctor.cli.changing import do_not_die_of_a_pipe, with_way_out
+from doctor.cli.options import (
+    CommonOptions,
+    accept_option,
+    ids,
+    patience,
+    target_options,
+    wait_option,
+)
 from doctor.cli.output import (
     fail,
     print_json,
@@ -22,21 +30,11 @@ from doctor.cli.output import (
     verbatim,
     write_file,
 )
-from doctor.cli.shared import (
-    accept_option,
-    ids,
-    known_rules,
-    named,
-    patience,
-    profile,
-    target_options,
-    wait_option,
-)
 from doctor.cli.talking import Talking
 from doctor.diagnose import Question
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.model import Installer, Severity
-from doctor.probes.interpreter import DOCTORS_OWN
+from doctor.probes.interpreter import FoundBy
 from doctor.profile import Profile
 from doctor.report.formats import CASE_FORMS, FORMS
 from doctor.target import Live
@@ -87,11 +85,7 @@ _CONSENTS = ("core", "running")
 )
 @wait_option
 def fix(
-    python: str | None,
-    profile_name: str,
-    sets: tuple[str, ...],
-    allow: tuple[str, ...],
-    rules_dir: str | None,
+    common: CommonOptions,
     wanted: bool,
     create: bool,
     mirrors: tuple[str, ...],
@@ -112,6 +106,7 @@ def fix(
     from doctor.repair.session import FixRequest, make, recover_below
 
     done: FixOutcome | CreationPlan
+    python = common.python
     if create and python is None:
         fail("--create makes the environment that --python names; name one", USAGE)
     if script is not None and wanted:
@@ -121,16 +116,16 @@ def fix(
         fail(f"--format {form}: there is nothing to diagnose in {python} yet; add --apply", USAGE)
     if keep_extra_indexes and not mirrors:
         fail("--keep-extra-indexes belongs to --mirror; without one, they are kept", USAGE)
-    rules = known_rules(rules_dir, allow)
-    served = profile(profile_name, sets)
+    rules = common.rules()
+    served = common.profile()
     accepted = ids("--accept", accept, rules)
     request = FixRequest(
         profile=served,
-        question=Question(profile_name, False, Severity(fail_on), accepted),
+        question=Question(common.profile_name, False, Severity(fail_on), accepted),
         rules=rules,
         sources=functools.partial(_sources, served, mirrors, keep_extra_indexes),
         only=ids("--only", only, rules),
-        allowed=frozenset(allow),
+        allowed=frozenset(common.allow),
         patience=patience(wait),
     )
     if wanted:
@@ -138,9 +133,9 @@ def fix(
     with Talking(form) as talk, with_way_out(), rules_print_to_stderr():
         if wanted and python:
             recover_below(Path(python).absolute(), request.patience, talk)
-        begin = functools.partial(_begin, python, allow, wanted, talk, form)
+        begin = functools.partial(_begin, common, wanted, talk, form)
         if new:
-            creation = Creation(new, served, request.sources(new), ALLOW in allow, talk)
+            creation = Creation(new, served, request.sources(new), ALLOW in common.allow, talk)
             done = make(creation, request, begin) if wanted else creation.plan()
         else:
             session = begin(request)
@@ -157,8 +152,7 @@ def fix(
 
 
 def _begin(
-    python: str | None,
-    allow: tuple[str, ...],
+    common: CommonOptions,
     wanted: bool,
     talk: Talking,
     form: str,
@@ -167,8 +161,8 @@ def _begin(
     """The session, in which a person sees what is about to be done; programs read the result."""
     from doctor.repair.session import Person, Session
 
-    target, where = named(python, allow)
-    if wanted and where.found_by == DOCTORS_OWN:
+    target, where = common.named()
+    if wanted and where.found_by is FoundBy.OWN:
         fail("no environment is active: name the one to fix with --python", USAGE)
 
     def show(plan: Plan, context: RepairContext) -> None:

@@ -1,4 +1,4 @@
-"""launch: judges, proves, and serves."""
+"""launch: checks, verifies, and serves."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from doctor.cli.again import RunningCommand, told
-from doctor.cli.output import fail, print_report, rules_print_to_stderr, say, tell
-from doctor.cli.shared import (
+from doctor.cli.options import (
+    CommonOptions,
     accept_option,
     ids,
-    known_rules,
-    named,
     patience,
-    profile,
     target_options,
     wait_option,
 )
+from doctor.cli.output import print_report, rules_print_to_stderr, say, tell
 from doctor.engine import Crashed, Facts
-from doctor.exits import HEALTHY, USAGE
-from doctor.model import Missing, Severity, Verdict
+from doctor.errors import UsageError
+from doctor.exits import HEALTHY
+from doctor.model import Missing, Severity, Text, Verdict
 from doctor.probes.environment import LaunchEnv
-from doctor.probes.interpreter import Interpreter, NotPython
+from doctor.probes.interpreter import Interpreter
 from doctor.probes.vllm_names import VllmOptions
 from doctor.profile import Profile
 from doctor.target import Target
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
-    from doctor.launch import JudgedStart, Server
+    from doctor.serve.gate import JudgedStart
+    from doctor.serve.process import Server
 
 
 @click.command()
@@ -43,69 +43,59 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Judge without the test build, print the command and what is different in its "
-    "environment, start nothing.",
+    help="Check without the test build, print the command and what differs in its environment, "
+    "start nothing.",
 )
 @wait_option
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- VLLM OPTIONS]")
 def launch(
-    python: str | None,
-    profile_name: str,
-    sets: tuple[str, ...],
-    allow: tuple[str, ...],
-    rules_dir: str | None,
+    common: CommonOptions,
     accept: tuple[str, ...],
     replace: bool,
     dry_run: bool,
     wait: float | None,
     extra: tuple[str, ...],
 ) -> None:
-    """Judge, prove, and serve: `vllm serve` with the profile's arguments, if nothing is wrong.
+    """Check, verify, and serve: `vllm serve` with the profile's arguments, if nothing is wrong.
 
-    Runs it in the foreground, passes signals on, and ends with its exit code. Refuses with the
-    report and exit code 78 where there is an error, or something that could not be told, unless
-    --accept names it. Exit code 75 where another doctor is at work on the environment. The test
-    build is made once for a toolchain.
+    Runs it in the foreground, forwards signals, and ends with its exit code. Refuses with the
+    report and exit code 78 where there is an error or an inconclusive check, unless --accept names
+    it. Exit code 75 where another vllm-doctor is changing the environment. The test build is made
+    once for a toolchain.
     """
-    from doctor import launch as launching
     from doctor.diagnose import Question
+    from doctor.serve.argv import argv
+    from doctor.serve.errors import refusing
+    from doctor.serve.gate import judge_start, undisturbed
+    from doctor.serve.process import attend
 
-    asked = profile(profile_name, sets)
-    rules = known_rules(rules_dir, allow)
+    asked = common.profile()
+    rules = common.rules()
     accepted = ids("--accept", accept, rules)
-    target, where = named(python, allow)
+    target, where = common.named()
     # A profile gives the server its variables and arguments, and so what it loads.
-    if Path(profile_name).is_file() and (why := target.distrust(Path(profile_name))):
-        fail(f"--profile {profile_name}: {why}", USAGE)
-    try:
-        with rules_print_to_stderr():
-            facts = Facts(target, (where, asked))
-            interpreter = facts.get(Interpreter)
-            options = None if OPTION_UNKNOWN in accepted else _options(facts)
-            words = launching.argv(target, interpreter, asked, extra, options)
-            with launching.undisturbed(interpreter.prefix, patience(wait)):
-                # What another doctor changed meanwhile is asked anew.
-                judged = launching.judge_start(
-                    Facts(target, (where, asked, interpreter)),
-                    rules,
-                    Question(profile_name, accept=accepted),
-                    prove=not dry_run,
-                    tell=tell,
-                )
-                judged = dataclasses.replace(
-                    judged, report=told(judged.report, RunningCommand(where))
-                )
-                server = None if dry_run else _start(judged, asked, words, replace)
-        if server is None:
-            _print_dry_run(target, judged, words)
-    except launching.WrongArguments as error:
-        fail(str(error), USAGE)
-    except launching.LaunchError as error:
-        fail(str(error), launching.REFUSED)
-    except (Missing, Crashed) as error:
-        wrong = isinstance(error, NotPython) and error.wrong
-        fail(str(error), USAGE if wrong else launching.REFUSED)
-    raise SystemExit(launching.attend(server))
+    name = common.profile_name
+    if Path(name).is_file() and (why := target.distrust(Path(name))):
+        raise UsageError(Text("--profile {name}: {why}", name=name, why=why))
+    with refusing(), rules_print_to_stderr():
+        facts = Facts(target, (where, asked))
+        interpreter = facts.get(Interpreter)
+        options = None if OPTION_UNKNOWN in accepted else _options(facts)
+        words = argv(target, interpreter, asked, extra, options)
+        with undisturbed(interpreter.prefix, patience(wait)):
+            # What another doctor changed meanwhile is asked anew.
+            judged = judge_start(
+                Facts(target, (where, asked, interpreter)),
+                rules,
+                Question(name, accept=accepted),
+                prove=not dry_run,
+                tell=tell,
+            )
+            judged = dataclasses.replace(judged, report=told(judged.report, RunningCommand(where)))
+            server = None if dry_run else _start(judged, asked, words, replace)
+    if server is None:
+        _print_dry_run(target, judged, words)
+    raise SystemExit(attend(server))
 
 
 OPTION_UNKNOWN = "unknown-server-option"
@@ -121,47 +111,61 @@ def _options(facts: Facts) -> tuple[str, ...] | None:
 
 def _start(judged: JudgedStart, profile: Profile, words: Sequence[str], replace: bool) -> Server:
     """Tells, and starts the server or becomes it; refuses what was not judged to be fine."""
-    from doctor import launch as launching
+    from doctor.serve.argv import shown_command
+    from doctor.serve.errors import LaunchError
+    from doctor.serve.process import become, start
 
     if judged.refused is not None:
         print_report(judged.report, to=sys.stderr)
-        fail(f"not started: {judged.refused}", launching.REFUSED)
+        raise LaunchError(Text("not started: {why}", why=judged.refused))
     if profile.gpus == "later" and profile.device != "cpu":
-        tell("the profile says that the GPUs come later: nothing about them was judged")
+        tell(Text("the profile says that the GPUs come later: GPU checks were skipped"))
     _tell_of_hub(judged)
-    tell(f"{_health(judged.report)}; starting {launching.shown_command(words)}")
+    health, command = _health(judged.report), shown_command(words)
+    tell(Text("{health}; starting {command}", health=health, command=command))
     sys.stdout.flush()
     sys.stderr.flush()
     variables = _variables(judged)
     if replace:
-        launching.become(words, variables)
-    return launching.start(words, variables)
+        become(words, variables)
+    return start(words, variables)
 
 
-def _health(report: Report) -> str:
+def _health(report: Report) -> Text:
     """In a few words, what a start goes over."""
-    warnings = (o for o in report.deciding(Verdict.FOUND) if o.severity is Severity.WARNING)
-    known = {"with warnings": [o.rule.id for o in warnings], "accepted": report.accepted}
-    told = (f", {word} ({', '.join(ids)})" for word, ids in known.items() if ids)
-    return "healthy" + "".join(told)
+    found = report.deciding(Verdict.FOUND)
+    warnings = [o.rule.id for o in found if o.severity is Severity.WARNING]
+    accepted = report.accepted
+    if warnings and accepted:
+        return Text(
+            "healthy, with warnings ({warnings}), accepted ({accepted})",
+            warnings=warnings,
+            accepted=accepted,
+        )
+    if warnings:
+        return Text("healthy, with warnings ({warnings})", warnings=warnings)
+    if accepted:
+        return Text("healthy, accepted ({accepted})", accepted=accepted)
+    return Text("healthy")
 
 
 def _print_dry_run(target: Target, judged: JudgedStart, words: Sequence[str]) -> NoReturn:
     """The variables that differ and the command, as a shell would take them; on stderr, what a
     start would say. Ends with the code of a refusal where it would refuse."""
-    from doctor import launch as launching
+    from doctor.serve.argv import difference, shown_command
+    from doctor.serve.errors import LaunchError
 
-    for line in launching.difference(target.env, _variables(judged)):
+    for line in difference(target.env, _variables(judged)):
         say(line)
-    say(launching.shown_command(words))
-    if judged.refused is not None:
+    say(shown_command(words))
+    if (why := judged.refused) is not None:
         more = judged.report.installer.again("diagnose")
-        fail(f"a start would be refused: {judged.refused}; see: {more}", launching.REFUSED)
+        raise LaunchError(Text("a start would be refused: {why}; see: {more}", why=why, more=more))
     _tell_of_hub(judged)
     if judged.report.accepted:
         tell(_health(judged.report))
     if judged.unproven:
-        tell("a start would first prove it with a test build and vLLM's own imports")
+        tell(Text("a start would first verify it with a test build and vLLM's own imports"))
     raise SystemExit(HEALTHY)
 
 
@@ -169,8 +173,11 @@ def _tell_of_hub(judged: JudgedStart) -> None:
     """A token is for the hub, and not for whoever mirrors it."""
     if hub := judged.report.facts.get(LaunchEnv).hub:
         tell(
-            f"the profile's HF_ENDPOINT is {hub}: the server gets no Hugging Face "
-            "token; for a gated model set it yourself: --set env.HF_ENDPOINT=https://huggingface.co"
+            Text(
+                "the profile's HF_ENDPOINT is {hub}: the server gets no Hugging Face token; for a "
+                "gated model set it yourself: --set env.HF_ENDPOINT=https://huggingface.co",
+                hub=hub,
+            )
         )
 
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from doctor.cli.signs import missing_signs
-from doctor.exits import USAGE
-from doctor.model import os_reason, printable, shortened
+from doctor.errors import UsageError, naming
+from doctor.model import Text, printable, shortened
 from doctor.redact import redact, redacted
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _echo(text: str, to: TextIO) -> None:
     click.echo(text, file=to, nl=False)
 
 
-def tell(message: str) -> None:
+def tell(message: Text | str) -> None:
     """What goes on, on stderr, as a sentence of the doctor's."""
     say(f"vllm-doctor: {message}", err=True)
 
@@ -87,11 +87,11 @@ def print_lines(lines: Iterable[Line], to: TextIO | None = None) -> None:
             _echo("".join(piece for _, piece in line) + "\n", stream)
         return
     from rich.console import Console
-    from rich.text import Text
+    from rich.text import Text as Coloured
 
     console = Console(highlight=False, soft_wrap=True, file=stream)
     for line in cleaned:
-        made = Text()
+        made = Coloured()
         for style, piece in line:
             made.append(piece, style)
         console.print(made)
@@ -152,34 +152,30 @@ class _Printed(io.TextIOBase):
 
 
 def write_file(option: str, path: str, text: str, executable: bool = False) -> None:
-    """Writes what a person asked for to the file that `option` names, whole or not at all; where it
-    may not, ends with one sentence and the code of a wrong usage.
+    """Writes what a person asked for to the file that `option` names, whole or not at all. Raises
+    UsageError where it may not.
 
     Somebody else may have put what stands there: no link is followed, no fifo opened, and a file is
     replaced, not written into. Devices, and names like /dev/stdout that only root makes, are.
     """
     place = Path(path)
-    try:
+    with naming(option, path):
         if str(place.absolute().parent) in _ROOTS_OWN or _kind(place) == stat.S_IFCHR:
             with place.open("w", encoding="utf-8", errors="surrogateescape") as device:
                 device.write(text)
         elif wrong := _REFUSED.get(_kind(place)):
-            fail(f"{option} {path}: it is a {wrong}, which is not written to; name a file", USAGE)
+            raise UsageError(wrong)
         else:
             _replace(place, text, 0o755 if executable else 0o644)
-    except OSError as error:
-        fail(f"{option} {path}: {os_reason(error)}", USAGE)
-    except ValueError as error:  # a NUL in the name
-        fail(f"{option} {path}: {error}", USAGE)
 
 
 _ROOTS_OWN = ("/dev", "/dev/fd", "/proc/self/fd")
 _REFUSED = {
-    stat.S_IFLNK: "link",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFDIR: "directory",
-    stat.S_IFBLK: "disk",
+    stat.S_IFLNK: Text("it is a link; name a file"),
+    stat.S_IFIFO: Text("it is a fifo; name a file"),
+    stat.S_IFSOCK: Text("it is a socket; name a file"),
+    stat.S_IFDIR: Text("it is a directory; name a file"),
+    stat.S_IFBLK: Text("it is a disk; name a file"),
 }
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from doctor.cli.again import RunningCommand
-from doctor.cli.output import fail, print_json, say, text_width
-from doctor.cli.shared import ALLOW_HELP, did_you_mean, known_rules, known_signatures
-from doctor.exits import USAGE
+from doctor.cli.options import ALLOW_HELP, CommonOptions, did_you_mean
+from doctor.cli.output import print_json, say, text_width
+from doctor.errors import UsageError
+from doctor.model import Text
 from doctor.report import ailment
 from doctor.trust import ALLOW
 
@@ -30,14 +31,14 @@ def rules(
     allow: tuple[str, ...],
 ) -> None:
     """List the ailments that the doctor knows, found by a rule, in a log, or by both."""
-    found = known_rules(rules_dir, allow)
-    ctx.obj = ailment.pages(found, known_signatures(rules_dir))
+    common = CommonOptions(rules_dir=rules_dir, allow=allow)
+    ctx.obj = ailment.pages(common.rules(), common.signatures())
     if ctx.invoked_subcommand is not None:
         return
     areas = {page.area for page in ctx.obj.values()}
     if area is not None and area not in areas:
-        hint = did_you_mean(area, areas, f"; there are {', '.join(sorted(areas))}")
-        fail(f"--area {area}: there is no such area{hint}", USAGE)
+        hint = did_you_mean(area, areas, Text("; areas: {areas}", areas=sorted(areas)))
+        raise UsageError(Text("--area {area}: unknown area{hint}", area=area, hint=hint))
     asked = [
         page
         for page in ctx.obj.values()
@@ -56,6 +57,7 @@ def rules(
 def show(known: dict[str, ailment.Page], id: str) -> None:
     """Explain one ailment: why it happens, how it shows in logs, how it is fixed."""
     if id not in known:
-        hint = did_you_mean(id, known, f"; `{RunningCommand()('rules')}` lists them")
-        fail(f"there is no ailment {id!r}{hint}", USAGE)
+        listed = Text("; `{command}` lists them", command=RunningCommand()("rules"))
+        hint = did_you_mean(id, known, listed)
+        raise UsageError(Text("unknown ailment {id}{hint}", id=id, hint=hint))
     say("\n".join(ailment.page_lines(known[id], text_width())))

@@ -8,20 +8,13 @@ import platform
 import click
 
 from doctor import about
+from doctor.cli.options import CommonOptions, target_options
 from doctor.cli.output import (
     say,
     verbatim,
     write_file,
 )
-from doctor.cli.shared import (
-    fail_to_judge,
-    known_rules,
-    named,
-    profile,
-    target_options,
-)
-from doctor.engine import Crashed, Facts
-from doctor.model import Missing
+from doctor.engine import Facts
 from doctor.tape import Recorder
 
 
@@ -32,28 +25,21 @@ from doctor.tape import Recorder
 )
 @click.option("--host", is_flag=True, help="Keep this machine's name in it.")
 def snapshot(
-    python: str | None,
-    profile_name: str,
-    sets: tuple[str, ...],
-    allow: tuple[str, ...],
-    rules_dir: str | None,
+    common: CommonOptions,
     output: str,
     host: bool,
 ) -> None:
     """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
     from doctor.snapshot import ask_everything, shareable
 
-    served = profile(profile_name, sets)
-    known_rules(rules_dir, allow)  # which may bring facts of their own
-    target, where = named(python, allow)
+    served = common.profile()
+    common.rules()  # which may bring facts of their own
+    target, where = common.named()
     recorder = Recorder(target)
-    try:
-        asked = ask_everything(Facts(recorder, (where, served)))
-    except (Missing, Crashed) as error:
-        fail_to_judge(error)
+    asked = ask_everything(Facts(recorder, (where, served)))
     tool = f"{about.NAME} {about.VERSION}"
     name = platform.node() if host else None
-    recording = recorder.recording(tool, str(where.python), where.found_by, name, asked)
+    recording = recorder.recording(tool, str(where.python), where.how, name, asked)
     kept = shareable(recording, target.env.get("HOME"))
     text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
     if output == "-":

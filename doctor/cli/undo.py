@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -11,23 +12,15 @@ import click
 
 from doctor.cli.again import RunningCommand
 from doctor.cli.changing import do_not_die_of_a_pipe, said_with_way_out, with_way_out
+from doctor.cli.options import CommonOptions, patience, python_options, wait_option
 from doctor.cli.output import (
     fail,
     print_lines,
     say,
     tell,
 )
-from doctor.cli.shared import (
-    fail_to_judge,
-    known_rules,
-    named,
-    patience,
-    python_options,
-    wait_option,
-)
-from doctor.engine import Crashed
 from doctor.exits import FINDINGS, USAGE
-from doctor.model import Missing, Text
+from doctor.model import Text
 from doctor.probes.interpreter import Interpreter
 
 if TYPE_CHECKING:
@@ -53,8 +46,7 @@ if TYPE_CHECKING:
 )
 @wait_option
 def undo(
-    python: str | None,
-    allow: tuple[str, ...],
+    common: CommonOptions,
     rules_dir: str | None,
     run: str | None,
     listed: bool,
@@ -75,9 +67,9 @@ def undo(
         fail(f"{' and '.join(given)} exclude each other", USAGE)
     if run and given:
         fail(f"{run}: {given[0]} takes no further run", USAGE)
-    if rules_dir is not None:
-        known_rules(rules_dir, allow)  # their kinds of steps are registered
-    state = State(_prefix(python, allow))
+    if rules_dir is not None:  # their kinds of steps are registered
+        dataclasses.replace(common, rules_dir=rules_dir).rules()
+    state = State(_prefix(common))
     with with_way_out():
         if listed:
             _list(state)
@@ -86,7 +78,7 @@ def undo(
         runs = state.survey()
         whole = not any(isinstance(r, Unusable) or r.unfinished for r in runs)
         if whole and forget is None:
-            _must_not_run(state.prefix, allow)
+            _must_not_run(state.prefix, common.allow)
         do_not_die_of_a_pipe()
         with state.locked(patience(wait)):
             if forget is not None:
@@ -106,19 +98,17 @@ def _must_not_run(prefix: Path, allow: tuple[str, ...]) -> None:
         fail(f"{who} runs out of this environment; to undo all the same: {command}", FINDINGS)
 
 
-def _prefix(python: str | None, allow: tuple[str, ...]) -> Path:
+def _prefix(common: CommonOptions) -> Path:
     from doctor.engine import Facts
     from doctor.repair.state import State
 
+    python = common.python
     # os.path says no where others would raise.
     if python and os.path.isdir(State(Path(python).absolute()).folder / "runs"):  # noqa: PTH112
         # Its journal is there, whatever became of its interpreter.
         return Path(python).absolute()
-    target, where = named(python, allow)
-    try:
-        return Facts(target, (where,)).get(Interpreter).prefix
-    except (Missing, Crashed) as error:
-        fail_to_judge(error)
+    target, where = common.named()
+    return Facts(target, (where,)).get(Interpreter).prefix
 
 
 def _list(state: State) -> None:

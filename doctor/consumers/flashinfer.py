@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 
 from packaging.version import Version
@@ -24,25 +25,45 @@ _BUILD, _ENVIRONMENT = "jit/cpp_ext.py", "jit/env.py"
 _CONTEXT = "compilation_context.py"
 
 
+class HomeFrom(str, Enum):
+    """What leads to a CUDA toolkit."""
+
+    CUDA_HOME = "CUDA_HOME"
+    CUDA_PATH = "CUDA_PATH"
+    EMPTY_CUDA_PATH = "CUDA_PATH="
+    PATH = "nvcc on PATH"
+    DEFAULT = "the default"
+    WHEELS = "the target's wheels"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def variable(self) -> str | None:
+        """The variable that names it."""
+        name = self.value.rstrip("=")
+        return name if name in ("CUDA_HOME", "CUDA_PATH") else None
+
+
 @dataclass(frozen=True)
 class Home:
     """What FlashInfer takes for the CUDA toolkit: `path` None where it finds none, `found_by` what
     named it, `searched` how it was looked for."""
 
     path: str | None
-    found_by: str
+    found_by: HomeFrom | None
     searched: Text
 
 
 def _named(target: Target, env: LaunchEnv) -> Home | None:
     """CUDA_HOME, else CUDA_PATH, unchecked."""
-    for name in ("CUDA_HOME", "CUDA_PATH"):
-        value = env.get(name)
+    for by in (HomeFrom.CUDA_HOME, HomeFrom.CUDA_PATH):
+        value = env.get(by.value)
         if value:
-            return Home(value, name, Text("{name}={value}", name=name, value=value))
+            return Home(value, by, Text("{name}={value}", name=by, value=value))
     if env.get("CUDA_PATH") == "":
         # `CUDA_HOME or CUDA_PATH` is then "", which is not None: FlashInfer starts /bin/nvcc.
-        return Home("/", "CUDA_PATH", Text("CUDA_PATH is set and empty"))
+        return Home("/", HomeFrom.EMPTY_CUDA_PATH, Text("CUDA_PATH is set but empty"))
     return None
 
 
@@ -50,19 +71,19 @@ def _on_path(target: Target, env: LaunchEnv) -> Home | None:
     """Two folders up from `which nvcc`, links and wrappers not followed."""
     if which(target, env, "which") is None:
         said = Text("CUDA_HOME is not set and there is no `which` to look for nvcc with")
-        return Home(None, "", said)
+        return Home(None, None, said)
     nvcc = which(target, env, "nvcc")
     if nvcc is None:
         return None
     said = Text("nvcc on PATH is {nvcc}", nvcc=nvcc)
-    return Home(str(nvcc.parent.parent), "nvcc on PATH", said)
+    return Home(str(nvcc.parent.parent), HomeFrom.PATH, said)
 
 
 def _default(target: Target, env: LaunchEnv) -> Home | None:
     """/usr/local/cuda, where it exists."""
     if target.stat(Path("/usr/local/cuda")) is None:
         return None
-    return Home("/usr/local/cuda", "the default", Text("the default is /usr/local/cuda"))
+    return Home("/usr/local/cuda", HomeFrom.DEFAULT, Text("the default is /usr/local/cuda"))
 
 
 SEARCH: tuple[Callable[[Target, LaunchEnv], Home | None], ...] = (_named, _on_path, _default)
@@ -76,7 +97,7 @@ def cuda_home_searched(target: Target, env: LaunchEnv) -> Home:
     """What the search finds."""
     found = (step(target, env) for step in SEARCH)
     nowhere = Text("CUDA_HOME is not set, PATH has no nvcc, /usr/local/cuda does not exist")
-    return next(filter(None, found), Home(None, "", nowhere))
+    return next(filter(None, found), Home(None, None, nowhere))
 
 
 def searches_as_known(source: Source) -> None:

@@ -91,22 +91,21 @@ def use_wheels(kit: WheelToolkit, install: bool = True) -> tuple[Fix, ...]:
         PrependPath("PATH", kit.home / "bin"),
     ]
     if kit.too_old_for_glibc:
-        title = (
-            "compile with the CUDA {release} wheels (may not fit this glibc: prove it with --deep)"
+        title = Text(
+            "compile with the CUDA {release} wheels (may not fit this glibc: verify with --deep)",
+            release=kit.release,
         )
-        own = Fix(Text(title, release=kit.release), tuple(steps))
-        return (*without_compiler(kit), own, *_ready_kernels(kit))
-    title = "compile with the CUDA {release} wheels, as torch does"
-    own = Fix(Text(title, release=kit.release), tuple(steps))
-    return (own, *_ready_kernels(kit), *without_compiler(kit))
+        return (*without_compiler(kit), Fix(title, tuple(steps)), *_ready_kernels(kit))
+    title = Text("compile with the CUDA {release} wheels, as torch does", release=kit.release)
+    return (Fix(title, tuple(steps)), *_ready_kernels(kit), *without_compiler(kit))
 
 
 def _ready_kernels(kit: WheelToolkit) -> tuple[Fix, ...]:
     """Of a vLLM that fetches FlashInfer's ready kernels itself, from FlashInfer's own index."""
     if kit.downloads_kernels is None:
         return ()
-    title = "or install FlashInfer's ready kernels, from its own index: nothing is compiled then"
-    return (Fix(Text(title), (_download(kit.downloads_kernels),), Needs.PERSON),)
+    title = Text("or install FlashInfer's prebuilt kernels from its index: nothing is compiled")
+    return (Fix(title, (_download(kit.downloads_kernels),), Needs.PERSON),)
 
 
 def _download(vllm: Path) -> Command:
@@ -123,10 +122,13 @@ def cubins_beforehand(kit: WheelToolkit | None, flashinfer: Version) -> tuple[Fi
         Command('FLASHINFER_CUBIN_DIR="$PWD"/cubins python -m flashinfer download-cubin'),
         Command("export FLASHINFER_CUBIN_DIR=/path/to/cubins"),
     )
-    title = "or download them where FlashInfer {version} may, copy the folder, and name it here"
+    elsewhere = Text(
+        "or download them with FlashInfer {version} on another machine, and copy the folder",
+        version=flashinfer,
+    )
     return (
         Fix(Text("install them now, from FlashInfer's own index"), (step,), Needs.PERSON),
-        Fix(Text(title, version=flashinfer), copied, Needs.PERSON),
+        Fix(elsewhere, copied, Needs.PERSON),
     )
 
 
@@ -142,8 +144,8 @@ def _without_wheels(kit: WheelToolkit) -> tuple[Fix, ...]:
     if kit.flashinfer and cuda in _READY_KERNELS:
         index = f"https://flashinfer.ai/whl/cu{cuda.replace('.', '')}"
         ready = FromIndex((f"flashinfer-jit-cache=={kit.flashinfer}",), index)
-        title = "install FlashInfer's ready kernels, from its own index: nothing is compiled then"
-        fixes.append(Fix(Text(title), (ready,), Needs.PERSON))
+        title = Text("install FlashInfer's prebuilt kernels from its index: nothing is compiled")
+        fixes.append(Fix(title, (ready,), Needs.PERSON))
     return tuple(fixes)
 
 
@@ -192,7 +194,7 @@ def without_compiler(kit: WheelToolkit) -> tuple[Fix, ...]:
 def prove_it() -> Fix:
     """The test build says what no table does."""
     return Fix(
-        Text("see whether it works: compile, link and load a small kernel"),
+        Text("verify: compile, link and load a test kernel"),
         (Doctor("diagnose", ("--deep",)),),
         Needs.PERSON,
     )

@@ -14,34 +14,11 @@ from doctor.model import Fact, Missing, Text
 from doctor.probes.interpreter import Interpreter
 from doctor.profile import Profile
 from doctor.target import Target
+from doctor.variables import PATH_LIKE, SETTABLE
 
 # Below the target's prefix: what the doctor's own fixes keep for this target.
 HOME = Path("share/vllm-doctor")
 SAVED = HOME / "environment.json"
-
-# What our fixes set, take out or prepend to; any other name in that file is not ours.
-SETTABLE = frozenset(
-    (
-        "CC",
-        "CPATH",
-        "CUDA_HOME",
-        "CUDA_PATH",
-        "CUDA_VISIBLE_DEVICES",
-        "CXX",
-        "FLASHINFER_CUDA_ARCH_LIST",
-        "FLASHINFER_WORKSPACE_BASE",
-        "LD_LIBRARY_PATH",
-        "LIBRARY_PATH",
-        "NVCC_APPEND_FLAGS",
-        "PATH",
-        "TRITON_LIBCUDA_PATH",
-        "VLLM_USE_FLASHINFER_MOE_FP16",
-        "VLLM_USE_FLASHINFER_SAMPLER",
-    )
-)
-# Lists of folders: of these alone a part can be ours and the rest the shell's.
-PATH_LIKE = frozenset(("CPATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "PATH"))
-
 
 _HUB = "HF_ENDPOINT"
 HUB_SWITCH = "HF_HUB_DISABLE_IMPLICIT_TOKEN"

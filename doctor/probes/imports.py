@@ -206,7 +206,7 @@ def _environment(env: LaunchEnv) -> Mapping[str, str]:
     return variables
 
 
-def _distrusted_toolkit(target: Target, env: LaunchEnv) -> str | None:
+def _distrusted_toolkit(target: Target, env: LaunchEnv) -> Text | None:
     """Why root may not run what modules start from there when they are imported."""
     homes = (env.get(name) for name in ("CUDA_HOME", "CUDA_PATH"))
     whys = (target.distrust(Path(home) / "bin/nvcc") for home in homes if home)

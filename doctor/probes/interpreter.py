@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 
 from packaging.version import Version
@@ -19,15 +20,38 @@ from doctor.target import Target
 MARK = "--vllm-doctor-"
 
 
-DOCTORS_OWN = "the doctor's own"
+class FoundBy(str, Enum):
+    """What named the interpreter; a snapshot and the report have these words."""
+
+    OPTION = "--python"
+    VIRTUAL_ENV = "VIRTUAL_ENV"
+    CONDA_PREFIX = "CONDA_PREFIX"
+    VLLM_ON_PATH = "vllm on PATH"
+    OWN = "the doctor's own"
 
 
 @dataclass(frozen=True)
 class Where(Fact):
-    """The interpreter to judge, and how it was found ("--python", "VIRTUAL_ENV", ...)."""
+    """The interpreter to judge, and how it was found; `script`: the `vllm` on PATH that starts
+    it."""
 
     python: Path
-    found_by: str
+    found_by: FoundBy
+    script: Path | None = None
+
+    @property
+    def how(self) -> str:
+        """`found_by` in words, with the script."""
+        by = self.found_by.value
+        return f"{by} ({self.script})" if self.script else by
+
+
+def recorded_where(python: str, how: str) -> Where:
+    """The Where of a snapshot, which holds its `how`. Raises CodecError for other words."""
+    by, _, script = how.partition(" (")
+    return Where(
+        Path(python), decode(FoundBy, by, "found_by"), Path(script[:-1]) if script else None
+    )
 
 
 @dataclass(frozen=True)
@@ -68,7 +92,7 @@ def interpreter(target: Target, where: Where) -> Interpreter:
     if not ran.ok or len(marks) != 2:
         raise NotPython(
             Text(
-                "{python} is no working Python interpreter: {why}",
+                "{python} is not a working Python interpreter: {why}",
                 python=where.python,
                 why=ran.failure or _complaint(ran.err, ran.code),
             ),
@@ -120,7 +144,7 @@ def is_targets(
     return any(folder in path.parents for path in spellings for folder in folders)
 
 
-def distrusted(target: Target, interpreter: Interpreter, env: Mapping[str, str]) -> str | None:
+def distrusted(target: Target, interpreter: Interpreter, env: Mapping[str, str]) -> Text | None:
     """Why root may not run what a server started with `env` imports: its folders, and each module
     and distribution that lies in them."""
     for folder in import_path(interpreter, env):

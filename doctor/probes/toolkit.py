@@ -32,7 +32,7 @@ from doctor.probes.wheels import FlashInfer, Packages, Torch, Vllm
 from doctor.redact import redact
 from doctor.shipped import rules_folder
 from doctor.tape import NotRecorded
-from doctor.target import OWN, Target
+from doctor.target import OWN, Stat, Target
 
 # What --list-gpu-arch says, as [from, before) a release of nvcc, in its order: of CUDA's release
 # notes, and read in the wheels from 13.0 on.
@@ -88,9 +88,10 @@ class Toolkit:
     """
 
     root: Path
-    found_by: str
+    found_by: fi.HomeFrom
     nvcc: Version | None = None
     nvcc_path: Path | None = None
+    nvcc_missing: bool = False
     nvcc_error: str | None = None
     wrapper: bool = False
     top: Path | None = None
@@ -175,12 +176,12 @@ def installed_toolkits(
     with contextlib.suppress(NotRecorded):  # an older doctor knew FlashInfer 0.6 alone
         fi.searches_as_known(Source(target, flashinfer.root))
     home = fi.cuda_home_searched(target, env)
-    found = look.at(Path(home.path), home.found_by) if home.path else None
+    found = look.at(Path(home.path), home.found_by) if home.path and home.found_by else None
     wheels = None
     folder = wheel_root(target, interpreter, torch)
     # A CUDA home of links has a root of its own and the wheels' nvcc: one compiler, judged once.
     if folder and not (found and _same(target, found.root / "bin/nvcc", folder / "bin/nvcc")):
-        wheels = look.at(folder, "the target's wheels")
+        wheels = look.at(folder, fi.HomeFrom.WHEELS)
     return InstalledToolkits(found, home.searched, wheels)
 
 
@@ -220,7 +221,7 @@ class _Look:
     flashinfer: FlashInfer
     hosts: HostCompilers
 
-    def at(self, root: Path, found_by: str) -> Toolkit:
+    def at(self, root: Path, found_by: fi.HomeFrom) -> Toolkit:
         target = self.target
         nvcc_path = self._nvcc(root)
         nvcc, error = self._release(nvcc_path, "--version")
@@ -244,6 +245,7 @@ class _Look:
             found_by=found_by,
             nvcc=nvcc,
             nvcc_path=nvcc_path,
+            nvcc_missing=self._stat(nvcc_path) is None,
             nvcc_error=error,
             wrapper=wrapper,
             top=top if nvcc else None,
@@ -273,12 +275,14 @@ class _Look:
             return root / "bin/nvcc"
         return which(self.target, self.env, words[-1]) or Path(words[-1])
 
+    def _stat(self, program: Path) -> Stat | None:
+        # What a relative path leads to depends on who stands where: it is not started.
+        return self.target.stat(program) if program.is_absolute() else None
+
     def _release(self, program: Path, *arguments: str) -> tuple[Version | None, str | None]:
         """(version, None), or (None, why there is none)."""
         target = self.target
-        # What a relative path leads to depends on who stands where: it is not started.
-        stat = target.stat(program) if program.is_absolute() else None
-        if stat is None:
+        if self._stat(program) is None:
             return None, "not found"
         if not target.executable(program):
             return None, "not executable"

@@ -268,7 +268,7 @@ def vllm(target: Target, packages: Packages) -> Vllm:
     )
 
 
-ROCM = Text("torch is built for ROCm, which this doctor does not judge")
+ROCM = Text("torch is built for ROCm, which vllm-doctor does not support")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from doctor.locate import BasePython, base_pythons
 from doctor.model import Text, os_reason
 from doctor.probes.driver import DeepAsked
 from doctor.probes.environment import HOME
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.profile import Profile
 from doctor.repair import newest
 from doctor.repair.apply import Room, rooms
@@ -76,7 +76,7 @@ class Creation:
         if tool is None:
             raise RepairError(Text("there is no uv to make an environment with: pip install uv"))
         self._tool = tool
-        facts = Facts(here, (Where(self._bases[0].path, "PATH"), profile, DeepAsked()))
+        facts = Facts(here, (Where(self._bases[0].path, FoundBy.OPTION), profile, DeepAsked()))
         self._bounds = newest.Bounds(profile.needs, newest.cuda_of_driver(facts))
         self._base = self._bases[0]
 
@@ -111,7 +111,7 @@ class Creation:
                 way_out=self._bounds.way_out if error.no_solution else "",
             )
             if self._refused:
-                why = Text("{why}; {refused}", why=why, refused="; ".join(self._refused))
+                why = Text("{why}; {refused}", why=why, refused="; ".join(map(str, self._refused)))
             raise self._error(why, code, error.tail if error.no_solution else "") from None
         cache = self._tool.cache(self._here.env)
         needed = rooms(self._path, cache, made)

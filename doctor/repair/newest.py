@@ -100,18 +100,22 @@ def resolve_newest(
 
 def _why(made: Resolution, newest: Version, cause: str, python: Version, bounds: Bounds) -> Text:
     chosen = next(f"{m.name} {m.new}" for m in made.moves if m.name in VLLM and m.new)
-    rows = {
-        "chosen": chosen,
-        "python": f"{python.major}.{python.minor}",
-        "asked": _asked(bounds.needs),
-        "bounds": bounds,
-    }
+    minor, asked = f"{python.major}.{python.minor}", _asked(bounds.needs)
     if not cause:
-        return Text("{chosen}: the newest that installs on Python {python}{bounds}{asked}", **rows)
+        return Text(
+            "{chosen}: the newest that installs on Python {python}{bounds}{asked}",
+            chosen=chosen,
+            python=minor,
+            bounds=bounds,
+            asked=asked,
+        )
     return Text(
-        "{chosen}: the newest that goes together on Python {python}{bounds}{asked}; "
-        "{newest} does not: {cause}",
-        **rows,
+        "{chosen}: the newest that can be installed on Python {python}{bounds}{asked}; "
+        "{newest} cannot: {cause}",
+        chosen=chosen,
+        python=minor,
+        bounds=bounds,
+        asked=asked,
         newest=newest,
         cause=cause,
     )

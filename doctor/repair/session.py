@@ -212,7 +212,7 @@ class Session:
 
     def _remember(self) -> None:
         """What was proven here need not be proven again by the next `launch`."""
-        from doctor.launch import keep
+        from doctor.serve.gate import keep
 
         with contextlib.suppress(Missing, Crashed):
             keep(self._target, self.report)

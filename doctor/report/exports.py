@@ -1,7 +1,7 @@
 """What the fixes saved, as text that sets it elsewhere: a shell's commands, a unit's lines, a file.
 
 Pure: from the shell's variables and what was saved. Only names that a fix of ours sets are printed
-(doctor.probes.environment.SETTABLE). What the profile adds for the server (HF_ENDPOINT and such)
+(doctor.variables). What the profile adds for the server (HF_ENDPOINT and such)
 is left out: it belongs to that server, and in a shell it would change every other program as well.
 """
 
@@ -13,20 +13,26 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from doctor.model import printable
+from doctor.errors import DoctorError
+from doctor.exits import UNKNOWN
+from doctor.model import Text
 from doctor.probes.environment import Saved, SavedValue
+from doctor.variables import VARIABLES
 
-FORMS = ("sh", "fish", "systemd", "dotenv", "json")
+EXPORT_FORMS = ("sh", "fish", "systemd", "dotenv", "json")
 # No file of lines holds them, and bytes that are no UTF-8 (lone surrogates) would be printed as ?.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-class ExportError(ValueError):
+class ExportError(DoctorError):
     """A value that a form cannot hold; one sentence."""
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text, UNKNOWN)
 
 
 def exports(form: str, shell: Mapping[str, str], saved: Saved, prefix: Path) -> str:
-    """The text, "" where there is nothing to set. `form` is one of FORMS; `prefix`: of the
+    """The text, "" where there is nothing to set. `form` is one of EXPORT_FORMS; `prefix`: of the
     environment that it was saved for.
 
     A variable that has a value of the shell's own which was never judged bad is not in it: the
@@ -103,7 +109,9 @@ def _word(name: str, value: str) -> str:
 
 def _must_fit(name: str, value: str | None) -> None:
     if value is not None and _UNFIT.search(value):
-        raise ExportError(f"{name} has a control character in it: {printable(value)}")
+        raise ExportError(
+            Text("{name} contains a control character: {value}", name=name, value=value)
+        )
 
 
 # What every reader of such files takes as it stands, without quotes and with.
@@ -115,11 +123,17 @@ def _dotenv(name: str, _: SavedValue, value: str | None) -> str:
     """There is no standard; docker's --env-file knows no quotes, others unquote and expand. So
     there are quotes only where they are needed, and nothing that readers take in different ways."""
     if value is None:
-        raise ExportError(f"a dotenv file cannot take {name} out: unset it, or use another --shell")
+        raise ExportError(
+            Text("a dotenv file cannot unset {name}: unset it, or use another --shell", name=name)
+        )
     if disputed := _DISPUTED.search(value):
         raise ExportError(
-            f"{name} holds {disputed[0]}, which readers of dotenv files take in different ways: "
-            f"use another --shell"
+            Text(
+                "{name} contains {sign}, which readers of dotenv files interpret differently: "
+                "use another --shell",
+                name=name,
+                sign=disputed[0],
+            )
         )
     return f"{name}={value}" if _BARE.fullmatch(value) else f"{name}='{value}'"
 
@@ -144,54 +158,44 @@ def _last_first(folders: str) -> list[str]:
     return [f for f in folders.split(os.pathsep) if f][::-1]
 
 
-# What each is for, to whoever reads the lines and wonders.
-WHY = {
-    "CC": "the C compiler of Triton and of nvcc",
-    "CPATH": "folders of headers, before those that nvcc names",
-    "CUDA_HOME": "where FlashInfer finds nvcc, its headers and its libraries",
-    "CUDA_PATH": "where FlashInfer looks for nvcc without CUDA_HOME",
-    "CUDA_VISIBLE_DEVICES": "the GPUs that the server sees",
-    "CXX": "the C++ compiler that FlashInfer links with",
-    "FLASHINFER_CUDA_ARCH_LIST": "the architectures that FlashInfer compiles for",
-    "FLASHINFER_WORKSPACE_BASE": "where FlashInfer keeps the kernels that it built",
-    "LD_LIBRARY_PATH": "where the loader looks first for shared libraries",
-    "LIBRARY_PATH": "where the linker looks for libraries",
-    "NVCC_APPEND_FLAGS": "nvcc's last arguments",
-    "PATH": "where nvcc, ninja and the compilers are found by name",
-    "TRITON_LIBCUDA_PATH": "where Triton finds libcuda",
-    "VLLM_USE_FLASHINFER_MOE_FP16": "whether FlashInfer compiles the experts' kernels",
-    "VLLM_USE_FLASHINFER_SAMPLER": "whether vLLM samples with FlashInfer's kernels",
-}
-
 _NOT_NEEDED = ("CPATH", "LIBRARY_PATH", "LD_LIBRARY_PATH")
 
 
-def notes(shell: Mapping[str, str], saved: Saved) -> Iterator[str]:
-    """Why each variable is set, or is not, one line each, free of control characters."""
+def notes(shell: Mapping[str, str], saved: Saved) -> Iterator[Text]:
+    """Why each variable is set, or is not, one line each."""
     ours = saved.ours()
     if not ours:
-        yield "nothing is saved for this environment: no fix has set anything"
+        yield Text("nothing is saved for this environment: no fix has set a variable")
         return
-    for name, one in ours.items():
-        yield printable(f"{name}: {_note(one, shell.get(name))} ({WHY[name]})")
+    for row in VARIABLES:
+        if row.name in ours:
+            note = _note(ours[row.name], shell.get(row.name))
+            yield Text("{name}: {note} ({why})", name=row.name, note=note, why=row.why)
     absent = [name for name in _NOT_NEEDED if name not in ours]
     if "CUDA_HOME" in ours and absent:
-        yield (
-            f"not set: {', '.join(absent)}; CUDA_HOME and PATH are enough, and CPATH would come "
-            "before the headers of any other nvcc"
+        yield Text(
+            "not set: {names}; CUDA_HOME and PATH are enough, and CPATH would come before the "
+            "headers of any other nvcc",
+            names=absent,
         )
 
 
-def _note(one: SavedValue, shells: str | None) -> str:
+def _note(one: SavedValue, shells: str | None) -> Text:
     if one.prepend:
         there = set((shells or "").split(os.pathsep))
         new = [f for f in (one.value or "").split(os.pathsep) if f and f not in there]
-        return f"{', '.join(new)} put in front" if new else "holds what was saved"
-    kept = "taken out" if one.value is None else one.value
+        return (
+            Text("{folders} put in front", folders=new) if new else Text("contains the saved value")
+        )
+    kept = Text("unset") if one.value is None else Text("{value}", value=one.value)
     if one.stands(shells):
         if shells and shells != one.value:
-            return f"{kept}, for this shell's {shells} was judged bad"
+            return Text(
+                "{kept}, since this shell's {value} was judged bad", kept=kept, value=shells
+            )
         return kept
     if shells is None:
-        return "to be taken out, and this shell has none"
-    return f"this shell's own value wins, {shells or 'an empty one'}; saved is: {kept}"
+        return Text("to be unset, but this shell does not have it")
+    if not shells:
+        return Text("this shell's own empty value wins; saved: {kept}", kept=kept)
+    return Text("this shell's own value {value} wins; saved: {kept}", value=shells, kept=kept)

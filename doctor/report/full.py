@@ -63,7 +63,7 @@ def _header(report: Report) -> Iterator[Line]:
     yield (
         ("", "Judged "),
         ("bold", f"{where.python}"),
-        ("", f" (found by {where.found_by}) for "),
+        ("", f" (found by {where.how}) for "),
         *served(report),
     )
     yield ()

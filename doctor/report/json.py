@@ -41,7 +41,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "target": {
             "python": printable(where.python),
             "prefix": printable(report.interpreter.prefix),
-            "found_by": where.found_by,
+            "found_by": where.how,
             "profile": report.profile_name,
             "model": None if report.model is None else printable(report.model),
             "source": report.source,

@@ -33,7 +33,7 @@ def _plan_lines(plan: Plan, report: Report) -> Iterator[Line]:
     yield (
         ("", "Plan for "),
         ("bold", f"{where.python}"),
-        ("", f" (found by {where.found_by}), to serve "),
+        ("", f" (found by {where.how}), to serve "),
         *served(report),
     )
     yield ()

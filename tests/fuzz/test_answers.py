@@ -14,7 +14,7 @@ from doctor.diagnose import Question, diagnose
 from doctor.engine import Crashed, Facts, load_rules
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN, USAGE
 from doctor.model import Missing
-from doctor.probes.interpreter import MARK, Where
+from doctor.probes.interpreter import MARK, FoundBy, Where
 from doctor.report.json import to_json
 from doctor.shipped import rules_folder
 from doctor.target import Live, Ran
@@ -59,7 +59,7 @@ class Answering(Live):
 
 def test_what_a_program_answers(fuzz: Fuzz, shared_server: Environment, tmp_path: Path) -> None:
     rules = load_rules(rules_folder())
-    where = Where(shared_server.python, "--python")
+    where = Where(shared_server.python, FoundBy.OPTION)
     real = Live(SYSTEM).run(
         *(str(where.python), "-I", "-S", "-B", "vllm-doctor:probes/_inspect.py", str(where.python)),
         env={**SYSTEM, "VLLM_DOCTOR_MARK": "mark"},

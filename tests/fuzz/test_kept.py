@@ -8,9 +8,9 @@ import random
 import pytest
 
 from doctor.exits import FAILED, FINDINGS, HEALTHY, UNKNOWN, USAGE
-from doctor.launch import is_proven
 from doctor.probes.environment import HOME, SAVED
 from doctor.repair.state import State
+from doctor.serve.proofs import is_proven
 from doctor.target import Live
 from tests.conftest import Environment, run_inside
 from tests.fuzz.conftest import Fuzz

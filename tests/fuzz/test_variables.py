@@ -9,7 +9,7 @@ import pytest
 from doctor import profile as profiles
 from doctor.diagnose import Question, diagnose
 from doctor.engine import Facts, load_rules
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.report.json import to_json
 from doctor.shipped import rules_folder
 from doctor.target import Live
@@ -47,7 +47,7 @@ def test_whatever_is_in_the_environment_breaks_no_rule(
     fuzz: Fuzz, shared_server: Environment
 ) -> None:
     rules = load_rules(rules_folder())
-    where = Where(shared_server.python, "--python")
+    where = Where(shared_server.python, FoundBy.OPTION)
 
     def one(r: random.Random) -> None:
         env = {}

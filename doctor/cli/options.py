@@ -1,0 +1,277 @@
+"""The options that the commands share, and what they name: an environment, what it is to serve, and
+the rules that judge it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+
+import click
+
+from doctor import profile as profiles
+from doctor.cli.output import rules_print_to_stderr, say, tell
+from doctor.engine import load_rules
+from doctor.errors import DoctorError, UsageError, naming
+from doctor.exits import UNKNOWN, USAGE
+from doctor.locate import environments, locate, nobody_named, refuse_foreign
+from doctor.model import Rule, Text, os_refusal, printable
+from doctor.patience import Patience
+from doctor.probes.interpreter import Where
+from doctor.profile import Profile
+from doctor.shipped import rules_folder
+from doctor.target import Live, Target
+from doctor.trust import ALLOW, why_not_trusted
+
+if TYPE_CHECKING:
+    from doctor.signatures import Catalogue
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """What the common options say, as it was typed; a command that lacks one has its default."""
+
+    python: str | None = None
+    allow: tuple[str, ...] = ()
+    profile_name: str = profiles.DEFAULT_PROFILE
+    sets: tuple[str, ...] = ()
+    rules_dir: str | None = None
+
+    def profile(self) -> Profile:
+        """The profile with its settings put in; says what of it does not count for another model.
+        Raises UsageError."""
+        base = profiles.load_profile(self.profile_name)
+        made = profiles.with_settings(base, self.sets) if self.sets else base
+        if left := profiles.left_out(base, made):
+            tell(
+                Text(
+                    "profile {name}: {left} belong to {its}, not to {model}, and are left out",
+                    name=self.profile_name,
+                    left=left,
+                    its=base.model,
+                    model=made.model or Text("a server without a model"),
+                )
+            )
+        return made
+
+    def rules(self) -> tuple[Rule, ...]:
+        """Our own rules, and those of --rules. Raises RuleError, UsageError."""
+        ours = load_rules(rules_folder())
+        if self.rules_dir is None:
+            return ours
+        self.must_be_trusted()
+        folder = Path(self.rules_dir)
+        if any(folder.glob("signatures/*.toml")) and not any(folder.glob("*.py")):
+            return ours  # it adds to what `explain` knows
+        with naming("--rules"), rules_print_to_stderr():
+            more = load_rules(folder)
+        known = {r.id for r in ours}
+        if twice := [r.id for r in more if r.id in known]:
+            said = Text("--rules {folder}: duplicate rule {id}", folder=folder, id=twice[0])
+            raise UsageError(said)
+        return (*ours, *more)
+
+    def rules_when_asked(self) -> Iterator[Rule]:
+        """The same, loaded when the first one is wanted."""
+        yield from self.rules()
+
+    def must_be_trusted(self) -> None:
+        """As root, raises UsageError where another user could decide what a site's own rules do."""
+        if self.rules_dir is None or ALLOW in self.allow:
+            return
+        folder = Path(self.rules_dir)
+        for path in (folder, folder / "signatures", *folder.glob("*.py"), *folder.glob("*/*.toml")):
+            if why := why_not_trusted(path, searched=path.is_dir()):
+                raise UsageError(Text("--rules {folder}: {why}", folder=folder, why=why))
+
+    def signatures(self) -> Catalogue:
+        """The log signatures and ailments that are shipped, and those of --rules."""
+        from doctor.signatures import load_catalogue
+
+        folders = [rules_folder(), *([Path(self.rules_dir)] if self.rules_dir else [])]
+        try:
+            return load_catalogue(folders)
+        except (OSError, ValueError) as error:
+            why = os_refusal(error) if isinstance(error, OSError) else error
+            said = Text("signatures: {why}", why=why)
+            raise DoctorError(said, USAGE if self.rules_dir else UNKNOWN) from None
+
+    def located(self) -> tuple[Target, Where]:
+        """This machine, and which interpreter on it. Raises LocateError."""
+        target = Live(foreign=ALLOW in self.allow)
+        where = locate(self.python, target.env)
+        if ALLOW not in self.allow:
+            refuse_foreign(where.python)
+        return target, where
+
+    def named(self) -> tuple[Target, Where]:
+        """As `located`, but never the doctor's own interpreter where no server could run on it:
+        then the environments that there are, each with the command for it, and out."""
+        target, where = self.located()
+        if nobody_named(where):
+            _list_environments()
+        return target, where
+
+
+def _list_environments() -> NoReturn:
+    """Each with the whole command for it, which can be copied with what is said of it."""
+    from doctor.cli.again import RunningCommand
+    from doctor.repair.running import servers
+
+    again, verb = RunningCommand(), str(click.get_current_context().info_name)
+    rows = {
+        str(python): Text("{python}: used by {process}", python=python, process=process)
+        for python, process in servers().items()
+    }
+    for name, has_vllm in environments(Path()):
+        folder = f"./{name}"
+        rows[folder] = Text("{folder}: without vLLM", folder=folder)
+        if has_vllm:
+            rows[folder] = Text("{folder}: has vLLM", folder=folder)
+    said = [(what, again(verb, "--python", python)) for python, what in rows.items()]
+    if not said:
+        said = [
+            (
+                Text("the environment that serves"),
+                again(verb, "--python", "/path/to/the/environment"),
+            )
+        ]
+    fresh = again("fix", "--apply", "--create", "--python", "./vllm-env")
+    tell(
+        Text("no environment is active, and vllm-doctor's own has no vLLM: name one with --python")
+    )
+    for what, command in (*said, (Text("a new one"), fresh)):
+        say(f"  # {what}\n  {printable(command)}", err=True)
+    raise SystemExit(USAGE)
+
+
+ALLOW_HELP = "foreign-owner: as root, run and load also what another user could change."
+_CONSENTS = (
+    " core: change an installed torch, vLLM, FlashInfer or triton. running: change an environment "
+    "that a process is using."
+)
+
+
+def python_options(command: F, consents: tuple[str, ...] = ()) -> F:
+    """The options that name an environment, as one CommonOptions, the command's `common`.
+    `consents`: what else --allow takes."""
+    return _python(_with_common(command, "python", "allow"), consents)
+
+
+def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
+    """The options that name what is judged: an environment, and what it is to serve; as one
+    CommonOptions, the command's `common`."""
+    made = _with_common(command, "python", "allow", "profile_name", "sets", "rules_dir")
+    for option in reversed(
+        (
+            click.option(
+                "--profile",
+                "profile_name",
+                default=profiles.DEFAULT_PROFILE,
+                show_default=True,
+                metavar="NAME|FILE",
+                help="What is to be served.",
+            ),
+            click.option(
+                "--set",
+                "sets",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="A value of the profile, such as device=cpu or gpus=later.",
+            ),
+            click.option(
+                "--rules",
+                "rules_dir",
+                metavar="DIR",
+                help="A folder of further rules.",
+            ),
+        )
+    ):
+        made = option(made)
+    return _python(made, consents)
+
+
+def _python(command: F, consents: tuple[str, ...]) -> F:
+    for option in reversed(
+        (
+            click.option(
+                "--python",
+                metavar="PATH",
+                help="A python or an environment's folder. Else VIRTUAL_ENV, the conda prefix, the "
+                "interpreter of `vllm` on PATH, the doctor's own.",
+            ),
+            click.option(
+                "--allow",
+                multiple=True,
+                type=click.Choice([ALLOW, *consents]),
+                help=ALLOW_HELP + (_CONSENTS if consents else ""),
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _with_common(command: F, *names: str) -> F:
+    """The command, whose `common` is made of these options. click still knows them by their names
+    (doctor.cli.again)."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **given: Any) -> Any:
+        common = CommonOptions(**{name: given.pop(name) for name in names})
+        return command(*args, common=common, **given)
+
+    return cast("F", run)
+
+
+def accept_option(command: F) -> F:
+    """--accept; its ids are read by `ids`."""
+    return click.option(
+        "--accept",
+        "accept",
+        multiple=True,
+        metavar="ID[,ID...]",
+        help="Ignore this finding or inconclusive check; may be given several times.",
+    )(command)
+
+
+def ids(option: str, given: Iterable[str], rules: Iterable[Rule]) -> frozenset[str]:
+    """The ids of an option that takes several. Raises UsageError for one that no rule has."""
+    known = {r.id for r in rules}
+    asked = [id for words in given for id in filter(None, words.split(","))]
+    for id in asked:
+        if id not in known:
+            hint = did_you_mean(id, known)
+            raise UsageError(
+                Text("{option} {id}: unknown rule{hint}", option=option, id=id, hint=hint)
+            )
+    return frozenset(asked)
+
+
+def did_you_mean(word: str, known: Collection[str], otherwise: Text | None = None) -> Text:
+    """A hint for a slip of the pen, to be put behind a sentence."""
+    from difflib import get_close_matches
+
+    if close := get_close_matches(word, known, 1, cutoff=0.4):
+        return Text("; did you mean {near}?", near=close[0])
+    return otherwise or Text("")
+
+
+def wait_option(command: F) -> F:
+    return click.option(
+        "--wait",
+        type=click.FloatRange(min=0),
+        is_flag=False,
+        flag_value=0,
+        metavar="[SECONDS]",
+        help="Wait for another vllm-doctor that is changing the environment, for so long, or for "
+        "ever without a number or with 0. Otherwise, and after that time, exit code 75.",
+    )(command)
+
+
+def patience(wait: float | None) -> Patience:
+    return Patience(wait, tell)
