@@ -304,8 +304,8 @@ def sources(served: Index, shell: dict[str, str]) -> tuple[indexes_of.PackageInd
     [
         (None, "0.22.0", "the newest that installs on Python"),
         (Version("13.0"), "0.22.0", "with a driver of CUDA 13.0"),
-        (Version("12.4"), "0.19.1", "0.22.0 does not: "),
-        (Version("11.8"), "0.19.1", "0.22.0 does not: "),
+        (Version("12.4"), "0.19.1", "0.22.0 cannot: "),
+        (Version("11.8"), "0.19.1", "0.22.0 cannot: "),
     ],
 )
 def test_an_older_driver_gets_the_newest_vllm_of_its_own_cuda(
