@@ -192,6 +192,37 @@ def test_a_fact_is_found_out_once() -> None:
     assert len(COUNT) == 1
 
 
+def test_another_given_fact_asks_anew_for_what_rests_on_it_and_for_nothing_else() -> None:
+    registry = Registry(PROBES)
+    asked: list[str] = []
+
+    @registry.probe
+    def orphan() -> Orphan:
+        asked.append("orphan")
+        return Orphan()
+
+    first = facts(registry)
+    assert (first.get(Derived), first.get(Orphan)) == (Derived(2), Orphan())
+    second = first.given(Given(7))
+    assert (second.get(Derived), second.get(Orphan)) == (Derived(8), Orphan())
+    assert (len(COUNT), asked) == (2, ["orphan"])
+    assert first.get(Derived) == Derived(2)
+    assert first.given(Given()) is first
+
+
+def test_a_registry_on_top_leaves_the_one_below_as_it_is() -> None:
+    registry = Registry(PROBES)
+
+    @registry.probe
+    def orphan() -> Orphan:
+        return Orphan()
+
+    assert facts(registry).get(Orphan) == Orphan()
+    assert set(registry.kinds()) - set(PROBES.kinds()) == {Orphan}
+    with pytest.raises(Crashed, match="no probe returns Orphan"):
+        facts().get(Orphan)
+
+
 def test_a_fact_is_found_out_once_however_many_threads_ask() -> None:
     made = facts()
     made.ask_ahead(*[Counted] * 8, Derived)
