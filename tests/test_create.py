@@ -276,7 +276,7 @@ def test_the_driver_that_is_here_is_asked_for_its_cuda(
         environment=Environment(tmp_path / "env"),
         LD_LIBRARY_PATH=str(library.parent),
     )
-    assert "vllm 0.19.1: the newest that goes together" in said.out, said.err
+    assert "vllm 0.19.1: the newest that can be installed" in said.out, said.err
     assert "with a driver of CUDA 12.8" in said.out
 
 
