@@ -276,7 +276,7 @@ def test_the_driver_that_is_here_is_asked_for_its_cuda(
         environment=Environment(tmp_path / "env"),
         LD_LIBRARY_PATH=str(library.parent),
     )
-    assert "vllm 0.19.1: the newest that goes together" in said.out, said.err
+    assert "vllm 0.19.1: the newest that can be installed" in said.out, said.err
     assert "with a driver of CUDA 12.8" in said.out
 
 
@@ -304,8 +304,8 @@ def sources(served: Index, shell: dict[str, str]) -> tuple[indexes_of.PackageInd
     [
         (None, "0.22.0", "the newest that installs on Python"),
         (Version("13.0"), "0.22.0", "with a driver of CUDA 13.0"),
-        (Version("12.4"), "0.19.1", "0.22.0 does not: "),
-        (Version("11.8"), "0.19.1", "0.22.0 does not: "),
+        (Version("12.4"), "0.19.1", "0.22.0 cannot: "),
+        (Version("11.8"), "0.19.1", "0.22.0 cannot: "),
     ],
 )
 def test_an_older_driver_gets_the_newest_vllm_of_its_own_cuda(
