@@ -19,7 +19,7 @@ class Talk(Protocol):
         ...
 
     def phase(self, text: Text) -> None:
-        """What begins now and may take long; the text ends in "..."."""
+        """What begins now, and may take long."""
         ...
 
     def progress(self, done: int, total: int | None) -> None:

@@ -297,6 +297,15 @@ def test_an_effect_that_fails_is_undone_and_the_run_is_none(site: Site) -> None:
     assert site.tree() == was
 
 
+def test_what_an_effect_without_an_undo_did_before_it_failed_is_told(site: Site) -> None:
+    site.has(EFFECT, undone=False, then='raise StageError(Text("the shop is closed"))')
+    done = site.fix("--apply")
+    assert done.code == 4
+    assert f"write {site.place} (interrupted; may have been done): cannot be undone" in done.err
+    assert site.place.exists()
+    assert site.undo().out.startswith("nothing to undo")
+
+
 @pytest.mark.parametrize("undone", [True, False], ids=["undo", "no undo"])
 @pytest.mark.parametrize("when", ["begun", "done"])
 def test_a_doctor_killed_around_an_effect_leaves_none_untold(
@@ -348,6 +357,57 @@ def test_an_older_doctor_does_not_take_a_run_with_an_effect_for_one_without(site
     run = site.json("--apply").report["run"]
     journal = site.environment.prefix / f"share/vllm-doctor/runs/{run}/journal.json"
     assert json.loads(journal.read_text())["schema_version"] == 3
+
+
+def effect_file(site: Site) -> Path:
+    (file,) = site.environment.prefix.glob("share/vllm-doctor/runs/*/1/effect.json")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"kind": "install"}, "unknown kind of step 'install'"),
+        ({"kind": "\x1b[2J"}, "unknown kind of step '\\x1b[2J'"),
+        ({"data": {}}, "its undo crashed: KeyError"),
+    ],
+    ids=["of files", "not printable", "without its data"],
+)
+def test_an_effect_that_another_has_written_is_told_and_left(
+    site: Site, changes: dict[str, object], said: str
+) -> None:
+    site.has(EFFECT, undoing='effect.data["text"]')
+    assert site.json("--apply").code == 0
+    file = effect_file(site)
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    undone = site.undo()
+    assert undone.code == 1
+    assert f"write {site.place}: {said}" in undone.err
+    assert site.place.exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"does": 1}', "[" * 9999])
+def test_an_effect_that_cannot_be_read_is_named_and_nothing_is_changed(
+    site: Site, text: str
+) -> None:
+    site.has(EFFECT)
+    assert site.json("--apply").code == 0
+    effect_file(site).write_text(text)
+    was = site.tree()
+    undone = site.undo()
+    assert undone.code == 4
+    assert f"{effect_file(site)} cannot be used: " in undone.err
+    assert site.tree() == was
+
+
+def test_an_effect_without_a_journal_is_no_reason_to_forget_it(site: Site) -> None:
+    site.has(EFFECT)
+    assert site.json("--apply").code == 0
+    (effect_file(site).parent.parent / "journal.json").unlink()
+    assert "journal.json is gone, and changes were made" in site.undo().err
+    words = (*site.words, "--set", "device=cpu", "--format", "json")
+    unfinished = run_doctor("diagnose", *words).outcome("repair-unfinished")
+    assert (unfinished["verdict"], "journal.json" in unfinished["why"]) == ("unknown", True)
 
 
 # Ctrl-C, at the very place.

@@ -259,7 +259,7 @@ LEVELS = ["", "runs", "runs/RUN", "runs/RUN/journal.json", "runs/RUN/1", "runs/R
 def test_root_follows_no_journal_that_another_user_could_write(state: State, what: str) -> None:
     run = applied(state, {"lib/a.py": b"new"})
     os.chown(state.folder / what.replace("RUN", run.id), 12345, 12345)
-    with pytest.raises(StateError, match="belongs to the user 12345"):
+    with pytest.raises(StateError, match="belongs to user 12345"):
         state.runs()
 
 

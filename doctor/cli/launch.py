@@ -77,24 +77,27 @@ def launch(
     name = common.profile_name
     if Path(name).is_file() and (why := target.distrust(Path(name))):
         raise UsageError(Text("--profile {name}: {why}", name=name, why=why))
-    with refusing(), rules_print_to_stderr():
-        facts = Facts(target, (where, asked))
-        interpreter = facts.get(Interpreter)
-        options = None if OPTION_UNKNOWN in accepted else _options(facts)
-        words = argv(target, interpreter, asked, extra, options)
-        with undisturbed(interpreter.prefix, patience(wait)):
-            # What another doctor changed meanwhile is asked anew.
-            judged = judge_start(
-                Facts(target, (where, asked, interpreter)),
-                rules,
-                Question(name, accept=accepted),
-                prove=not dry_run,
-                tell=tell,
-            )
-            judged = dataclasses.replace(judged, report=told(judged.report, RunningCommand(where)))
-            server = None if dry_run else _start(judged, asked, words, replace)
-    if server is None:
-        _print_dry_run(target, judged, words)
+    with refusing():
+        with rules_print_to_stderr():
+            facts = Facts(target, (where, asked))
+            interpreter = facts.get(Interpreter)
+            options = None if OPTION_UNKNOWN in accepted else _options(facts)
+            words = argv(target, interpreter, asked, extra, options)
+            with undisturbed(interpreter.prefix, patience(wait)):
+                # What another doctor changed meanwhile is asked anew.
+                judged = judge_start(
+                    Facts(target, (where, asked, interpreter)),
+                    rules,
+                    Question(name, accept=accepted),
+                    prove=not dry_run,
+                    tell=tell,
+                )
+                judged = dataclasses.replace(
+                    judged, report=told(judged.report, RunningCommand(where))
+                )
+                server = None if dry_run else _start(judged, asked, words, replace)
+        if server is None:
+            _print_dry_run(target, judged, words)
     raise SystemExit(attend(server))
 
 

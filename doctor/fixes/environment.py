@@ -7,11 +7,11 @@ import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from doctor.fixes.base import Kind
+from doctor.frozen import dataclass
 from doctor.model import Installer, Step, Text
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import dataclasses
 import os
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from doctor.fixes.base import Kind
+from doctor.frozen import dataclass
 from doctor.model import Installer, Step, Text
 
 if TYPE_CHECKING:

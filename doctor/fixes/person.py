@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from typing import ClassVar
 
+from doctor.frozen import dataclass
 from doctor.model import Installer, Step, plainly
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from doctor.fixes.base import Kind
 from doctor.fixes.files import SetAside, paths_of
+from doctor.frozen import dataclass
 from doctor.model import Installer, Step, Text, printable
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from packaging.version import Version
@@ -12,6 +12,7 @@ from doctor.fixes.cuda_home import CudaHome
 from doctor.fixes.environment import PrependPath, SetVariable
 from doctor.fixes.person import Command, Doctor
 from doctor.fixes.pip import PipInstall
+from doctor.frozen import dataclass
 from doctor.model import Fix, Installer, Needs, Step, Text
 from doctor.probes.toolkit import WheelToolkit
 from doctor.probes.wheels import Specifiers, Vllm

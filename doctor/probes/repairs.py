@@ -18,6 +18,8 @@ RUNS = HOME / "runs"
 LOCK = HOME / "lock"
 JOURNAL = "journal.json"
 MANIFEST = "manifest.json"
+EFFECT = "effect.json"
+"""What a change has in the place of a manifest that is none of files."""
 UNFINISHED = ("applying", "undoing")
 FINISHED = ("applied", "kept")
 
@@ -44,8 +46,9 @@ def repairs(target: Target, interpreter: Interpreter) -> Repairs:
             if _state(target, path) in UNFINISHED:
                 unfinished.append(run)
         elif any(
-            target.stat(folder / run / number / MANIFEST)
+            target.stat(folder / run / number / name)
             for number in target.listdir(folder / run) or ()
+            for name in (MANIFEST, EFFECT)
         ):
             raise Missing(Text("{path} is gone, and changes were made", path=path))
     if not unfinished:

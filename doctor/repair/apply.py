@@ -158,7 +158,7 @@ def apply(first: Plan, context: RepairContext, state: State, run: Run | None, by
             counted |= _counted(report, by.fail_on)
     except BaseException as error:
         roll_back(state, run, error)
-    left: list[Text] = []
+    left = run.notes
     if done:
         run.note(state="applied", ended=time.time())
     else:

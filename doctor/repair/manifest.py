@@ -23,14 +23,12 @@ from doctor.exits import FAILED
 from doctor.model import Text
 from doctor.numbers import YEAR_10000
 from doctor.probes.environment import HOME, SAVED
-from doctor.probes.repairs import JOURNAL, MANIFEST, RUNS
+from doctor.probes.repairs import EFFECT, JOURNAL, MANIFEST, RUNS
 
 MANIFEST_VERSION = 2
 """Of the journal. 1, of vllm-doctor 0.1.0, has no identity of its environment."""
 EFFECTS_VERSION = 3
 """Of the journal of a run with an Effect, which an older doctor would not undo."""
-EFFECT = "effect.json"
-"""What a change has in the place of a manifest that is none of files."""
 ASIDE_BESIDE_A_CACHE = "vllm-doctor-set-aside"
 FOLDERS = tuple(str(at) for at in (*reversed(RUNS.parents), RUNS) if at != Path())
 """Of our own below the prefix, outermost first."""

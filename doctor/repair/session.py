@@ -176,18 +176,18 @@ class Session:
             with state.locked(self._asked.patience):
                 run = adopt(state) if created else None
                 try:
-                    plan, applied = self._apply(state, run)
+                    done = self._apply(state, run)
                 except BaseException as error:
                     if run and run.folder.exists():
                         roll_back(state, run, error)
                     raise
         except OSError as error:
             raise RepairError(Text("{why}", why=os_refusal(error))) from None
-        for line in applied.left:
+        for line in done.applied.left if done.applied else ():
             self._person.talk.tell(line)
-        return FixOutcome(self.context, plan, applied)
+        return done
 
-    def _apply(self, state: State, run: Run | None) -> tuple[Plan, Applied]:
+    def _apply(self, state: State, run: Run | None) -> FixOutcome:
         if recover(state, self._person.talk, run):
             self.context = self._judge(False)
         state.purge(KEEP_DAYS * 86400)
@@ -203,8 +203,12 @@ class Session:
         by = Judge(self._asked.fail_on, self._judge, replan)
         applied = apply(plan, self.context, state, run, by)
         self.context = dataclasses.replace(self.context, report=applied.report)
-        self._remember()
-        return plan, applied
+        done = FixOutcome(self.context, plan, applied)
+        try:
+            self._remember()
+        except KeyboardInterrupt:
+            raise done.interrupted() from None
+        return done
 
     def _remember(self) -> None:
         """What was proven here need not be proven again by the next `launch`."""

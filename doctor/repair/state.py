@@ -26,13 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doctor.codec import encode
+from doctor.engine import place
 from doctor.errors import DoctorError
 from doctor.exits import FAILED
 from doctor.fixes import KINDS, Kind
 from doctor.model import Text, os_reason, os_refusal
 from doctor.patience import AT_ONCE, Patience, busy_with
 from doctor.probes.environment import HOME
-from doctor.probes.repairs import JOURNAL, LOCK, MANIFEST, RUNS, UNFINISHED
+from doctor.probes.repairs import EFFECT, JOURNAL, LOCK, MANIFEST, RUNS, UNFINISHED
 from doctor.repair import manifest, swap
 from doctor.repair.manifest import FOLDERS, Damaged, Effect, Journal, Swap
 from doctor.repair.tree import Tree, why_not_ours, why_not_private
@@ -142,16 +143,20 @@ class Run:
         try:
             kind.carry_out(effect)
         except BaseException:
-            if effect.undo is not None:  # else it is told when the run is rolled back
+            if effect.undo is not None:
                 kind.undo(effect)
                 self.drop(change)
+            else:  # it stays in the run, whose undo tells it again
+                self.notes.append(
+                    Text("{does} failed: what it did until then stays", does=effect.does)
+                )
             raise
         self._write_effect(change, dataclasses.replace(effect, state="done"))
 
     def _write_effect(self, change: Path, effect: Effect) -> None:
         with Tree(change) as tree:
             text = manifest.encode_effect(effect)
-            tree.write(manifest.EFFECT, text.encode("utf-8", "surrogateescape"))
+            tree.write(EFFECT, text.encode("utf-8", "surrogateescape"))
         self._effects[int(change.name)] = effect
 
     def adopt(self, change: Path, made: Swap) -> None:
@@ -168,7 +173,7 @@ class Run:
         self._effects.pop(int(change.name), None)
         with contextlib.suppress(OSError), Tree(self.folder) as tree:
             tree.unlink(f"{change.name}/{MANIFEST}")
-            tree.unlink(f"{change.name}/{manifest.EFFECT}")
+            tree.unlink(f"{change.name}/{EFFECT}")
             tree.sync_folder(change.name)
             tree.remove(change.name)
 
@@ -224,7 +229,7 @@ class Run:
             self.drop(folder)
             return [Text("{what}: cannot be undone", what=what)]
         kind = KINDS.named(effect.kind)
-        if kind is None:
+        if kind is None or type(kind).undo is Kind.undo:
             return [
                 Text(
                     "{what}: unknown kind of step '{kind}'; name its rules with --rules",
@@ -236,6 +241,8 @@ class Run:
             kind.undo(effect)
         except (DoctorError, OSError) as error:
             return [Text("{what}: {why}; left", what=what, why=error)]
+        except Exception as error:  # of a site's own kind, or of data that others have written
+            return [Text("{what}: its undo crashed: {why}; left", what=what, why=place(error))]
         if not done:
             self.notes.append(Text("{what}: undone: {undo}", what=what, undo=effect.undo))
         self.drop(folder)
@@ -322,7 +329,7 @@ class State:
                 if not stat.S_ISLNK(found.st_mode) and at == FOLDERS[0]:
                     continue  # which others share
                 if why := why_not_ours(self.prefix / at, found):
-                    raise StateError(Text("{why}", why=why))
+                    raise StateError(why)
 
     def _lock(self) -> int:
         path = self._locked
@@ -446,7 +453,7 @@ class State:
         for number in _numbers(tree, at):
             self._owned(tree, f"{at}/{number}")
             data = self._file(tree, f"{at}/{number}/{MANIFEST}", _MANIFEST_MOST)
-            effect = self._file(tree, f"{at}/{number}/{manifest.EFFECT}", _JOURNAL_MOST)
+            effect = self._file(tree, f"{at}/{number}/{EFFECT}", _JOURNAL_MOST)
             if data is not None:
                 manifests[number] = data
             elif effect is not None:
@@ -488,7 +495,7 @@ class State:
         """What is at `path`. Raises Damaged where others may have written it."""
         found = tree.lstat(path)
         if found is not None and (why := why_not_ours(self.prefix / path, found)):
-            raise Damaged(Text("{why}", why=why))
+            raise Damaged(why)
         return found
 
     def _owned(self, tree: Tree, path: str) -> None:

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from doctor.model import Text
+
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -288,19 +290,25 @@ def name_of_copy(name: str) -> str:
     return f".{name}.vllm-doctor"
 
 
-def why_not_ours(path: Path, found: os.stat_result) -> str | None:
+def why_not_ours(path: Path, found: os.stat_result) -> Text | None:
     """Why what lies at `path` is not to be obeyed, one sentence; None where only root and this user
     can have written it."""
     if stat.S_ISLNK(found.st_mode):
-        return f"{path} is a link; the doctor keeps nothing behind a link"
+        return Text("{path} is a link; vllm-doctor keeps nothing behind a link", path=path)
     if found.st_uid not in (0, os.geteuid()):
-        return f"{path} belongs to the user {found.st_uid}: run the doctor as that user"
+        return Text(
+            "{path} belongs to user {user}: run vllm-doctor as that user",
+            path=path,
+            user=found.st_uid,
+        )
     if found.st_mode & 0o022:
-        return f"{path} can be written by others: chmod go-w it if what it holds is yours"
+        return Text(
+            "{path} can be written by others: chmod go-w it if what it holds is yours", path=path
+        )
     return None
 
 
-def why_not_private(folder: Path) -> str | None:
+def why_not_private(folder: Path) -> Text | None:
     """Why others than root and this user could change what `folder` is: one sentence. It, and every
     folder on the way that is there, belongs to one of them, is no link and can be written by no
     other; in a folder on the way with the sticky bit, such as /tmp, nobody can rename what is
