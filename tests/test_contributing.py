@@ -83,6 +83,13 @@ def test_the_examples_are_those_of_the_table() -> None:
     assert list(EXAMPLES) == list(TITLES)
 
 
+def test_every_place_that_is_named_is_there() -> None:
+    prose = BLOCK.sub("", TEXT)
+    named = set(re.findall(r"`((?:doctor|rules|fixtures|tests|docs)/[\w./-]*)`", prose))
+    assert {place for place in named if not (ROOT / place).exists()} == set()
+    assert "doctor/variables.py" in named
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_touches_what_the_table_says_and_works(
     example: str, tree: Path, tmp_path: Path
