@@ -211,7 +211,7 @@ class TestArgv:
     def test_what_was_judged_is_not_changed_behind_its_back(
         self, served: Environment, extra: str, setting: str
     ) -> None:
-        with pytest.raises(WrongArguments, match=f"say --set {setting}="):
+        with pytest.raises(WrongArguments, match=f"use --set {setting}="):
             words(served, Profile("m"), "--enforce-eager", extra)
 
     @pytest.mark.parametrize(
@@ -612,7 +612,7 @@ class TestRefusal:
         (served.prefix / SAVED).mkdir(parents=True)
         said = run(served, record)
         assert (said.code, said.out, records(record)) == (REFUSED, "", [])
-        assert "not started: could not tell about " in said.err
+        assert "not started: inconclusive: " in said.err
         assert "environment.json cannot be read" in " ".join(said.err.split())
 
     def test_a_rule_that_crashes_is_refused_as_well(
@@ -629,7 +629,7 @@ class TestRefusal:
         (tmp_path / "rules/own.py").write_text(rule)
         said = run(served, record, "--rules", tmp_path / "rules")
         assert (said.code, records(record)) == (REFUSED, [])
-        assert "not started: could not tell about own" in said.err
+        assert "not started: inconclusive: own" in said.err
 
     def test_a_warning_is_told_and_no_reason(
         self, served: Environment, record: Path, tmp_path: Path
@@ -1117,9 +1117,9 @@ class TestProof:
         first = run_doctor(*options, "--set", "archs=9.0", env=env)
         again = run_doctor(*options, "--set", "archs=9.0", env=env)
         assert (first.code, again.code, place.builds) == (0, 0, 1)
-        assert "proving it with a test build" in first.err
+        assert "verifying: a test build" in first.err
         assert "proving" not in again.err
-        assert "nothing about them was judged" in again.err
+        assert "GPU checks were skipped" in again.err
         add_nvcc(place.one, breaks="echo 'error: no such thing' >&2; exit 1")
         said = run_doctor(*options, "--set", "archs=9.0", env=env)
         assert (said.code, said.out, len(records(record))) == (REFUSED, "", 2)

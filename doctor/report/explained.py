@@ -11,7 +11,7 @@ from doctor.fixes import Doctor
 from doctor.fixes.person import typed
 from doctor.logs.explain import Earlier, Explanation
 from doctor.logs.found import Unknown
-from doctor.logs.judge import LogFinding, LogVerdict, fill
+from doctor.logs.judge import FindingRole, LogFinding, LogVerdict, fill
 from doctor.logs.several import Whole
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
@@ -109,11 +109,12 @@ class Explained:
         skimmed = self.told.skimmed
         if not skimmed:
             return tuple(notes)
-        note = (
-            f"this log is too repetitive: {counted(skimmed, 'line')} that may name a cause were "
-            "searched, but not examined one by one"
+        note = Text(
+            "this log is too repetitive: {lines} that may name a cause were searched, but not "
+            "examined one by one",
+            lines=counted(skimmed, "line"),
         )
-        return (*notes, note)
+        return (*notes, str(note))
 
     @property
     def conclusion(self) -> Text:
@@ -293,11 +294,14 @@ def _lines(one: Explained, style: Style) -> Iterator[Line]:
 
 def _starts(told: Explanation) -> str:
     if told.restarting:
-        return (
-            "; the last start is still under way, neither failed nor ready: this is about the one "
-            "before"
+        return str(
+            Text(
+                "; the last start is still under way, neither failed nor ready: this is about the "
+                "one before"
+            )
         )
-    return f"; {told.attempts} starts, the last one counts" if told.attempts > 1 else ""
+    many = Text("; {n} starts, the last one counts", n=told.attempts)
+    return str(many) if told.attempts > 1 else ""
 
 
 def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:
@@ -305,12 +309,8 @@ def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line
     colour, mark = MARKS[finding.severity]
     alone = one.told.verdict == "symptom"
     first = alone or finding.id == one.told.primary
-    role = {
-        "primary": "  PRIMARY CAUSE: fix this first",
-        "contributing": "  also found",
-        "symptom": "  a symptom: its cause is not in this log",
-    }[finding.role]
-    yield ((colour, f"{mark if first else '+'} {finding.id}"), ("bold", role))
+    role = _ROLES[finding.role]
+    yield ((colour, f"{mark if first else '+'} {finding.id}"), ("bold", f"  {role}"))
     message = one.message(finding)
     yield from wrapped(message, "    ", style, "bold")
     where = one.place(finding)
@@ -328,6 +328,13 @@ def _finding(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line
             yield from fix_lines(fix, one.installer, style)
     yield from _there(one, finding, style)
     yield ()
+
+
+_ROLES: Mapping[FindingRole, Text] = {
+    "primary": Text("PRIMARY CAUSE: fix this first"),
+    "contributing": Text("also found"),
+    "symptom": Text("a symptom: its cause is not in this log"),
+}
 
 
 def _there(one: Explained, finding: LogFinding, style: Style) -> Iterator[Line]:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from doctor.model import Finding, Outcome, Severity, Stage, Verdict
+from doctor.model import Finding, Outcome, Severity, Stage, Text, Verdict
 from doctor.probes.interpreter import FoundBy
 from doctor.profile import Profile
 from doctor.report.closing import is_fixable, next_lines, snapshot_line, verdict_lines
-from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap
+from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap, wrapped
 from doctor.report.machine import fact, machine
 from doctor.report.moments import MOMENTS, moment_of
 
@@ -34,7 +34,7 @@ class Row:
 
     area: str
     mark: tuple[str, str]
-    message: str
+    message: Text
     tag: str = ""
     primary: bool = False
     stops: Stage | None = None
@@ -47,8 +47,8 @@ def short_lines(report: Report, style: Style) -> Iterator[Line]:
     if report.recorded:
         yield snapshot_line(report.recorded)
     yield from _header(report, style)
-    rows = _arranged(_brief(row, report) for row in (*rows_of(report), *deep_rows(report)))
-    yield from _block(rows, style)
+    rows = _arranged([*rows_of(report), *deep_rows(report)])
+    yield from _block(rows, report, style)
     yield from _passed(report, style)
     yield from _stop(rows, style)
     yield ()
@@ -107,22 +107,27 @@ def rows_of(report: Report) -> Iterator[Row]:
     for outcome in report.outcomes:
         area, id = outcome.rule.area, outcome.rule.id
         if outcome.accepted:
-            for said in [str(f.message) for f in outcome.findings] or [str(outcome.why)]:
-                yield Row(area, ACCEPTED, f"accepted: {said}", id)
+            said = [f.message for f in outcome.findings] if outcome.why is None else [outcome.why]
+            for what in said:
+                yield Row(area, ACCEPTED, Text("accepted: {what}", what=what), id)
         elif outcome.verdict is Verdict.FOUND:
             for i, finding in enumerate(outcome.findings):
                 yield _found(report, outcome, finding, outcome is report.primary and i == 0)
         elif outcome.verdict is Verdict.CRASHED:
-            yield Row(area, UNSURE, f"the check crashed: {outcome.why}", id)
+            yield Row(area, UNSURE, Text("the check crashed: {why}", why=outcome.why), id)
     for why, outcomes in report.inconclusive():
         areas = list(dict.fromkeys(o.rule.area for o in outcomes))
         if len(outcomes) == 1:
-            yield Row(areas[0], UNSURE, f"inconclusive: {why}", outcomes[0].rule.id)
+            told = Text("inconclusive: {why}", why=why)
+            yield Row(areas[0], UNSURE, told, outcomes[0].rule.id)
+        elif len(areas) == 1:
+            told = Text("{n} checks inconclusive: {why}", n=len(outcomes), why=why)
+            yield Row(areas[0], UNSURE, told)
         else:
-            where = "" if len(areas) == 1 else f" ({', '.join(areas)})"
-            many = counted(len(outcomes), "check")
-            name = areas[0] if len(areas) == 1 else "several"
-            yield Row(name, UNSURE, f"{many} inconclusive{where}: {why}")
+            told = Text(
+                "{n} checks inconclusive ({areas}): {why}", n=len(outcomes), areas=areas, why=why
+            )
+            yield Row("several", UNSURE, told)
 
 
 def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) -> Row:
@@ -136,7 +141,7 @@ def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) ->
     return Row(
         outcome.rule.area,
         MARKS[severity],
-        str(finding.message),
+        finding.message,
         outcome.rule.id,
         primary,
         stage if severity is Severity.ERROR and moment_of(stage) else None,
@@ -144,36 +149,40 @@ def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) ->
     )
 
 
-def _brief(row: Row, report: Report) -> Row:
-    """The row, whose paths begin in the target's site-packages where they lead there: the header
-    says which environment it is."""
-    message = row.message
+def _brief(message: Text, report: Report) -> str:
+    """The message, whose paths begin in the target's site-packages where they lead there: the
+    header says which environment it is."""
+    said = str(message)
     for folder in report.interpreter.site_packages:
         if report.interpreter.prefix in folder.parents:
-            message = message.replace(f"{folder}/", f"{folder.name}/")
-    return replace(row, message=message)
+            said = said.replace(f"{folder}/", f"{folder.name}/")
+    return said
 
 
 def deep_rows(report: Report) -> Iterator[Row]:
     """The test build and the imports, a row each where they were asked for."""
     proof, made = report.proof, report.imports
     if proof and proof.ok:
-        archs = ", ".join(f"sm_{a}" for a in proof.archs)
-        yield Row("test build", PASSED, f"compiled, linked and loaded for {archs}")
+        archs = [f"sm_{a}" for a in proof.archs]
+        said = Text("compiled, linked and loaded for {archs}", archs=archs)
+        yield Row("test build", PASSED, said)
     elif proof:
-        yield Row("test build", FAILED, f"failed at {proof.stage}: {proof.line.strip()}")
+        said = Text("failed at {stage}: {line}", stage=proof.stage, line=proof.line.strip())
+        yield Row("test build", FAILED, said)
     elif report.proof_missing:
-        yield Row("test build", NOT_RUN, f"not run: {report.proof_missing}")
+        yield Row("test build", NOT_RUN, Text("not run: {why}", why=report.proof_missing))
     if made and made.died:
-        names = ", ".join(one.module for one in made.died)
-        yield Row("imports", FAILED, f"{len(made.died)} of {len(made.rows)} failed: {names}")
+        names = [one.module for one in made.died]
+        said = Text("{n} of {all} failed: {names}", n=len(names), all=len(made.rows), names=names)
+        yield Row("imports", FAILED, said)
     elif made and made.failure:
-        yield Row("imports", UNSURE, f"not all were tried: {made.failure}")
+        yield Row("imports", UNSURE, Text("not all were tried: {why}", why=made.failure))
     elif made:
         count = sum(row.outcome == "ok" for row in made.rows)
-        yield Row("imports", PASSED, f"{count} of {len(made.rows)} modules that vLLM imports")
+        said = Text("{n} of {all} modules that vLLM imports", n=count, all=len(made.rows))
+        yield Row("imports", PASSED, said)
     elif report.imports_missing:
-        yield Row("imports", NOT_RUN, f"not run: {report.imports_missing}")
+        yield Row("imports", NOT_RUN, Text("not run: {why}", why=report.imports_missing))
 
 
 def _arranged(rows: Iterable[Row]) -> list[Row]:
@@ -189,7 +198,7 @@ def _arranged(rows: Iterable[Row]) -> list[Row]:
     return [r if r.stops is None else replace(r, number=next(numbers)) for r in together]
 
 
-def _block(rows: Sequence[Row], style: Style) -> Iterator[Line]:
+def _block(rows: Sequence[Row], report: Report, style: Style) -> Iterator[Line]:
     """The rows under each other: mark, area, message, and what names it at the right."""
     width = max((columns(row.area) for row in rows), default=0)
     digits = max((len(str(row.number)) for row in rows if row.number), default=0)
@@ -198,14 +207,15 @@ def _block(rows: Sequence[Row], style: Style) -> Iterator[Line]:
         area = "" if row.area == before else row.area
         number = f"{row.number or '':>{digits}} " if digits else ""
         name = f" {area}{' ' * (width - columns(area))}  "
-        yield from _row(row, (row.mark, ("bold", name), ("dim", number)), style)
+        start = (row.mark, ("bold", name), ("dim", number))
+        yield from _row(row, start, _brief(row.message, report), style)
         before = row.area
 
 
-def _row(row: Row, start: Line, style: Style) -> Iterator[Line]:
+def _row(row: Row, start: Line, message: str, style: Style) -> Iterator[Line]:
     indent = " " * style.columns(start)
     colour = "" if row.mark != ACCEPTED else "dim"
-    *above, last = wrap(row.message, style.width - len(indent)) or [""]
+    *above, last = wrap(message, style.width - len(indent)) or [""]
     for line in above:
         yield (*start, (colour, line))
         start = (("", indent),)
@@ -245,10 +255,11 @@ def _passed(report: Report, style: Style) -> Iterator[Line]:
             yield line
             line, named = (), named[1:]
         line = (*line, *named)
-    told = f"{counted(len(passed), 'check')} passed"
-    if report.not_checked:
-        told += f", {len(report.not_checked)} not checked"
-    yield from _tagged(line, (("dim", told),), style)
+    count = counted(len(passed), "check")
+    told = Text("{checks} passed", checks=count)
+    if skipped := len(report.not_checked):
+        told = Text("{checks} passed, {n} not checked", checks=count, n=skipped)
+    yield from _tagged(line, (("dim", str(told)),), style)
 
 
 def _stop(rows: Sequence[Row], style: Style) -> Iterator[Line]:
@@ -259,8 +270,8 @@ def _stop(rows: Sequence[Row], style: Style) -> Iterator[Line]:
         numbers = ranges([row.number for row in stopping if row.number])
         if stopping:
             told.append(f"{moment} ({numbers})" if numbers else str(moment))
-    for line in wrap(f"The server would stop at: {', '.join(told)}.", style.width) if told else ():
-        yield (("", line),)
+    if told:
+        yield from wrapped(str(Text("The server would stop at: {told}.", told=told)), "", style)
 
 
 def ranges(numbers: Sequence[int]) -> str:
