@@ -29,7 +29,7 @@ SignatureRole = Literal[
     "logged",  # so it did where the line is one of level error, and nothing says more
     "platform",  # the server runs on something other than CUDA
 ]
-FAILED: tuple[SignatureRole, ...] = ("failure", "logged")
+FAILURE_ROLES: tuple[SignatureRole, ...] = ("failure", "logged")
 """Of rows that tell of a failure without a name."""
 CAUSES: tuple[SignatureRole, ...] = ("cause", "generic")
 """Of rows that tell what stops a server."""

@@ -17,7 +17,7 @@ import pytest
 from packaging.version import Version
 
 from doctor.consumers import flashinfer, vllm
-from doctor.consumers.conditions import UNKNOWN, Case, ComputeCapability, Raised, Undecided
+from doctor.consumers.conditions import UNKNOWN, AssumedCase, ComputeCapability, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable, parsed
 from doctor.engine import check, load_rules
 from doctor.model import Missing, NotApplicable, Verdict
@@ -44,7 +44,7 @@ def function(text: str) -> ast.FunctionDef:
 
 def returned(body: str, calls: dict[str, Callable[..., Any]] | None = None, **names: Any) -> Any:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
-    return Case(names, calls or {}).returned(function(f"def f(x=3):\n{lines}\n"))
+    return AssumedCase(names, calls or {}).returned(function(f"def f(x=3):\n{lines}\n"))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_function_ends_where_the_next_begins(tmp_path: Path) -> None:
     )
     (tmp_path / "one.py").write_text(text)
     made = Source(Live({}), tmp_path).function("one.py", "f")
-    assert Case({}, {}).returned(made) == 1
+    assert AssumedCase({}, {}).returned(made) == 1
 
 
 class TestJudged:

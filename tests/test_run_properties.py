@@ -22,7 +22,7 @@ import pytest
 
 from doctor.probes.environment import HOME
 from doctor.repair import manifest
-from doctor.repair.manifest import Damaged, Fingerprint, Item, Swap
+from doctor.repair.manifest import Damaged, Fingerprint, PathChange, Swap
 from doctor.repair.tree import Tree
 from tests.conftest import PYTHON_FOLDER, SYSTEM, Environment, cpu_environment
 from tests.stand_ins.killer import Entry, tree
@@ -179,9 +179,9 @@ def must_be_harmless(change: Swap, prefix: Path) -> None:
 def test_what_the_doctor_writes_is_what_it_reads() -> None:
     one = Fingerprint("file", 0o644, 3, -5, 7, "0" * 64)
     items = (
-        Item("a/b", one, None, "torch"),
-        Item("a/\udcff", None, Fingerprint("link", 0o777, 1, 2, 3, "x"), "numpy"),
-        Item("c", one, one),
+        PathChange("a/b", one, None, "torch"),
+        PathChange("a/\udcff", None, Fingerprint("link", 0o777, 1, 2, 3, "x"), "numpy"),
+        PathChange("c", one, one),
     )
     prefix = Path("/work/env")
     new, aside = manifest.places(prefix, RUN, 3, prefix)

@@ -52,7 +52,7 @@ class ComputeCapability(tuple[int, int]):
         return self[1]
 
 
-class Case:
+class AssumedCase:
     """One case that functions are asked about: `names` says what a name, or a dotted one, stands
     for; `calls` what a call of that name comes to, given its arguments. A member of a class
     (`Backend.TRITON`) stands for its own name."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from doctor.consumers.conditions import Case, Raised, Undecided
+from doctor.consumers.conditions import AssumedCase, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable
 from doctor.frozen import dataclass
 from doctor.model import NotApplicable, Text
@@ -132,7 +132,7 @@ def arch(source: Source, capability: tuple[int, int], nvcc: Version) -> str | No
         "str": str,
     }
     try:
-        made = Case({"major": major, "minor": minor}, calls).returned(function)
+        made = AssumedCase({"major": major, "minor": minor}, calls).returned(function)
         return f"{made[0]:d}{made[1]:s}"
     except Raised:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from doctor.consumers.conditions import Case, ComputeCapability, Raised, Undecided
+from doctor.consumers.conditions import AssumedCase, ComputeCapability, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable
 from doctor.frozen import dataclass
 
@@ -135,7 +135,7 @@ def _priorities(source: Source, capability: tuple[int, int], mla: bool) -> list[
     function = source.function(_PLATFORM, "_get_backend_priorities")
     names = {"use_mla": mla, "device_capability": ComputeCapability(capability)}
     try:
-        return [str(name) for name in Case(names, {}).returned(function)]
+        return [str(name) for name in AssumedCase(names, {}).returned(function)]
     except (Undecided, Raised, ValueError, LookupError, TypeError):
         raise Unreadable(source.root / _PLATFORM, function.name) from None
 

@@ -111,7 +111,7 @@ def configurations(source: Source) -> Names:
     return _names(source, CONFIGURATIONS.names, r'\\s(.+)=\\"', CONFIGURATIONS.file)
 
 
-def quantization_methods(source: Source) -> Names:
+def quantization_names(source: Source) -> Names:
     """What --quantization may name in this vLLM."""
     return _names(source, QUANTIZATIONS.names)
 

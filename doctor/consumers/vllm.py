@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from packaging.version import Version
 
-from doctor.consumers.conditions import Case, ComputeCapability, Raised, Undecided
+from doctor.consumers.conditions import AssumedCase, ComputeCapability, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable
 from doctor.frozen import dataclass
 from doctor.tape import NotRecorded
@@ -132,7 +132,7 @@ class Installed:
         function = self.source.function(file, name, inside)
         known = {"capability": ComputeCapability(capability), **(names or {})}
         try:
-            return Case(known, _calls(capability)).returned(function)
+            return AssumedCase(known, _calls(capability)).returned(function)
         except (Undecided, Raised):
             raise Unreadable(self.source.root / file, name) from None
 

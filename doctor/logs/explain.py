@@ -35,7 +35,7 @@ from doctor.logs.prefix import without_unknown_prefix
 from doctor.logs.scan import Hit
 from doctor.logs.traceback import Block, Failure
 from doctor.redact import beginning
-from doctor.signatures import EXPLAINING, FAILED, LEVELS, Level, Signature
+from doctor.signatures import EXPLAINING, FAILURE_ROLES, LEVELS, Level, Signature
 
 _SURE, _LOOKS, _LOOK_EVERY = 1, 50, 1 << 20
 """How often in an attempt a row has the surroundings of a line looked at in any case, how often
@@ -44,7 +44,7 @@ _GLANCES = 6
 """So often a row has a line alone looked at that may fit it, when the budget is used up."""
 _FAILURE, _HARMLESS = -1, -2
 """What all rows of these roles share their looks under."""
-_PLAIN = ("harmless", "start", "ready", "stop", "platform", *FAILED)
+_PLAIN = ("harmless", "start", "ready", "stop", "platform", *FAILURE_ROLES)
 """Roles of rows that give no values and are taken as they are."""
 _JUDGED = 50
 """Units of the budget that it takes to judge an attempt."""
@@ -173,7 +173,7 @@ class _Reading:
             rows = self._index.rows_of(hit.literals)
             self._budget.spend(len(rows) * (1 + (hit.end - hit.start >> 11)))
             for number, row in rows:
-                if row.role in FAILED:
+                if row.role in FAILURE_ROLES:
                     self._failure(row, hit, around)
                 else:
                     self._take(number, row, hit, around)
@@ -228,7 +228,7 @@ class _Reading:
         """Counts one more line that a row has looked at though the budget is used up."""
         row = self._index.rows[number]
         if row.role not in _MARKS:
-            shared = _FAILURE if row.role in FAILED else number
+            shared = _FAILURE if row.role in FAILURE_ROLES else number
             self._glances[shared] += 1
             if self._glances[shared] >= _GLANCES:
                 self._weary.add(number)
@@ -240,7 +240,7 @@ class _Reading:
             row = self._index.rows[number]
             if hit is None or hit.offset < self._began:
                 continue
-            if row.role in FAILED:
+            if row.role in FAILURE_ROLES:
                 self._recent.append(hit)
             else:
                 self._looks.pop(number, None)

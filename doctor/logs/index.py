@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from doctor.logs.lines import decoded
 from doctor.logs.regex import Patterns
 from doctor.logs.scan import Scanner
-from doctor.signatures import FAILED, Signature, shipped_catalogue, squeezed
+from doctor.signatures import FAILURE_ROLES, Signature, shipped_catalogue, squeezed
 
 _LINE_MOST = 16 << 10
 """Bytes of a line that are looked at."""
@@ -36,7 +36,7 @@ class SignatureIndex:
         """The rows that have these literals, and their numbers; those of failures first, so that
         the others can explain them."""
         numbers = [number for literal in literals for number in self._rows_of[literal]]
-        numbers.sort(key=lambda number: self.rows[number].role not in FAILED)
+        numbers.sort(key=lambda number: self.rows[number].role not in FAILURE_ROLES)
         return tuple((number, self.rows[number]) for number in numbers)
 
     def in_line(self, raw: bytes) -> Iterator[Signature]:

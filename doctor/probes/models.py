@@ -65,4 +65,4 @@ def transformers_models(
 
 @probe
 def quantization_methods(target: Target, vllm: Vllm) -> QuantizationMethods:
-    return QuantizationMethods(tables.quantization_methods(Source(target, vllm.root)))
+    return QuantizationMethods(tables.quantization_names(Source(target, vllm.root)))

@@ -66,7 +66,7 @@ class Fingerprint(NamedTuple):
     digest: str
 
 
-class Item(NamedTuple):
+class PathChange(NamedTuple):
     """One path below the root: what it was and what it becomes; None is nothing. `group`: the
     distribution that it belongs to, which is undone whole or not at all."""
 
@@ -85,7 +85,7 @@ class Swap:
     root: Path
     new: Path
     aside: Path
-    items: tuple[Item, ...] = ()
+    items: tuple[PathChange, ...] = ()
     made: tuple[str, ...] = ()
     kept: tuple[tuple[str, int], ...] = ()
 
@@ -287,14 +287,14 @@ def _change(data: Any, journal: Journal, number: int, prefix: Path) -> Swap:
     return Swap(root, new, aside, tuple(rows), tuple(made), tuple(kept))
 
 
-def _item(path: Any, was: Any, now: Any, group: Any = None, *, groups: Any) -> Item:
+def _item(path: Any, was: Any, now: Any, group: Any = None, *, groups: Any) -> PathChange:
     if not may_change(_normal(path)):
         raise ValueError(f"{path!r} is the doctor's own")
     if group is not None:
         group = groups[_whole(group)]
         if not isinstance(group, str):
             raise ValueError(f"{group!r} is no name of a distribution")
-    return Item(path, _print(was), _print(now), group)
+    return PathChange(path, _print(was), _print(now), group)
 
 
 def _folder(path: Any) -> str:

@@ -24,7 +24,7 @@ from typing import Literal
 from doctor.errors import DoctorError
 from doctor.exits import FAILED
 from doctor.model import Text
-from doctor.repair.manifest import Fingerprint, Item, Swap, folders_of, may_change
+from doctor.repair.manifest import Fingerprint, PathChange, Swap, folders_of, may_change
 from doctor.repair.tree import Tree, name_of_copy
 
 _CHUNK = 1 << 20
@@ -111,7 +111,7 @@ def plan(
         made = tuple(f for f in sorted(folders_of(coming)) if not _is_folder(there, f))
     of = groups or {}
     items = tuple(
-        Item(path, going.get(path), coming.get(path), of.get(named[path]))
+        PathChange(path, going.get(path), coming.get(path), of.get(named[path]))
         for path in sorted({*going, *coming})
     )
     return Swap(guard.root, new, aside, items, made, kept)
@@ -146,7 +146,7 @@ def adopted(root: Path, change: Path, but: Path) -> Swap:
         files += [os.path.relpath(Path(at, n), root) for n in [*names, *links]]
         made += [os.path.relpath(Path(at, n), root) for n in folders if n not in links]
     with Tree(root) as tree:
-        items = tuple(Item(p, None, fingerprint(tree, p)) for p in sorted(files))
+        items = tuple(PathChange(p, None, fingerprint(tree, p)) for p in sorted(files))
     return Swap(root, change / "new", change / "aside", items, tuple(sorted(made)))
 
 
@@ -239,7 +239,7 @@ def back(swap: Swap, spared: Collection[str] = ()) -> list[Text]:
     return sorted(left, key=str)
 
 
-def _back(root: Tree, new: Tree, aside: Tree, item: Item) -> Text | None:
+def _back(root: Tree, new: Tree, aside: Tree, item: PathChange) -> Text | None:
     """Why one path was left alone, None where it is as it was before the change."""
     path = item.path
     try:
@@ -275,7 +275,7 @@ def _modified(top: Path, path: str) -> Text:
     return Text("{path} was modified since; left untouched", path=f"{top}/{path}")
 
 
-def _restore(root: Tree, aside: Tree, item: Item) -> None:
+def _restore(root: Tree, aside: Tree, item: PathChange) -> None:
     if item.was is None:
         root.unlink(item.path)
         return
@@ -305,7 +305,7 @@ def modified(swaps: Iterable[Swap]) -> set[str]:
     made of it; bytecode does not count."""
     last = {(s.root, i.path): (s, i) for s in swaps for i in s.items if i.group is not None}
     found: set[str] = set()
-    by_swap: dict[int, tuple[Swap, list[Item]]] = {}
+    by_swap: dict[int, tuple[Swap, list[PathChange]]] = {}
     for one, item in last.values():
         by_swap.setdefault(id(one), (one, []))[1].append(item)
     for one, items in by_swap.values():
@@ -317,7 +317,7 @@ def modified(swaps: Iterable[Swap]) -> set[str]:
     return found
 
 
-def _stands(root: Tree, aside: Tree, item: Item) -> bool:
+def _stands(root: Tree, aside: Tree, item: PathChange) -> bool:
     """The path is what the change made of it, or what it was before again."""
     here = _there(root, item.path)
     if (here and item.now and same(item.now, root, item.path)) or not (here or item.now):
@@ -375,7 +375,7 @@ def module_of(path: str) -> str:
     return f"{folder}/{module}" if folder else module
 
 
-def _remove_compiled(root: Tree, new: Tree, items: Iterable[Item]) -> None:
+def _remove_compiled(root: Tree, new: Tree, items: Iterable[PathChange]) -> None:
     """Bytecode that was written of files which we placed goes with them."""
     kept = {i.path for i in items if i.was}
     placed = [i.path for i in items if i.now and new.lstat(i.path) is None]

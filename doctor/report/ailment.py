@@ -21,7 +21,7 @@ _WORKAROUND = re.compile(r"(?:or |a )*workaround: ", re.I)
 
 
 @dataclass(frozen=True)
-class Explanation:
+class ExplanationParts:
     """The text of a rule or a row, taken apart. `why`: its paragraphs, a line each; `labelled`:
     of the labels that it has, the paragraph."""
 
@@ -72,7 +72,7 @@ class Page:
         return any(word.lower() in text.lower() for text in (self.id, self.title, *texts))
 
 
-def take_apart(explanation: str) -> Explanation:
+def take_apart(explanation: str) -> ExplanationParts:
     """An explanation without its labelled paragraphs, and these by label. Of a rule's docstring
     the first of `why` is the title."""
     why: list[str] = []
@@ -84,7 +84,7 @@ def take_apart(explanation: str) -> Explanation:
             labelled[label] = rest
         else:
             why.append(text)
-    return Explanation(tuple(why), labelled)
+    return ExplanationParts(tuple(why), labelled)
 
 
 def pages(rules: Iterable[Rule], catalogue: Catalogue) -> dict[str, Page]:

@@ -64,7 +64,7 @@ class Cases:
     properties: dict[str, str] = field(default_factory=dict)
 
 
-def clean(value: object) -> str:
+def safe_line(value: object) -> str:
     """One line without secrets that drives no terminal."""
     return printable(redact(str(value)))
 
@@ -77,7 +77,7 @@ def commands(findings: Iterable[Finding], installer: Installer) -> Iterator[str]
 
 def fix_commands(fix: Fix, installer: Installer) -> Iterator[str]:
     """What a fix is, as a comment, and its shell lines."""
-    yield clean(f"# {fix.title}{' (manual)' if fix.needs is Needs.PERSON else ''}")
+    yield safe_line(f"# {fix.title}{' (manual)' if fix.needs is Needs.PERSON else ''}")
     for step in fix.steps:
         for command in step.commands(installer):
-            yield clean(command)
+            yield safe_line(command)

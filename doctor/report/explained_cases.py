@@ -8,7 +8,7 @@ from doctor.exits import HEALTHY
 from doctor.logs.found import Unknown
 from doctor.logs.judge import LogFinding
 from doctor.model import Severity
-from doctor.report.cases import Case, Cases, CaseVerdict, clean, fix_commands
+from doctor.report.cases import Case, Cases, CaseVerdict, fix_commands, safe_line
 from doctor.report.explained import Explained, quoted
 from doctor.report.machine import here_and_now
 
@@ -25,9 +25,11 @@ def explained_cases(one: Explained) -> Cases:
     if not cases:
         healthy = told.exit_code == HEALTHY
         verdict = CaseVerdict.PASSED if healthy else CaseVerdict.INCONCLUSIVE
-        cases = [Case(told.verdict, _AREA, verdict, clean(one.conclusion), decides=not healthy)]
-    known = {"log": clean(one.name), "lines": str(told.lines)}
-    return Cases("explain", clean(one.conclusion), here_and_now(), tuple(cases), properties=known)
+        cases = [Case(told.verdict, _AREA, verdict, safe_line(one.conclusion), decides=not healthy)]
+    known = {"log": safe_line(one.name), "lines": str(told.lines)}
+    return Cases(
+        "explain", safe_line(one.conclusion), here_and_now(), tuple(cases), properties=known
+    )
 
 
 def _case(one: Explained, finding: LogFinding) -> Case:
@@ -36,12 +38,12 @@ def _case(one: Explained, finding: LogFinding) -> Case:
         finding.id,
         _AREA,
         CaseVerdict.FAILED,
-        clean(f"{'only a symptom: ' if follows else ''}{one.message(finding)}"),
+        safe_line(f"{'only a symptom: ' if follows else ''}{one.message(finding)}"),
         Severity.INFO if follows else finding.severity,
         decides=one.told.exit_code != HEALTHY and not follows,
         evidence=(f"{one.place(finding)}: {quoted(finding.excerpt)}",),
         commands=tuple(_commands(one, finding)),
-        file=clean(finding.log or one.name),
+        file=safe_line(finding.log or one.name),
         line=finding.line,
     )
 
@@ -66,6 +68,6 @@ def _unrecognised(unknown: Unknown) -> Case:
         Severity.ERROR,
         decides=True,
         evidence=tuple(f"{name} {quoted(frame)}" for name, frame in where.items() if frame),
-        file=clean(unknown.log),
+        file=safe_line(unknown.log),
         line=unknown.line,
     )

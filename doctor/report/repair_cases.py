@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from doctor.report.cases import Case, Cases, CaseVerdict, clean
+from doctor.report.cases import Case, Cases, CaseVerdict, safe_line
 from doctor.report.report_cases import report_cases
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def _pending(plan: Plan) -> Iterator[Case]:
         told = f"would fix {', '.join(action.ids)}"
         if action.asks:
             told += f"; needs {', '.join(f'--allow {ask.consent}' for ask in action.asks)}"
-        steps = tuple(clean(step) for step in action.steps)
-        yield Case(action.kind.name, _AREA, CaseVerdict.PENDING, clean(told), evidence=steps)
+        steps = tuple(safe_line(step) for step in action.steps)
+        yield Case(action.kind.name, _AREA, CaseVerdict.PENDING, safe_line(told), evidence=steps)
     for held in plan.withheld:
-        yield Case(held.id, _AREA, CaseVerdict.PENDING, clean(f"skipped: {held.why}"))
+        yield Case(held.id, _AREA, CaseVerdict.PENDING, safe_line(f"skipped: {held.why}"))
 
 
 def _result(result: Result) -> Case:
@@ -53,7 +53,7 @@ def _result(result: Result) -> Case:
         result.action,
         _AREA,
         CaseVerdict.PASSED if fixed else CaseVerdict.FAILED,
-        clean(f"{'fixed' if fixed else result.outcome}: {', '.join(result.ids)}"),
+        safe_line(f"{'fixed' if fixed else result.outcome}: {', '.join(result.ids)}"),
         decides=not fixed,
-        evidence=tuple(clean(line) for line in result.tail.splitlines()),
+        evidence=tuple(safe_line(line) for line in result.tail.splitlines()),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from doctor.model import NotChecked, Outcome, Verdict
-from doctor.report.cases import Case, Cases, CaseVerdict, clean, commands
+from doctor.report.cases import Case, Cases, CaseVerdict, commands, safe_line
 from doctor.report.closing import verdict_sentence
 from doctor.report.machine import machine
 
@@ -26,11 +26,11 @@ def report_cases(report: Report) -> Cases:
     }
     return Cases(
         "diagnose",
-        clean(verdict_sentence(report)),
+        safe_line(verdict_sentence(report)),
         about,
         (*(_case(o, report) for o in report.outcomes), *map(_skipped, report.not_checked)),
         report.seconds,
-        {name: clean(value) for name, value in known.items() if value is not None},
+        {name: safe_line(value) for name, value in known.items() if value is not None},
     )
 
 
@@ -51,15 +51,15 @@ def _case(outcome: Outcome, report: Report) -> Case:
         outcome.rule.id,
         outcome.rule.area,
         verdict,
-        "; ".join(map(clean, said)),
+        "; ".join(map(safe_line, said)),
         outcome.severity,
         decides=bad and not outcome.accepted,
         accepted=outcome.accepted,
-        evidence=tuple(clean(e) for f in outcome.findings for e in f.evidence),
+        evidence=tuple(safe_line(e) for f in outcome.findings for e in f.evidence),
         commands=tuple(commands(outcome.findings, report.installer)),
     )
 
 
 def _skipped(one: NotChecked) -> Case:
     rule = one.rule
-    return Case(rule.id, rule.area, CaseVerdict.NOT_CHECKED, clean(one.why), rule.severity)
+    return Case(rule.id, rule.area, CaseVerdict.NOT_CHECKED, safe_line(one.why), rule.severity)

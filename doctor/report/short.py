@@ -23,7 +23,7 @@ UNSURE = ("bold magenta", "?")
 ACCEPTED = ("dim", "~")
 NOT_RUN = ("dim", "-")
 PASSED = ("green", "✓")
-FAILED = ("bold red", "✗")
+FAILED_MARK = ("bold red", "✗")
 PRIMARY = "PRIMARY CAUSE"
 
 
@@ -168,13 +168,13 @@ def deep_rows(report: Report) -> Iterator[Row]:
         yield Row("test build", PASSED, said)
     elif proof:
         said = Text("failed at {stage}: {line}", stage=proof.stage, line=proof.line.strip())
-        yield Row("test build", FAILED, said)
+        yield Row("test build", FAILED_MARK, said)
     elif report.proof_missing:
         yield Row("test build", NOT_RUN, Text("not run: {why}", why=report.proof_missing))
     if made and made.died:
         names = [one.module for one in made.died]
         said = Text("{n} of {all} failed: {names}", n=len(names), all=len(made.rows), names=names)
-        yield Row("imports", FAILED, said)
+        yield Row("imports", FAILED_MARK, said)
     elif made and made.failure:
         yield Row("imports", UNSURE, Text("not all were tried: {why}", why=made.failure))
     elif made:
