@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -15,6 +14,7 @@ from doctor.consumers.vllm import CHECKED_UP_TO
 from doctor.engine import Crashed, Facts, check
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.fixes import KINDS
+from doctor.frozen import dataclass
 from doctor.model import (
     Fact,
     Finding,
@@ -52,7 +52,7 @@ class Recorded:
 @dataclass(frozen=True)
 class Report:
     """What a diagnosis came to. `seconds` of wall time; `proof` and `imports` None where they were
-    not asked for; `facts`: what was found out, for a repair to ask; `recorded`: of a snapshot;
+    not asked for; `facts`: what was found out, for a fix to ask; `recorded`: of a snapshot;
     `checked_up_to`: the newest vLLM that is known here, where the target's is newer."""
 
     where: Where
@@ -193,11 +193,11 @@ def _told_by_its_name(outcomes: list[Outcome], one: Imported) -> list[Outcome]:
     explained = attribute_build_failure(outcomes, one.told, one.ids)
     if explained is outcomes:
         return outcomes
-    return [_without(o, one.told) if o.rule.id == "import-fails" else o for o in explained]
+    return [_without(o, one.module) if o.rule.id == "import-fails" else o for o in explained]
 
 
-def _without(outcome: Outcome, message: Text) -> Outcome:
-    findings = tuple(f for f in outcome.findings if f.message != message)
+def _without(outcome: Outcome, subject: str) -> Outcome:
+    findings = tuple(f for f in outcome.findings if f.subject != subject)
     verdict = Verdict.FOUND if findings else Verdict.OK
     return dataclasses.replace(outcome, findings=findings, verdict=verdict)
 

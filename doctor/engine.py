@@ -16,7 +16,7 @@ import threading
 import traceback
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +54,7 @@ class Registry:
     def probe(self, function: F) -> F:
         """Registers `function` as what finds out the Fact of its return annotation. Raises
         TypeError where another file has one for it."""
-        kind = _hints(function)["return"]
+        kind = _returned(function)
         first = self.find(kind) or function
         if first.__code__.co_filename != function.__code__.co_filename:
             where = " and ".join(one.__code__.co_filename for one in (first, function))
@@ -76,6 +76,13 @@ class Registry:
         for a parameter that names no fact."""
         function = self.find(kind)
         return iter(_parameters(function) if function else ())
+
+
+def _returned(function: Callable[..., Any]) -> Any:
+    """The class of its return annotation; the other annotations are for who asks for the fact."""
+    name = function.__annotations__.get("return")
+    kind = function.__globals__.get(name) if isinstance(name, str) else name
+    return _hints(function)["return"] if kind is None else kind
 
 
 @functools.cache
@@ -142,7 +149,7 @@ class Facts:
         self, target: Target, given: Iterable[Fact] = (), registry: Registry = REGISTRY
     ) -> None:
         self.target = target
-        self._registry = registry
+        self.registry = registry
         self._known: dict[type, Fact | Missing | Crashed] = {type(f): f for f in given}
         self._locks: dict[type, threading.RLock] = {}
         self._ahead: set[type[Fact]] = set()
@@ -156,7 +163,7 @@ class Facts:
             return self
         for one in self._ahead:
             self._try(one)
-        made = Facts(self.target, (), self._registry)
+        made = Facts(self.target, (), self.registry)
         rest = self._resting_on({kind}, self._known)
         made._known = {k: v for k, v in self._known.items() if k not in rest} | {kind: fact}
         return made
@@ -198,7 +205,7 @@ class Facts:
         def look(kind: type) -> bool:
             if kind not in rests:
                 rests[kind] = kind in roots  # and so a circle ends
-                needed = () if kind in ends else self._registry.needs(kind)
+                needed = () if kind in ends else self.registry.needs(kind)
                 rests[kind] = kind in roots or any(look(need) for _, need, _ in needed)
             return rests[kind]
 
@@ -209,7 +216,7 @@ class Facts:
         if kind in asking:
             names = " -> ".join(k.__name__ for k in [*asking, kind])
             return Crashed(f"probes ask each other in a circle: {names}")
-        function = self._registry.find(kind)
+        function = self.registry.find(kind)
         if function is None:
             return Crashed(f"no probe returns {kind.__name__}")
         asking.append(kind)
@@ -219,10 +226,13 @@ class Facts:
                 return typing.cast("Fact", function(**arguments))
             except NotRecorded as gap:
                 return self._too_old_for(kind) or gap
+            except Missing as missing:
+                _must_show(missing.reason)
+                raise
         except (Missing, Crashed) as answer:
             return answer
         except (Exception, SystemExit) as error:
-            return Crashed(f"the probe of {kind.__name__} crashed: {place(error)}")
+            return Crashed(f"the probe of {kind.__name__} crashed: {place(error, function)}")
         finally:
             asking.pop()
 
@@ -344,10 +354,7 @@ def check(rules: Iterable[Rule], facts: Facts) -> tuple[list[Outcome], list[NotC
 def _judge(one: Rule, facts: Facts) -> Outcome:
     try:
         arguments = facts.arguments(one.needs)
-        answer = one.function(**arguments)
-        findings = (answer,) if isinstance(answer, Finding) else tuple(answer or ())
-        for finding in findings:
-            _must_render(finding)
+        findings = _findings(one, arguments)
     except Missing:
         raise
     except Crashed as crash:
@@ -361,11 +368,24 @@ def _judge(one: Rule, facts: Facts) -> Outcome:
     return made
 
 
-def _must_render(finding: object) -> None:
-    """Raises TypeError, here and not in a report, for what cannot be shown."""
-    if not isinstance(finding, Finding):
-        raise TypeError(f"a rule returned {finding!r}, which is no Finding")
-    for text in (finding.message, *finding.evidence, *(fix.title for fix in finding.fixes)):
+def _findings(one: Rule, arguments: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """What the rule finds. Raises what it raises, and TypeError, here and not in a report, for what
+    cannot be shown."""
+    try:
+        answer = one.function(**arguments)
+        findings = (answer,) if isinstance(answer, Finding) else tuple(answer or ())
+    except Missing as missing:
+        _must_show(missing.reason)
+        raise
+    for finding in findings:
+        if not isinstance(finding, Finding):
+            raise TypeError(f"a rule returned {finding!r}, which is no Finding")
+        _must_show(finding.message, *finding.evidence, *(fix.title for fix in finding.fixes))
+    return findings
+
+
+def _must_show(*texts: object) -> None:
+    for text in texts:
         if not isinstance(text, Text):
             raise TypeError(f"{text!r} is no Text")
         try:

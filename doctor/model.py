@@ -1,13 +1,15 @@
-"""What a diagnosis is made of: frozen data that imports nothing of ours."""
+"""What a diagnosis is made of: frozen data that imports nothing of ours but how it
+is frozen."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar, Protocol
+
+from doctor.frozen import dataclass
 
 
 class Text:
@@ -86,7 +88,7 @@ _RANKS = {Severity.INFO: 0, Severity.WARNING: 1, Severity.ERROR: 2}
 class Stage(int, Enum):
     """The moment of the server's start at which an ailment stops it.
 
-    The earliest one is the primary cause: until it is mended, the others cannot be seen.
+    The earliest one is the primary cause: until it is fixed, the others cannot be seen.
     The order is that of vLLM 0.22's start and of FlashInfer's build.
     """
 
@@ -125,7 +127,7 @@ class Needs(str, Enum):
     PERSON = "person"
 
 
-NO_MODEL = "no model was named"
+NO_MODEL = Text("no model was named")
 
 
 class Fact:
@@ -178,13 +180,13 @@ class Step:
     kind: ClassVar[str]
 
     def commands(self, installer: Installer) -> tuple[str, ...]:
-        """The POSIX shell lines that do the same by hand, quoted."""
+        """The POSIX shell lines that do the same, quoted, for a person."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Fix:
-    """One way to repair a finding: what it does, and its steps in order."""
+    """One way to fix a finding: what it does, and its steps in order."""
 
     title: Text
     steps: tuple[Step, ...]
@@ -196,12 +198,14 @@ class Finding:
     """What is wrong in one sentence, how we know, and what to do, best first.
 
     `severity` replaces the rule's own where one case of an ailment matters less than another.
+    `subject`: what it is about, where a program has to tell the findings of one rule apart.
     """
 
     message: Text
     evidence: tuple[Text, ...] = ()
     fixes: tuple[Fix, ...] = ()
     severity: Severity | None = None
+    subject: str | None = None
 
 
 class Missing(Exception):

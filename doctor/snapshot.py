@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from doctor import probes
-from doctor.engine import REGISTRY, Crashed, Facts
-from doctor.model import Fact, Missing
+from doctor.engine import Crashed, Facts
+from doctor.model import Missing
 from doctor.probes.driver import DeepAsked, InstalledDriver
 from doctor.probes.host import HostCompilers
 from doctor.probes.interpreter import Interpreter
@@ -76,15 +76,13 @@ def ask_everything(facts: Facts) -> tuple[str, ...]:
     for module in pkgutil.iter_modules(probes.__path__):
         if not module.name.startswith("_"):  # those run in a child
             importlib.import_module(f"{probes.__name__}.{module.name}")
-    asked = [kind for kind in REGISTRY.kinds() if not _is_proof(kind)]
+    registry = facts.registry
+    proofs = {k for k in registry.kinds() if DeepAsked in (n for _, n, _ in registry.needs(k))}
+    asked = [kind for kind in registry.kinds() if kind not in proofs]
     for kind in asked:
         with contextlib.suppress(Missing, Crashed):
             facts.get(kind)
     return tuple(sorted(kind.__name__ for kind in asked))
-
-
-def _is_proof(kind: type[Fact]) -> bool:
-    return any(need is DeepAsked for _, need, _ in REGISTRY.needs(kind))
 
 
 def shareable(recording: dict[str, Any], home: str | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from doctor.codec import CodecError, decode, encode
 from doctor.elf import Elf
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import YEAR_10000, version_of
 from doctor.target import READ_MOST, Ran, Stat, Target

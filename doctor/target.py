@@ -20,12 +20,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 from doctor import elf, trust
 from doctor.elf import Elf
+from doctor.frozen import dataclass
 from doctor.model import Missing, Text, os_reason
 
 READ_MOST = 1 << 20

@@ -63,7 +63,7 @@ def driver_lib_invisible(
     fabric-manager-not-running, cuda-unknown-error
     """
     if torch and torch.hip:
-        raise NotApplicable(Text(ROCM))
+        raise NotApplicable(ROCM)
     nvml = None if driver.tegra else driver.nvml.error
     errors = [e for e in (driver.libcuda.error, nvml) if e]
     if not errors and init and (code := init.code):

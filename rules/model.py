@@ -134,7 +134,7 @@ def model_not_known(profile: Profile) -> None:
     See also: architecture-not-in-vllm, architecture-not-in-transformers, gpu-memory-too-small
     """
     if profile.model is None:
-        raise NotApplicable(Text(NO_MODEL))
+        raise NotApplicable(NO_MODEL)
     lacking = profile.unknown()
     if not lacking:
         return

@@ -50,7 +50,7 @@ def unknown_vllm_variable(
             continue
         row = names.gone(name)
         near = None if row else names.nearest(name, variables.names)
-        title = Text("take it out")
+        title = Text("unset it")
         declared = options.names if options else ()
         if use := [u for u in (row.use if row else ()) if names.takes(u, known, declared)]:
             title = Text("use {use} instead", use=use)
@@ -86,7 +86,7 @@ def unknown_server_option(vllm: Vllm, options: VllmOptions, profile: Profile) ->
     See also: unknown-vllm-variable, serve-given-twice
     """
     if profile.model is None:
-        raise NotApplicable(Text(NO_MODEL))
+        raise NotApplicable(NO_MODEL)
     for setting, option, value in names.passed(profile):
         if option in options.names:
             continue
@@ -104,8 +104,8 @@ def unknown_server_option(vllm: Vllm, options: VllmOptions, profile: Profile) ->
 
 
 def _left_out(setting: str, value: object) -> Iterator[Fix]:
-    """Where a server can do without it."""
+    """Where a server does not need it."""
     if value is True or getattr(Profile(), setting) is None:
         without = f"{setting}={'false' if value is True else ''}"
         steps = (Doctor("diagnose", ("--set", without)),)
-        yield Fix(Text("leave it out, if the server can do without"), steps, Needs.PERSON)
+        yield Fix(Text("remove it, if the server does not need it"), steps, Needs.PERSON)

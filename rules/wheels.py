@@ -487,7 +487,7 @@ def flashinfer_cubin_mismatch(
     See also: flashinfer-cubin-missing, flashinfer-cubin-readonly
     """
     if profile.device == "cpu":
-        raise NotApplicable(Text(NO_GPU_NEEDED))
+        raise NotApplicable(NO_GPU_NEEDED)
     bypassed = bool(env.get("FLASHINFER_DISABLE_VERSION_CHECK"))
     cubin, cache = flashinfer.cubin, flashinfer.jit_cache
     wrong = []
@@ -614,4 +614,4 @@ def _import_fails(imports: Imports, one: Imported) -> Finding:
     if one.caught:
         evidence.append(Text("vLLM goes on there after {caught} alone", caught=one.caught))
     severity = None if one.always else Severity.WARNING
-    return Finding(one.told, tuple(evidence), severity=severity)
+    return Finding(one.told, tuple(evidence), severity=severity, subject=one.module)

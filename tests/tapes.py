@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from doctor.engine import REGISTRY, Crashed, Facts
+from doctor.engine import Crashed, Facts
 from doctor.model import Missing
 from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import Interpreter, Where
@@ -113,7 +113,7 @@ def complete(recording: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_answered(facts: Facts, name: str) -> bool:
-    (kind,) = (kind for kind in REGISTRY.kinds() if kind.__name__ == name)
+    (kind,) = (kind for kind in facts.registry.kinds() if kind.__name__ == name)
     try:
         facts.get(kind)
     except (NotRecorded, NotAskedThen):

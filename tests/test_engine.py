@@ -126,6 +126,16 @@ def find_broken() -> Broken:
     raise ZeroDivisionError("by nought")
 
 
+@dataclass(frozen=True)
+class Unsaid(Fact):
+    """Its probe cannot tell, nor say why."""
+
+
+@PROBES.probe
+def find_unsaid() -> Unsaid:
+    raise Missing(Text("{value} is not there"))
+
+
 @PROBES.probe
 def find_newer(target: Target) -> Newer:
     target.listdir(Path("/new"))
@@ -180,6 +190,37 @@ def test_a_fact_is_found_out_once() -> None:
     assert made.get(Counted) == made.get(Counted) == Counted(2)
     assert made.get(Derived) == Derived(2)
     assert len(COUNT) == 1
+
+
+def test_another_given_fact_asks_anew_for_what_rests_on_it_and_for_nothing_else() -> None:
+    registry = Registry(PROBES)
+    asked: list[str] = []
+
+    @registry.probe
+    def orphan() -> Orphan:
+        asked.append("orphan")
+        return Orphan()
+
+    first = facts(registry)
+    assert (first.get(Derived), first.get(Orphan)) == (Derived(2), Orphan())
+    second = first.given(Given(7))
+    assert (second.get(Derived), second.get(Orphan)) == (Derived(8), Orphan())
+    assert (len(COUNT), asked) == (2, ["orphan"])
+    assert first.get(Derived) == Derived(2)
+    assert first.given(Given()) is first
+
+
+def test_a_registry_on_top_leaves_the_one_below_as_it_is() -> None:
+    registry = Registry(PROBES)
+
+    @registry.probe
+    def orphan() -> Orphan:
+        return Orphan()
+
+    assert facts(registry).get(Orphan) == Orphan()
+    assert set(registry.kinds()) - set(PROBES.kinds()) == {Orphan}
+    with pytest.raises(Crashed, match="no probe returns Orphan"):
+        facts().get(Orphan)
 
 
 def test_a_fact_is_found_out_once_however_many_threads_ask() -> None:
@@ -239,6 +280,10 @@ def test_an_optional_fact_that_is_missing_is_none() -> None:
         (Broken, "the probe of Broken crashed: ZeroDivisionError: by nought (test_engine.py:"),
         (Hen, "probes ask each other in a circle: Hen -> Egg -> Hen"),
         (Orphan, "no probe returns Orphan"),
+        (
+            Unsaid,
+            "the probe of Unsaid crashed: TypeError: the template '{value} is not there' lacks",
+        ),
     ],
 )
 def test_a_fact_that_cannot_be_had_is_named(kind: type[Fact], words: str) -> None:
@@ -335,6 +380,14 @@ def no_value_in_evidence() -> Finding:
     return Finding(Text("x"), (Text("{y}"),))
 
 
+def no_value_in_a_reason() -> None:
+    raise Missing(Text("{y}"))
+
+
+def no_value_where_it_does_not_arise() -> None:
+    raise NotApplicable(Text("{y}", x=1))
+
+
 def no_finding() -> str:
     return "a text"
 
@@ -378,6 +431,8 @@ def needs_a_broken_fact(broken: Broken) -> None: ...
         no_value,
         no_template,
         no_value_in_evidence,
+        no_value_in_a_reason,
+        no_value_where_it_does_not_arise,
         no_finding,
         no_findings,
         a_flag,
@@ -422,7 +477,7 @@ def test_an_outcome_is_as_grave_as_its_gravest_finding() -> None:
     assert outcome(mild).severity is Severity.INFO
 
 
-HEAD = "from doctor import Fact, Finding, Severity, Stage, Text, rule\n"
+HEAD = "from doctor import Fact, Finding, Missing, Severity, Stage, Text, rule\n"
 RULE = """
 @rule("{id}", Severity.ERROR, Stage.SHELL)
 def {name}({needs}) -> Finding | None:
@@ -504,12 +559,17 @@ def test_rules_that_cannot_be_loaded_are_refused_in_one_sentence(
 
 
 def test_a_rule_that_breaks_is_told_by_its_file_and_line(tmp_path: Path) -> None:
-    lines = ("    return Finding(Text('{value} is too much'))\n", "    return Text('It.').lines\n")
+    lines = (
+        "    return Finding(Text('{value} is too much'))\n",
+        "    return Text('It.').lines\n",
+        "    raise Missing(Text('{value} is not there', size=1))\n",
+    )
     texts = [rule_file(f"rule-{i}") + line for i, line in enumerate(lines)]
     outcomes, _ = check(load_rules(put(tmp_path, *texts)), facts())
     assert [str(one.why) for one in outcomes] == [
         "TypeError: the template '{value} is too much' lacks a value: 'value' (area0.py:3)",
         "AttributeError: 'Text' object has no attribute 'lines' (area1.py:9)",
+        "TypeError: the template '{value} is not there' lacks a value: 'value' (area2.py:3)",
     ]
 
 

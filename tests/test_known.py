@@ -228,7 +228,7 @@ class TestEnvironmentWithoutSitePackages:
 
 
 def test_a_snapshot_that_is_older_than_a_check_is_not_asked_for_it(tmp_path: Path) -> None:
-    tape = Path(__file__).parent.parent / "fixtures/tapes/folder-of-links.json"
+    tape = Path(__file__).parent.parent / "fixtures/snapshots-0.1.0/folder-of-links.json"
     said = run_inside("diagnose", "--from", tape, "--format", "json")
     assert said.code == 0
     why = {n["id"]: n["why"] for n in said.report["not_checked"]}

@@ -223,6 +223,20 @@ def test_a_gap_in_a_fact_that_a_snapshot_was_asked_for_is_inconclusive() -> None
     assert (new.verdict, str(new.why)) == (Verdict.UNKNOWN, why)
 
 
+def test_one_reason_that_leaves_many_checks_open_is_told_once(tmp_path: Path) -> None:
+    data = json.loads(TAPES[0].read_text(encoding="utf-8"))
+    lost = next(path for path in data["search"] if path.endswith("vllm-0.22.0.dist-info/METADATA"))
+    del data["search"][lost]
+    path = tmp_path / "gap.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    count = len(unknown(outcomes(path)))
+    code, output = judge(path)
+    assert (code, count > 10) == (3, True)
+    said = " ".join(output.split())
+    assert f"{count} checks inconclusive: this snapshot does not contain" in said
+    assert said.count("does not contain") == 1
+
+
 def test_the_first_line_says_that_it_is_a_snapshot(tmp_path: Path) -> None:
     tape = json.loads(TAPES[0].read_text(encoding="utf-8"))
     first = "Snapshot recorded by vllm-doctor 0.1.0; this machine was not asked"

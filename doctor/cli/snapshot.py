@@ -60,4 +60,4 @@ def snapshot(
         verbatim(text)
         return
     write_file("--output", output, text)
-    say(f"wrote {output} ({len(text) >> 10} KiB); look it through before you share it", err=True)
+    say(f"wrote {output} ({len(text) >> 10} KiB); review it before you share it", err=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
 from doctor.consumers.conditions import Case, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable
+from doctor.frozen import dataclass
 from doctor.model import NotApplicable, Text
 from doctor.probes.environment import LaunchEnv, which
 from doctor.target import Target
@@ -75,8 +75,8 @@ _SEARCHED = re.compile(r"[A-Z][A-Z_]+|/[\w./-]+|which|nvcc|bin/nvcc")
 def cuda_home_searched(target: Target, env: LaunchEnv) -> Home:
     """What the search finds."""
     found = (step(target, env) for step in SEARCH)
-    nowhere = "CUDA_HOME is not set, PATH has no nvcc, /usr/local/cuda does not exist"
-    return next(filter(None, found), Home(None, "", Text(nowhere)))
+    nowhere = Text("CUDA_HOME is not set, PATH has no nvcc, /usr/local/cuda does not exist")
+    return next(filter(None, found), Home(None, "", nowhere))
 
 
 def searches_as_known(source: Source) -> None:

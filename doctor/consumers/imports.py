@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from doctor.consumers.conditions import Case, ComputeCapability, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable
+from doctor.frozen import dataclass
 
 ROOTS = ("torch", "vllm")
 """What all the rest imports: where one of these dies, what the others die of says nothing."""

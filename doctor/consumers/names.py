@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from doctor import toml
+from doctor.frozen import dataclass
 from doctor.profile import Profile
 from doctor.shipped import rules_folder
 

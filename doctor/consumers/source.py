@@ -6,9 +6,9 @@ import ast
 import re
 import threading
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
+from doctor.frozen import dataclass
 from doctor.model import Missing, Text
 from doctor.target import Target
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from doctor.consumers.source import Source, Unreadable
+from doctor.frozen import dataclass
 from doctor.model import Missing, Text
 from doctor.tape import NotRecorded
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from packaging.version import Version
 
 from doctor.consumers.conditions import Case, ComputeCapability, Raised, Undecided
 from doctor.consumers.source import Source, Unreadable
+from doctor.frozen import dataclass
 from doctor.tape import NotRecorded
 
 CHECKED_UP_TO = "0.33.0"

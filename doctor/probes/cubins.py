@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from doctor.consumers import flashinfer as fi
 from doctor.consumers.source import Source, Unreadable
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, NotApplicable, Text
 from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv

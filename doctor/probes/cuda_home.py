@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from doctor.consumers.flashinfer import cuda_home_searched
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, NotApplicable, Text
 from doctor.probes.environment import HOME, LaunchEnv
 from doctor.probes.interpreter import Interpreter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ from packaging.version import Version
 
 from doctor.codec import decode, parse_json
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import cuda_version, number_of
 from doctor.probes.environment import LaunchEnv, child_env
@@ -91,16 +91,16 @@ class CuInit(Fact):
     code: int | None = None
 
 
-NO_GPU_NEEDED = "this server runs on the CPU"
-GPUS_LATER = "the profile says that the GPUs come later"
+NO_GPU_NEEDED = Text("this server runs on the CPU")
+GPUS_LATER = Text("the profile says that the GPUs come later")
 
 
 @probe
 def gpus_wanted(profile: Profile) -> GpusWanted:
     if profile.device == "cpu":
-        raise NotApplicable(Text(NO_GPU_NEEDED))
+        raise NotApplicable(NO_GPU_NEEDED)
     if profile.gpus == "later":
-        raise NotApplicable(Text(GPUS_LATER))
+        raise NotApplicable(GPUS_LATER)
     return GpusWanted()
 
 

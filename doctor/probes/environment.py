@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from doctor.codec import decode, parse_json
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, Text
 from doctor.probes.interpreter import Interpreter
 from doctor.profile import Profile

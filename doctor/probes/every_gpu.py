@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing
 from doctor.probes.cubins import cubins
 from doctor.probes.environment import LaunchEnv

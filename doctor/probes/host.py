@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact
 from doctor.numbers import version_of
 from doctor.probes.environment import LaunchEnv, child_env, which

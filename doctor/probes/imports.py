@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -13,6 +12,7 @@ from doctor.codec import decode, parse_json
 from doctor.consumers.imports import ROOTS, WITHOUT_GPU, Import, Start, imports
 from doctor.consumers.source import Source
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.probes.driver import NO_GPU_NEEDED, DeepAsked, Gpus
 from doctor.probes.environment import LaunchEnv, child_env
@@ -52,9 +52,9 @@ def start_imports(
     tried; read from the installed vLLM's own files. Raises Missing where these do not say
     (Unreadable), and where no CUDA server starts."""
     if profile.device == "cpu":
-        raise NotApplicable(Text(NO_GPU_NEEDED))
+        raise NotApplicable(NO_GPU_NEEDED)
     if torch.hip:
-        raise NotApplicable(Text(ROCM))
+        raise NotApplicable(ROCM)
     said = dict.fromkeys(map(read_capability, said_capabilities(profile, gpus)))
     start = Start(
         profile.needs.architecture,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
 from doctor.codec import decode, parse_json
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, Text
 from doctor.redact import redact
 from doctor.target import OWN as OWN_FILES

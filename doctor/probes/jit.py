@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from doctor.consumers import flashinfer as fi
 from doctor.consumers import vllm as consumer
 from doctor.consumers.source import Source, Unreadable
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import number_of
-from doctor.probes.driver import NO_GPU_NEEDED, Gpus
+from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv, which
 from doctor.probes.wheels import ROCM, FlashInfer, Torch, Vllm
 from doctor.profile import Profile
@@ -99,9 +100,9 @@ class Use:
 
     def __post_init__(self) -> None:
         if self.profile.device == "cpu":
-            raise NotApplicable(Text(NO_GPU_NEEDED + " and compiles no CUDA kernel"))
+            raise NotApplicable(Text("this server runs on the CPU and compiles no CUDA kernel"))
         if self.torch.hip:
-            raise NotApplicable(Text(ROCM))
+            raise NotApplicable(ROCM)
         if self.torch.cuda is None:
             raise Missing(Text("torch is built without CUDA"), ("torch-cpu-build",))
 

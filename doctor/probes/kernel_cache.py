@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from doctor.consumers.flashinfer import caches
 from doctor.elf import cudart_major
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact
 from doctor.numbers import number_of
 from doctor.probes.environment import LaunchEnv

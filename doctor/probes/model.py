@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from doctor.engine import probe
-from doctor.model import NO_MODEL, Fact, NotApplicable, Text
+from doctor.frozen import dataclass
+from doctor.model import NO_MODEL, Fact, NotApplicable
 from doctor.profile import Profile
 from doctor.tape import NotRecorded, OfAnotherModel
 from doctor.target import Target
@@ -30,7 +30,7 @@ def model_path(target: Target, profile: Profile) -> ModelPath:
     repository has at most one slash, and vLLM puts no home in the place of ~."""
     name = profile.model
     if name is None:
-        raise NotApplicable(Text(NO_MODEL))
+        raise NotApplicable(NO_MODEL)
     path = Path(name)
     named = name.startswith(("/", ".", "~")) or name.count("/") > 1
     try:

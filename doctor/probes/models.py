@@ -3,13 +3,14 @@ each table whole, whoever asks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from doctor.consumers import tables
 from doctor.consumers.source import Source
 from doctor.consumers.tables import Names
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact
 from doctor.probes.wheels import Packages, Transformers, Vllm
 from doctor.target import Target

@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import combinations, islice
 from pathlib import Path
 from typing import ClassVar
 
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, Text
 from doctor.probes.wheels import Distribution, Packages, Specifiers, Vllm, pin
 from doctor.target import Target

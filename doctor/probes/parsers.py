@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from doctor.consumers import tables
 from doctor.consumers.source import Source
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact
 from doctor.probes.wheels import Vllm
 from doctor.target import Target

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from doctor.codec import parse_json
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, Text
 from doctor.numbers import number_of
 from doctor.probes.environment import HOME

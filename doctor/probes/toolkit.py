@@ -11,7 +11,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from packaging.version import Version
@@ -20,6 +20,7 @@ from doctor import toml
 from doctor.consumers import flashinfer as fi
 from doctor.consumers.source import Source, parsed
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, Text
 from doctor.numbers import cuda_version, number_of, version_of
 from doctor.probes.driver import Driver

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from doctor.consumers import names
 from doctor.consumers.names import FileSearch, NotAsKnown
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.probes.jit import EXPERTS, SAMPLER
 from doctor.probes.wheels import Vllm

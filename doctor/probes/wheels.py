@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from packaging.version import Version
@@ -13,6 +13,7 @@ from doctor.consumers.source import Source, Unreadable
 from doctor.consumers.vllm import sampler_by_default
 from doctor.elf import cudart_major
 from doctor.engine import probe
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import version_of
 from doctor.probes.environment import LaunchEnv
@@ -267,7 +268,7 @@ def vllm(target: Target, packages: Packages) -> Vllm:
     )
 
 
-ROCM = "torch is built for ROCm, which this doctor does not judge"
+ROCM = Text("torch is built for ROCm, which this doctor does not judge")
 
 
 @dataclass(frozen=True)
