@@ -141,7 +141,7 @@ def test_what_could_not_be_told_is_neither_healthy_nor_not() -> None:
         for i, area in enumerate(("gpu", "gpu", "driver"))
     ]
     made = "\n".join(lines(having(*outcomes, code=3)))
-    assert "? several  3 checks inconclusive (gpu, driver): the driver does not answer" in made
+    assert "? several  3 checks inconclusive: the driver does not answer (gpu, driver)" in made
     assert made.count("does not answer") == 1
     assert "Could not tell: 3 checks inconclusive." in made
     assert "ealthy" not in made

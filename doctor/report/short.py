@@ -125,7 +125,7 @@ def rows_of(report: Report) -> Iterator[Row]:
             yield Row(areas[0], UNSURE, told)
         else:
             told = Text(
-                "{n} checks inconclusive ({areas}): {why}", n=len(outcomes), areas=areas, why=why
+                "{n} checks inconclusive: {why} ({areas})", n=len(outcomes), areas=areas, why=why
             )
             yield Row("several", UNSURE, told)
 
