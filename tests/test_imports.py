@@ -130,7 +130,7 @@ class TestWhatDies:
 
     def test_the_report_shows_it(self, server: Environment) -> None:
         write(server, "flashinfer", "raise AttributeError('gone \\x1b[31m')\n")
-        words = ("diagnose", "--deep", "--python", server.prefix, *FOR_H100)
+        words = ("diagnose", "-v", "--deep", "--python", server.prefix, *FOR_H100)
         said = run_doctor(*words, env=NO_TOOLKIT)
         assert "✗ imports" in said.out
         assert "failed: flashinfer: AttributeError: gone \\x1b[31m" in said.out.replace("\n", "")
