@@ -49,6 +49,12 @@ os.environ["COLUMNS"] = (
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: many tests only wait, for a child or a server."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 DOCTOR = Path(sys.executable).with_name("vllm-doctor")
 BASE_PYTHON = Path(sys.executable).resolve()
 PYTHON_FOLDER = f"python{sys.version_info.major}.{sys.version_info.minor}"

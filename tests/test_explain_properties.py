@@ -404,6 +404,7 @@ ADVERSARIAL: dict[str, bytes] = {
 }
 
 
+@pytest.mark.hardening
 @pytest.mark.parametrize("data", ADVERSARIAL.values(), ids=ADVERSARIAL)
 def test_a_log_that_is_made_to_be_slow_takes_twice_the_time_for_twice_the_size(data: bytes) -> None:
     """The bound is a wide one: it tells linear from quadratic, where the ratio would be 4."""

@@ -364,6 +364,7 @@ def effect_file(site: Site) -> Path:
     return file
 
 
+@pytest.mark.hardening
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -386,6 +387,7 @@ def test_an_effect_that_another_has_written_is_told_and_left(
     assert site.place.exists()
 
 
+@pytest.mark.hardening
 @pytest.mark.parametrize("text", ["", "[]", '{"does": 1}', "[" * 9999])
 def test_an_effect_that_cannot_be_read_is_named_and_nothing_is_changed(
     site: Site, text: str

@@ -115,6 +115,7 @@ def garbled(value: Any, dice: random.Random) -> Any:
     return value
 
 
+@pytest.mark.hardening
 @pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)
 def test_no_rule_crashes_on_an_odd_answer(tape: Path) -> None:
     data = json.loads(tape.read_text(encoding="utf-8"))
