@@ -1,11 +1,11 @@
-"""How long a diagnosis takes now, side by side with an earlier commit.
+"""How long the commands take now, side by side with an earlier commit.
 
     python -m tests.benchmarks.side_by_side COMMIT
 
-Installs both as pip does, each in an environment of its own, and lets them judge the lab's
-environments of vLLM 0.22.0 and of the newest (tests/real_stack/lab.py) by turns, so that what else
-the machine does falls on both. Prints milliseconds of wall time (median, least) and the difference
-of the medians.
+Installs both as pip does, each in an environment of its own, and runs them by turns, so that what
+else the machine does falls on both: diagnose in the lab's environments of vLLM 0.22.0 and of the
+newest (tests/real_stack/lab.py), in the first also explain, env and the plan of fix (which asks an
+index). Prints milliseconds of wall time (median, least) and the difference of the medians.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import contextlib
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.benchmarks.diagnose_speed import timed
@@ -24,6 +24,13 @@ from tests.real_stack import lab
 HERE = Path(__file__).parents[2]
 RUNS = 25
 LATER = ("--set", "gpus=later", "--set", "archs=8.9")
+LOG = sorted((HERE / "fixtures/logs/nvcc-missing").glob("*.log"))[0]
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "diagnose": ("diagnose", "--format", "json", *LATER),
+    "explain": ("explain", "--format", "json", str(LOG), *LATER),
+    "env": ("env",),
+    "fix": ("fix", "--format", "json", *LATER),
+}
 
 
 @contextlib.contextmanager
@@ -44,13 +51,12 @@ def installed(source: Path, environment: Path) -> str:
     return str(environment / "bin/vllm-doctor")
 
 
-def compared(before: str, now: str, target: lab.Environment) -> tuple[list[float], list[float]]:
-    """Wall milliseconds of each run of both, by turns."""
-    took: tuple[list[float], list[float]] = ([], [])
+def compared(programs: Sequence[str], words: Sequence[str]) -> list[list[float]]:
+    """Wall milliseconds of each run of each program, by turns."""
+    took: list[list[float]] = [[] for _ in programs]
     for _ in range(RUNS):
-        for command, seconds in zip((before, now), took, strict=True):
-            judge = (command, "diagnose", "--python", str(target.python), "--format", "json")
-            seconds += [1000 * s for s in timed([*judge, *LATER], 1).seconds]
+        for program, milliseconds in zip(programs, took, strict=True):
+            milliseconds += [1000 * s for s in timed([program, *words], 1).seconds]
     return took
 
 
@@ -66,14 +72,16 @@ def main() -> None:
             before = installed(source, place / "before")
         with checkout("HEAD", place / "source") as source:
             now = installed(source, place / "now")
-        print(
-            f"| environment | {options.commit[:8]} | now | difference |\n| --- | --- | --- | --- |"
-        )
-        for recipe in (lab.REFERENCE, lab.NEWEST):
-            took = compared(before, now, lab.environment(recipe))
+        print(f"| command | environment | {options.commit[:8]} | now | difference |")
+        print("| --- | --- | --- | --- | --- |")
+        rows = [(name, lab.REFERENCE) for name in COMMANDS]
+        for name, recipe in (*rows, ("diagnose", lab.NEWEST)):
+            python = str(lab.environment(recipe).python)
+            took = compared((before, now), (*COMMANDS[name], "--python", python))
             first, second = (statistics.median(one) for one in took)
             cells = [f"{statistics.median(one):.0f} ({min(one):.0f})" for one in took]
-            print(f"| {recipe.name} | {' | '.join(cells)} | {second - first:+.0f} ms |", flush=True)
+            row = f"| {name} | {recipe.name} | {' | '.join(cells)} | {second - first:+.0f} ms |"
+            print(row, flush=True)
 
 
 if __name__ == "__main__":
