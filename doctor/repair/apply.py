@@ -75,17 +75,21 @@ def must_fit(made: Plan, context: RepairContext) -> None:
         return
     cache = context.tool.cache(context.shell) if context.tool else context.prefix
     for one in rooms(context.prefix, cache, made.resolution):
-        if one.free < one.needed:
+        if not one.fits:
             raise RepairError(one.too_small)
 
 
 @dataclass(frozen=True)
 class Room:
-    """Of one disk, in bytes: what is needed on it, and what is free."""
+    """Of one disk, in bytes: what is needed on it (None: not known), and what is free."""
 
     folder: Path
-    needed: int
+    needed: int | None
     free: int
+
+    @property
+    def fits(self) -> bool:
+        return self.needed is None or self.free >= self.needed
 
     @property
     def too_small(self) -> Text:
@@ -93,7 +97,7 @@ class Room:
             "{folder} has {free} KiB free, and this needs about {needed} KiB",
             folder=self.folder,
             free=self.free >> 10,
-            needed=self.needed >> 10,
+            needed=(self.needed or 0) >> 10,
         )
 
 
@@ -102,10 +106,13 @@ def rooms(prefix: Path, cache: Path, made: Resolution) -> tuple[Room, ...]:
     links from there into the target; where that is another disk, it copies all that is installed.
     Folders need not be there yet."""
     places = [next(p for p in (at, *at.parents) if p.is_dir()) for at in (cache, prefix)]
-    rows = list(zip(places, (made.download_bytes or 0, made.installed_bytes), strict=True))
+    rows = list(zip(places, (made.download_bytes, made.installed_bytes), strict=True))
     if places[0].stat().st_dev == places[1].stat().st_dev:
         rows = rows[:1]
-    return tuple(Room(at, int(size * UNPACKED), shutil.disk_usage(at).free) for at, size in rows)
+    return tuple(
+        Room(at, None if size is None else int(size * UNPACKED), shutil.disk_usage(at).free)
+        for at, size in rows
+    )
 
 
 def adopt(state: State) -> Run:

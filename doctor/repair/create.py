@@ -48,7 +48,7 @@ class CreationPlan:
 
     @property
     def fits(self) -> bool:
-        return all(room.free >= room.needed for room in self.rooms)
+        return all(room.fits for room in self.rooms)
 
 
 class Creation:
@@ -121,7 +121,7 @@ class Creation:
         """Raises RepairError where there is no vLLM to install, or no room for it."""
         made = self.plan(FAILED)
         for room in made.rooms:
-            if room.free < room.needed:
+            if not room.fits:
                 raise self._error(room.too_small)
 
     def make(self) -> None:

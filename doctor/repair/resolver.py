@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from doctor.model import Text
@@ -42,13 +42,17 @@ class Resolution:
     @property
     def download_bytes(self) -> int | None:
         """What has to be fetched; None where the index does not say how large it is."""
-        sizes = [m.size for m in self.moves if m.new and not m.cached]
-        return None if None in sizes else sum(s for s in sizes if s is not None)
+        return _sum(m.size for m in self.moves if m.new and not m.cached)
 
     @property
-    def installed_bytes(self) -> int:
-        """Bytes of all wheels that are installed, of those whose size is known."""
-        return sum(m.size or 0 for m in self.moves if m.new)
+    def installed_bytes(self) -> int | None:
+        """Bytes of all wheels that are installed; None where the index does not say."""
+        return _sum(m.size for m in self.moves if m.new)
+
+
+def _sum(sizes: Iterable[int | None]) -> int | None:
+    known = list(sizes)
+    return None if None in known else sum(one for one in known if one is not None)
 
 
 def fetched(size: int | None) -> Text:

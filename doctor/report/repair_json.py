@@ -183,7 +183,7 @@ def creation_schema() -> dict[str, Any]:
             passed_over=list_of(TEXT),
             packages=list_of(object_of(name=TEXT, version=TEXT, bytes=_MAYBE_INT)),
             download_bytes=_MAYBE_INT,
-            disks=list_of(object_of(folder=TEXT, needed_bytes=INT, free_bytes=INT)),
+            disks=list_of(object_of(folder=TEXT, needed_bytes=_MAYBE_INT, free_bytes=INT)),
             fits=BOOL,
             command=TEXT,
         ),
