@@ -153,17 +153,34 @@ def test_its_script_makes_the_environment(
     assert installed(Environment(tmp_path / "env")) == "0.22.0"
 
 
-def test_what_does_not_fit_on_the_disk_is_told_before_anything_is_made(tmp_path: Path) -> None:
-    moves = (Move("torch", None, "2.11.0", size=1 << 60),)
+def plan_of(folder: Path, *moves: Move) -> CreationPlan:
     resolution = Resolution(indexes_of.PackageIndex("one"), moves)
-    needed = rooms(tmp_path / "env", tmp_path / "cache", resolution)
-    base = BasePython(Path(sys.executable), MINE)
-    plan = CreationPlan(tmp_path / "env", base, resolution, needed, {})
+    needed = rooms(folder / "env", folder / "cache", resolution)
+    return CreationPlan(
+        folder / "env", BasePython(Path(sys.executable), MINE), resolution, needed, {}
+    )
+
+
+def shown(plan: CreationPlan) -> str:
+    return "\n".join("".join(piece for _, piece in line) for line in creation_lines(plan, "it"))
+
+
+def test_what_does_not_fit_on_the_disk_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, Move("torch", None, "2.11.0", size=1 << 60))
     assert not plan.fits
-    text = "\n".join("".join(piece for _, piece in line) for line in creation_lines(plan, "it"))
+    text = shown(plan)
     assert "It does not fit on the disk. Nothing was changed." in text
     assert "To do it" not in text
     assert creation_json(plan, "it")["create"]["fits"] is False
+
+
+def test_of_an_index_without_sizes_the_plan_does_not_say_that_nothing_is_needed(
+    tmp_path: Path,
+) -> None:
+    plan = plan_of(tmp_path, Move("torch", None, "2.11.0"), Move("a", None, "1", size=1 << 20))
+    assert plan.fits
+    assert "disk: size unknown in" in shown(plan)
+    assert creation_json(plan, "it")["create"]["disks"][0]["needed_bytes"] is None
 
 
 def test_a_release_that_the_profile_holds_is_taken(
