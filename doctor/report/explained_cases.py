@@ -46,7 +46,7 @@ def _case(one: Explained, finding: LogFinding) -> Case:
         safe_line(f"{'only a symptom: ' if follows else ''}{one.message(finding)}"),
         Severity.INFO if follows else finding.severity,
         decides=one.told.exit_code != HEALTHY and not follows,
-        evidence=(f"{one.place(finding)}: {quoted(finding.excerpt)}",),
+        evidence=(safe_line(f"{one.place(finding)}: {quoted(finding.excerpt)}"),),
         commands=tuple(_commands(one, finding)),
         file=safe_line(finding.log or one.name),
         line=finding.line,
