@@ -75,6 +75,4 @@ def commands(findings: Iterable[Finding], installer: Installer) -> Iterator[str]
 def fix_commands(fix: Fix, installer: Installer) -> Iterator[str]:
     """What a fix is, as a comment, and its shell lines."""
     yield safe_line(f"# {fix.title}{' (manual)' if fix.needs is Needs.PERSON else ''}")
-    for step in fix.steps:
-        for command in step.commands(installer):
-            yield safe_line(command)
+    yield from map(safe_line, fix.commands(installer))

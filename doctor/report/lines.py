@@ -94,6 +94,5 @@ def fix_lines(
     yield from wrapped(f"fix: {fix.title}{manual}{same}", "    ", style, "green", hang="  ")
     if earlier:
         return
-    for step in fix.steps:
-        for command in step.commands(installer):
-            yield (("cyan", f"      {command}"),)
+    for command in fix.commands(installer):
+        yield (("cyan", f"      {command}"),)

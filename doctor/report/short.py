@@ -132,12 +132,7 @@ def rows_of(report: Report) -> Iterator[Row]:
 
 def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) -> Row:
     severity, stage = finding.severity or outcome.rule.severity, outcome.rule.stage
-    commands = (
-        command
-        for fix in finding.fixes
-        for step in fix.steps
-        for command in step.commands(report.installer)
-    )
+    commands = (line for fix in finding.fixes for line in fix.commands(report.installer))
     return Row(
         outcome.rule.area,
         MARKS[severity],
