@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from doctor.frozen import dataclass
 from doctor.model import Fix, Installer, Needs, Severity
 from doctor.redact import redact
 

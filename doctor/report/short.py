@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from doctor.frozen import dataclass
 from doctor.model import Finding, Outcome, Severity, Stage, Text, Verdict
 from doctor.probes.interpreter import FoundBy
 from doctor.profile import Profile
