@@ -13,6 +13,8 @@ __all__ = ["dataclass"]
 
 C = TypeVar("C", bound=type)
 
+_PARAMS = "__dataclass_params__"
+
 if TYPE_CHECKING:
     from dataclasses import dataclass
 else:
@@ -25,7 +27,7 @@ else:
 
 def _made(cls: C) -> C:
     cls.__doc__ = cls.__doc__ or cls.__name__  # else dataclasses looks its signature up
-    made: Any = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
+    made = _with_fields(cls)
     made.__own_fields__ = tuple(
         (f.name, f.default, f.default_factory) for f in dataclasses.fields(made)
     )
@@ -36,6 +38,24 @@ def _made(cls: C) -> C:
             setattr(made, name, function)
     made.__setattr__ = made.__delattr__ = _refuse
     return cls
+
+
+def _with_fields(cls: C) -> Any:
+    """The class with its fields, known to `dataclasses` as frozen: what derives from it may be made
+    there. It writes two functions less for a class that is not, which no frozen one may be base
+    of."""
+    classes: Any = cls.__mro__[1:]
+    bases = [base.__dataclass_params__ for base in classes if hasattr(base, _PARAMS)]
+    were = [base.frozen for base in bases]
+    for base in bases:
+        base.frozen = False
+    try:
+        made: Any = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
+    finally:
+        for base, was in zip(bases, were, strict=True):
+            base.frozen = was
+    made.__dataclass_params__.frozen = True
+    return made
 
 
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:

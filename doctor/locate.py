@@ -8,12 +8,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
 from doctor.errors import UsageError
+from doctor.frozen import dataclass
 from doctor.model import Text
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.target import Live, Target

@@ -192,6 +192,10 @@ class Fix:
     steps: tuple[Step, ...]
     needs: Needs = Needs.SAFE
 
+    def commands(self, installer: Installer) -> tuple[str, ...]:
+        """The POSIX shell lines that do all its steps."""
+        return tuple(line for step in self.steps for line in step.commands(installer))
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from doctor.errors import DoctorError
 from doctor.exits import BUSY
+from doctor.frozen import dataclass
 from doctor.model import Text
 
 T = TypeVar("T")

@@ -7,13 +7,14 @@ import dataclasses
 import re
 import typing
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
 from doctor import toml
 from doctor.codec import CodecError, decode, shown_value, unknown_key
 from doctor.errors import UsageError, naming
+from doctor.frozen import dataclass
 from doctor.model import Fact, Text
 from doctor.numbers import number_of, version_of
 

@@ -14,10 +14,10 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from doctor.frozen import dataclass
 from doctor.model import printable
 
 STARS = "***"

@@ -29,16 +29,3 @@ class Talk(Protocol):
     def confirm(self, question: Text) -> bool:
         """Whether the person says yes; False where there is nobody to ask."""
         ...
-
-
-class Silent:
-    """Nobody listens."""
-
-    def tell(self, text: Text) -> None: ...
-
-    def phase(self, text: Text) -> None: ...
-
-    def progress(self, done: int, total: int | None) -> None: ...
-
-    def confirm(self, question: Text) -> bool:
-        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from difflib import get_close_matches
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers import tables
@@ -263,6 +262,8 @@ def _no_parser(
     names: tuple[str, ...],
     severity: Severity | None = None,
 ) -> Finding:
+    from difflib import get_close_matches
+
     near = get_close_matches(name, names, 1)
     take = tuple(
         Fix(

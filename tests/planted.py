@@ -32,9 +32,6 @@ class _Maker:
     def base64(self, size: int) -> str:
         return base64.b64encode(self._random.randbytes(size)).decode()
 
-    def base64_of(self, text: str) -> str:
-        return base64.b64encode(text.encode()).decode()
-
     def url_safe(self, size: int) -> str:
         made = base64.urlsafe_b64encode(self._random.randbytes(size)).decode().rstrip("=")
         return made.replace("-", "x", 1) if made[0] == "-" else made

@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -391,6 +392,14 @@ explanation = "Ask the platform team."
 title = "start it ({why})"
 commands = ["systemctl start quota"]
 """
+
+    def test_a_value_is_one_word_of_a_command_of_the_doctors_own(self, tmp_path: Path) -> None:
+        (tmp_path / "signatures").mkdir()
+        row = self.ROW.replace("systemctl start quota", "vllm-doctor launch --set env.WHY={why}")
+        (tmp_path / "signatures" / "site.toml").write_text(row)
+        said = told(log(tmp_path, b"quota.LeaseError: it's --rules /tmp\n"), "--rules", tmp_path)
+        (fix,) = said["findings"][0]["fixes"]
+        assert shlex.split(fix["commands"][0])[-2:] == ["--set", "env.WHY=it's --rules /tmp"]
 
     def test_they_add_to_ours(self, tmp_path: Path) -> None:
         (tmp_path / "signatures").mkdir()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import lzma
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -158,3 +159,14 @@ class TestPacked:
     def test_what_is_packed_as_well_as_xz_can_is_read(self, tmp_path: Path) -> None:
         report = told(log(tmp_path, lzma.compress(CAUSE, preset=9), "a.xz"))
         assert (report["primary"], report["notes"]) == ("kv-cache-too-small", [])
+
+
+@pytest.mark.parametrize("end", ["; touch it #", "$(touch it)", "`touch it`", " && touch it"])
+def test_what_a_log_says_is_one_word_of_a_command_that_can_be_copied(
+    tmp_path: Path, end: str
+) -> None:
+    lock = f"/x/cached_ops{end}"
+    said = f"ERROR filelock.Timeout: The file lock '{lock}' could not be acquired.\n"
+    path = log(tmp_path, said.encode())
+    commands = [c for f in told(path)["findings"][0]["fixes"] for c in f["commands"]]
+    assert ["mv", lock, f"{lock}.aside"] in [shlex.split(c, comments=True) for c in commands]

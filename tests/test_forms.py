@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree as xml
@@ -15,7 +16,6 @@ from doctor.report.cases import Case, Cases, CaseVerdict
 from doctor.report.formats import CASE_FORMS
 from doctor.report.github import github
 from doctor.report.junit import junit
-from doctor.report.machine import Machine
 from tests.conftest import Environment, Said, run_inside
 from tests.corpus import logs
 from tests.stand_ins.fixtures import FOR_H100, Bench
@@ -94,6 +94,19 @@ class TestDiagnose:
         assert bad(said, "error") == set()
         assert bad(said, "skipped") == {n["id"] for n in report["not_checked"]}
         assert said.code == report["exit_code"]
+
+    def test_the_host_of_a_snapshot_is_redacted_and_no_control_character(
+        self, tmp_path: Path
+    ) -> None:
+        """A snapshot comes from anybody, and what stands in it is no XML."""
+        snapshot = json.loads(SICK.read_text())
+        snapshot["host"] = "gpu\x1b[2J https://me:hunter2secret@host/"
+        file = tmp_path / "snapshot.json"
+        file.write_text(json.dumps(snapshot))
+        said = run_inside("diagnose", "--from", file, "--format", "junit")
+        assert {suite.attrib["hostname"] for suite in suites(said.out)} == {
+            "gpu\\x1b[2J https://***@host/"
+        }
 
     def test_github_has_an_annotation_per_finding_and_the_verdict(self) -> None:
         said = run_inside("diagnose", "--from", SICK, "--format", "github")
@@ -182,7 +195,7 @@ class TestFix:
 
 def test_nothing_in_a_text_ends_an_annotation_or_opens_another() -> None:
     case = Case("a:b,c", "area", CaseVerdict.FAILED, "50% ::error::x", file="x,y:z", line=3)
-    made = Cases("diagnose", "Not healthy", Machine(), (case,))
+    made = Cases("diagnose", "Not healthy", (case,))
     assert github(made).splitlines()[0] == (
         "::error file=x%2Cy%3Az,line=3,title=a%3Ab%2Cc::50%25 ::error::x"
     )
@@ -199,7 +212,7 @@ def test_whatever_a_text_holds_the_forms_are_well_formed(
         Case(id, "area", verdict, message, Severity.WARNING, decides=True, evidence=(message,))
         for id in ids
     )
-    made = Cases("diagnose", message, Machine("host", "2026-01-01T00:00:00Z"), cases)
+    made = Cases("diagnose", message, cases, "host", "2026-01-01T00:00:00Z")
     (suite,) = suites(junit(made))
     assert [case.attrib["name"] for case in suite.findall("testcase")] == ids
     assert annotated(github(made))

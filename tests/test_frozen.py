@@ -98,3 +98,26 @@ def test_the_functions_of_dataclasses_work_on_it(classes: tuple[type[Any], type[
     assert [f.name for f in dataclasses.fields(one)] == ["name", "size", "parts", "more"]
     assert dataclasses.replace(one, size=3) == classes[1]("a", 3)
     assert dataclasses.asdict(one) == {"name": "a", "size": 1, "parts": (), "more": {}}
+
+
+@pytest.mark.parametrize("base", MAKERS)
+@pytest.mark.parametrize("maker", MAKERS)
+def test_either_may_be_derived_from_the_other(
+    base: Callable[..., Any], maker: Callable[..., Any]
+) -> None:
+    """A site's rules derive from our steps and facts, and know `dataclasses` alone."""
+    derived = made(base)[1]
+
+    @maker(frozen=True)
+    class Further(derived):  # type: ignore[misc, valid-type]
+        last: int = 3
+
+    one = Further("a", 2, more={})
+    assert (one.name, one.size, one.last, one.double) == ("a", 2, 3, 4)
+    assert one == Further("a", 2, more={}) != Further("a", 2, more={}, last=4)
+    with pytest.raises(ValueError, match="size: is negative"):
+        Further("a", -1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.last = 4
+    with pytest.raises(TypeError):
+        dataclasses.dataclass(type("Thawed", (derived,), {"__annotations__": {}}))

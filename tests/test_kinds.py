@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
 
+from doctor import fixes
 from doctor.fixes import KINDS
 from doctor.fixes.base import Kinds
 from doctor.fixes.environment import Environment as Variables
@@ -297,6 +299,20 @@ def test_an_effect_that_fails_is_undone_and_the_run_is_none(site: Site) -> None:
     assert site.tree() == was
 
 
+def test_an_undo_that_crashes_does_not_hide_why_the_effect_failed(site: Site) -> None:
+    site.has(
+        EFFECT, then='raise StageError(Text("the shop is closed"))', undoing="raise LookupError"
+    )
+    done = site.json("--apply")
+    assert done.code == 4, done.err
+    (result,) = done.report["results"]
+    assert (result["outcome"], result["output_tail"]) == ("failed", "the shop is closed")
+    assert f"write {site.place} (interrupted; may have been done): its undo crashed" in done.err
+    site.has(EFFECT)
+    assert site.undo().code == 0
+    assert not site.place.exists()
+
+
 def test_what_an_effect_without_an_undo_did_before_it_failed_is_told(site: Site) -> None:
     site.has(EFFECT, undone=False, then='raise StageError(Text("the shop is closed"))')
     done = site.fix("--apply")
@@ -357,6 +373,33 @@ def test_an_older_doctor_does_not_take_a_run_with_an_effect_for_one_without(site
     run = site.json("--apply").report["run"]
     journal = site.environment.prefix / f"share/vllm-doctor/runs/{run}/journal.json"
     assert json.loads(journal.read_text())["schema_version"] == 3
+
+
+def test_an_effect_in_a_journal_without_an_identity_is_not_undone(site: Site) -> None:
+    """Of such a journal nobody can tell whether its environment is a copy."""
+    site.has(EFFECT)
+    run = site.json("--apply").report["run"]
+    journal = site.environment.prefix / f"share/vllm-doctor/runs/{run}/journal.json"
+    journal.write_text(json.dumps({**json.loads(journal.read_text()), "schema_version": 1}))
+    undone = site.undo()
+    assert undone.code == 4
+    assert "journal.json of version 1 has no effects" in undone.err
+    assert site.place.exists()
+
+
+def test_a_kind_of_a_file_in_fixes_is_known_to_an_undo_which_loads_no_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "licences.py").write_text(
+        "from doctor.fixes import KINDS, Kind\n\n"
+        "class Licences(Kind):\n    name = 'licence'\n    order = 25\n\n"
+        "KINDS.add(Licences())\n"
+    )
+    monkeypatch.setattr(KINDS, "_kinds", {kind.name: kind for kind in KINDS})
+    monkeypatch.setattr(fixes, "__path__", [*fixes.__path__, str(tmp_path)])
+    assert fixes.kind_named("licence") is not None
+    assert fixes.kind_named("unheard-of") is None
+    monkeypatch.delitem(sys.modules, "doctor.fixes.licences")
 
 
 def effect_file(site: Site) -> Path:

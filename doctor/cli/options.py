@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
@@ -16,6 +15,7 @@ from doctor.cli.output import rules_print_to_stderr, say, tell
 from doctor.engine import load_rules
 from doctor.errors import DoctorError, UsageError, naming
 from doctor.exits import UNKNOWN, USAGE
+from doctor.frozen import dataclass
 from doctor.locate import environments, locate, nobody_named, refuse_foreign
 from doctor.model import Rule, Text, os_refusal, printable
 from doctor.patience import Patience

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from doctor.cli.again import RunningCommand
@@ -9,8 +11,10 @@ from doctor.cli.options import ALLOW_HELP, CommonOptions, did_you_mean
 from doctor.cli.output import print_json, say, text_width
 from doctor.errors import UsageError
 from doctor.model import Text
-from doctor.report import ailment
 from doctor.trust import ALLOW
+
+if TYPE_CHECKING:
+    from doctor.report.ailment import Page
 
 
 @click.group(invoke_without_command=True)
@@ -31,6 +35,8 @@ def rules(
     allow: tuple[str, ...],
 ) -> None:
     """List the ailments that the doctor knows, found by a rule, in a log, or by both."""
+    from doctor.report import ailment  # other commands only want the options of this one
+
     common = CommonOptions(rules_dir=rules_dir, allow=allow)
     ctx.obj = ailment.pages(common.rules(), common.signatures())
     if ctx.invoked_subcommand is not None:
@@ -54,10 +60,12 @@ def rules(
 @rules.command()
 @click.argument("id")
 @click.pass_obj
-def show(known: dict[str, ailment.Page], id: str) -> None:
+def show(known: dict[str, Page], id: str) -> None:
     """Explain one ailment: why it happens, how it shows in logs, how it is fixed."""
+    from doctor.report.ailment import page_lines
+
     if id not in known:
         listed = Text("; `{command}` lists them", command=RunningCommand()("rules"))
         hint = did_you_mean(id, known, listed)
         raise UsageError(Text("unknown ailment {id}{hint}", id=id, hint=hint))
-    say("\n".join(ailment.page_lines(known[id], text_width())))
+    say("\n".join(page_lines(known[id], text_width())))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from difflib import get_close_matches
 from typing import Any
 
 from doctor import toml
@@ -211,6 +210,8 @@ def is_option(word: str) -> bool:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """What was probably meant by a name that is not known; what all of them begin with is no
     likeness."""
+    from difflib import get_close_matches
+
     start = re.match(r"VLLM_|-*(?:no-)?|", name)
     prefix = start[0] if start else ""
     rest = [one.removeprefix(prefix) for one in known if one.startswith(prefix)]

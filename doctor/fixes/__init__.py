@@ -12,6 +12,18 @@ from doctor.fixes.pip import Install, PipInstall, PipUninstall
 
 KINDS = Kinds(Install(), CudaHomes(), Environment(), FilesSetAside())
 
+
+def kind_named(name: str) -> Kind | None:
+    """The kind of that name, also of a file here that no rule has asked for: an undo loads none."""
+    if KINDS.named(name) is None:
+        from importlib import import_module
+        from pkgutil import iter_modules
+
+        for module in iter_modules(__path__):
+            import_module(f"{__name__}.{module.name}")
+    return KINDS.named(name)
+
+
 __all__ = [
     "KINDS",
     "Command",
@@ -25,4 +37,5 @@ __all__ = [
     "SetAside",
     "SetVariable",
     "UnsetVariable",
+    "kind_named",
 ]

@@ -21,7 +21,6 @@ from doctor.probes.jit import read_capability, said_capabilities, sampler_is_on
 from doctor.probes.wheels import ROCM, Packages, Torch, Vllm
 from doctor.profile import Profile
 from doctor.redact import redact
-from doctor.signatures import ids_of
 from doctor.target import OWN, OWN_PYTHON, Ran, Target
 from doctor.trust import NotTrusted
 
@@ -241,6 +240,8 @@ def _read(ran: Ran, wanted: tuple[Import, ...]) -> Imports:
 
 
 def _judged(wanted: Import, row: _Row | None, gpu: bool) -> Imported:
+    from doctor.signatures import ids_of  # with its regular expressions, for a proof alone
+
     if row is None:
         return Imported(wanted.module, "not-reached", 0.0, wanted.always, wanted.caught)
     error = _redacted(row.error) if row.error else None

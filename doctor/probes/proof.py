@@ -21,7 +21,6 @@ from doctor.probes.libraries import Runtimes
 from doctor.probes.toolkit import Toolkit, Toolkits
 from doctor.probes.wheels import FlashInfer
 from doctor.redact import redact
-from doctor.signatures import ids_of
 from doctor.target import OWN, OWN_PYTHON, Ran, Target
 from doctor.trust import NotTrusted
 
@@ -158,6 +157,8 @@ _STAGES: dict[str, Literal["compile", "link", "load"]] = {
 
 
 def _read(ran: Ran, archs: tuple[str, ...]) -> Proof:
+    from doctor.signatures import ids_of  # with its regular expressions, for a proof alone
+
     if ran.code is None:
         raise Missing(Text("the test build {why}", why=ran.failure))
     stage, _, rest = ran.out.partition("\n")

@@ -29,7 +29,7 @@ from doctor.codec import encode
 from doctor.engine import place
 from doctor.errors import DoctorError
 from doctor.exits import FAILED
-from doctor.fixes import KINDS, Kind
+from doctor.fixes import Kind, kind_named
 from doctor.model import Text, os_reason, os_refusal
 from doctor.patience import AT_ONCE, Patience, busy_with
 from doctor.probes.environment import HOME
@@ -144,8 +144,10 @@ class Run:
             kind.carry_out(effect)
         except BaseException:
             if effect.undo is not None:
-                kind.undo(effect)
-                self.drop(change)
+                if left := _left_by_undo(kind, effect):  # no word hides why it failed
+                    self.notes.append(left)
+                else:
+                    self.drop(change)
             else:  # it stays in the run, whose undo tells it again
                 self.notes.append(
                     Text("{does} failed: what it did until then stays", does=effect.does)
@@ -221,14 +223,11 @@ class Run:
     def _undo_effect(self, folder: Path, effect: Effect) -> list[Text]:
         """What is left of an effect, in sentences. It stays in the run where a later undo could
         still do it."""
-        done = effect.state == "done"
-        what = Text("{does}", does=effect.does)
-        if not done:
-            what = Text("{does} (interrupted; may have been done)", does=effect.does)
+        what = _named(effect)
         if effect.undo is None:
             self.drop(folder)
             return [Text("{what}: cannot be undone", what=what)]
-        kind = KINDS.named(effect.kind)
+        kind = kind_named(effect.kind)
         if kind is None or type(kind).undo is Kind.undo:
             return [
                 Text(
@@ -237,13 +236,9 @@ class Run:
                     kind=effect.kind,
                 )
             ]
-        try:
-            kind.undo(effect)
-        except (DoctorError, OSError) as error:
-            return [Text("{what}: {why}; left", what=what, why=error)]
-        except Exception as error:  # of a site's own kind, or of data that others have written
-            return [Text("{what}: its undo crashed: {why}; left", what=what, why=place(error))]
-        if not done:
+        if left := _left_by_undo(kind, effect):
+            return [left]
+        if effect.state != "done":
             self.notes.append(Text("{what}: undone: {undo}", what=what, undo=effect.undo))
         self.drop(folder)
         return []
@@ -473,6 +468,12 @@ class State:
                 raise Damaged(Text("{path} is gone, and changes were made", path=path))
             return None
         made, changes = self._decode(name, journal, manifests)
+        if noted and made.schema_version < manifest.EFFECTS_VERSION:
+            # It would have no identity: what a copy of an environment is not to undo.
+            path, version = folder / JOURNAL, made.schema_version
+            raise Damaged(
+                Text("{path} of version {version} has no effects", path=path, version=version)
+            )
         effects = manifest.decode_effects(name, noted, self.prefix)
         manifest.must_be_complete(made, {*manifests, *effects}, folder)
         here = (str(self.prefix), self.prefix.stat().st_ino)
@@ -578,6 +579,25 @@ class State:
         stays, what was set aside goes."""
         self._must_be_ours()
         _discard(self._runs / name)
+
+
+def _named(effect: Effect) -> Text:
+    """What it does, and whether it is known to be done."""
+    if effect.state == "done":
+        return Text("{does}", does=effect.does)
+    return Text("{does} (interrupted; may have been done)", does=effect.does)
+
+
+def _left_by_undo(kind: Kind, effect: Effect) -> Text | None:
+    """Undoes an effect; a sentence where it stays."""
+    try:
+        kind.undo(effect)
+    except (DoctorError, OSError) as error:
+        return Text("{what}: {why}; left", what=_named(effect), why=error)
+    except Exception as error:  # of a site's own kind, or of data that others have written
+        what, why = _named(effect), place(error)
+        return Text("{what}: its undo crashed: {why}; left", what=what, why=why)
+    return None
 
 
 def _discard(run: Path) -> None:

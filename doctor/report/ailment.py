@@ -114,7 +114,7 @@ def _page(id: str, rule: Rule | None, catalogue: Catalogue, rows: list[Signature
     sections = (
         Section("Why", tuple(Item(paragraph, listed=False) for paragraph in why)),
         Section("In logs", tuple(_messages(naming))),
-        Section("How it is found", tuple(_found(id, rule, naming))),
+        Section("How it is found", tuple(_found(rule, naming))),
         *_remedies(told.labelled, fixes),
         Section("Sources", tuple(Item(source) for source in sources)),
         Section("See also", tuple(Item(f"`{other}`") for other in see_also)),
@@ -168,7 +168,7 @@ def literal_text(literal: str) -> str:
     return f"{ticks}{space}{literal}{space}{ticks}"
 
 
-def _found(id: str, rule: Rule | None, naming: list[Signature]) -> Iterator[Item]:
+def _found(rule: Rule | None, naming: list[Signature]) -> Iterator[Item]:
     if rule:
         facts = ", ".join(f"`{kind.__name__}`" for _, kind, _ in rule.needs)
         text = (

@@ -8,13 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from doctor.model import Finding, Fix, Installer, Needs, Severity, printable
 from doctor.redact import redact
-
-if TYPE_CHECKING:
-    from doctor.report.machine import Machine
 
 
 class CaseVerdict(str, Enum):
@@ -53,13 +49,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
-    """All cases of one command. `summary`: its verdict in one line; `properties`: what else is
-    known of what was judged; `seconds` of wall time."""
+    """All cases of one command. `summary`: its verdict in one line; `host` and `time` (ISO 8601) of
+    what was judged, `properties`: what else is known of it; `seconds` of wall time."""
 
     command: str
     summary: str
-    about: Machine
     cases: tuple[Case, ...]
+    host: str | None = None
+    time: str | None = None
     seconds: float = 0.0
     properties: dict[str, str] = field(default_factory=dict)
 
@@ -78,6 +75,4 @@ def commands(findings: Iterable[Finding], installer: Installer) -> Iterator[str]
 def fix_commands(fix: Fix, installer: Installer) -> Iterator[str]:
     """What a fix is, as a comment, and its shell lines."""
     yield safe_line(f"# {fix.title}{' (manual)' if fix.needs is Needs.PERSON else ''}")
-    for step in fix.steps:
-        for command in step.commands(installer):
-            yield safe_line(command)
+    yield from map(safe_line, fix.commands(installer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -157,10 +158,21 @@ def _filled(ailment: Ailment, values: Mapping[str, str]) -> Iterator[Fix]:
     clean = {name: quoted(value) for name, value in values.items()}
     for remedy in ailment.fix:
         title = fill(remedy.title, clean)
-        lines = [fill(command, clean) for command in remedy.commands]
+        lines = [_command(command, clean) for command in remedy.commands]
         if title is not None and None not in lines:
             steps = tuple(typed(line) for line in lines if line is not None)
             yield Fix(Text("{title}", title=title), steps, remedy.needs)
+
+
+def _command(template: str, values: Mapping[str, str]) -> str | None:
+    """A command with its values, each a word for a shell whatever a log says; None where one is
+    lacking, or would have to be quoted inside of quotes."""
+    line = fill(template, values)
+    safe = fill(template, {name: shlex.quote(value) for name, value in values.items()})
+    return None if safe != line and not _QUOTES.isdisjoint(template) else safe
+
+
+_QUOTES = frozenset("'\"")
 
 
 def quoted(text: str) -> str:

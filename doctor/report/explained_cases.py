@@ -26,9 +26,14 @@ def explained_cases(one: Explained) -> Cases:
         healthy = told.exit_code == HEALTHY
         verdict = CaseVerdict.PASSED if healthy else CaseVerdict.INCONCLUSIVE
         cases = [Case(told.verdict, _AREA, verdict, safe_line(one.conclusion), decides=not healthy)]
-    known = {"log": safe_line(one.name), "lines": str(told.lines)}
+    about = here_and_now()
     return Cases(
-        "explain", safe_line(one.conclusion), here_and_now(), tuple(cases), properties=known
+        "explain",
+        safe_line(one.conclusion),
+        tuple(cases),
+        about.host and safe_line(about.host),
+        about.time,
+        properties={"log": safe_line(one.name), "lines": str(told.lines)},
     )
 
 
@@ -41,7 +46,7 @@ def _case(one: Explained, finding: LogFinding) -> Case:
         safe_line(f"{'only a symptom: ' if follows else ''}{one.message(finding)}"),
         Severity.INFO if follows else finding.severity,
         decides=one.told.exit_code != HEALTHY and not follows,
-        evidence=(f"{one.place(finding)}: {quoted(finding.excerpt)}",),
+        evidence=(safe_line(f"{one.place(finding)}: {quoted(finding.excerpt)}"),),
         commands=tuple(_commands(one, finding)),
         file=safe_line(finding.log or one.name),
         line=finding.line,

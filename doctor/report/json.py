@@ -98,7 +98,7 @@ def fix_json(fix: Fix, by: Installer) -> dict[str, Any]:
         "title": str(fix.title),
         "needs": fix.needs.value,
         "steps": [step_json(s, by) for s in fix.steps],
-        "commands": [command for step in fix.steps for command in step.commands(by)],
+        "commands": list(fix.commands(by)),
     }
 
 

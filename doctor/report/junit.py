@@ -56,7 +56,7 @@ def _tag(case: Case) -> str | None:
 
 def _attributes(area: str, cases: list[Case], made: Cases) -> dict[str, str]:
     tags = [_tag(case) for case in cases]
-    whose = {"timestamp": (made.about.time or "").removesuffix("Z"), "hostname": made.about.host}
+    whose = {"timestamp": (made.time or "").removesuffix("Z"), "hostname": made.host}
     return {
         "name": area,
         **{key: value for key, value in whose.items() if value},

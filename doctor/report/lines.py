@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from doctor.frozen import dataclass
 from doctor.model import Fix, Installer, Needs, Severity
 from doctor.redact import redact
 
@@ -94,6 +95,5 @@ def fix_lines(
     yield from wrapped(f"fix: {fix.title}{manual}{same}", "    ", style, "green", hang="  ")
     if earlier:
         return
-    for step in fix.steps:
-        for command in step.commands(installer):
-            yield (("cyan", f"      {command}"),)
+    for command in fix.commands(installer):
+        yield (("cyan", f"      {command}"),)

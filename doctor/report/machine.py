@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from doctor.frozen import dataclass
 from doctor.model import Fact, Missing
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from doctor.diagnose import Report
-from doctor.model import Fix, Installer, printable
+from doctor.model import Installer, printable
 from doctor.repair.apply import Applied
 from doctor.repair.create import CreationPlan
 from doctor.repair.plan import Manual, Plan
@@ -74,13 +74,9 @@ def _manual(left: Manual, installer: Installer) -> Iterator[Line]:
     yield (("bold yellow", "- "), ("bold", left.id), ("", "  (manual):"))
     for fix in left.fixes:
         yield (("green", f"    {fix.title}"),)
-        for command in _commands(fix, installer):
+        for command in fix.commands(installer):
             yield (("cyan", f"      {command}"),)
     yield ()
-
-
-def _commands(fix: Fix, installer: Installer) -> Iterator[str]:
-    return (line for step in fix.steps for line in step.commands(installer))
 
 
 def size_text(size: int) -> str:

@@ -70,8 +70,7 @@ def _action(action: Action, installer: Installer) -> dict[str, Any]:
 
 
 def _fix(id: str, fix: Fix, installer: Installer) -> dict[str, Any]:
-    commands = [line for step in fix.steps for line in step.commands(installer)]
-    return {"id": id, "title": str(fix.title), "commands": commands}
+    return {"id": id, "title": str(fix.title), "commands": list(fix.commands(installer))}
 
 
 def _applied(applied: Applied) -> dict[str, Any]:

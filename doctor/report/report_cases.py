@@ -27,8 +27,9 @@ def report_cases(report: Report) -> Cases:
     return Cases(
         "diagnose",
         safe_line(verdict_sentence(report)),
-        about,
         (*(_case(o, report) for o in report.outcomes), *map(_skipped, report.not_checked)),
+        about.host and safe_line(about.host),
+        about.time,
         report.seconds,
         {name: safe_line(value) for name, value in known.items() if value is not None},
     )
@@ -49,7 +50,7 @@ def _case(outcome: Outcome, report: Report) -> Case:
     said = [f.message for f in outcome.findings] if outcome.why is None else [outcome.why]
     return Case(
         outcome.rule.id,
-        outcome.rule.area,
+        safe_line(outcome.rule.area),
         verdict,
         "; ".join(map(safe_line, said)),
         outcome.severity,
@@ -62,4 +63,5 @@ def _case(outcome: Outcome, report: Report) -> Case:
 
 def _skipped(one: NotChecked) -> Case:
     rule = one.rule
-    return Case(rule.id, rule.area, CaseVerdict.NOT_CHECKED, safe_line(one.why), rule.severity)
+    area, why = safe_line(rule.area), safe_line(one.why)
+    return Case(rule.id, area, CaseVerdict.NOT_CHECKED, why, rule.severity)

@@ -57,8 +57,7 @@ def _lines(plan: Plan, context: RepairContext) -> Iterator[str]:
         yield ""
         yield f"# Manual, for {left.id}:"
         for fix in left.fixes:
-            for step in fix.steps:
-                yield from (f"#   {line}" for line in step.commands(report.installer))
+            yield from (f"#   {line}" for line in fix.commands(report.installer))
     yield ""
     yield "# What was inconclusive before is checked now."
     yield f"# {report.installer.again('diagnose', '--deep')}"

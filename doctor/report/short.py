@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from doctor.frozen import dataclass
 from doctor.model import Finding, Outcome, Severity, Stage, Text, Verdict
 from doctor.probes.interpreter import FoundBy
 from doctor.profile import Profile
@@ -132,12 +133,7 @@ def rows_of(report: Report) -> Iterator[Row]:
 
 def _found(report: Report, outcome: Outcome, finding: Finding, primary: bool) -> Row:
     severity, stage = finding.severity or outcome.rule.severity, outcome.rule.stage
-    commands = (
-        command
-        for fix in finding.fixes
-        for step in fix.steps
-        for command in step.commands(report.installer)
-    )
+    commands = (line for fix in finding.fixes for line in fix.commands(report.installer))
     return Row(
         outcome.rule.area,
         MARKS[severity],
