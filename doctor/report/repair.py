@@ -108,8 +108,9 @@ def _creation_lines(plan: CreationPlan, command: str) -> Iterator[Line]:
     size = fetched(made.download_bytes)
     yield (("", f"   {len(made.moves)} packages from {made.index.name}, {size}"),)
     for room in plan.rooms:
-        disk = f"   disk: about {size_text(room.needed)} in {room.folder}"
-        yield (("", f"{disk}, {size_text(room.free)} free"),)
+        known = made.download_bytes is not None
+        needed = f"about {size_text(room.needed)}" if known else "size unknown"
+        yield (("", f"   disk: {needed} in {room.folder}, {size_text(room.free)} free"),)
     yield (("bold", "3. diagnose it, fix what is found, and verify it"),)
     yield ()
     if plan.fits:

@@ -11,16 +11,19 @@ from doctor.model import Fix, Installer, printable
 from doctor.report.json import (
     BOOL,
     INT,
+    MACHINE,
     MAYBE_TEXT,
     SCHEMA_VERSION,
     TEXT,
     list_of,
+    machine_json,
     object_of,
     printable_lines,
     report_schema,
     step_json,
     to_json,
 )
+from doctor.report.machine import here_and_now
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -143,9 +146,11 @@ def creation_json(plan: CreationPlan, command: str) -> dict[str, Any]:
     """What `fix --create` would make, and the `command` that does. Its shape is
     `creation_schema()`."""
     made = plan.resolution
+    known = made.download_bytes is not None
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": about.NAME, "version": about.VERSION},
+        **machine_json(here_and_now()),
         "create": {
             "path": printable(plan.path),
             "python": printable(plan.base.path),
@@ -159,7 +164,11 @@ def creation_json(plan: CreationPlan, command: str) -> dict[str, Any]:
             ],
             "download_bytes": made.download_bytes,
             "disks": [
-                {"folder": printable(r.folder), "needed_bytes": r.needed, "free_bytes": r.free}
+                {
+                    "folder": printable(r.folder),
+                    "needed_bytes": r.needed if known else None,
+                    "free_bytes": r.free,
+                }
                 for r in plan.rooms
             ],
             "fits": plan.fits,
@@ -173,6 +182,7 @@ def creation_schema() -> dict[str, Any]:
     schema = object_of(
         schema_version={"const": SCHEMA_VERSION},
         tool=object_of(name=TEXT, version=TEXT),
+        **MACHINE,
         create=object_of(
             path=TEXT,
             python=TEXT,
@@ -183,7 +193,7 @@ def creation_schema() -> dict[str, Any]:
             passed_over=list_of(TEXT),
             packages=list_of(object_of(name=TEXT, version=TEXT, bytes=_MAYBE_INT)),
             download_bytes=_MAYBE_INT,
-            disks=list_of(object_of(folder=TEXT, needed_bytes=INT, free_bytes=INT)),
+            disks=list_of(object_of(folder=TEXT, needed_bytes=_MAYBE_INT, free_bytes=INT)),
             fits=BOOL,
             command=TEXT,
         ),
