@@ -201,14 +201,15 @@ def _table(path: Path) -> dict[str, Any]:
     return data
 
 
-def left_out(base: Profile, made: Profile) -> tuple[str, ...]:
-    """What `base` says of its own model and `made`, which is `base` with settings put in, does not
-    say of another one."""
+def left_out(base: Profile, made: Profile, sets: Collection[str] = ()) -> tuple[str, ...]:
+    """What `base` says of its own model and `made`, which is `base` with `sets` put in, does not
+    say of another one. A value that was set is not left out, also where it is the default."""
     if made.model == base.model:
         return ()
     plain = Profile()
     differ = (n for n in _OF_THE_MODEL if getattr(base, n) != getattr(plain, n))
-    return tuple(n for n in differ if getattr(made, n) == getattr(plain, n))
+    named = {one.partition("=")[0].strip() for one in sets}
+    return tuple(n for n in differ if n not in named and getattr(made, n) == getattr(plain, n))
 
 
 def names() -> tuple[str, ...]:

@@ -103,13 +103,14 @@ class Tape:
         return tuple(name for name in self._tape.env_names if name not in self._tape.env)
 
     def recorder_without(self, kind: type[Fact]) -> str | None:
-        """The doctor that recorded this, where it did not ask for this fact."""
+        """The doctor that recorded this, where it did not know this fact. `asked` alone may not
+        say so of a fact of ours: who leaves one out of it has no snapshot of a healthy machine."""
         asked, recorder = self._tape.asked, version_of(self._tape.tool.rpartition(" ")[2])
-        if asked is not None:
-            was_asked = kind.__name__ in asked
-        else:
-            was_asked = recorder is None or recorder >= Version(kind.since)
-        return None if was_asked else self._tape.tool
+        if asked is not None and kind.__name__ in asked:
+            return None
+        of_a_site = asked is not None and not kind.__module__.startswith("doctor.")
+        older = recorder is not None and recorder < Version(kind.since)
+        return self._tape.tool if of_a_site or older else None
 
     def run(self, *argv: str, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Ran:
         try:

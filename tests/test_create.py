@@ -141,6 +141,21 @@ def test_the_plan_says_what_is_made_how_much_is_fetched_and_whether_it_fits(
     assert not (tmp_path / "env").exists()
 
 
+def test_a_disk_is_not_said_to_need_nothing_where_no_size_is_known(tmp_path: Path) -> None:
+    moves = (Move("torch", None, "2.11.0"), Move("vllm", None, "0.22.0", size=1 << 30))
+    resolution = Resolution(indexes_of.PackageIndex("one"), moves)
+    needed = rooms(tmp_path / "env", tmp_path / "cache", resolution)
+    base = BasePython(Path(sys.executable), MINE)
+    plan = CreationPlan(tmp_path / "env", base, resolution, needed, {})
+    text = "\n".join("".join(piece for _, piece in line) for line in creation_lines(plan, "it"))
+    assert "disk: size unknown in " in text
+    made = creation_json(plan, "it")
+    jsonschema.validate(made, creation_schema())
+    assert {one["needed_bytes"] for one in made["create"]["disks"]} == {None}
+    assert made["host"]
+    assert made["time"]
+
+
 def test_its_script_makes_the_environment(
     create: Callable[..., Said], bench: Bench, served: Index, tmp_path: Path
 ) -> None:

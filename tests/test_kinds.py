@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from doctor import fixes
-from doctor.fixes import KINDS
+from doctor.fixes import KINDS, PrependPath, SetVariable, UnsetVariable
 from doctor.fixes.base import Kinds
 from doctor.fixes.environment import Environment as Variables
 from doctor.model import Fix, Needs, Step, Text
@@ -540,3 +540,14 @@ class Nothing(Step):
 def test_only_what_a_kind_takes_is_automatic() -> None:
     assert not KINDS.automatic(Fix(Text("nothing"), (Nothing(),), Needs.SAFE))
     assert KINDS.settled(Fix(Text("nothing"), (Nothing(),), Needs.ASK)).needs is Needs.PERSON
+
+
+def test_a_variable_that_no_start_heeds_is_left_to_a_person() -> None:
+    kinds = Kinds(Variables())
+    steps = (
+        SetVariable("VLLM_LOGGING_LEVEL", "INFO"),
+        UnsetVariable("VLLM_LOGGING_LEVEL"),
+        PrependPath("CUDA_HOME", Path("/opt/cuda")),
+    )
+    assert not [step for step in steps if kinds.automatic(Fix(Text("x"), (step,)))]
+    assert kinds.automatic(Fix(Text("x"), (UnsetVariable("CUDA_HOME"),)))

@@ -264,7 +264,7 @@ def test_only_what_is_asked_for_is_repaired(reference: Report) -> None:
 
 
 def test_what_is_asked_for_is_repaired_though_it_is_but_a_warning(reference: Report) -> None:
-    step = SetVariable("A", "1")
+    step = SetVariable("CC", "gcc")
     one = having(reference, ninja_missing=finding(fix(step), severity=Severity.WARNING))
     assert select(one).chosen == ()
     chosen = select(one, only="ninja-missing").chosen

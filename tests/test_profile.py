@@ -177,6 +177,14 @@ def test_what_is_set_beside_another_model_is_kept() -> None:
     assert not {"tensor_parallel_size", "reasoning_parser"} & set(left)
 
 
+def test_a_default_that_is_set_beside_another_model_is_not_told_as_left_out() -> None:
+    base = profiles.load_profile(DEFAULT_PROFILE)
+    sets = ["model=Qwen/Qwen3-8B", "tensor_parallel_size=1"]
+    made = profiles.with_settings(base, sets)
+    assert "tensor_parallel_size" in profiles.left_out(base, made)
+    assert "tensor_parallel_size" not in profiles.left_out(base, made, sets)
+
+
 def test_the_same_model_named_again_changes_nothing() -> None:
     base = profiles.load_profile(DEFAULT_PROFILE)
     made = profiles.load_profile(DEFAULT_PROFILE, [f"model={base.model}"])

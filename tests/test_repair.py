@@ -304,6 +304,8 @@ def test_without_an_active_environment_nothing_is_repaired(bench: Bench, index: 
     [
         ("--create",),
         ("--apply", "--script", "x"),
+        ("--script", "x", "--format", "json"),
+        ("--script", "-", "--format", "github"),
         ("--keep-extra-indexes",),
         ("--mirror", "aliyn"),
         ("--mirror", "http://mirror.example/simple"),

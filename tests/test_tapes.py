@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from doctor.cli import cli
 from doctor.diagnose import Question, Report, diagnose
 from doctor.engine import REGISTRY, Facts, Registry, load_rules
-from doctor.exits import FINDINGS, HEALTHY
+from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.model import Fact, Finding, Rule, Severity, Stage, Text, Verdict
 from doctor.probes.interpreter import recorded_where
 from doctor.profile import DEFAULT_PROFILE, load_profile
@@ -277,3 +277,18 @@ def test_a_snapshot_says_when_it_was_made_and_where_only_if_asked(
         must_fit(tape, snapshot_schema)
         assert began <= tape["recorded"] <= time.time() + 1
         assert tape["host"] == host
+
+
+def test_a_snapshot_that_leaves_our_facts_out_of_what_it_was_asked_is_inconclusive(
+    tmp_path: Path,
+) -> None:
+    """Else whoever empties a snapshot of a broken machine would make it a healthy one."""
+    tape = json.loads(TAPES[0].read_text(encoding="utf-8"))
+    lists = ("read", "search", "listdir", "stat", "executable", "realpath", "elf")
+    emptied = tmp_path / "emptied.json"
+    emptied.write_text(
+        json.dumps({**tape, "asked": ["Interpreter"], **{name: {} for name in lists}})
+    )
+    code, output = judge(emptied)
+    assert code == UNKNOWN, output
+    assert "Healthy" not in output

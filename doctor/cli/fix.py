@@ -111,6 +111,8 @@ def fix(
         fail("--create makes the environment that --python names; name one", USAGE)
     if script is not None and wanted:
         fail("--script writes down what --apply does; give one of them", USAGE)
+    if script is not None and form != "text":
+        fail(f"--script writes a shell script, and no report: leave out --format {form}", USAGE)
     new = Path(python).absolute() if create and python and not _is_environment(python) else None
     if new and not wanted and form in CASE_FORMS:
         fail(f"--format {form}: there is nothing to diagnose in {python} yet; add --apply", USAGE)

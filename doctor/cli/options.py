@@ -46,7 +46,7 @@ class CommonOptions:
         Raises UsageError."""
         base = profiles.load_profile(self.profile_name)
         made = profiles.with_settings(base, self.sets) if self.sets else base
-        if left := profiles.left_out(base, made):
+        if left := profiles.left_out(base, made, self.sets):
             tell(
                 Text(
                     "profile {name}: {left} belong to {its}, not to {model}, and are left out",
@@ -151,10 +151,10 @@ def _list_environments() -> NoReturn:
 
 
 ALLOW_HELP = "foreign-owner: as root, run and load also what another user could change."
-_CONSENTS = (
-    " core: change an installed torch, vLLM, FlashInfer or triton. running: change an environment "
-    "that a process is using."
-)
+_CONSENTS = {
+    "core": " core: change an installed torch, vLLM, FlashInfer or triton.",
+    "running": " running: change an environment that a process is using.",
+}
 
 
 def python_options(command: F, consents: tuple[str, ...] = ()) -> F:
@@ -209,7 +209,7 @@ def _python(command: F, consents: tuple[str, ...]) -> F:
                 "--allow",
                 multiple=True,
                 type=click.Choice([ALLOW, *consents]),
-                help=ALLOW_HELP + (_CONSENTS if consents else ""),
+                help=ALLOW_HELP + "".join(_CONSENTS[one] for one in consents),
             ),
         )
     ):

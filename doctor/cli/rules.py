@@ -8,7 +8,7 @@ import click
 
 from doctor.cli.again import RunningCommand
 from doctor.cli.options import ALLOW_HELP, CommonOptions, did_you_mean
-from doctor.cli.output import print_json, say, text_width
+from doctor.cli.output import print_json, say, tell, text_width
 from doctor.errors import UsageError
 from doctor.model import Text
 from doctor.trust import ALLOW
@@ -50,6 +50,8 @@ def rules(
         for page in ctx.obj.values()
         if area in (None, page.area) and (search is None or page.mentions(search))
     ]
+    if not asked:
+        tell(Text("no ailment's page mentions {word}", word=repr(search)))
     if form == "json":
         print_json(ailment.listing_json(asked))
     else:

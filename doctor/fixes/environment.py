@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from doctor.fixes.base import Kind
 from doctor.frozen import dataclass
 from doctor.model import Installer, Step, Text
+from doctor.variables import PATH_LIKE, SETTABLE
 
 if TYPE_CHECKING:
     from doctor.probes.environment import Saved, SavedValue
@@ -70,7 +71,10 @@ class Environment(Kind):
     order = 30
 
     def takes(self, step: Step) -> bool:
-        return isinstance(step, (SetVariable, UnsetVariable, PrependPath))
+        """Only what the next start heeds; any other variable is a person's to change."""
+        if isinstance(step, PrependPath):
+            return step.name in PATH_LIKE
+        return isinstance(step, (SetVariable, UnsetVariable)) and step.name in SETTABLE
 
     def claim(self, step: Step) -> str | None:
         return step.name if isinstance(step, (SetVariable, UnsetVariable)) else None

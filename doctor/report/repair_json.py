@@ -11,16 +11,19 @@ from doctor.model import Fix, Installer, printable
 from doctor.report.json import (
     BOOL,
     INT,
+    MACHINE,
     MAYBE_TEXT,
     SCHEMA_VERSION,
     TEXT,
     list_of,
+    machine_json,
     object_of,
     printable_lines,
     report_schema,
     step_json,
     to_json,
 )
+from doctor.report.machine import here_and_now
 
 if TYPE_CHECKING:
     from doctor.diagnose import Report
@@ -145,6 +148,7 @@ def creation_json(plan: CreationPlan, command: str) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": about.NAME, "version": about.VERSION},
+        **machine_json(here_and_now()),
         "create": {
             "path": printable(plan.path),
             "python": printable(plan.base.path),
@@ -158,7 +162,11 @@ def creation_json(plan: CreationPlan, command: str) -> dict[str, Any]:
             ],
             "download_bytes": made.download_bytes,
             "disks": [
-                {"folder": printable(r.folder), "needed_bytes": r.needed, "free_bytes": r.free}
+                {
+                    "folder": printable(r.folder),
+                    "needed_bytes": r.needed,
+                    "free_bytes": r.free,
+                }
                 for r in plan.rooms
             ],
             "fits": plan.fits,
@@ -172,6 +180,7 @@ def creation_schema() -> dict[str, Any]:
     schema = object_of(
         schema_version={"const": SCHEMA_VERSION},
         tool=object_of(name=TEXT, version=TEXT),
+        **MACHINE,
         create=object_of(
             path=TEXT,
             python=TEXT,
