@@ -300,7 +300,7 @@ def test_what_is_written_goes_through_nothing_that_was_planted(
     for name, what in {"link": "link", "dangling": "link", "fifo": "fifo"}.items():
         said = run_doctor(*writing, tmp_path / name)
         assert said.code == 2
-        assert f"it is a {what}, which is not written to" in said.err
+        assert f"it is a {what}; name a file" in said.err
         assert said.err.count("\n") == 1
     assert (mine.read_text(), stat.S_IMODE(mine.stat().st_mode)) == ("mine", 0o600)
     assert not (tmp_path / "nothing").exists()
