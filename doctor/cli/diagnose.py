@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from doctor.cli.again import RunningCommand, told
-from doctor.cli.options import CommonOptions, accept_option, ids, target_options
+from doctor.cli.options import (
+    CommonOptions,
+    accept_option,
+    fail_on_option,
+    form_option,
+    ids,
+    target_options,
+)
 from doctor.cli.output import (
     print_json,
     print_report,
@@ -21,7 +28,7 @@ from doctor.engine import Facts
 from doctor.errors import UsageError, naming
 from doctor.model import Severity, Text
 from doctor.probes.interpreter import Where, recorded_where
-from doctor.report.formats import CASE_FORMS, FORMS
+from doctor.report.formats import CASE_FORMS
 from doctor.tape import Tape, load_tape
 from doctor.target import Target, must_read
 
@@ -45,14 +52,8 @@ def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
     is_flag=True,
     help="Prove it: compile, link and load a small kernel; import what vLLM does.",
 )
-@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
-@click.option(
-    "--fail-on",
-    type=click.Choice([s.value for s in Severity]),
-    default=Severity.ERROR.value,
-    show_default=True,
-    help="Lowest severity that sets exit code 1.",
-)
+@form_option
+@fail_on_option("Lowest severity that sets exit code 1.")
 @accept_option
 @click.option("--from", "tape", metavar="FILE", help="Judge a snapshot instead of this machine.")
 @click.option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from doctor.cli.again import RunningCommand
-from doctor.cli.options import CommonOptions, target_options
+from doctor.cli.options import CommonOptions, form_option, target_options
 from doctor.cli.output import (
     print_json,
     print_lines,
@@ -28,7 +28,7 @@ from doctor.logs.several import Whole, together, wholes, with_place
 from doctor.logs.source import LogError
 from doctor.model import Installer, Rule, Text
 from doctor.profile import Profile
-from doctor.report.formats import CASE_FORMS, FORMS
+from doctor.report.formats import CASE_FORMS
 
 if TYPE_CHECKING:
     from doctor.logs.confirm import Confirmed
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--no-live", is_flag=True, help="Do not check whether this machine still has the problem."
 )
-@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
+@form_option
 def explain(
     names: tuple[str, ...],
     common: CommonOptions,

@@ -13,8 +13,11 @@ import click
 from doctor.cli.again import RunningCommand
 from doctor.cli.changing import do_not_die_of_a_pipe, with_way_out
 from doctor.cli.options import (
+    CONSENT_HELP,
     CommonOptions,
     accept_option,
+    fail_on_option,
+    form_option,
     ids,
     patience,
     target_options,
@@ -36,7 +39,7 @@ from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.model import Installer, Severity
 from doctor.probes.interpreter import FoundBy
 from doctor.profile import Profile
-from doctor.report.formats import CASE_FORMS, FORMS
+from doctor.report.formats import CASE_FORMS
 from doctor.target import Live
 from doctor.trust import ALLOW
 
@@ -48,11 +51,8 @@ if TYPE_CHECKING:
     from doctor.repair.session import FixOutcome, FixRequest, Session
 
 
-_CONSENTS = ("core", "running")
-
-
 @click.command()
-@functools.partial(target_options, consents=_CONSENTS)
+@functools.partial(target_options, consents=tuple(CONSENT_HELP))
 @click.option("--apply", "wanted", is_flag=True, help="Do it, diagnose again, say what was fixed.")
 @click.option("--create", is_flag=True, help="Make the environment of --python if it is not there.")
 @click.option(
@@ -75,14 +75,8 @@ _CONSENTS = ("core", "running")
 )
 @accept_option
 @click.option("--script", metavar="FILE", help="Write the plan as a shell script; - for stdout.")
-@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
-@click.option(
-    "--fail-on",
-    type=click.Choice([s.value for s in Severity]),
-    default=Severity.ERROR.value,
-    show_default=True,
-    help="Lowest severity that is fixed, and that sets exit code 1.",
-)
+@form_option
+@fail_on_option("Lowest severity that is fixed, and that sets exit code 1.")
 @wait_option
 def fix(
     common: CommonOptions,

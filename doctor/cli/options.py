@@ -17,7 +17,7 @@ from doctor.errors import DoctorError, UsageError, naming
 from doctor.exits import UNKNOWN, USAGE
 from doctor.frozen import dataclass
 from doctor.locate import environments, locate, nobody_named, refuse_foreign
-from doctor.model import Rule, Text, os_refusal, printable
+from doctor.model import Rule, Severity, Text, os_refusal, printable
 from doctor.patience import Patience
 from doctor.probes.interpreter import Where
 from doctor.profile import Profile
@@ -151,7 +151,7 @@ def _list_environments() -> NoReturn:
 
 
 ALLOW_HELP = "foreign-owner: as root, run and load also what another user could change."
-_CONSENTS = {
+CONSENT_HELP = {
     "core": " core: change an installed torch, vLLM, FlashInfer or triton.",
     "running": " running: change an environment that a process is using.",
 }
@@ -209,7 +209,7 @@ def _python(command: F, consents: tuple[str, ...]) -> F:
                 "--allow",
                 multiple=True,
                 type=click.Choice([ALLOW, *consents]),
-                help=ALLOW_HELP + "".join(_CONSENTS[one] for one in consents),
+                help=ALLOW_HELP + "".join(CONSENT_HELP[one] for one in consents),
             ),
         )
     ):
@@ -260,6 +260,26 @@ def did_you_mean(word: str, known: Collection[str], otherwise: Text | None = Non
     if close := get_close_matches(word, known, 1, cutoff=0.4):
         return Text("; did you mean {near}?", near=close[0])
     return otherwise or Text("")
+
+
+def form_option(command: F) -> F:
+    """--format, of the commands whose reports have every form (doctor.report.formats)."""
+    from doctor.report.formats import FORMS
+
+    return click.option(
+        "--format", "form", type=click.Choice(FORMS), default="text", show_default=True
+    )(command)
+
+
+def fail_on_option(help: str) -> Callable[[F], F]:
+    """--fail-on, a severity; `help` says what it decides in this command."""
+    return click.option(
+        "--fail-on",
+        type=click.Choice([s.value for s in Severity]),
+        default=Severity.ERROR.value,
+        show_default=True,
+        help=help,
+    )
 
 
 def wait_option(command: F) -> F:
