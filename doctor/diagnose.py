@@ -32,9 +32,9 @@ from doctor.probes.host import HostCompilers
 from doctor.probes.imports import Imported, Imports
 from doctor.probes.interpreter import Interpreter, Where
 from doctor.probes.proof import Proof
+from doctor.probes.served import Profile
 from doctor.probes.toolkit import Toolkits
 from doctor.probes.wheels import Packages, Vllm
-from doctor.profile import Profile
 
 F = TypeVar("F", bound=Fact)
 
@@ -115,10 +115,10 @@ class Question:
 
 
 def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
-    """Checks every rule against the target of `facts`, which were given Where and Profile; `rules`
-    may load them while they are asked for, which takes as long as the first children do. What is
-    known of the target already is not asked again. Raises Missing (NotPython) or Crashed where the
-    interpreter does not answer: then nothing can be said about it at all."""
+    """Checks every rule against the target of `facts`, which were given Where and ServeRequest;
+    `rules` may load them while they are asked for, which takes as long as the first children do.
+    What is known of the target already is not asked again. Raises Missing (NotPython) or Crashed
+    where the interpreter does not answer: then nothing can be said about it at all."""
     began = time.perf_counter()
     deep = question.deep
     facts = facts.given(DeepAsked(deep))

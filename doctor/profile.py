@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from doctor import toml
 from doctor.codec import CodecError, decode, shown_value, unknown_key
+from doctor.command import ServerCommand
 from doctor.errors import UsageError, naming
 from doctor.frozen import dataclass
 from doctor.model import Fact, Text
@@ -115,6 +116,8 @@ class Profile(Fact):
 
     `env`: variables of the server that the shell does not have; `env_asked`: what the person said
     of one with `--set env.NAME=...`, which wins over the shell's, and takes it out where empty.
+    `options`: any other option of `vllm serve`, by its name with underscores: a value of TOML as it
+    is, one of `--set` as text; which there are, the installed vLLM says.
     """
 
     model: str | None = None
@@ -135,6 +138,7 @@ class Profile(Fact):
     env: dict[str, str] = field(default_factory=dict)
     env_asked: dict[str, str] = field(default_factory=dict)
     needs: ModelNeeds = ModelNeeds()
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.model == "":
@@ -164,6 +168,18 @@ class Profile(Fact):
         return tuple(name for name in deciding if getattr(self.needs, name) is None)
 
 
+@dataclass(frozen=True)
+class ServeRequest(Fact):
+    """What the person asked to be served, before any file of the installed vLLM or of the model was
+    looked at: a profile and further words for its server's command line; or a whole command, and
+    then `profile` has the place alone (PLACE). `online`: the model's hub may be asked."""
+
+    profile: Profile = Profile()
+    extra: tuple[str, ...] = ()
+    command: ServerCommand | None = None
+    online: bool = False
+
+
 # What a profile says for the sake of its own model, and is not true of another one.
 _OF_THE_MODEL = (
     "served_model_name",
@@ -174,7 +190,10 @@ _OF_THE_MODEL = (
     "enable_auto_tool_choice",
     "moe_backend",
     "needs",
+    "options",
 )
+# The rest says where it is served, and with which environment.
+PLACE = ("device", "gpus", "archs", "mirror", "env", "env_asked")
 
 
 def load_profile(name: str, sets: Iterable[str] = ()) -> Profile:
@@ -198,7 +217,25 @@ def _table(path: Path) -> dict[str, Any]:
         raise UsageError(known) from None
     if "env_asked" in data:
         raise CodecError("env_asked", Text("can only be given by --set env.NAME=..."))
-    return data
+    if "options" in data:
+        raise CodecError("options", Text("each option stands by itself, under its own name"))
+    own = typing.get_type_hints(Profile)
+    options = {key: value for key, value in data.items() if key not in own}
+    for key in options:
+        _must_not_be_a_slip(key)
+    return {**{k: v for k, v in data.items() if k in own}, "options": options}
+
+
+def _must_not_be_a_slip(key: str) -> None:
+    """Raises CodecError for a key that is nearly one of the profile's own: which options vLLM has
+    is not known yet, and a place that is not obeyed would not be noticed."""
+    from difflib import get_close_matches
+
+    own = sorted(typing.get_type_hints(Profile))
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", key):
+        raise CodecError(key, unknown_key(own))
+    if near := get_close_matches(key, own, 1, cutoff=0.85):
+        raise CodecError(key, Text("unknown key; did you mean {near}?", near=near[0]))
 
 
 def left_out(base: Profile, made: Profile, sets: Collection[str] = ()) -> tuple[str, ...]:
@@ -247,6 +284,11 @@ def _put(record: Any, keys: list[str], text: str, whole: str) -> Any:
     if isinstance(record, dict):
         return {**record, ".".join(keys): text}
     hints = typing.get_type_hints(type(record))
+    if isinstance(record, Profile) and not rest and (name not in hints or name == "options"):
+        _must_not_be_a_slip(name)
+        options = {key: value for key, value in record.options.items() if key != name}
+        more = {name: text} if text else {}
+        return dataclasses.replace(record, options={**options, **more})
     if name not in hints or (rest and not isinstance(getattr(record, name), (dict, ModelNeeds))):
         raise CodecError(whole, unknown_key(hints))
     if rest:

@@ -34,7 +34,8 @@ _PLAIN = frozenset(
 def ask_everything(facts: Facts) -> tuple[str, ...]:
     """Asks for every fact that can be found out without a proof, so that whoever judges the answers
     may ask for another model, other GPUs, or none; returns their names. `facts` were given Where
-    and Profile. Raises Missing (NotPython) or Crashed where the interpreter does not answer."""
+    and ServeRequest. Raises Missing (NotPython) or Crashed where the interpreter does not answer.
+    """
     facts = facts.given(DeepAsked(False))
     facts.ask_ahead(Interpreter, InstalledDriver, HostCompilers)
     facts.get(Interpreter)

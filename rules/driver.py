@@ -9,8 +9,8 @@ from doctor.fixes import Command, Doctor, SetVariable, UnsetVariable
 from doctor.probes.driver import CuInit, Driver
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.libraries import Runtimes
+from doctor.probes.served import Profile
 from doctor.probes.wheels import ROCM, Torch
-from doctor.profile import Profile
 
 # cuda.h, CUresult.
 _CUINIT = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.fixes import Doctor, UnsetVariable
 from doctor.probes.driver import Gpus
-from doctor.profile import Profile
+from doctor.probes.served import Profile
 
 _GIB = 1 << 30
 # What a rank needs beside weights and KV cache: activations of the profile run, CUDA graphs and

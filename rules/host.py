@@ -17,8 +17,8 @@ from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 from doctor.probes.libraries import TritonLibcuda
 from doctor.probes.proof import Proof
+from doctor.probes.served import Profile
 from doctor.probes.toolkit import RSQRT_GLIBC, Toolkits, WheelToolkit, minor
-from doctor.profile import Profile
 
 _INSTALL_GCC = Fix(
     Text("install the system compilers"),

@@ -12,8 +12,9 @@ from doctor.model import NO_MODEL
 from doctor.probes.model import ModelPath
 from doctor.probes.models import TransformersModels, VllmConfigurations, VllmModels
 from doctor.probes.parsers import ReasoningParsers, ToolParsers
+from doctor.probes.served import Profile
 from doctor.probes.wheels import Specifiers, Transformers, Vllm
-from doctor.profile import ModelNeeds, Profile
+from doctor.profile import ModelNeeds
 
 
 @rule("architecture-not-in-transformers", Severity.ERROR, Stage.MODEL)

@@ -11,9 +11,9 @@ from doctor.consumers.names import Gone
 from doctor.fixes import Command, Doctor
 from doctor.model import NO_MODEL
 from doctor.probes.environment import LaunchEnv
+from doctor.probes.served import Profile
 from doctor.probes.vllm_names import VllmOptions, VllmVariables
 from doctor.probes.wheels import Packages, Vllm
-from doctor.profile import Profile
 
 
 @rule("unknown-vllm-variable", Severity.WARNING, Stage.SHELL)

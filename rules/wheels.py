@@ -19,9 +19,10 @@ from doctor.probes.imports import Imported, Imports
 from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.owners import Overlap, Owners
 from doctor.probes.repairs import Repairs
+from doctor.probes.served import Profile
 from doctor.probes.toolkit import WheelToolkit
 from doctor.probes.wheels import FlashInfer, Packages, SiteFolders, Specifiers, Torch, Vllm
-from doctor.profile import ModelNeeds, Profile
+from doctor.profile import ModelNeeds
 
 
 @rule("vllm-missing", Severity.ERROR, Stage.INSTALL)

@@ -33,7 +33,7 @@ from doctor.model import Fact, printable
 from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.toolkit import HEADERS
-from doctor.profile import Profile
+from doctor.profile import ServeRequest
 from doctor.redact import redact
 from doctor.shipped import rules_folder
 from doctor.target import Live, Target
@@ -406,8 +406,8 @@ def facts_of(
 ) -> Facts:
     """The facts about an environment on this machine, as a server started with `env` (and PATH)
     would meet it; `sets` changes the default profile, `given` is known already."""
-    profile: Profile = profiles.load_profile(profiles.DEFAULT_PROFILE, sets)
-    given = (Where(environment.python, FoundBy.OPTION), profile, DeepAsked(), *given)
+    request = ServeRequest(profiles.load_profile(profiles.DEFAULT_PROFILE, sets))
+    given = (Where(environment.python, FoundBy.OPTION), request, DeepAsked(), *given)
     return Facts(target or Live({**SYSTEM, **(env or {})}), given)
 
 

@@ -26,7 +26,7 @@ from doctor.model import Missing
 from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import FoundBy, Interpreter, Where, recorded_where
 from doctor.probes.wheels import Packages
-from doctor.profile import DEFAULT_PROFILE, load_profile
+from doctor.profile import DEFAULT_PROFILE, ServeRequest, load_profile
 from doctor.snapshot import ask_everything
 from doctor.tape import NotAskedThen, NotRecorded, Recorder, Tape, load_tape
 from doctor.target import READ_MOST, Stat
@@ -71,7 +71,7 @@ class Completed(Tape):
         super().__init__(load_tape(dict(recording)))
         self._wheels, self._local = wheels, local
         where = Where(Path(recording["python"]), FoundBy.OPTION)
-        facts = Facts(self, (where, load_profile(DEFAULT_PROFILE)))
+        facts = Facts(self, (where, ServeRequest(load_profile(DEFAULT_PROFILE))))
         self.site = next(p for p in facts.get(Interpreter).site_packages if self.listdir(p))
         for name in _WHEELS:
             one = facts.get(Packages).installed[name]
@@ -106,7 +106,7 @@ def complete(recording: dict[str, Any]) -> dict[str, Any]:
         local = Path(closing.enter_context(tempfile.TemporaryDirectory()))
         target = Recorder(Completed(recording, Wheels(local, closing), local))
         where = recorded_where(recording["python"], recording["found_by"])
-        facts = Facts(target, (where, load_profile(DEFAULT_PROFILE), DeepAsked()))
+        facts = Facts(target, (where, ServeRequest(load_profile(DEFAULT_PROFILE)), DeepAsked()))
         asked = [name for name in ask_everything(facts) if _is_answered(facts, name)]
         made = target.recording(recording["tool"], recording["python"], recording["found_by"])
     fresh = {name: made[name] for name in (*_SECTIONS, "search", "runs")}

@@ -481,14 +481,19 @@ def _within_memory(bytes_of_memory: int, *arguments: str) -> Said:
 class TestProfile:
     """The profile's keys; every one that does not fit is in test_profile.py."""
 
-    @pytest.mark.parametrize("value", ["nonsense=1", "port=abc", "device=tpu", "port", "needs.x=1"])
+    @pytest.mark.parametrize(
+        "value", ["tensor_paralel_size=1", "port=abc", "device=tpu", "port", "needs.x=1"]
+    )
     def test_a_set_that_does_not_fit_names_its_key(self, value: str) -> None:
         said = run_doctor("diagnose", "--python", "/nowhere", "--set", value)
         ends_with_a_sentence(said, USAGE, "--set", value.partition("=")[0])
 
     @pytest.mark.parametrize(
         ("text", "words"),
-        [("model = 'm'\nnonsense = 1", "nonsense"), ("model = 'm'\nport = true", "port")],
+        [
+            ("model = 'm'\ntensor_paralel_size = 1", "tensor_paralel_size"),
+            ("model = 'm'\nport = true", "port"),
+        ],
     )
     def test_a_file_that_does_not_fit_is_named_with_its_key(
         self, tmp_path: Path, text: str, words: str

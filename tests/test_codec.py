@@ -30,7 +30,7 @@ from doctor.tape import Recording
 from doctor.target import Ran, Stat
 
 FACTS = sorted(REGISTRY.kinds(), key=lambda c: c.__name__)
-OTHERS: list[type] = [Profile, Recording, Elf, Stat, Ran]
+OTHERS: list[type] = [Recording, Elf, Stat, Ran]
 
 NAMES = st.text(max_size=8)
 VERSIONS = st.builds(
@@ -44,6 +44,7 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(allow_nan=False, allow_infinity=False),
     bool: st.booleans(),
     type(None): st.none(),
+    Any: st.none() | st.booleans() | NAMES | st.lists(st.integers(0, 9), max_size=2),
     Path: NAMES.map(Path),
     Version: VERSIONS,
     Text: NAMES.map(
@@ -60,6 +61,7 @@ FIXED: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "gpu_memory_utilization": st.floats(0.01, 1),
         "archs": st.sampled_from([(), ("9.0",), ("8.0", "12.1")]),
         "needs": st.just(Profile("m").needs),
+        "options": st.dictionaries(NAMES, st.booleans() | NAMES, max_size=2),
     }
 }
 

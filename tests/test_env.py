@@ -509,7 +509,7 @@ class TestCommand:
             ("--python", "/bin/true"),
             ("--shell", "csh"),
             ("--profile", "nowhere"),
-            ("--set", "nonsense=1"),
+            ("--set", "tensor_paralel_size=1"),
             ("--force",),
             ("CUDA_HOME",),
         ],

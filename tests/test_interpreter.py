@@ -17,6 +17,7 @@ from doctor import profile as profiles
 from doctor.engine import Facts
 from doctor.probes.interpreter import FoundBy, Interpreter, Where, import_path
 from doctor.probes.wheels import Packages
+from doctor.profile import ServeRequest
 from doctor.target import Live
 from tests.conftest import BASE_PYTHON, SYSTEM, Environment, bare_environment, run_doctor
 
@@ -74,7 +75,10 @@ def itself(python: Path, env: Mapping[str, str] | None = None) -> dict[str, Any]
 
 
 def facts(python: Path, env: Mapping[str, str] | None = None) -> Facts:
-    given = (Where(python, FoundBy.OPTION), profiles.load_profile(profiles.DEFAULT_PROFILE))
+    given = (
+        Where(python, FoundBy.OPTION),
+        ServeRequest(profiles.load_profile(profiles.DEFAULT_PROFILE)),
+    )
     return Facts(Live({**SYSTEM, **(env or {})}), given)
 
 

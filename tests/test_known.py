@@ -14,6 +14,7 @@ from doctor.diagnose import Question, diagnose
 from doctor.engine import Facts, load_rules
 from doctor.model import Severity
 from doctor.probes.interpreter import FoundBy, Where
+from doctor.profile import ServeRequest
 from doctor.repair.plan import Scope, select_fixes
 from doctor.report.json import report_schema
 from doctor.shipped import rules_folder
@@ -108,7 +109,9 @@ class TestAccepted:
 
         def chosen(*accept: str) -> list[str]:
             profile = profiles.load_profile(profiles.DEFAULT_PROFILE, ("gpus=later", "archs=9.0"))
-            facts = Facts(Live(SYSTEM), (Where(server.python, FoundBy.OPTION), profile))
+            facts = Facts(
+                Live(SYSTEM), (Where(server.python, FoundBy.OPTION), ServeRequest(profile))
+            )
             report = diagnose(facts, load_rules(rules_folder()), Question("it", accept=accept))
             return [one.id for one in select_fixes(report, Scope(Severity.ERROR)).chosen]
 

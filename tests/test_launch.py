@@ -33,7 +33,7 @@ from doctor.probes.environment import HOME, HUB_SWITCH, HUB_TOKENS, SAVED
 from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.toolkit import HEADERS
 from doctor.probes.vllm_names import VllmOptions
-from doctor.profile import Profile
+from doctor.profile import Profile, ServeRequest
 from doctor.serve.argv import argv, difference, shown_command
 from doctor.serve.errors import LaunchError, WrongArguments
 from doctor.serve.gate import JudgedStart, judge_start
@@ -695,7 +695,7 @@ class TestRefusal:
             ("zai-org/GLM-4.7-Flash",),
             ("--", "zai-org/GLM-4.7-Flash"),
             ("--", "--port", "1"),
-            ("--set", "nonsense=1"),
+            ("--set", "tensor_paralel_size=1"),
             ("--profile", "nowhere"),
             ("--allow", "errors"),
         ],
@@ -864,7 +864,7 @@ class Place:
         made = judge_start(
             Facts(
                 Live({**self.env, **(env or {})}, foreign),
-                (Where(self.one.python, FoundBy.OPTION), profile),
+                (Where(self.one.python, FoundBy.OPTION), ServeRequest(profile)),
             ),
             self.rules,
             Question("it", accept=accept),

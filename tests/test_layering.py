@@ -20,7 +20,7 @@ from doctor.probes.driver import DeepAsked
 from doctor.probes.every_gpu import EveryGpu
 from doctor.probes.interpreter import Where
 from doctor.probes.models import QuantizationMethods
-from doctor.profile import Profile
+from doctor.profile import ServeRequest
 from doctor.shipped import rules_folder
 from doctor.target import Target
 from doctor.variables import VARIABLES, Trait, names_with
@@ -30,7 +30,7 @@ MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"
 # Scripts that run alone in a child process, in an interpreter that may have nothing installed.
 CHILDREN = [m for m in MODULES if m.startswith("probes/_") and m != "probes/__init__.py"]
 RULES = sorted(rules_folder().glob("*.py"))
-GIVEN: set[type] = {Where, Profile, DeepAsked}
+GIVEN: set[type] = {Where, ServeRequest, DeepAsked}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -394,7 +394,7 @@ def test_whoever_names_a_fact_has_registered_all_that_it_asks_for() -> None:
             f"import doctor.probes.{path.stem}\nfrom doctor.engine import REGISTRY\n"
             "known = set(REGISTRY.kinds())\n"
             "wanted = {k for kind in known for _, k, _ in REGISTRY.needs(kind)}\n"
-            "given = {'Target', 'Where', 'Profile', 'DeepAsked'}\n"
+            "given = {'Target', 'Where', 'ServeRequest', 'DeepAsked'}\n"
             "print({k.__name__ for k in wanted - known} - given)\n"
         )
         ran = subprocess.run(

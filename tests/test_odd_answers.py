@@ -17,6 +17,7 @@ from doctor.engine import Crashed, Facts, load_rules
 from doctor.model import Missing, Verdict
 from doctor.numbers import cuda_version, number_of, version_of
 from doctor.probes.interpreter import recorded_where
+from doctor.profile import ServeRequest
 from doctor.shipped import rules_folder
 from doctor.tape import NotRecorded, Tape, load_tape
 from doctor.target import READ_MOST, Ran, Stat
@@ -130,7 +131,9 @@ def test_no_rule_crashes_on_an_odd_answer(tape: Path) -> None:
         try:
             recording = load_tape({**data, **odd})
             where = recorded_where(recording.python, recording.found_by)
-            report = diagnose(Facts(Forgetful(recording), (where, profile)), RULES, Question("it"))
+            report = diagnose(
+                Facts(Forgetful(recording), (where, ServeRequest(profile))), RULES, Question("it")
+            )
         except (CodecError, Missing):  # an odd answer where a recording has none
             continue
         except Crashed as crash:

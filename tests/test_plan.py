@@ -26,6 +26,7 @@ from doctor.fixes.pip import desired
 from doctor.model import Finding, Fix, Needs, Outcome, Severity, Step, Text, Verdict
 from doctor.probes.interpreter import recorded_where
 from doctor.probes.wheels import Packages
+from doctor.profile import ServeRequest
 from doctor.repair import plan, transaction
 from doctor.repair.action import Action, SelectedFix
 from doctor.repair.installer import Move
@@ -42,7 +43,9 @@ def report(name: str) -> Report:
     tape = load_tape(parse_json((TAPES / f"{name}.json").read_bytes()))
     where = recorded_where(tape.python, tape.found_by)
     profile = profiles.load_profile(profiles.DEFAULT_PROFILE)
-    return diagnose(Facts(Tape(tape), (where, profile)), RULES, Question(profiles.DEFAULT_PROFILE))
+    return diagnose(
+        Facts(Tape(tape), (where, ServeRequest(profile))), RULES, Question(profiles.DEFAULT_PROFILE)
+    )
 
 
 def finding(*fixes: Fix, severity: Severity = Severity.ERROR) -> Finding:

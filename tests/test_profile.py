@@ -14,7 +14,7 @@ from doctor.profile import DEFAULT_PROFILE, ModelNeeds, Profile
 @pytest.mark.parametrize(
     ("value", "key"),
     [
-        ("nonsense=1", "nonsense"),
+        ("tensor_paralel_size=1", "tensor_paralel_size"),
         ("needs.nonsense=1", "needs.nonsense"),
         ("model.name=x", "model.name"),
         ("port.number=1", "port.number"),
@@ -77,7 +77,7 @@ def test_a_set_that_does_not_fit_names_its_key(value: str, key: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("model = 'm'\nnonsense = 1", "nonsense"),
+        ("model = 'm'\ntensor_paralel_size = 1", "tensor_paralel_size"),
         ("model = 'm'\n[needs]\nnonsense = 1", "needs.nonsense"),
         ("model = ''", "model: is empty"),
         ("[needs]\nattention_heads = 3", "needs"),

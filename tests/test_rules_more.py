@@ -34,7 +34,7 @@ from doctor.probes.kernel_cache import CachedOp, KernelCache
 from doctor.probes.repairs import Repairs
 from doctor.probes.toolkit import Toolkit, Toolkits, WheelToolkit
 from doctor.probes.wheels import Packages, Vllm
-from doctor.profile import ModelNeeds, Profile
+from doctor.profile import ModelNeeds, Profile, ServeRequest
 from doctor.shipped import rules_folder
 from doctor.target import Live
 from doctor.variables import SETTABLE
@@ -121,7 +121,7 @@ def test_a_driver_that_loads_and_cannot_be_initialised_is_found_by_a_deep_check(
 ) -> None:
     env = stand_ins.environment(stand_ins.build(tmp_path), gpus=2)
     launch = LaunchEnv({"PATH": "/usr/bin:/bin", **env, "STAND_IN_CUINIT": answer})
-    facts = Facts(Live(), (launch, Profile("m"), DeepAsked(True)))
+    facts = Facts(Live(), (launch, ServeRequest(Profile("m")), DeepAsked(True)))
     asked, init = facts.get(Driver), facts.get(CuInit)
     assert init.code == int(answer)
     found = list(RULES["driver-lib-invisible"](asked, init, None) or ())  # type: ignore[arg-type]

@@ -31,6 +31,7 @@ from doctor.model import (
 )
 from doctor.probes.interpreter import recorded_where
 from doctor.probes.proof import Proof
+from doctor.profile import ServeRequest
 from doctor.report.lines import Line, Style, columns, wrap
 from doctor.report.short import ranges
 from doctor.report.text import report_lines
@@ -49,7 +50,9 @@ def judged(tape: Path) -> Report:
     where = recorded_where(recording.python, recording.found_by)
     profile = profiles.load_profile(profiles.DEFAULT_PROFILE)
     question = Question(profiles.DEFAULT_PROFILE, recorded=Recorded(recording.tool))
-    return diagnose(Facts(Tape(recording), (where, profile)), load_rules(rules_folder()), question)
+    return diagnose(
+        Facts(Tape(recording), (where, ServeRequest(profile))), load_rules(rules_folder()), question
+    )
 
 
 def lines(report: Report, width: int = 100, quiet: bool = False) -> list[str]:

@@ -26,7 +26,7 @@ from doctor.engine import REGISTRY, Facts, Registry, load_rules
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.model import Fact, Finding, Rule, Severity, Stage, Text, Verdict
 from doctor.probes.interpreter import recorded_where
-from doctor.profile import DEFAULT_PROFILE, load_profile
+from doctor.profile import DEFAULT_PROFILE, ServeRequest, load_profile
 from doctor.report.formats import CASE_FORMS
 from doctor.report.json import report_schema
 from doctor.report.schema import snapshot_schema
@@ -189,7 +189,10 @@ def judged_with_another_probe(data: dict[str, Any]) -> Report:
         return Weather((target.read(Path("/proc/weather")) or b"").decode())
 
     recording = load_tape(data)
-    given = (recorded_where(recording.python, recording.found_by), load_profile(DEFAULT_PROFILE))
+    given = (
+        recorded_where(recording.python, recording.found_by),
+        ServeRequest(load_profile(DEFAULT_PROFILE)),
+    )
     facts = Facts(Tape(recording), given, registry)
     return diagnose(facts, (*load_rules(rules_folder()), BAD_WEATHER), Question(DEFAULT_PROFILE))
 

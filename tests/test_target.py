@@ -25,7 +25,7 @@ from doctor.engine import Facts, load_rules
 from doctor.exits import UNKNOWN
 from doctor.model import Rule, os_reason
 from doctor.probes.interpreter import FoundBy, Where
-from doctor.profile import DEFAULT_PROFILE, Profile, load_profile
+from doctor.profile import DEFAULT_PROFILE, Profile, ServeRequest, load_profile
 from doctor.shipped import rules_folder
 from doctor.snapshot import ask_everything, shareable
 from doctor.tape import NotRecorded, Recorder, Recording, Tape, load_tape
@@ -436,7 +436,7 @@ class TestTape:
     """A recording answers as the machine did."""
 
     def outcomes(self, target: Any, where: Where, profile: Profile, rules: tuple[Rule, ...]) -> Any:
-        report = diagnose(Facts(target, (where, profile)), rules, Question("p"))
+        report = diagnose(Facts(target, (where, ServeRequest(profile))), rules, Question("p"))
         shown = [
             (o.rule.id, o.verdict, str(o.why), [encode(f.message) for f in o.findings], o.severity)
             for o in report.outcomes
@@ -489,7 +489,7 @@ class TestTape:
 
     def snapshot(self, target: Target, where: Where, profile: Profile) -> Recording:
         recorder = Recorder(target)
-        asked = ask_everything(Facts(recorder, (where, profile)))
+        asked = ask_everything(Facts(recorder, (where, ServeRequest(profile))))
         made = recorder.recording("t 0.5.0", str(where.python), where.how, None, asked)
         return load_tape(json.loads(json.dumps(shareable(made, target.env["HOME"]))))
 
@@ -512,7 +512,7 @@ class TestTape:
             ("tensor_parallel_size=4",),
             ("moe_backend=triton",),
         ):
-            facts = Facts(Tape(tape), (where, load_profile(DEFAULT_PROFILE, sets)))
+            facts = Facts(Tape(tape), (where, ServeRequest(load_profile(DEFAULT_PROFILE, sets))))
             report = diagnose(facts, rules, Question("p"))
             whys = {str(row.why) for row in report.outcomes}
             whys |= {str(row.why) for row in report.not_checked}

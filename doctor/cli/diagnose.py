@@ -81,7 +81,7 @@ def diagnose(
         raise UsageError(said)
     if verbose and quiet:
         raise UsageError(Text("--verbose and --quiet exclude each other"))
-    asked = common.profile()
+    asked = common.request()
     with rules_print_to_stderr():
         known = common.rules() if accept else common.rules_when_asked()
         accepted = ids("--accept", accept, known) if accept else frozenset()

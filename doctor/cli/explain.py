@@ -27,7 +27,7 @@ from doctor.logs.index import SignatureIndex, shipped_index
 from doctor.logs.several import Whole, together, wholes, with_place
 from doctor.logs.source import LogError
 from doctor.model import Installer, Rule, Text
-from doctor.profile import Profile
+from doctor.profile import ServeRequest
 from doctor.report.formats import CASE_FORMS
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def explain(
     3 a failure that no signature knows, only symptoms of one, or a log that is unreadable or too
     repetitive to examine each line.
     """
-    asked = common.profile()
+    asked = common.request()
     common.must_be_trusted()
     known = common.signatures()
     index = SignatureIndex(known.signatures) if common.rules_dir else shipped_index()
@@ -149,7 +149,7 @@ def _must_tell_something(whole: Whole, told: Explanation) -> None:
 def _ask(
     ids: Collection[str],
     common: CommonOptions,
-    asked: Profile,
+    asked: ServeRequest,
     rules: Collection[Rule],
     otherwise: Installer,
 ) -> tuple[Installer, Mapping[str, Confirmed]]:

@@ -38,7 +38,7 @@ from doctor.diagnose import Question
 from doctor.exits import FAILED, FINDINGS, UNKNOWN, USAGE
 from doctor.model import Installer, Severity
 from doctor.probes.interpreter import FoundBy
-from doctor.profile import Profile
+from doctor.profile import ServeRequest
 from doctor.report.formats import CASE_FORMS
 from doctor.target import Live
 from doctor.trust import ALLOW
@@ -113,10 +113,10 @@ def fix(
     if keep_extra_indexes and not mirrors:
         fail("--keep-extra-indexes belongs to --mirror; without one, they are kept", USAGE)
     rules = common.rules()
-    served = common.profile()
+    served = common.request()
     accepted = ids("--accept", accept, rules)
     request = FixRequest(
-        profile=served,
+        serve=served,
         question=Question(common.profile_name, False, Severity(fail_on), accepted),
         rules=rules,
         sources=functools.partial(_sources, served, mirrors, keep_extra_indexes),
@@ -173,11 +173,11 @@ def _is_environment(python: str) -> bool:
 
 
 def _sources(
-    served: Profile, mirrors: tuple[str, ...], keep_extra: bool, prefix: Path
+    served: ServeRequest, mirrors: tuple[str, ...], keep_extra: bool, prefix: Path
 ) -> tuple[PackageIndex, ...]:
     from doctor.repair.index import choose_indexes
 
-    return choose_indexes(mirrors, keep_extra, served.mirror, Live().env, prefix)
+    return choose_indexes(mirrors, keep_extra, served.profile.mirror, Live().env, prefix)
 
 
 # What is shown.

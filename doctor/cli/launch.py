@@ -26,8 +26,8 @@ from doctor.exits import HEALTHY
 from doctor.model import Missing, Severity, Text, Verdict
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import Interpreter
+from doctor.probes.served import Profile
 from doctor.probes.vllm_names import VllmOptions
-from doctor.profile import Profile
 from doctor.target import Target
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def launch(
     from doctor.serve.gate import judge_start, undisturbed
     from doctor.serve.process import attend
 
-    asked = common.profile()
+    request = common.request()
     rules = common.rules()
     accepted = ids("--accept", accept, rules)
     target, where = common.named()
@@ -79,14 +79,15 @@ def launch(
         raise UsageError(Text("--profile {name}: {why}", name=name, why=why))
     with refusing():
         with rules_print_to_stderr():
-            facts = Facts(target, (where, asked))
+            facts = Facts(target, (where, request))
+            asked = facts.get(Profile)
             interpreter = facts.get(Interpreter)
             options = None if OPTION_UNKNOWN in accepted else _options(facts)
             words = argv(target, interpreter, asked, extra, options)
             with undisturbed(interpreter.prefix, patience(wait)):
                 # What another doctor changed meanwhile is asked anew.
                 judged = judge_start(
-                    Facts(target, (where, asked, interpreter)),
+                    Facts(target, (where, request, interpreter)),
                     rules,
                     Question(name, accept=accepted),
                     prove=not dry_run,

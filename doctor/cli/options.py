@@ -20,7 +20,7 @@ from doctor.locate import environments, locate, nobody_named, refuse_foreign
 from doctor.model import Rule, Severity, Text, os_refusal, printable
 from doctor.patience import Patience
 from doctor.probes.interpreter import Where
-from doctor.profile import Profile
+from doctor.profile import Profile, ServeRequest
 from doctor.shipped import rules_folder
 from doctor.target import Live, Target
 from doctor.trust import ALLOW, why_not_trusted
@@ -57,6 +57,10 @@ class CommonOptions:
                 )
             )
         return made
+
+    def request(self) -> ServeRequest:
+        """What is to be served. Raises UsageError."""
+        return ServeRequest(self.profile())
 
     def rules(self) -> tuple[Rule, ...]:
         """Our own rules, and those of --rules. Raises RuleError, UsageError."""

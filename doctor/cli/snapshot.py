@@ -32,7 +32,7 @@ def snapshot(
     """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
     from doctor.snapshot import ask_everything, shareable
 
-    served = common.profile()
+    served = common.request()
     common.rules()  # which may bring facts of their own
     target, where = common.named()
     recorder = Recorder(target)

@@ -9,7 +9,7 @@ from doctor.engine import Facts, check
 from doctor.model import Finding, Needs, Rule, Text, Verdict
 from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import Where
-from doctor.profile import Profile
+from doctor.profile import ServeRequest
 from doctor.target import Target
 
 
@@ -28,11 +28,11 @@ class Confirmed:
 
 
 def confirm_on_machine(
-    ids: Iterable[str], target: Target, where: Where, profile: Profile, rules: Iterable[Rule]
+    ids: Iterable[str], target: Target, where: Where, serve: ServeRequest, rules: Iterable[Rule]
 ) -> Mapping[str, Confirmed]:
     """What the rules of these ids say of the target now; an id without a rule has no entry."""
     wanted = set(ids)
-    facts = Facts(target, (where, profile, DeepAsked(False)))
+    facts = Facts(target, (where, serve, DeepAsked(False)))
     outcomes, not_checked = check([r for r in rules if r.id in wanted], facts)
     made = {n.rule.id: Confirmed(None, why=n.why) for n in not_checked}
     for one in outcomes:

@@ -13,8 +13,8 @@ from doctor.model import Fact, NotApplicable, Text
 from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.jit import Use
+from doctor.probes.served import Profile
 from doctor.probes.wheels import FlashInfer, Torch, Vllm
-from doctor.profile import Profile
 from doctor.target import Target
 
 

@@ -14,7 +14,7 @@ from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import cuda_version, number_of
 from doctor.probes.environment import LaunchEnv, child_env
-from doctor.profile import Profile
+from doctor.probes.served import Profile
 from doctor.redact import redact
 from doctor.target import OWN, OWN_PYTHON, Target
 from doctor.trust import NotTrusted

@@ -12,7 +12,7 @@ from doctor.engine import probe
 from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, Text
 from doctor.probes.interpreter import Interpreter
-from doctor.profile import Profile
+from doctor.profile import ServeRequest
 from doctor.target import Target
 from doctor.variables import PATH_LIKE, SETTABLE
 
@@ -96,10 +96,11 @@ class LaunchEnv(Fact):
 
 
 @probe
-def launch_env(target: Target, saved: Saved, profile: Profile) -> LaunchEnv:
-    """The shell's variables, what earlier fixes saved for this target, the profile's, and what the
-    person said of one."""
-    shell = target.env
+def launch_env(target: Target, saved: Saved, request: ServeRequest) -> LaunchEnv:
+    """The shell's variables, what earlier fixes saved for this target, the profile's or the
+    command's own, and what the person said of one."""
+    profile = request.profile
+    shell = {**target.env, **request.command.env} if request.command else target.env
     made = dict(shell)
     differs = []
     for name, one in saved.ours().items():

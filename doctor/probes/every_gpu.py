@@ -11,8 +11,9 @@ from doctor.model import Fact, Missing
 from doctor.probes.cubins import cubins
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.jit import Jit, jit
+from doctor.probes.served import Profile
 from doctor.probes.wheels import FlashInfer, Torch, Vllm
-from doctor.profile import ModelNeeds, Profile
+from doctor.profile import ModelNeeds
 from doctor.tape import NotRecorded
 from doctor.target import Target
 

@@ -18,8 +18,8 @@ from doctor.probes.driver import NO_GPU_NEEDED, DeepAsked, Gpus
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.probes.interpreter import Interpreter, distrusted
 from doctor.probes.jit import read_capability, said_capabilities, sampler_is_on
+from doctor.probes.served import Profile
 from doctor.probes.wheels import ROCM, Packages, Torch, Vllm
-from doctor.profile import Profile
 from doctor.redact import redact
 from doctor.target import OWN, OWN_PYTHON, Ran, Target
 from doctor.trust import NotTrusted

@@ -20,8 +20,8 @@ from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import number_of
 from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv, which
+from doctor.probes.served import Profile
 from doctor.probes.wheels import ROCM, FlashInfer, Torch, Vllm
-from doctor.profile import Profile
 from doctor.tape import NotRecorded
 from doctor.target import Target
 

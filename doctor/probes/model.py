@@ -8,7 +8,7 @@ from typing import ClassVar
 from doctor.engine import probe
 from doctor.frozen import dataclass
 from doctor.model import NO_MODEL, Fact, NotApplicable
-from doctor.profile import Profile
+from doctor.probes.served import Profile
 from doctor.tape import NotRecorded, OfAnotherModel
 from doctor.target import Target
 

@@ -17,7 +17,8 @@ from doctor.model import Text, os_reason
 from doctor.probes.driver import DeepAsked
 from doctor.probes.environment import HOME
 from doctor.probes.interpreter import FoundBy, Where
-from doctor.profile import Profile
+from doctor.probes.served import Profile
+from doctor.profile import ServeRequest
 from doctor.repair import newest
 from doctor.repair.apply import Room, rooms
 from doctor.repair.errors import Interrupted, RepairError
@@ -58,12 +59,12 @@ class Creation:
     def __init__(
         self,
         path: Path,
-        profile: Profile,
+        serve: ServeRequest,
         indexes: Sequence[PackageIndex],
         foreign: bool,
         talk: Talk,
     ) -> None:
-        self._path, self._profile, self._indexes = path, profile, indexes
+        self._path, self._indexes = path, indexes
         self._talk = talk
         self._here = here = Live(foreign=foreign)
         if why := here.distrust(path):
@@ -76,8 +77,9 @@ class Creation:
         if tool is None:
             raise RepairError(Text("there is no uv to make an environment with: pip install uv"))
         self._tool = tool
-        facts = Facts(here, (Where(self._bases[0].path, FoundBy.OPTION), profile, DeepAsked()))
-        self._bounds = newest.Bounds(profile.needs, newest.cuda_of_driver(facts))
+        facts = Facts(here, (Where(self._bases[0].path, FoundBy.OPTION), serve, DeepAsked()))
+        self._profile = facts.get(Profile)
+        self._bounds = newest.Bounds(self._profile.needs, newest.cuda_of_driver(facts))
         self._base = self._bases[0]
 
     def _error(self, why: Text, code: int = FAILED, tail: str = "") -> RepairError:

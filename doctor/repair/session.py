@@ -19,8 +19,9 @@ from doctor.model import Again, Missing, Rule, Severity, Stage, Text, Verdict, o
 from doctor.patience import AT_ONCE, Patience
 from doctor.probes.environment import saved_below
 from doctor.probes.interpreter import Where, distrusted
+from doctor.probes.served import Profile
 from doctor.probes.wheels import Vllm
-from doctor.profile import Profile
+from doctor.profile import ServeRequest
 from doctor.repair.action import CONSENTS, Consent, SelectedFix
 from doctor.repair.apply import Applied, Judge, adopt, apply, half_undone, roll_back, rolling_back
 from doctor.repair.context import RepairContext
@@ -43,7 +44,7 @@ class FixRequest:
     """What the person asked for. `sources`: the indexes for a prefix; `below`: a release of vLLM
     that is too new; `allowed`: the consents given on the command line."""
 
-    profile: Profile
+    serve: ServeRequest
     question: Question
     rules: tuple[Rule, ...]
     sources: Callable[[Path], tuple[PackageIndex, ...]]
@@ -126,7 +127,7 @@ class Session:
         asked, talk = self._asked, self._person.talk
         if deep:
             talk.phase(VERIFYING)
-        facts = Facts(self._target, (self._where, asked.profile))
+        facts = Facts(self._target, (self._where, asked.serve))
         report = diagnose(facts, asked.rules, dataclasses.replace(asked.question, deep=deep))
         installer = dataclasses.replace(report.installer, again=self._person.again)
         return RepairContext(
@@ -134,7 +135,9 @@ class Session:
             target=self._target,
             tool=find_tool(self._target),
             indexes=asked.sources(report.interpreter.prefix),
-            bounds=Bounds(asked.profile.needs, cuda_of_driver(report.facts), asked.below),
+            bounds=Bounds(
+                report.facts.get(Profile).needs, cuda_of_driver(report.facts), asked.below
+            ),
             talk=talk,
         )
 

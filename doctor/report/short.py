@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from doctor.frozen import dataclass
 from doctor.model import Finding, Outcome, Severity, Stage, Text, Verdict
 from doctor.probes.interpreter import FoundBy
-from doctor.profile import Profile
+from doctor.probes.served import Profile
 from doctor.report.closing import is_fixable, next_lines, snapshot_line, verdict_lines
 from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap, wrapped
 from doctor.report.machine import fact, machine

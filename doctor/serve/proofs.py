@@ -20,9 +20,9 @@ from doctor.probes.host import HostCompilers
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 from doctor.probes.libraries import Runtimes
+from doctor.probes.served import Profile
 from doctor.probes.toolkit import HEADERS, Toolkit, Toolkits
 from doctor.probes.wheels import FlashInfer, Packages, Torch
-from doctor.profile import Profile
 from doctor.target import Target
 from doctor.variables import Trait, names_with
 

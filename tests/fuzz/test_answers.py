@@ -15,6 +15,7 @@ from doctor.engine import Crashed, Facts, load_rules
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN, USAGE
 from doctor.model import Missing
 from doctor.probes.interpreter import MARK, FoundBy, Where
+from doctor.profile import ServeRequest
 from doctor.report.json import to_json
 from doctor.shipped import rules_folder
 from doctor.target import Live, Ran
@@ -80,7 +81,7 @@ def test_what_a_program_answers(fuzz: Fuzz, shared_server: Environment, tmp_path
             profiles.DEFAULT_PROFILE, r.choice(([], ["gpus=later", "archs=9.0"]))
         )
         try:
-            report = diagnose(Facts(target, (where, profile)), rules, Question("x"))
+            report = diagnose(Facts(target, (where, ServeRequest(profile))), rules, Question("x"))
         except Missing:
             return
         except Crashed as crash:

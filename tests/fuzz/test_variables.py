@@ -10,6 +10,7 @@ from doctor import profile as profiles
 from doctor.diagnose import Question, diagnose
 from doctor.engine import Facts, load_rules
 from doctor.probes.interpreter import FoundBy, Where
+from doctor.profile import ServeRequest
 from doctor.report.json import to_json
 from doctor.shipped import rules_folder
 from doctor.target import Live
@@ -57,7 +58,7 @@ def test_whatever_is_in_the_environment_breaks_no_rule(
             env[r.choice(NAMES)] = value
         sets = r.choice(([], ["gpus=later", "archs=9.0"], ["device=cpu"]))
         profile = profiles.load_profile(profiles.DEFAULT_PROFILE, sets)
-        facts = Facts(Live({**SYSTEM, **env}), (where, profile))
+        facts = Facts(Live({**SYSTEM, **env}), (where, ServeRequest(profile)))
         report = diagnose(facts, rules, Question("x"))
         has_no_crash(to_json(report))
 

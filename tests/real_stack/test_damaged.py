@@ -12,6 +12,7 @@ from doctor.engine import Facts, check, load_rules
 from doctor.model import Outcome, Severity, Verdict
 from doctor.probes.driver import DeepAsked
 from doctor.probes.interpreter import FoundBy, Where
+from doctor.profile import ServeRequest
 from doctor.shipped import rules_folder
 from doctor.tape import Recorder
 from doctor.target import Live, Target
@@ -50,7 +51,9 @@ def server(newest: lab.Environment, tmp_path_factory: pytest.TempPathFactory) ->
 
 def judge(target: Target, server: lab.Environment) -> list[Outcome]:
     profile = profiles.load_profile(profiles.DEFAULT_PROFILE, ("gpus=later", "archs=8.9"))
-    facts = Facts(target, (Where(server.python, FoundBy.OPTION), profile, DeepAsked()))
+    facts = Facts(
+        target, (Where(server.python, FoundBy.OPTION), ServeRequest(profile), DeepAsked())
+    )
     outcomes, _ = check(RULES, facts)
     return outcomes
 
