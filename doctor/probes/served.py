@@ -15,11 +15,14 @@ from doctor.profile import Profile as Profile
 
 @probe
 def profile_in_force(
-    request: ServeRequest, arguments: ServerArguments, configuration: ModelConfiguration
+    request: ServeRequest,
+    arguments: ServerArguments | None,
+    configuration: ModelConfiguration | None,
 ) -> Profile:
-    """The profile in force. What was said of the model's needs wins over what its config says."""
+    """What was said of the model's needs wins over what its config says. It is there also where the
+    environment of the server, or the model's configuration, cannot be told."""
     made = request.profile
-    if made.model is None:
+    if made.model is None or configuration is None:
         return made
     known = needs_of(configuration)
     said = {name: value for name, value in vars(made.needs).items() if value is not None}
