@@ -9,8 +9,9 @@ from doctor.consumers.model_config import needs_of
 from doctor.engine import probe
 from doctor.probes.arguments import ServerArguments
 from doctor.probes.configuration import ModelConfiguration
-from doctor.profile import ModelNeeds, ServeRequest
-from doctor.profile import Profile as Profile
+from doctor.profile import ModelNeeds, Profile, ServeRequest
+
+__all__ = ["Profile", "profile_in_force"]
 
 
 @probe
