@@ -31,7 +31,7 @@ HEADER = """\
 _DATES = {"f90a1e3a": "2026-08-22", "095f58a51": "2026-08-21"}
 _COPY = re.compile(r"github:(\S+)@(\w+) (\S+)(?: \(a copy of the hub file\))?")
 # Numbers of an index that nobody else has.
-_PRIVATE = re.compile(r" \(?(?:code index )?ids? \d[^()]*\)| from \d+$")
+_PRIVATE = re.compile(r" \(?(?:code index )?ids? \d[^()]*\)|; \w+ from \d+$")
 _NOT_ENOUGH = re.compile(r"general knowledge|from memory|use it for KV only")
 _DEFAULTS = re.compile(r"configuration_\w+\.py defaults")
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from doctor.target import Target
+
 ENDPOINT = "https://huggingface.co"
 REVISION = "main"
 
@@ -45,10 +47,18 @@ def folder(cache: Path, repository: str) -> Path:
     return cache / "--".join(("models", *repository.split("/")))
 
 
-def commit(said: bytes) -> str | None:
-    """The commit that a file below `refs` names; it is a folder's name below `snapshots`."""
-    text = said.decode("utf-8", "replace")
-    return text if _COMMIT.fullmatch(text) and text.strip(".") else None
+def snapshot(target: Target, cache: Path, repository: str, revision: str) -> Path | None:
+    """The folder of a revision in a cache (try_to_load_from_cache), which need not be there; None
+    where the cache has nothing of the repository, or cannot tell which commit the revision is."""
+    home = folder(cache, repository)
+    if target.stat(home) is None:
+        return None
+    named = target.stat(ref := home / "refs" / revision)
+    commit = revision
+    if named is not None and named.kind == "file":
+        commit = (target.read(ref, 256) or b"").decode("utf-8", "replace")
+    plain = _COMMIT.fullmatch(commit) and commit.strip(".")
+    return home / "snapshots" / commit if plain else None
 
 
 def endpoint(env: Mapping[str, str]) -> str:
@@ -58,12 +68,7 @@ def endpoint(env: Mapping[str, str]) -> str:
 
 def token(env: Mapping[str, str]) -> str | None:
     """The token that it would send of itself, so far as the environment alone says."""
-    if is_true(env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN")):
+    if env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _TRUE:
         return None
     said = env.get("HF_TOKEN") or env.get("HUGGING_FACE_HUB_TOKEN") or ""
     return said.replace("\r", "").replace("\n", "").strip() or None
-
-
-def is_true(value: str | None) -> bool:
-    """How it reads a switch."""
-    return value is not None and value.upper() in _TRUE
