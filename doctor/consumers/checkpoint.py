@@ -8,12 +8,13 @@ from typing import Any
 
 from doctor.codec import CodecError, parse_json
 from doctor.model import Text
-from doctor.target import READ_MOST, Target
+from doctor.target import Target
 
 CONFIG = "config.json"
 _QUANTIZATION = "hf_quant_config.json"
 _INDEX = "model.safetensors.index.json"
-_MOST_LISTS = 1 << 16
+_MOST = 8 << 20  # bytes; that of nvidia/MiniMax-M3-NVFP4, which lists every layer, has 5.6 million
+_MOST_LISTS = 1 << 18
 _TOTAL = re.compile(rb'"total_size":\s*(\d{1,18})\b')
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -49,9 +50,9 @@ def _text(target: Target, path: Path) -> bytes:
         raise CodecError("", Text("is not there; params.json, of Mistral's format, is not read"))
     if stat is None or stat.kind != "file":
         raise CodecError("", Text("is not there") if stat is None else Text("is no file"))
-    if stat.size > READ_MOST:
-        raise CodecError("", Text("is larger than {most} MiB", most=READ_MOST >> 20))
-    data = target.read(path)
+    if stat.size > _MOST:
+        raise CodecError("", Text("is larger than {most} MiB", most=_MOST >> 20))
+    data = target.read(path, _MOST)
     if data is None:
         raise CodecError("", Text("cannot be read"))
     return data

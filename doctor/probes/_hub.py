@@ -23,7 +23,7 @@ from urllib.request import Request
 
 T = TypeVar("T")
 
-CONFIG_MOST = 1 << 20
+CONFIG_MOST = 8 << 20
 INDEX_MOST = 16 << 20
 SECONDS = 10
 HUB = os.environ["VLLM_DOCTOR_HUB"]
@@ -129,6 +129,9 @@ def answer() -> Dict[str, Any]:
         quantization = optional(table, "hf_quant_config.json")
         if quantization:
             config["quantization_config"] = quantization
+    listed = config.get("quantization_config")
+    if isinstance(listed, dict):
+        listed.pop("quantized_layers", None)  # megabytes, and nothing else is said there
     return {"config": config, "bytes": optional(weights)}
 
 
