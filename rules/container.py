@@ -48,7 +48,7 @@ def container_not_entered(request: ServeRequest, where: Where) -> None:
 
 @rule("nccl-shm-too-small", Severity.WARNING, Stage.GPUS)
 def nccl_shm_too_small(request: ServeRequest, profile: Profile) -> Finding | None:
-    """/dev/shm is too small for the ranks.
+    """The ranks have too little shared memory: /dev/shm is too small.
 
     NCCL and vLLM's own processes exchange data through files in /dev/shm (/psm_... is one of
     Python's). Docker and podman give a container 64 MiB; two GPUs need about 1 GiB, unless they
@@ -72,7 +72,7 @@ def nccl_shm_too_small(request: ServeRequest, profile: Profile) -> Finding | Non
         return None
     shared = container.ipc is not None and container.ipc not in ("", "private", "shareable", "none")
     size = DEFAULT_SHM if container.shm_size is None else container.shm_size
-    if shared or size >= _ENOUGH or any("/dev/shm" in word for word in container.options):
+    if shared or size >= _ENOUGH or any("dev/shm" in word for word in container.options):
         return None
     at = command.words.index("run") + 1
     corrected = (*command.words[:at], "--ipc=host", *command.words[at:])

@@ -100,7 +100,7 @@ class CommonOptions:
             return read_unit(self.unit, *unit_folders(home), home)
         if not self.words or self.words[0].startswith("-"):
             return None
-        from doctor.command.words import read_command
+        from doctor.command.server import read_command
 
         return read_command(self.words)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from doctor.command import Container, ServerCommand
+from doctor.command.server import Container, ServerCommand
 from doctor.command.shell import brief
 from doctor.errors import UsageError, naming
 from doctor.model import Text
@@ -127,7 +127,7 @@ def _not_run(program: str, verbs: Sequence[str]) -> Text:
 def _server(image: str, entrypoint: str | None, arguments: tuple[str, ...]) -> ServerCommand:
     """What the image starts: its own entrypoint, for vllm/vllm-openai `vllm serve` or, in older
     ones, the module; both take --model."""
-    from doctor.command.words import read_command
+    from doctor.command.server import read_command
 
     if entrypoint is None and image.rpartition("/")[2].startswith("vllm-openai"):
         return ServerCommand(arguments, arguments)

@@ -50,7 +50,7 @@ def brief(word: str) -> str:
     return shown if len(word) <= _SHOWN else f"{shown}..."
 
 
-def split(text: str) -> tuple[str, ...]:
+def words_of(text: str) -> tuple[str, ...]:
     """The words of a simple command. Raises UsageError for quotes that do not match, and for all
     that a shell would have to act upon."""
     if len(text) > _WORD_MOST:

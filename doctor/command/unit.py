@@ -10,9 +10,8 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from doctor.command import ServerCommand
+from doctor.command.server import ServerCommand, read_command
 from doctor.command.shell import ASSIGNMENT, brief
-from doctor.command.words import read_command
 from doctor.errors import DoctorError, UsageError
 from doctor.exits import UNKNOWN
 from doctor.frozen import dataclass

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from doctor.command import MODULE, ServerCommand
-from doctor.command.shell import ASSIGNMENT, brief, must_be_words, split
+from doctor.command.server import MODULE, ServerCommand
+from doctor.command.shell import ASSIGNMENT, brief, must_be_words, words_of
 from doctor.errors import UsageError
 from doctor.model import Text
 
@@ -56,12 +56,12 @@ _PYTHON_TAKES = frozenset(("-X", "-W", "--check-hash-based-pycs"))
 _COMMAND_LINE = "vllm.entrypoints.cli.main"
 
 
-def read_command(words: Sequence[str], folder: Path | None = None) -> ServerCommand:
+def taken_apart(words: Sequence[str], folder: Path | None = None) -> ServerCommand:
     """The command in these words, or in the text of a single one; relative paths are of `folder`.
     Raises UsageError where they start no server of vLLM's, or not in a way that can be read."""
     must_be_words(words)
     if len(words) == 1 and len(words[0].split()) > 1:
-        words = split(words[0])
+        words = words_of(words[0])
     return _read(tuple(words), folder)
 
 
@@ -187,7 +187,7 @@ def _of_shell(words: tuple[str, ...], rest: Sequence[str], folder: Path | None) 
             shell=Path(rest[0]).name,
         )
         raise UsageError(said)
-    inner = split(rest[-1])
+    inner = words_of(rest[-1])
     made = _read(inner, folder, in_shell=True)
     if made.container:
         return made

@@ -176,7 +176,7 @@ class Gpus(Fact):
 
 
 @probe
-def gpus(driver: Driver, env: LaunchEnv, request: ServeRequest) -> Gpus:
+def gpus(driver: Driver, env: LaunchEnv, request: ServeRequest | None = None) -> Gpus:
     """CUDA reads its list up to the first entry that it does not know, and shows what came before
     (CUDA C++ Programming Guide, "CUDA Environment Variables"). A container has only those that it
     is given, and counts them anew."""
@@ -187,8 +187,9 @@ def gpus(driver: Driver, env: LaunchEnv, request: ServeRequest) -> Gpus:
             Text("the NVIDIA driver cannot be asked for its GPUs"), ("driver-lib-invisible",)
         )
     devices = driver.nvml.devices
-    if request.command and (container := request.command.container):
-        devices = _given_to(container, devices)
+    command = request.command if request else None
+    if command and command.container:
+        devices = _given_to(command.container, devices)
     choice = env.get("CUDA_VISIBLE_DEVICES")
     if choice is None:
         return Gpus(devices, len(devices))
