@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers.model_config import ConfigJson
 from doctor.consumers.options import GivenOptions
-from doctor.consumers.quantization import HALVED
 from doctor.consumers.shares import SharedModel, context_groups, layout_of, shared_model
 from doctor.fixes import Doctor, UnsetVariable
 from doctor.probes.driver import Gpus
@@ -53,17 +52,12 @@ def _fit(profile: Profile, gpus: Gpus, ranks: int, share: int | None = None) -> 
     eight_bits = (given.word("kv_cache_dtype") or "").startswith("fp8")
     token = (needs.kv_bytes_per_token or 0) / layout.pipeline / (2 if eight_bits else 1)
     return _Fit(
-        weights=needs.weights_gib * _kept(given) / parts - given.amount("cpu_offload_gb"),
+        weights=needs.weights_gib / parts - given.amount("cpu_offload_gb"),
         cache=(profile.max_model_len or 0) * token / _GIB,
         budget=total * profile.gpu_memory_utilization / _GIB,
         name=name,
         total=total / _GIB,
     )
-
-
-def _kept(given: GivenOptions) -> float:
-    """The least share of the checkpoint's bytes that is held where it is quantised at the start."""
-    return 0.5 if given.word("quantization") in HALVED else 1.0
 
 
 def _other_size(profile: Profile, model: SharedModel, gpus: Gpus | None) -> tuple[Fix, ...]:
@@ -253,8 +247,10 @@ def gpu_memory_too_small(
         raise NotApplicable(layout.elsewhere)
     if len(gpus.visible) < layout.ranks:
         raise Missing(Text("too few GPUs are visible"), ("tp-exceeds-visible-gpus",))
-    if why := _not_reckoned(given, served):
-        raise NotApplicable(why)
+    for option in ("offload_group_size", "kv_cache_memory_bytes"):
+        if given.says(option):
+            name = option.replace("_", "-")
+            raise NotApplicable(Text("--{name} is not reckoned with", name=name))
     fit = _fit(profile, gpus, layout.tensor)
     if fit is None:
         raise NotApplicable(Text("a GPU with unified memory does not report its size"))
@@ -274,18 +270,6 @@ def gpu_memory_too_small(
         _other_size(profile, _shared(profile, served), gpus),
         None if error else Severity.WARNING,
     )
-
-
-def _not_reckoned(given: GivenOptions, served: ServedModel | None) -> Text | None:
-    """Why the weights on a GPU are not those of the checkpoint, shared."""
-    for option in ("offload_group_size", "kv_cache_memory_bytes"):
-        if given.says(option):
-            return Text("--{option} is not reckoned with", option=option.replace("_", "-"))
-    asked = given.word("quantization")
-    made = served.config.quantization if served else None
-    if asked and made is None and asked not in HALVED:
-        return Text("how much --quantization {asked} leaves is not known", asked=asked)
-    return None
 
 
 def _too_small(fit: _Fit, tokens: int) -> Text:

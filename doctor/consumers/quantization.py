@@ -108,18 +108,3 @@ def contradicts(asked: str, config: ConfigJson) -> bool:
 def taken_for(method: str, known: Collection[str]) -> str:
     """The name under which vLLM goes on with a checkpoint of this method."""
     return "inc" if method == "auto-round" and "inc" in known else method
-
-
-HALVED = frozenset(
-    (
-        "fp8",
-        "fp8_per_tensor",
-        "fp8_per_block",
-        "fp8_per_channel",
-        "experts_int8",
-        "int8_per_channel_weight_only",
-        "mxfp8",
-    )
-)
-"""What makes a byte of each weight, or leaves it as it is, while it loads a checkpoint that is not
-quantised (0.22 and 0.33)."""

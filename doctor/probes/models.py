@@ -246,10 +246,19 @@ def length_limits(
     rows = target.search(path, r"\brope_type not in \(([^)]*)\)")
     if not rows:
         raise Unreadable(path, "how long a model is")
-    here = configuration is not None and configuration.source is ReadFrom.FOLDER
-    tokenizer = None
-    if here and not GivenOptions(profile.options).says("tokenizer"):
-        file = Path(profile.model) / "tokenizer_config.json"
+    file, tokenizer = _beside(profile, configuration), None
+    if file is not None:
         found = target.search(file, r'"model_max_length": *([0-9]+)[\s,}]')
         tokenizer = number_of(found[0]) if found else None
     return LengthLimits(tuple(tables.quoted(rows[0])), tokenizer)
+
+
+def _beside(profile: Profile, configuration: ModelConfiguration | None) -> Path | None:
+    """The tokenizer's own configuration, where the model's files are here."""
+    given = GivenOptions(profile.options)
+    here = configuration and configuration.source in (ReadFrom.FOLDER, ReadFrom.CACHE)
+    place = configuration.place if configuration and here else None
+    path = place.values.get("path") if place else None
+    if not isinstance(path, Path) or given.says("tokenizer") or given.says("hf_config_path"):
+        return None
+    return path.with_name("tokenizer_config.json")
