@@ -197,7 +197,7 @@ def tp_not_dividing_heads(
     needs, ranks = profile.needs, profile.tensor_parallel_size
     if needs.attention_heads is None:
         raise NotApplicable(Text("the profile does not give the number of attention heads"))
-    model, read = _shared(profile, served), served.read if served else ()
+    model, read = _shared(profile, served), served.needs_read if served else ()
     if wrong := model.undivided(ranks):
         fits = model.sizes(needs.attention_heads)
         yield Finding(

@@ -82,7 +82,7 @@ def architecture_not_in_transformers(
             Text(
                 "vLLM {version} asks for transformers {pin}", version=vllm.version, pin=_pin(vllm)
             ),
-            *(served.read if served else ()),
+            *(served.needs_read if served else ()),
         ),
         (
             Fix(
@@ -149,7 +149,7 @@ def architecture_not_in_vllm(
             architecture=" or ".join(classes),
             model=profile.model,
         ),
-        served.read if served else (),
+        served.needs_read if served else (),
         (another_vllm(vllm, profile.needs),),
     )
 

@@ -3,6 +3,7 @@ whoever asks; and what it makes of the one that is to be served."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from doctor.numbers import number_of
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.served import Profile
 from doctor.probes.wheels import Packages, Transformers, Vllm
+from doctor.profile import ModelNeeds, ServeRequest
 from doctor.target import Target
 
 _CONFIG = "config/model.py"
@@ -80,24 +82,33 @@ def quantization_methods(target: Target, vllm: Vllm) -> QuantizationMethods:
 @dataclass(frozen=True)
 class ServedModel(Fact):
     """What is known of the model that is served: `values` of its config.json, --hf-overrides put
-    in ({} where nothing is known); `place`: where they were read."""
+    in ({} where nothing is known); `place`: where they were read. `needs_said`: the profile itself
+    says what it needs."""
 
     since: ClassVar[str] = "0.6.0"
     values: dict[str, Any] = field(default_factory=dict)
     place: Text | None = None
+    needs_said: bool = False
 
-    @property
+    @functools.cached_property
     def config(self) -> ConfigJson:
         return ConfigJson(self.values)
 
     @property
     def read(self) -> tuple[Text, ...]:
-        """Where, as evidence."""
-        return (Text("the model's values: {place}", place=self.place),) if self.place else ()
+        """Where its values were read, as evidence."""
+        return (Text("read in {place}", place=self.place),) if self.place else ()
+
+    @property
+    def needs_read(self) -> tuple[Text, ...]:
+        """The same of its needs."""
+        return () if self.needs_said else self.read
 
 
 @probe
-def served_model(profile: Profile, configuration: ModelConfiguration | None) -> ServedModel:
+def served_model(
+    request: ServeRequest, profile: Profile, configuration: ModelConfiguration | None
+) -> ServedModel:
     """Raises NotApplicable without a model, Missing where --hf-overrides cannot be read."""
     if profile.model is None:
         raise NotApplicable(NO_MODEL)
@@ -110,7 +121,8 @@ def served_model(profile: Profile, configuration: ModelConfiguration | None) -> 
         if changes is None:
             raise Missing(Text("--hf-overrides is not a JSON object"))
         values = _overridden(values, changes)
-    return ServedModel(values, configuration.place if configuration and values else None)
+    place = configuration.place if configuration and values else None
+    return ServedModel(values, place, request.profile.needs != ModelNeeds())
 
 
 def _overridden(values: dict[str, Any], changes: Any) -> dict[str, Any]:
@@ -237,20 +249,26 @@ class LengthLimits(Fact):
 
 @probe
 def length_limits(
-    target: Target, vllm: Vllm, profile: Profile, configuration: ModelConfiguration | None
+    target: Target,
+    vllm: Vllm,
+    served: ServedModel,
+    profile: Profile,
+    configuration: ModelConfiguration | None,
 ) -> LengthLimits:
-    """Asked only where a length is said. Raises Unreadable."""
-    if profile.max_model_len is None or profile.model is None:
+    """Asked only where a length is said; of vLLM, where the model scales its rope. Raises
+    Unreadable."""
+    if profile.max_model_len is None:
         raise NotApplicable(Text("no max_model_len is said: vLLM takes the model's own"))
-    path = vllm.root / _CONFIG
-    rows = target.search(path, r"\brope_type not in \(([^)]*)\)")
-    if not rows:
-        raise Unreadable(path, "how long a model is")
-    file, tokenizer = _beside(profile, configuration), None
-    if file is not None:
-        found = target.search(file, r'"model_max_length": *([0-9]+)[\s,}]')
-        tokenizer = number_of(found[0]) if found else None
-    return LengthLimits(tuple(tables.quoted(rows[0])), tokenizer)
+    unscaled: tuple[str, ...] = UNSCALED
+    if any(rope.get("factor") is not None for rope in served.config.ropes):
+        path = vllm.root / _CONFIG
+        rows = target.search(path, r"\brope_type not in \(([^)]*)\)")
+        if not rows:
+            raise Unreadable(path, "how long a model is")
+        unscaled = tuple(tables.quoted(rows[0]))
+    file = _beside(profile, configuration)
+    found = target.search(file, r'"model_max_length": *([0-9]+)[\s,}]') if file else None
+    return LengthLimits(unscaled, number_of(found[0]) if found else None)
 
 
 def _beside(profile: Profile, configuration: ModelConfiguration | None) -> Path | None:
