@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -14,6 +15,7 @@ from doctor.consumers import names
 from doctor.consumers.server_options import OptionTable, ServerOption, Takes
 from doctor.frozen import dataclass
 from doctor.model import Text, shortened
+from doctor.profile import Profile
 
 if TYPE_CHECKING:
     import argparse
@@ -88,6 +90,48 @@ def parse_arguments(
     if by == "serve" and tag is not None:
         values["model"] = tag
     return Parsed(values, (*problems, *_demanded(values, table)))
+
+
+def profile_words(profile: Profile, table: OptionTable | None) -> list[str]:
+    """What a start passes for a profile with a model: all that it says, as words."""
+    words = [profile.model or ""]
+    for _, option, value in names.passed(profile):
+        words += _words(option, value)
+    for name, value in profile.options.items():
+        known = table.find(name) if table else None
+        said = value == "true" if value in ("true", "false") else value
+        # A switch that can only be put on is off where it is not there.
+        if said is not False or not known or known.takes is not Takes.SWITCH:
+            words += _words(f"--{name.replace('_', '-')}", said)
+    return words
+
+
+def _words(option: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        return [option if value else f"--no-{option[2:]}"]
+    if isinstance(value, (list, tuple)):
+        return [option, *map(str, value)]
+    text = json.dumps(value, default=str) if isinstance(value, dict) else str(value)
+    # A value that begins with a dash would be taken for the next option.
+    return [f"{option}={text}"] if text.startswith("-") else [option, text]
+
+
+def plain_values(words: Sequence[str], by: By) -> dict[str, Any]:
+    """What is plain in any release: the model, and a profile's settings by their full names."""
+    settings = {option: name for name, option in names.OPTIONS.items()}
+    settings["--model"] = "model"
+    made: dict[str, Any] = {}
+    if by == "serve" and words and not words[0].startswith("-"):
+        made["model"] = words[0]
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        setting = settings.get(name.replace("_", "-")) if name.startswith("--") else None
+        if setting == "enable_auto_tool_choice":
+            made[setting] = True
+        elif setting and (equals or i + 1 < len(words)):
+            with contextlib.suppress(ValueError):
+                made[setting] = _NUMBERS.get(setting, str)(value if equals else words[i + 1])
+    return made
 
 
 # What FlexibleArgumentParser.parse_args does to the words.
@@ -289,7 +333,7 @@ def _action(problems: list[ArgumentProblem]) -> type[argparse.Action]:
             self.option: ServerOption = option
 
         def __call__(self, parser: Any, namespace: Any, values: Any, string: Any = None) -> None:
-            option = self.option
+            option, before = self.option, len(problems)
             if self.nargs == 0:
                 value: Any = string not in option.negative
             elif isinstance(values, list):
@@ -298,6 +342,8 @@ def _action(problems: list[ArgumentProblem]) -> type[argparse.Action]:
                 value = option.without
             else:
                 value = _value(option, string, values, problems)
+            if len(problems) > before:  # what is wrong says nothing
+                return
             if option.repeated:
                 value = [*getattr(namespace, option.name, []), value]
             setattr(namespace, option.name, value)
@@ -403,6 +449,14 @@ def _size(text: str) -> int:
 
 def _length(text: str) -> int:
     return -1 if text.strip().lower() in ("-1", "auto") else _size(text)
+
+
+_NUMBERS: Mapping[str, Callable[[str], Any]] = {
+    "port": int,
+    "tensor_parallel_size": int,
+    "max_model_len": _length,
+    "gpu_memory_utilization": float,
+}
 
 
 def _text_or_json(text: str) -> Any:

@@ -41,7 +41,8 @@ class ServerOption:
     """One option. `negative`: of its strings, those that switch it off. `many`: as argparse's
     `nargs`; `without`: what it says where its value is left out. `optional`: "None" says none.
     `keys`: those that a configuration class has, None where they are not known; `lowered`: the text
-    is made lower case, and its dashes underscores; `or_none`: "none" says nothing; `repeated`: each use adds to the ones before.
+    is made lower case, and its dashes underscores; `or_none`: "none" says nothing; `repeated`: each
+    use adds to the ones before.
     """
 
     strings: tuple[str, ...]
@@ -92,8 +93,8 @@ _HELPER = (
     r"\n *((?:elif name in \(|human_readable_int_args = |def is_dict_subclass"
     rf'|kwargs\[name\]\["choices"\]\.append){_REST})'
 )
-# Classes, their fields, the names of types; docstrings are passed over. A snapshot holds it once for
-# each file: it is short.
+# Classes, their fields, the names of types; docstrings are passed over. It is short, since a
+# snapshot holds it once for each file.
 _DECLARED = (
     r'\n(?:    )?(?:"""[\s\S]*?"""|((?:[a-z]\w*: (?!Cl)|class |@(?:config|dataclass)(?=[(\s])'
     rf'|from (?:vllm\.c|\.)|[A-Z]\w*(?:: \w+)? = (?=Any|str|[("]|\w+\[|\w+ \|)){_REST}))'
@@ -107,7 +108,7 @@ DEMANDS = (
     "Cannot use more than one data parallel load balancing mode",
     "used with --headless (no API servers are started",
 )
-"""With what vLLM refuses options that do not go together (validate_parsed_serve_args, serve.py)."""
+"""With what vLLM refuses options that exclude or need each other (validate_parsed_serve_args, serve.py)."""
 _DEMANDS = "(" + "|".join(map(re.escape, DEMANDS)) + ")"
 _TYPES = rf"\n([A-Z]\w*(?:: \w+)? = (?:Literal\[|Union\[){_REST})"
 _IMPORTS = r"\nfrom ((?:vllm)?\.[\w.]+) import (?:\*|[^\n(]*(?:\([^)]*)?\b{}\b)"
