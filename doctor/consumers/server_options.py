@@ -8,12 +8,11 @@ does them, on what the files say. Read in 0.19 to 0.33.
 from __future__ import annotations
 
 import ast
-import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from doctor.consumers.names import ENGINE, FRONTEND, PARSER, FileSearch, NotAsKnown
 from doctor.frozen import dataclass
@@ -42,7 +41,8 @@ class ServerOption:
     """One option. `negative`: of its strings, those that switch it off. `many`: as argparse's
     `nargs`; `without`: what it says where its value is left out. `optional`: "None" says none.
     `keys`: those that a configuration class has, None where they are not known; `lowered`: the text
-    is made lower case, and its dashes underscores; `or_none`: "none" says nothing; `repeated`: each use adds to the ones before.
+    is made lower case, and its dashes underscores; `or_none`: "none" says nothing; `repeated`: each
+    use adds to the ones before.
     """
 
     strings: tuple[str, ...]
@@ -63,10 +63,11 @@ class ServerOption:
 @dataclass(frozen=True)
 class OptionTable:
     """All of a version. `config_says_no`: what is `false` in a --config file is --no-... for the
-    parser that reads it, from 0.33."""
+    parser that reads it, from 0.33. `demands`: of the sentences in DEMANDS, those that it has."""
 
     options: tuple[ServerOption, ...]
     config_says_no: bool = False
+    demands: tuple[str, ...] = ()
 
     def find(self, name: str) -> ServerOption | None:
         """By its name with underscores."""
@@ -92,12 +93,25 @@ _HELPER = (
     r"\n *((?:elif name in \(|human_readable_int_args = |def is_dict_subclass"
     rf'|kwargs\[name\]\["choices"\]\.append){_REST})'
 )
-# Classes, their fields, the names of types; docstrings are passed over. It stands in a snapshot once
-# for each file: it is short.
+# Classes, their fields, the names of types; docstrings are passed over. It is short, since a
+# snapshot holds it once for each file.
 _DECLARED = (
-    r'\n(?:    )?(?:"""[\s\S]*?"""|((?:[a-z]\w*: (?!Cl)|class |@(?:con|dat)|from (?:vllm\.c|\.)'
-    rf'|[A-Z]\w*(?:: TypeAlias)? = (?=Any|str|[("]|\w+\[|\w+ \|)){_REST}))'
+    r'\n(?:    )?(?:"""[\s\S]*?"""|((?:[a-z]\w*: (?!Cl)|class |@(?:config|dataclass)(?=[(\s])'
+    rf'|from (?:vllm\.c|\.)|[A-Z]\w*(?:: \w+)? = (?=Any|str|[("]|\w+\[|\w+ \|)){_REST}))'
 )
+SERVE = "entrypoints/cli/serve.py"
+DEMANDS = (
+    "--enable-log-outputs requires --enable-log-requests",
+    "--enable-per-request-metrics requires engine statistics",
+    "--grpc and --grpc-port are mutually exclusive",
+    "--sse-keep-alive-interval must be a non-negative integer",
+    "Cannot use more than one data parallel load balancing mode",
+    "used with --headless (no API servers are started",
+)
+"""With what vLLM refuses options that exclude or need each other (validate_parsed_serve_args, serve.py)."""
+_DEMANDS = "(" + "|".join(map(re.escape, DEMANDS)) + ")"
+_TYPES = rf"\n([A-Z]\w*(?:: \w+)? = (?:Literal\[|Union\[){_REST})"
+_IMPORTS = r"\nfrom ((?:vllm)?\.[\w.]+) import (?:\*|[^\n(]*(?:\([^)]*)?\b{}\b)"
 _NO_KEY = r'(no_key := f"--no-)'
 _PAIRS = r"\nclass (EnableDisableAction)\b"
 
@@ -117,7 +131,8 @@ def option_table(search: FileSearch) -> OptionTable:
             raise NotAsKnown(file)
     both = bool(search(PARSER, _PAIRS))
     made = (_finished(option, both) for option in script.options)
-    return OptionTable((_HELP, *made), bool(search(PARSER, _NO_KEY)))
+    demands = {one for file in (front, SERVE) for one in search(file, _DEMANDS) or ()}
+    return OptionTable((_HELP, *made), bool(search(PARSER, _NO_KEY)), tuple(sorted(demands)))
 
 
 _HELP = ServerOption(("-h", "--help"), "help", Takes.SWITCH)
@@ -139,8 +154,7 @@ class _Unread(Exception):
     """Written otherwise than what is known."""
 
 
-@dataclass(frozen=True)
-class _Type:
+class _Type(NamedTuple):
     """What `type=` says of a value."""
 
     takes: Takes
@@ -156,8 +170,7 @@ _Arguments = dict[str, Any]  # of a call of add_argument
 # What an annotation says.
 
 
-@dataclass(frozen=True)
-class _Hint:
+class _Hint(NamedTuple):
     """One of the types of a union: `kind` is a builtin's name, "Literal", "config" or "other"."""
 
     kind: str
@@ -169,14 +182,13 @@ _PLAIN = {"int": Takes.INT, "float": Takes.FLOAT, "str": Takes.TEXT}
 _WRAPPERS = ("Annotated", "SkipValidation", "InitVar")
 
 
-@dataclass(frozen=True)
-class _Class:
+class _Class(NamedTuple):
     """A class as written: its module, bases, fields (name -> text), and whether it is made a
     dataclass; `open`: it may have keys beside its fields."""
 
     file: str
-    bases: tuple[str, ...] = ()
-    fields: dict[str, str] = field(default_factory=dict)
+    bases: tuple[str, ...]
+    fields: dict[str, str]
     made: bool = False
     open: bool = False
 
@@ -190,7 +202,7 @@ class _Module:
         self.values: dict[str, str] = {}
         self.imported: dict[str, str] = {}
         mark, current = "", None
-        for piece in pieces:
+        for piece in map(str.rstrip, pieces):  # a file may have lines as Windows ends them
             if piece.startswith("@"):
                 mark = piece
             elif match := _CLASS.match(piece):
@@ -200,19 +212,30 @@ class _Module:
                 self.classes[match[1]] = current
                 mark = ""
             elif match := _IMPORT.match(piece):
-                folder = "config." if match[1].startswith(".") else ""
-                file_of = (folder + match[1].removeprefix("vllm").strip(".")).replace(".", "/")
                 for name in re.findall(r"\w+(?: as \w+)?", match[2]):
-                    self.imported[name.split()[-1]] = file_of
+                    self.imported[name.split()[-1]] = _file_of(file, match[1])
             elif match := _VALUE.match(piece):
                 self.values.setdefault(match[1], match[2])
             elif current and not piece.endswith(","):  # and no parameter
                 current.fields.setdefault(piece.partition(":")[0], piece)
 
 
+def _file_of(file: str, module: str) -> str:
+    """Of a module that `file` imports, without .py: a path from vLLM's folder."""
+    folder = file.rpartition("/")[0] if module.startswith(".") else ""
+    return f"{folder}/{module.removeprefix('vllm').strip('.').replace('.', '/')}".strip("/")
+
+
 _CLASS = re.compile(r"class (\w+)(?:\(([^)]*)\))?")
 _IMPORT = re.compile(r"from (vllm\S*|\.\w+) import ([\s\S]+)")
-_VALUE = re.compile(r"([A-Z]\w*)(?:: TypeAlias)? = ([\s\S]+)")
+_VALUE = re.compile(r"([A-Z]\w*)(?:: \w+)? = ([\s\S]+)")
+
+
+class _Written(NamedTuple):
+    """What is assigned to a name, and the file where that stands."""
+
+    module: _Module
+    text: str
 
 
 class _Sources:
@@ -222,6 +245,7 @@ class _Sources:
         self._search = search
         self._modules: dict[str, _Module | None] = {}
         self._hints: dict[tuple[str, str], frozenset[_Hint]] = {}
+        self._sought: set[tuple[str, str]] = set()
         said = search(ENGINE, _HELPER) or ()
         sizes = [piece for piece in said if "max_num_batched_tokens" in piece]
         self.sizes = frozenset(re.findall(r'"(\w+)"', sizes[0])) if sizes else None
@@ -250,28 +274,46 @@ class _Sources:
             raise _Unread(name)
         return module.classes[name]
 
-    def _find(self, module: _Module, name: str) -> _Class | tuple[_Module, str] | None:
+    def _find(self, module: _Module, name: str) -> _Class | _Written | None:
         """A class, or a value's text with the module that it stands in; None: it is not vLLM's."""
         if name in module.classes:
             return module.classes[name]
         if name in module.values:
-            return module, module.values[name]
+            return _Written(module, module.values[name])
         if (where := module.imported.get(name)) is not None:
             there = self.module(f"{where}.py") or self.module(f"{where}/__init__.py")
             if there is None:
                 raise _Unread(where)
             return self._find(there, name)
-        return None
+        return self._imported(module.file, name)
 
-    def value(self, file: str, name: str) -> tuple[_Module, str]:
-        """What is assigned to a name that `file` imports from vLLM's configuration. Raises
-        _Unread."""
-        where = self._search(file, rf"\nfrom vllm\.(config[\w.]*) import[^\n(]*(?:\([^)]*)?\b{name}\b")
-        there = self.module(f"{where[0].replace('.', '/')}.py") if where else None
-        found = self._find(there, name) if there else None
-        if not isinstance(found, tuple):
+    def value(self, file: str, name: str) -> _Written:
+        """What is assigned to a name that `file` imports from vLLM. Raises _Unread."""
+        found = self._imported(file, name)
+        if not isinstance(found, _Written):
             raise _Unread(name)
         return found
+
+    def _imported(self, file: str, name: str) -> _Class | _Written | None:
+        """A name that `file` imports from another file of vLLM's, of whose names those of types are
+        read alone."""
+        if (file, name) in self._sought:  # files that import each other
+            return None
+        self._sought.add((file, name))
+        for module in self._search(file, _IMPORTS.format(name)) or ():
+            where = _file_of(file, module)
+            read = self.module if where.startswith("config") else self._types
+            there = read(f"{where}.py") or read(f"{where}/__init__.py")
+            found = self._find(there, name) if there else None
+            if found is not None:
+                return found
+        return None
+
+    def _types(self, file: str) -> _Module | None:
+        if file not in self._modules:
+            pieces = self._search(file, _TYPES)
+            self._modules[file] = None if pieces is None else _Module(file, pieces)
+        return self._modules[file]
 
     def fields(self, one: _Class) -> dict[str, str]:
         """Its own and its bases', as `dataclasses.fields` has them. Raises _Unread."""
@@ -308,9 +350,7 @@ class _Sources:
                 return frozenset((_Hint("other"),))
         raise _Unread(ast.dump(node))
 
-    def _generic(
-        self, name: str, parts: Sequence[ast.expr], module: _Module
-    ) -> frozenset[_Hint]:
+    def _generic(self, name: str, parts: Sequence[ast.expr], module: _Module) -> frozenset[_Hint]:
         if name in _WRAPPERS:
             return self.hints(parts[0], module)
         if name in ("Union", "Optional"):
@@ -338,8 +378,8 @@ class _Sources:
 
     def _named(self, name: str, module: _Module) -> frozenset[_Hint]:
         found = self._find(module, name)
-        if isinstance(found, tuple):
-            return self.parsed(found[1], found[0])
+        if isinstance(found, _Written):
+            return self.parsed(found.text, found.module)
         if found is None:
             return frozenset((_Hint("other"),))
         if found.made:
@@ -348,7 +388,7 @@ class _Sources:
         return frozenset((_Hint("dict" if as_dict else "other"),))
 
     def parsed(self, text: str, module: _Module) -> frozenset[_Hint]:
-        key = (text, module.file)
+        key = (text, module.file if re.search(r"\b(?!None\b)[A-Z]", text) else "")
         if key not in self._hints:
             self._hints[key] = self.hints(_expression(text), module)
         return self._hints[key]
@@ -364,17 +404,6 @@ def _expression(text: str) -> ast.expr:
         return ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise _Unread(text) from None
-
-
-def _field(text: str) -> ast.AnnAssign:
-    for part in (text, text.partition(" = ")[0]):
-        try:
-            (made,) = ast.parse(part).body
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            continue
-        if isinstance(made, ast.AnnAssign):
-            return made
-    raise _Unread(text)
 
 
 # What `_compute_kwargs` makes of a field.
@@ -393,23 +422,33 @@ class _Kwargs(dict[str, _Arguments]):
         if name not in self.fields or module is None:
             raise _Unread(name)
         try:
-            node = _field(self.fields[name])
-            made = _arguments(self._sources, name, self._sources.hints(node.annotation, module))
-            made["default"] = _default(node.value)
+            _, _, written = self.fields[name].partition(": ")
+            annotation, _, default = written.partition(" = ")
+            made = _arguments(self._sources, name, self._sources.parsed(annotation, module))
+            made["default"] = _default(default)
         except _Unread:
             made = {"type": _Type(Takes.UNKNOWN)}
         self[name] = made
         return made
 
 
-def _default(node: ast.expr | None) -> Any:
-    """A literal, or the one that Field(default=...) has; else None."""
-    if isinstance(node, ast.Call):
-        node = next((k.value for k in node.keywords if k.arg == "default"), None)
-    try:
-        return ast.literal_eval(node) if node else None
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+_LITERAL = re.compile(
+    r"(?:Field\(\s*(?:default=)?)?"
+    r'(?:(?P<word>None|True|False)|(?P<number>-?\d+(?:\.\d+)?)|"(?P<text>[^"\\]*)")(?=[,)\s]|$)'
+)
+_WORDS = {"True": True, "False": False}
+
+
+def _default(text: str) -> Any:
+    """A plain literal, or the one that Field(default=...) has; else None."""
+    match = _LITERAL.match(text)
+    if not match:
         return None
+    if match["text"] is not None:
+        return match["text"]
+    if number := match["number"]:
+        return float(number) if "." in number else int(number)
+    return _WORDS.get(match["word"])
 
 
 def _arguments(sources: _Sources, name: str, hints: frozenset[_Hint]) -> _Arguments:
@@ -417,15 +456,13 @@ def _arguments(sources: _Sources, name: str, hints: frozenset[_Hint]) -> _Argume
     made = _by_kind(sources, name, hints, kinds)
     kind = made.get("type")
     if "None" in kinds and "bool" not in kinds and isinstance(kind, _Type):
-        made["type"] = replace(kind, optional=True)
+        made["type"] = kind._replace(optional=True)
         if "choices" in made:
             made["choices"] = [*made["choices"], sources.none]
     return made
 
 
-def _by_kind(
-    sources: _Sources, name: str, hints: frozenset[_Hint], kinds: set[str]
-) -> _Arguments:
+def _by_kind(sources: _Sources, name: str, hints: frozenset[_Hint], kinds: set[str]) -> _Arguments:
     one = {hint.kind: hint for hint in hints}
     if "config" in kinds:
         return {"type": _Type(Takes.CONFIG, keys=sources.keys_of(one["config"]))}
@@ -544,8 +581,8 @@ class _Script:
             self._literal_call(call)
 
     def _literal_call(self, call: ast.Call) -> None:
-        strings = [a.value for a in call.args if isinstance(a, ast.Constant)]
-        strings = [s for s in strings if isinstance(s, str) and s.startswith("-")]
+        strings = [str(a.value) for a in call.args if isinstance(a, ast.Constant)]
+        strings = [s for s in strings if s.startswith("-")]
         if not strings:
             return
         made: _Arguments = {"type": _Type(Takes.TEXT)}
@@ -620,9 +657,7 @@ class _Script:
             case ast.AugAssign(target=ast.Subscript(value=target, slice=key), value=value):
                 owner, name = self._value(target), self._value(key)
                 owner[name] = [*owner[name], *self._value(value)]
-            case ast.Expr(
-                ast.Call(func=ast.Attribute(value=target, attr="remove"), args=[value])
-            ):
+            case ast.Expr(ast.Call(func=ast.Attribute(value=target, attr="remove"), args=[value])):
                 self._value(target).remove(self._value(value))
             case _:
                 raise _Unread(ast.dump(node))
@@ -655,16 +690,19 @@ class _Script:
             case ast.List(elts=elements) | ast.Tuple(elts=elements):
                 return [self._value(one) for one in elements]
             case ast.Dict(keys=keys, values=values):
-                made: _Arguments = {}
-                for key, value in zip(keys, values, strict=True):
-                    if isinstance(key, ast.Constant) and key.value in _ONLY_SHOWN:
-                        continue
-                    shown = self._value(value)
-                    made |= shown if key is None else {self._value(key): shown}
-                return made
+                return self._merged(keys, values)
             case ast.Call(func=ast.Name(id=name), args=[argument]):
                 return self._called(name, argument)
         raise _Unread(ast.dump(node))
+
+    def _merged(self, keys: Sequence[ast.expr | None], values: Sequence[ast.expr]) -> _Arguments:
+        made: _Arguments = {}
+        for key, value in zip(keys, values, strict=True):
+            if isinstance(key, ast.Constant) and key.value in _ONLY_SHOWN:
+                continue
+            shown = self._value(value)
+            made |= shown if key is None else {self._value(key): shown}
+        return made
 
     def _called(self, name: str, argument: ast.expr) -> Any:
         if name == "get_kwargs" and isinstance(argument, ast.Name):
@@ -674,7 +712,7 @@ class _Script:
             (hint,) = self._sources.parsed(text, module)
             return list(hint.of)
         if name == "optional_type":
-            return replace(self._value(argument), optional=True)
+            return self._value(argument)._replace(optional=True)
         if name == "parse_type":
             return self._value(argument)
         raise _Unread(name)
