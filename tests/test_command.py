@@ -201,9 +201,7 @@ class TestContainer:
         assert (made.by, made.arguments, made.python) == ("module", ("--model", "m"), None)
 
     def test_the_command_that_enters_it_keeps_what_the_server_has(self) -> None:
-        made = self.made(
-            "docker run -d --name x --gpus all -p 1:1 -e A=1 vllm/vllm-openai m -q awq"
-        )
+        made = self.made("docker run -d --name x --gpus all -p 1:1 -e A=1 vllm/vllm-openai m -tp2")
         assert shlex.join(entering(made, made.container)) == (
             "docker run --rm --gpus all -e A=1 --entrypoint vllm-doctor vllm/vllm-openai "
             "diagnose -- vllm serve m -tp2"
@@ -249,7 +247,7 @@ class TestChanges:
             ("m -- x", "port", "9", "m --port 9 -- x"),
             ("m --port 1 -- --port 2", "port", "9", "m --port 9 -- --port 2"),
             ("m", "hf_overrides", "-1", "m --hf-overrides=-1"),
-            ("m -q awq", "quantization", "fp8", "m --quantization fp8"),
+            ("m -tp2", "quantization", "fp8", "m --quantization fp8"),
             ("m -dpn 1", "data_parallel_size", "2", "m -dpn 1 --data-parallel-size 2"),
         ],
     )
