@@ -186,10 +186,7 @@ def test_a_fix_of_an_option_is_the_corrected_command_whole(server: Environment, 
     assert one["sets"] == ("gpus=later", "archs=9.0", "env.X=1")
     secret = run_doctor("diagnose", "-v", *words, "--", *SERVE, "--api-key", PASSWORD)
     assert PASSWORD not in secret.out + secret.err
-    assert re.search(
-        "the same command again, with .*, with --tensor-parallel-size=4 --seed= behind --",
-        secret.out,
-    )
+    assert "with --tensor-parallel-size=4 behind --, without --seed behind --" in secret.out
 
 
 def test_no_secret_of_a_command_is_printed(server: Environment) -> None:
