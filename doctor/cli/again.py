@@ -88,7 +88,7 @@ class RunningCommand:
             said += self._arguments()
         said += behind
         if holds_secret(said):
-            return self._described(verb, (*words, *corrected), elsewhere)
+            return self._described(verb, words, corrected, elsewhere)
         start = about.NAME if elsewhere else str(self._context.find_root().info_name)
         return f"{start} {shlex.join([verb, *said])}"
 
@@ -124,7 +124,9 @@ class RunningCommand:
         whole = self._command.with_arguments(arguments)
         return tuple(kept), ["--", *whole], tuple(settings)
 
-    def _described(self, verb: str, words: Sequence[str], elsewhere: bool) -> str:
+    def _described(
+        self, verb: str, words: Sequence[str], corrected: Sequence[str], elsewhere: bool
+    ) -> str:
         ours = self._context.info_name
         said = ["the same command again"]
         if verb != ours:
@@ -132,7 +134,16 @@ class RunningCommand:
         if elsewhere and self._where:
             said.append("without --from")
             words = ("--python", str(self._where.python), *words)
-        return ", ".join([*said, *([f"with {shlex.join(words)}"] if words else [])])
+        if words:
+            said.append(f"with {shlex.join(words)}")
+        if corrected:
+            from doctor.command.change import option_of
+
+            for key, _, value in (one.partition("=") for one in corrected):
+                option = option_of(key)
+                given = f"with {shlex.quote(f'{option}={value}')}" if value else f"without {option}"
+                said.append(f"{given} behind --")
+        return ", ".join(said)
 
     def _options(self, verb: str) -> dict[str, click.Option]:
         """The options of a command, by the longest of their names."""

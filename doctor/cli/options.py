@@ -107,7 +107,7 @@ class CommonOptions:
     def _place(self) -> Profile:
         """Where a command is to be served, which is all that is said beside it."""
         source = click.get_current_context().get_parameter_source("profile_name")
-        if source is not ParameterSource.DEFAULT:
+        if source is ParameterSource.COMMANDLINE:
             raise UsageError(
                 Text(
                     "--profile {name}: a command says itself what is served; leave one of them out",
@@ -242,10 +242,10 @@ CONSENT_HELP = {
 }
 
 
-def python_options(command: F, consents: tuple[str, ...] = ()) -> F:
+def python_options(command: F, consents: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> F:
     """The options that name an environment, as one CommonOptions, the command's `common`.
-    `consents`: what else --allow takes."""
-    return _python(_with_common(command, "python", "allow"), consents)
+    `consents`: what else --allow takes; `more`: the command's own options that are part of it."""
+    return _python(_with_common(command, "python", "allow", *more), consents)
 
 
 def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
@@ -306,16 +306,17 @@ def server_options(command: F, consents: tuple[str, ...] = ()) -> F:
             click.option(
                 "--online", is_flag=True, help="Ask the hub for what is not known of the model."
             ),
-            click.argument(
-                "words",
-                nargs=-1,
-                type=click.UNPROCESSED,
-                metavar="[-- COMMAND]",
-            ),
+            command_option,
         )
     ):
         made = option(made)
     return _target(made, consents)
+
+
+def command_option(command: F) -> F:
+    """What follows --."""
+    made = click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND]")
+    return made(command)
 
 
 class ServingCommand(click.Command):

@@ -99,8 +99,8 @@ def _direct(made: ServerCommand) -> ServerCommand:
 
 def _words(pid: int, proc: Path) -> tuple[str, ...]:
     data = must_read(proc / str(pid) / "cmdline", _MOST)
-    # A title is one text, padded.
-    return tuple(os.fsdecode(word) for word in data.rstrip(b"\0").split(b"\0")) if data else ()
+    rest = data.removesuffix(b"\0")
+    return tuple(map(os.fsdecode, rest.split(b"\0"))) if rest else ()
 
 
 def _status(pid: int, proc: Path, key: str) -> list[str]:

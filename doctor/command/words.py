@@ -180,7 +180,7 @@ def _of_python(words: tuple[str, ...], rest: Sequence[str], folder: Path | None)
 def _of_shell(words: tuple[str, ...], rest: Sequence[str], folder: Path | None) -> ServerCommand:
     """`bash -c TEXT`, `sh -lc TEXT`."""
     options = [word for word in rest[1:-1] if word.startswith("-")]
-    if len(options) != len(rest) - 2 or not re.fullmatch(r"-[a-z]*c", options[-1]):
+    if not options or len(options) != len(rest) - 2 or not re.fullmatch(r"-[a-z]*c", options[-1]):
         said = Text(
             "{shell}: of a shell only -c and one text behind it are read; give the command that "
             "starts the server",
