@@ -14,14 +14,17 @@ import pytest
 from doctor.command import MODULE, ServerCommand, read_command
 from doctor.command.change import changed, option_words
 from doctor.command.container import entering
+from doctor.command.inside import Inside
 from doctor.command.process import read_process
 from doctor.command.unit import read_unit
 from doctor.errors import DoctorError, UsageError
 from doctor.exits import UNKNOWN, USAGE
+from doctor.target import Live
 from tests.conftest import BASE_PYTHON, Environment, script
 from tests.test_running import SLEEP, running_as
 
 SERVE = ("vllm", "serve", "org/m", "-tp", "2")
+ROOT = Path(__file__).parent.parent
 
 
 class TestWords:
@@ -195,6 +198,22 @@ class TestContainer:
         assert made.container.inherited == ("HF_TOKEN", "C")
         assert made.container.ipc == "host"
         assert made.script is None
+
+    def test_a_mounted_folder_is_looked_for_where_the_machine_has_it(self, tmp_path: Path) -> None:
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m/config.json").write_text("{}")
+        (tmp_path / "m/link").symlink_to("config.json")
+        line = f"-v {tmp_path}:/models:ro -v named:/other --mount type=bind,src={tmp_path}/m,dst=/m"
+        made = self.made(f"docker run {line} vllm/vllm-openai /models/m")
+        mounts = made.container.mounts
+        assert mounts == {"/models": str(tmp_path), "/m": f"{tmp_path}/m"}
+        inside = Inside(Live({}), mounts)
+        assert inside.read(Path("/models/m/config.json")) == b"{}"
+        assert inside.read(inside.realpath(Path("/m/link"))) == b"{}"
+        assert inside.listdir(Path("/models")) == ("m",)
+        for elsewhere in (ROOT, ROOT / "README.md", Path("/root"), Path("/modelsx")):
+            assert inside.stat(elsewhere) is None
+        assert inside.stat(Path("/proc/self")) is not None
 
     def test_another_entrypoint_names_the_program(self) -> None:
         made = self.made(f"docker run --entrypoint python3 img -m {MODULE} --model m")
