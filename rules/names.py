@@ -6,14 +6,17 @@ import shlex
 from collections.abc import Iterator
 
 from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
+from doctor.arguments import Wrong
 from doctor.consumers import names
 from doctor.consumers.names import Gone
 from doctor.fixes import Command, Doctor
 from doctor.model import NO_MODEL
+from doctor.probes.arguments import ServerArguments
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.served import Profile
 from doctor.probes.vllm_names import VllmOptions, VllmVariables
 from doctor.probes.wheels import Packages, Vllm
+from doctor.profile import ServeRequest
 
 
 @rule("unknown-vllm-variable", Severity.WARNING, Stage.SHELL)
@@ -70,37 +73,57 @@ def _history(row: Gone | None) -> Iterator[Text]:
 
 
 @rule("unknown-server-option", Severity.ERROR, Stage.IMPORT)
-def unknown_server_option(vllm: Vllm, options: VllmOptions, profile: Profile) -> Iterator[Finding]:
+def unknown_server_option(
+    vllm: Vllm,
+    options: VllmOptions,
+    arguments: ServerArguments,
+    request: ServeRequest,
+    profile: Profile,
+) -> Iterator[Finding]:
     """The installed vLLM does not accept an option that the server is started with.
 
     vLLM exits before it loads anything: `vllm: error: unrecognized arguments: --...`. Options come
-    and go with the releases. The options that a start passes from the profile, and those behind --
-    on the command line of `vllm-doctor launch`, are looked up in the sources of the installed vLLM.
-    A plugin for another platform may add options of its own: `--accept unknown-server-option`.
+    and go with the releases. The options of a command line, and those that a start passes from the
+    profile, are looked up in the sources of the installed vLLM, as its own parser does: a clear
+    beginning of a name will do, underscores are dashes. A plugin for another platform may add
+    options of its own: `--accept unknown-server-option`.
 
     Manual: Remove the setting from the profile (`--set NAME=`) if the server works without it, or
     use the option that the report names.
 
     Sources: vllm/engine/arg_utils.py and cli_args.py (0.10.0 to 0.33.0)
 
-    See also: unknown-vllm-variable, serve-given-twice
+    See also: unknown-vllm-variable, serve-given-twice, server-option-invalid
     """
-    if profile.model is None:
+    if arguments.parsed or arguments.unread:
+        given = {one.option: one.value for one in arguments.found(Wrong.UNKNOWN)}
+    elif profile.model is None:
         raise NotApplicable(NO_MODEL)
-    for setting, option, value in names.passed(profile):
-        if option in options.names:
-            continue
+    else:
+        passed = {option: str(value) for _, option, value in names.passed(profile)}
+        given = {option: v for option, v in passed.items() if option not in options.names}
+    settings = {option: (setting, value) for setting, option, value in names.passed(profile)}
+    for option, text in given.items():
         near = names.nearest(option, options.names)
-        yield Finding(
-            Text(
-                "vLLM {version} has no option {option}, which says {setting}",
-                version=vllm.version,
-                option=option,
-                setting=setting,
-            ),
-            (*_history(names.gone(option)), *(Text("it has {near}", near=n) for n in (near,) if n)),
-            tuple(_left_out(setting, value)),
-        )
+        has = (Text("it has {near}", near=near),) if near else ()
+        setting, value = settings.get(option, (None, None))
+        if setting:
+            fixes = tuple(_left_out(setting, value))
+        else:
+            fixes = tuple(_renamed(request, option, near, text))
+        evidence = (*_history(names.gone(option)), *has)
+        yield Finding(_no_option(vllm, option, setting), evidence, fixes)
+
+
+def _no_option(vllm: Vllm, option: str, setting: str | None) -> Text:
+    if setting is None:
+        return Text("vLLM {version} has no option {option}", version=vllm.version, option=option)
+    return Text(
+        "vLLM {version} has no option {option}, which says {setting}",
+        version=vllm.version,
+        option=option,
+        setting=setting,
+    )
 
 
 def _left_out(setting: str, value: object) -> Iterator[Fix]:
@@ -109,3 +132,20 @@ def _left_out(setting: str, value: object) -> Iterator[Fix]:
         without = f"{setting}={'false' if value is True else ''}"
         steps = (Doctor("diagnose", ("--set", without)),)
         yield Fix(Text("remove it, if the server does not need it"), steps, Needs.PERSON)
+
+
+def _renamed(
+    request: ServeRequest, option: str, near: str | None, value: str | None
+) -> Iterator[Fix]:
+    """Where it is one of a command's, or of a profile's: the nearest name with its value."""
+    key = option.lstrip("-").replace("-", "_")
+    if not request.command and key not in request.profile.options:
+        return
+    words = ["--set", f"{key}="]
+    if near:
+        said = f"{near.lstrip('-').replace('-', '_')}={'true' if value is None else value}"
+        title = Text("write {near}, if that is what was meant", near=near)
+        yield Fix(title, (Doctor("diagnose", (*words, "--set", said)),), Needs.PERSON)
+    else:
+        title = Text("remove it, if the server does not need it")
+        yield Fix(title, (Doctor("diagnose", tuple(words)),), Needs.PERSON)

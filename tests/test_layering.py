@@ -16,6 +16,7 @@ import doctor
 import doctor.cli
 from doctor.engine import REGISTRY, load_rules
 from doctor.model import Fact
+from doctor.probes.arguments import ServerOptions
 from doctor.probes.driver import DeepAsked
 from doctor.probes.every_gpu import EveryGpu
 from doctor.probes.interpreter import Where
@@ -361,6 +362,7 @@ def test_what_is_given_has_no_probe_that_would_never_run() -> None:
 KEPT: dict[type, str] = {
     EveryGpu: "a snapshot may be judged for GPUs that the profile of its maker did not name",
     QuantizationMethods: "for the next doctor, which compares a model's own config.json with it",
+    ServerOptions: "a snapshot may be judged for a command that its maker did not name",
 }
 
 

@@ -1,0 +1,139 @@
+"""What the installed vLLM's own parser would end for, word by word of a server's command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
+from doctor.arguments import ArgumentProblem, Wrong
+from doctor.fixes import Doctor
+from doctor.probes.arguments import ServerArguments
+from doctor.probes.wheels import Vllm
+from doctor.profile import ServeRequest
+
+
+@rule("server-option-invalid", Severity.ERROR, Stage.IMPORT)
+def server_option_invalid(
+    vllm: Vllm, arguments: ServerArguments, request: ServeRequest
+) -> Iterator[Finding]:
+    """The installed vLLM does not take the value of an option, or a word that is none.
+
+    vLLM exits before it loads anything: `vllm serve: error: argument --dtype: invalid choice`,
+    `invalid int value`, `expected one argument`, `ambiguous option`. What each option takes, and
+    its choices, are read from the sources of the installed vLLM: they change with the releases.
+    The keys of a JSON value for one of vLLM's configuration classes are compared with its fields;
+    what they hold is not. A value that vLLM itself looks at later is not judged here.
+
+    Manual: Write the value that the report names. `vllm serve --help=--dtype` shows what an option
+    takes.
+
+    Sources: vllm/engine/arg_utils.py, vllm/utils/argparse_utils.py and vllm/config (0.19.1 to
+    0.33.0)
+
+    See also: unknown-server-option, server-options-exclude-each-other
+    """
+    for problem in arguments.found(*_MESSAGES):
+        yield Finding(
+            _message(vllm, problem), tuple(_evidence(problem)), tuple(_fix(problem, request))
+        )
+
+
+_MESSAGES = {
+    Wrong.AMBIGUOUS: "vLLM {version} has several options that begin with {option}",
+    Wrong.CHOICE: "vLLM {version} does not take {value} for {option}",
+    Wrong.TYPE: "vLLM {version} does not take {value} for {option}",
+    Wrong.RANGE: "no server can have {value} for {option}",
+    Wrong.LACKS_VALUE: "{option} lacks its value",
+    Wrong.TAKES_NO_VALUE: "vLLM {version} takes no value for {option}, and it has {value}",
+    Wrong.UNEXPECTED: "vLLM {version} takes {option} for no option's value",
+}
+
+
+def _message(vllm: Vllm, problem: ArgumentProblem) -> Text:
+    return Text(
+        _MESSAGES[problem.kind],
+        version=vllm.version,
+        option=problem.option,
+        value="an empty value" if problem.value == "" else problem.value,
+    )
+
+
+def _evidence(problem: ArgumentProblem) -> Iterator[Text]:
+    if problem.why:
+        yield problem.why
+    if problem.meant:
+        said = {Wrong.AMBIGUOUS: "it could be {meant}", Wrong.TYPE: "it has {meant}"}
+        yield Text(said.get(problem.kind, "it takes {meant}"), meant=problem.meant[:_SHOWN])
+    if problem.kind is Wrong.UNEXPECTED:
+        yield Text("vLLM takes one model, and values behind their options")
+
+
+_SHOWN = 40
+
+
+def _fix(problem: ArgumentProblem, request: ServeRequest) -> Iterator[Fix]:
+    """The nearest choice, where there is one: of a command's or a profile's own option."""
+    name = _key(problem.option)
+    if problem.kind is Wrong.CHOICE and problem.meant and _is_said(name, request):
+        near = problem.meant[0]
+        step = Doctor("diagnose", ("--set", f"{name}={near}"))
+        yield Fix(Text("take {near}, if that is what was meant", near=near), (step,), Needs.PERSON)
+
+
+def _key(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
+
+
+def _is_said(name: str, request: ServeRequest) -> bool:
+    """Whether `--set` changes it: what stands behind -- goes along as it is."""
+    return bool(request.command) or not request.extra
+
+
+@rule("server-options-exclude-each-other", Severity.ERROR, Stage.IMPORT)
+def server_options_exclude_each_other(
+    vllm: Vllm, arguments: ServerArguments, request: ServeRequest
+) -> Iterator[Finding]:
+    """Options of the server exclude each other, or one lacks another that it needs.
+
+    vLLM parses each of them and exits then: `Error: --enable-log-outputs requires
+    --enable-log-requests`, `--api-server-count=2 cannot be used with --headless`, `Cannot use more
+    than one data parallel load balancing mode`. Which of these the installed vLLM says is looked up
+    in its sources.
+
+    Manual: Remove one of the two, or add the one that is asked for.
+
+    Sources: validate_parsed_serve_args, vllm/entrypoints/cli/serve.py (0.19.1 to 0.33.0)
+
+    See also: server-option-invalid, tool-parser-unknown
+    """
+    for problem in arguments.found(Wrong.EXCLUSIVE, Wrong.NEEDS):
+        needs = problem.kind is Wrong.NEEDS
+        said = "{option} needs {others}" if needs else "{option} does not go with {others}"
+        other = _key(problem.meant[0])
+        step = Doctor("diagnose", ("--set", f"{other}={'true' if needs else ''}"))
+        title = Text("add {other}" if needs else "remove {other}", other=problem.meant[0])
+        fixes = (Fix(title, (step,), Needs.PERSON),) if _is_said(other, request) else ()
+        evidence = (Text("vLLM {version} ends for that", version=vllm.version),)
+        yield Finding(Text(said, option=problem.option, others=problem.meant), evidence, fixes)
+
+
+@rule("server-config-file-unreadable", Severity.ERROR, Stage.IMPORT)
+def server_config_file_unreadable(arguments: ServerArguments) -> Iterator[Finding]:
+    """The file of --config cannot be read by vLLM.
+
+    `vllm serve --config FILE.yaml` reads options from a file before it parses anything, and ends
+    with a traceback where it is not there, is no YAML, or its name ends otherwise than in .yaml or
+    .yml. A relative name is looked up from the folder that the server is started in.
+
+    Manual: Name the file by its absolute path, and write one `option: value` on each line.
+
+    Sources: load_config_file of vllm/utils/argparse_utils.py (0.19.1 to 0.33.0)
+
+    See also: server-option-invalid
+    """
+    for problem in arguments.found(Wrong.CONFIG_FILE):
+        evidence = (problem.why,) if problem.why else ()
+        if problem.value is None:
+            yield Finding(Text("--config is given wrongly"), evidence)
+        else:
+            yield Finding(Text("vLLM cannot read {file} of --config", file=problem.value), evidence)
