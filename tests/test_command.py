@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from doctor.command import MODULE, ServerCommand, read_command
-from doctor.command.change import changed, option_words
+from doctor.command.change import changed
 from doctor.command.container import entering
 from doctor.command.inside import Inside
 from doctor.command.process import read_process
@@ -275,23 +275,6 @@ class TestChanges:
         self, before: str, setting: str, value: str, after: str, declared: tuple[str, ...]
     ) -> None:
         assert changed(shlex.split(before), setting, value, declared) == tuple(shlex.split(after))
-
-    def test_options_of_a_profile_are_said_by_their_own_names(self) -> None:
-        options = {
-            "enforce_eager": True,
-            "enable_x": False,
-            "allowed_origins": ["a", "b"],
-            "hf_overrides": {"a": {"b": 1}},
-            "seed": 7,
-            "quantization": "fp8",
-            "set_by_hand": "true",
-            "x": "-1",
-        }
-        assert option_words(options) == [
-            *("--enforce-eager", "--no-enable-x", "--allowed-origins", "a", "b"),
-            *("--hf-overrides", '{"a": {"b": 1}}', "--seed", "7", "--quantization", "fp8"),
-            *("--set-by-hand", "--x=-1"),
-        ]
 
 
 # Processes.

@@ -65,7 +65,7 @@ def profile(common: CommonOptions, from_command: bool, output: str) -> None:
             Text("the installed vLLM would refuse {option}: see diagnose", option=wrong), FINDINGS
         )
     made = facts.get(Profile)
-    text = "".join(f"{line}\n" for line in _lines(made, arguments.values, request.command))
+    text = "".join(f"{line}\n" for line in profile_lines(made, arguments.values, request.command))
     if output == "-":
         verbatim(text)
         return
@@ -73,7 +73,9 @@ def profile(common: CommonOptions, from_command: bool, output: str) -> None:
     say(f"wrote {output}", err=True)
 
 
-def _lines(served: Profile, values: Mapping[str, Any], command: ServerCommand) -> Iterator[str]:
+def profile_lines(
+    served: Profile, values: Mapping[str, Any], command: ServerCommand
+) -> Iterator[str]:
     """TOML: what is said of the model and of its place, any other option, the variables."""
     if served.model is None:
         raise UsageError(Text("--from-command: the command names no model"))

@@ -92,7 +92,10 @@ def server_arguments(target: Target, request: ServeRequest, vllm: Vllm | None) -
             else (*arguments.profile_words(profile, table), *request.extra)
         )
         by = command.by if command else "serve"
-        made = arguments.parse_arguments(words, table, by, lambda file: _config(target, file))
+        folder = command.folder if command and command.folder else Path()
+        made = arguments.parse_arguments(
+            words, table, by, lambda file: _config(target, folder / file)
+        )
     except Missing as missing:
         recorder = _recorder(target) if isinstance(missing, NotRecorded) else None
         return ServerArguments(
@@ -146,10 +149,10 @@ _UNSAID = (("max_model_len", -1), ("port", 0))
 _NODES_MOST = 20_000
 
 
-def _config(target: Target, file: str) -> Mapping[Any, Any]:
+def _config(target: Target, path: Path) -> Mapping[Any, Any]:
     """What it holds, from the folder that the server is started in. Raises ProblemFound for what
     vLLM cannot read either, Missing for what cannot be told here."""
-    path = Path(file)
+    file = str(path)
     data = target.read(path, READ_MOST + 1)
     if data is None:
         raise ProblemFound(config_problem(file, Text("it is not there, or cannot be read")))
