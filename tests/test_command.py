@@ -266,7 +266,7 @@ class TestChanges:
             ("m -- x", "port", "9", "m --port 9 -- x"),
             ("m --port 1 -- --port 2", "port", "9", "m --port 9 -- --port 2"),
             ("m", "hf_overrides", "-1", "m --hf-overrides=-1"),
-            ("m -tp2", "quantization", "fp8", "m --quantization fp8"),
+            ("m -q awq", "quantization", "fp8", "m --quantization fp8"),
             ("m -dpn 1", "data_parallel_size", "2", "m -dpn 1 --data-parallel-size 2"),
         ],
     )
