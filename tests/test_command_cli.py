@@ -362,8 +362,8 @@ def test_a_profile_holds_what_the_command_says_and_no_secret(
     file.write_text("".join(f"{line}\n" for line in profile_lines(served, values, command)))
     said = file.read_text() + capsys.readouterr().err
     assert PASSWORD not in said
-    assert "secret: api_key" in said
-    assert "secrets: HF_TOKEN" in said
+    assert "left out: api_key (a secret)" in said
+    assert "left out: HF_TOKEN (secrets)" in said
     made = load_profile(str(file))
     assert made.options == {
         "enforce_eager": True,

@@ -90,12 +90,12 @@ def profile_lines(
         if name in names.OPTIONS or name == "model" or value is None:
             continue
         if is_secret_name(name):
-            tell(Text("left out, since it is a secret: {name}", name=name))
+            tell(Text("left out: {name} (a secret)", name=name))
             continue
         yield f"{name} = {_toml(value)}"
     kept = {name: value for name, value in command.env.items() if not is_secret_name(name)}
     if left := sorted(command.env.keys() - kept.keys()):
-        tell(Text("left out, since they are secrets: {names}", names=left))
+        tell(Text("left out: {names} (secrets)", names=left))
     if kept:
         yield ""
         yield "[env]"
