@@ -440,8 +440,9 @@ def _meant(word: str, table: OptionTable) -> Iterator[ServerOption]:
 
 def _left_over(rest: Sequence[str], table: OptionTable) -> Iterator[ArgumentProblem]:
     """Words that are no option's, behind an unknown one its value."""
+    rest = [word for word in rest if word != "--"] or rest
     for i, word in enumerate(rest):
-        if names.is_option(word):
+        if names.is_option(word) and word not in table.strings:  # else it stands behind --
             name, equals, value = word.partition("=")
             if not equals and i + 1 < len(rest) and not names.is_option(rest[i + 1]):
                 value = rest[i + 1]
