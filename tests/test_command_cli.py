@@ -269,9 +269,13 @@ def test_of_an_image_that_was_not_entered_it_cannot_tell() -> None:
     assert "--entrypoint vllm-doctor vllm/vllm-openai:v0.22.0 diagnose -- vllm serve" in why
     ids = {one["id"] for one in said.report["outcomes"]}
     assert not ids & {"nvcc-missing", "c-compiler-missing", "vllm-missing", "ninja-missing"}
+    assert not ids & {"server-config-file-unreadable", "unknown-server-option"}
     text = run_doctor("diagnose", *LATER, "--", *DOCKER)
     assert text.code == 3
     assert "an image that was not entered" in text.out
+    (line,) = (one for one in text.out.splitlines() if one.startswith("in the image:"))
+    assert line.split()[3:6] == ["docker", "run", "--rm"]
+    assert " diagnose -- vllm serve --model org/m" in line
 
 
 @pytest.mark.parametrize("verb", ["fix", "snapshot", "launch"])

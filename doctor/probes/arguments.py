@@ -82,6 +82,9 @@ def server_arguments(target: Target, request: ServeRequest, vllm: Vllm | None) -
     if not command and not (profile.model and (profile.options or request.extra)):
         return ServerArguments(_said(profile))
     plain = arguments.plain_values(command.arguments, command.by) if command else _said(profile)
+    if vllm is None and command and command.container:
+        why = Text("the image {image} was not entered", image=command.container.image)
+        return ServerArguments(plain, unread=why, not_asked=True)
     if vllm is None:
         return ServerArguments(plain, unread=Text("vLLM is not there"))
     try:
