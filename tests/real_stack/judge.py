@@ -111,7 +111,8 @@ def judged(cell: dict[str, Any], stage: list[str]) -> None:
     stage[0] = "worker"
     imported("platforms").current_platform.check_if_supports_dtype(config.model_config.dtype)
     stage[0] = "model"
-    construct(config)
+    if config.parallel_config.data_parallel_size == 1:  # the other replicas would be waited for
+        construct(config)
 
 
 def construct(config: Any) -> None:
@@ -120,15 +121,17 @@ def construct(config: Any) -> None:
     from vllm.config import set_current_vllm_config
 
     shorten(config.model_config.hf_config)
-    state, parallel = imported("distributed.parallel_state"), config.parallel_config
-    ranks = parallel.tensor_parallel_size
+    state, ranks = (
+        imported("distributed.parallel_state"),
+        config.parallel_config.tensor_parallel_size,
+    )
     with set_current_vllm_config(config), tempfile.TemporaryDirectory() as folder:
         state.init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, "gloo")
         # The config says so many ranks, and there is one process: its groups are told afterwards.
         state.initialize_model_parallel(1)
         state.get_tp_group().world_size = ranks
         with contextlib.suppress(AssertionError):  # there is one where there are experts
-            state.get_ep_group().world_size = ranks * parallel.data_parallel_size
+            state.get_ep_group().world_size = ranks
         imported("v1.worker.workspace").init_workspace_manager(torch.device("meta"))
         torch.set_default_dtype(config.model_config.dtype)
         with torch.device("meta"):

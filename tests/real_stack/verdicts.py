@@ -37,19 +37,19 @@ SAID = {
     "architecture-not-in-transformers": r"Transformers does not recognize this architecture",
     "architecture-not-in-vllm": r"are not supported for now|Cannot find model module",
     "bf16-unsupported-gpu": r"Bfloat16 is only supported on GPUs with compute capability",
+    "expert-parallel-without-experts": r"Number of experts in the model must be greater than 0",
     "fp16-unsupported-model": r"does not support float16",
     "gpu-below-min-arch": r"is not supported for the current GPU|Minimum capability",
     "max-model-len-too-big": r"is greater than the derived max_model_len",
     "quantization-mismatch": r"does not match the quantization method specified",
-    "quantization-unknown": r"Unknown quantization method|argument --quantization/-q: invalid choice",
+    "quantization-unknown": r"Unknown quantization method|argument --quantization/-q: invalid",
     "quantization-deprecated": r"is deprecated and will be removed",
     "reasoning-parser-unknown": r"[Rr]easoning parser '?\w+'? not found|invalid reasoning parser",
     "server-option-invalid": r"argument \S+: (invalid|expected)|ambiguous option",
-    "server-options-exclude-each-other": r"requires --|cannot be used with|Cannot use more than one",
-    "tool-choice-not-enabled": r"--enable-auto-tool-choice requires --tool-call-parser",
-    "tool-parser-unknown": r"invalid tool call parser",
+    "server-options-exclude-each-other": r"requires --enable|cannot be used with|more than one",
+    "tool-parser-unknown": r"invalid tool call parser|requires --tool-call-parser",
     "tp-exceeds-visible-gpus": r"is larger than the number of available GPUs",
-    "tp-not-dividing-heads": r"divisible by|must be greater than|less than or equal to",
+    "tp-not-dividing-heads": r"divisible by|Decode context parallelism|modulo by zero",
     "trust-remote-code-needed": r"requires you to execute the configuration file|trust_remote_code",
     "unknown-server-option": r"unrecognized arguments",
 }
@@ -176,8 +176,10 @@ class Bench:
         made = []
         for cell in tried:
             kind = (cell.capability, cell.gpus)
-            known = facts.setdefault(kind, self._facts(cell))
-            made.append(check(rules, known.given(self._request(cell)))[0])
+            # What rests on no cell stays known to the next one.
+            known = facts.get(kind) or self._facts(cell)
+            facts[kind] = known.given(self._request(cell))
+            made.append(check(rules, facts[kind])[0])
         return made
 
     def _facts(self, cell: Cell) -> Facts:
