@@ -26,8 +26,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import _start
-
 LIMIT_S = 60
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "depth")
 _SHORTER = {
@@ -36,16 +34,18 @@ _SHORTER = {
 }
 
 
+_start: Any = importlib.import_module("_start")
+
+
 def answer_for_more() -> None:
     """What a whole model asks of a GPU, beyond _start.py's one."""
     import torch
-    import triton
 
     _start.answer_for_the_runtime()
     torch.cuda._device_count_nvml = lambda: _start.RANKS
     torch.nn.Module.to = lambda module, *_, **__: module
     about = {"multiprocessor_count": 132, "max_shared_mem": 232448}
-    triton.runtime.driver.set_active(
+    importlib.import_module("triton").runtime.driver.set_active(
         SimpleNamespace(
             get_current_target=lambda: SimpleNamespace(backend="cuda", arch=90, warp_size=32),
             get_current_device=lambda: 0,
