@@ -152,7 +152,7 @@ def section(header: str, values: dict[str, Any]) -> Iterator[str]:
 def table(folder: Path) -> str:
     """The whole file."""
     made = [HEADER]
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stem.replace("__", "/", 1)):
         values = json.loads(path.read_text(encoding="utf-8"))
         name, source = path.stem.replace("__", "/", 1), source_of(values.pop("_source"))
         if source is not None and name not in _DOUBTED:

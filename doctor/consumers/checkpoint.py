@@ -15,8 +15,8 @@ _QUANTIZATION = "hf_quant_config.json"
 _INDEX = "model.safetensors.index.json"
 _MOST = 8 << 20  # bytes; that of nvidia/MiniMax-M3-NVFP4, which lists every layer, has 5.6 million
 _MOST_LISTS = 1 << 18
-_TOTAL = re.compile(rb'"total_size":\s*(\d{1,18})\b')
-_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
+_TOTAL = rb'"total_size":\s*(\d{1,18})\b'
+_SHARD = r"(.*)-(\d{5})-of-(\d{5})\.safetensors"
 
 
 def configuration_in(target: Target, folder: Path) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _text(target: Target, path: Path) -> bytes:
     if stat is None and _is_file(target, path.with_name("params.json")):
         raise CodecError("", Text("is not there; params.json, of Mistral's format, is not read"))
     if stat is None or stat.kind != "file":
-        raise CodecError("", Text("is not there") if stat is None else Text("is no file"))
+        raise CodecError("", Text("is not there") if stat is None else Text("is not a file"))
     if stat.size > _MOST:
         raise CodecError("", Text("is larger than {most} MiB", most=_MOST >> 20))
     data = target.read(path, _MOST)
@@ -69,7 +69,7 @@ def bytes_in(target: Target, folder: Path) -> int | None:
     names = target.listdir(folder) or ()
     if _INDEX in names:
         # The total stands at the beginning; the names of the tensors take megabytes.
-        found = _TOTAL.search(target.read(folder / _INDEX, 4096) or b"")
+        found = re.search(_TOTAL, target.read(folder / _INDEX, 4096) or b"")
         if found:
             return int(found[1])
     stats = [target.stat(folder / name) for name in _shards(names)]
@@ -81,7 +81,7 @@ def _shards(names: tuple[str, ...]) -> list[str]:
     """The files of the weights; [] where some are not there."""
     if "model.safetensors" in names:
         return ["model.safetensors"]
-    found = [shard for name in names if (shard := _SHARD.fullmatch(name))]
+    found = [shard for name in names if (shard := re.fullmatch(_SHARD, name))]
     kinds = {(shard[1], shard[3]) for shard in found}
     complete = len(kinds) == 1 and len(found) == int(found[0][3])
     return [shard[0] for shard in found] if complete else []

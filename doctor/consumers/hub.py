@@ -16,16 +16,16 @@ from doctor.target import Target
 ENDPOINT = "https://huggingface.co"
 REVISION = "main"
 
-_REPOSITORY = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
-_COMMIT = re.compile(r"[\w.-]+", re.ASCII)
+_REPOSITORY = r"(?a:(?:\w[\w.-]*/)?\w[\w.-]*)"
+_COMMIT = r"(?a:[\w.-]+)"
 _TRUE = frozenset(("1", "ON", "YES", "TRUE"))
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # os.path.expandvars
+_VARIABLE = r"\$(?a:(\w+)|\{([^}]*)\})"  # os.path.expandvars
 
 
 def is_repository(name: str) -> bool:
     """Whether it may name a repository of the hub (validate_repo_id): at most one slash."""
     odd = "--" in name or ".." in name or name.endswith((".git", ".", "-")) or len(name) > 96
-    return not odd and _REPOSITORY.fullmatch(name) is not None
+    return not odd and re.fullmatch(_REPOSITORY, name) is not None
 
 
 def cache(env: Mapping[str, str]) -> Path:
@@ -39,7 +39,7 @@ def cache(env: Mapping[str, str]) -> Path:
 def _expanded(text: str, env: Mapping[str, str]) -> str:
     if text == "~" or text.startswith("~/"):
         text = env.get("HOME", "~") + text[1:]
-    return _VARIABLE.sub(lambda found: env.get(found[1] or found[2] or "", found[0]), text)
+    return re.sub(_VARIABLE, lambda found: env.get(found[1] or found[2] or "", found[0]), text)
 
 
 def folder(cache: Path, repository: str) -> Path:
@@ -57,7 +57,7 @@ def snapshot(target: Target, cache: Path, repository: str, revision: str) -> Pat
     commit = revision
     if named is not None and named.kind == "file":
         commit = (target.read(ref, 256) or b"").decode("utf-8", "replace")
-    plain = _COMMIT.fullmatch(commit) and commit.strip(".")
+    plain = re.fullmatch(_COMMIT, commit) and commit.strip(".")
     return home / "snapshots" / commit if plain else None
 
 

@@ -48,6 +48,7 @@ _VISION_HEADS = ("num_heads", "num_attention_heads", "vt_num_attention_heads")
 # own there (8 in Mistral's), which is not known from here.
 _AS_MANY_AS_HEADS = frozenset(
     [
+        "bert",
         "bloom",
         "cohere",
         "gpt2",
@@ -59,7 +60,9 @@ _AS_MANY_AS_HEADS = frozenset(
         "opt",
         "phi",
         "phi3",
+        "roberta",
         "stablelm_epoch",
+        "xlm-roberta",
     ]
 )
 _MAMBA = frozenset(("mamba", "falcon_mamba"))
@@ -574,7 +577,7 @@ def _count(value: Any) -> int | None:
 
 
 def _at_most(value: int | None, most: int) -> int | None:
-    return value if value is not None and value <= most else None
+    return value if value is not None and 0 < value <= most else None
 
 
 def _name(value: Any) -> str | None:

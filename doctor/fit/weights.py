@@ -135,7 +135,7 @@ def _bytes_each(config: ConfigJson, kind: Quantization) -> float | None:
 
 
 # Modules that no method quantises, whether a checkpoint lists them or not.
-_REST = re.compile(
+_REST = (
     r"(?:.*\.)?(?:lm_head|embed_tokens|\w*norm\w*|gate|router|shared_expert_gate|weights_proj"
     r"|e_score_correction_bias|conv1d|in_proj_(?:ba|a|b)|eh_proj|shared_head\w*)(?:\.\w+)*"
     r"|(?:model\.)?(?:visual|vision_tower|multi_modal_projector|mtp|lm_head)(?:\..*|\*)?"
@@ -143,7 +143,7 @@ _REST = re.compile(
 
 
 def _spares_only_the_rest(kind: Quantization) -> bool:
-    return all(_REST.fullmatch(name.removeprefix("re:")) for name in kind.ignored)
+    return all(re.fullmatch(_REST, name.removeprefix("re:")) for name in kind.ignored)
 
 
 def _only_experts(kind: Quantization) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import field
 from enum import Enum
 from pathlib import Path
@@ -130,7 +131,7 @@ class _Here:
             return Text("there is no folder {name}", name=name)
         if self.modelscope:
             return Text("what ModelScope has of {name} is not read", name=name)
-        folder = self._cached(name, CONFIG)
+        folder = self._cached(self.caches, name, CONFIG)
         return self._not_cached(name) if folder is None else (folder, ReadFrom.CACHE)
 
     def _stat(self, name: str) -> Stat | None:
@@ -139,9 +140,9 @@ class _Here:
         except NotRecorded:
             raise OfAnotherModel(name) from None
 
-    def _cached(self, repository: str, file: str) -> Path | None:
-        """The folder of the revision in the first cache that has this file, or folder, of it."""
-        for cache in self.caches:
+    def _cached(self, caches: Iterable[Path], repository: str, file: str) -> Path | None:
+        """The folder of the revision in the first of the caches that has this file of it."""
+        for cache in caches:
             folder = hub.snapshot(self.target, cache, repository, self.revision)
             if folder is not None and self.target.stat(folder / file) is not None:
                 return folder
@@ -165,7 +166,8 @@ class _Here:
             there = self._stat(name) is not None
             if not there and (self.modelscope or not hub.is_repository(name)):
                 return None
-            folder = Path(name) if there else self._cached(name, ".")
+            last_first = reversed(self.caches)  # --download-dir is for weights
+            folder = Path(name) if there else self._cached(last_first, name, "")
             return None if folder is None else bytes_in(self.target, folder)
         except NotRecorded:
             return None
