@@ -158,7 +158,7 @@ class _Unit:
         if said == "~":
             return Path(self._account().get("HOME", self._home or "/"))
         if not said.startswith("/"):
-            raise self._wrong(Text("WorkingDirectory={value} is no full path", value=brief(said)))
+            raise self._wrong(Text("WorkingDirectory={value} is not a full path", value=brief(said)))
         return Path(said)
 
     # Variables.
