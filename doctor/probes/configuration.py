@@ -31,6 +31,7 @@ class ModelConfiguration(Fact):
     `why`: why nothing was found, or not all."""
 
     since: ClassVar[str] = "0.6.0"
+    dispensable: ClassVar[bool] = True  # a profile is in force all the same
     values: dict[str, Any] = field(default_factory=dict)
     source: ReadFrom | None = None
     place: Text | None = None
