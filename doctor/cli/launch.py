@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from doctor.cli.again import RunningCommand, told
+from doctor.cli.again import told
 from doctor.cli.options import (
     CommonOptions,
+    ServingCommand,
     accept_option,
     ids,
     patience,
-    target_options,
+    server_options,
     wait_option,
 )
 from doctor.cli.output import print_report, rules_print_to_stderr, say, tell
@@ -24,6 +25,7 @@ from doctor.engine import Crashed, Facts
 from doctor.errors import UsageError
 from doctor.exits import HEALTHY
 from doctor.model import Missing, Severity, Text, Verdict
+from doctor.probes.arguments import ServerOptions
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.served import Profile
@@ -31,13 +33,14 @@ from doctor.probes.vllm_names import VllmOptions
 from doctor.target import Target
 
 if TYPE_CHECKING:
+    from doctor.consumers.server_options import OptionTable
     from doctor.diagnose import Report
     from doctor.serve.gate import JudgedStart
     from doctor.serve.process import Server
 
 
-@click.command()
-@target_options
+@click.command(cls=ServingCommand)
+@server_options
 @accept_option
 @click.option("--exec", "replace", is_flag=True, help="Become the server instead of its parent.")
 @click.option(
@@ -47,16 +50,15 @@ if TYPE_CHECKING:
     "start nothing.",
 )
 @wait_option
-@click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- VLLM OPTIONS]")
 def launch(
     common: CommonOptions,
     accept: tuple[str, ...],
     replace: bool,
     dry_run: bool,
     wait: float | None,
-    extra: tuple[str, ...],
 ) -> None:
-    """Check, verify, and serve: `vllm serve` with the profile's arguments, if nothing is wrong.
+    """Check, verify, and serve: `vllm serve` with the profile's arguments, or the command behind
+    --, if nothing is wrong.
 
     Runs it in the foreground, forwards signals, and ends with its exit code. Refuses with the
     report and exit code 78 where there is an error or an inconclusive check, unless --accept names
@@ -64,15 +66,17 @@ def launch(
     once for a toolchain.
     """
     from doctor.diagnose import Question
-    from doctor.serve.argv import argv
+    from doctor.serve.argv import argv, argv_of, must_be_startable
     from doctor.serve.errors import refusing
     from doctor.serve.gate import judge_start, undisturbed
     from doctor.serve.process import attend
 
     request = common.request()
+    if request.command:
+        must_be_startable(request.command)
     rules = common.rules()
     accepted = ids("--accept", accept, rules)
-    target, where = common.named()
+    target, where = common.named(request.command)
     # A profile gives the server its variables and arguments, and so what it loads.
     name = common.profile_name
     if Path(name).is_file() and (why := target.distrust(Path(name))):
@@ -80,10 +84,13 @@ def launch(
     with refusing():
         with rules_print_to_stderr():
             facts = Facts(target, (where, request))
-            asked = facts.get(Profile)
-            interpreter = facts.get(Interpreter)
-            options = None if OPTION_UNKNOWN in accepted else _options(facts)
-            words = argv(target, interpreter, asked, extra, options)
+            asked, interpreter = facts.get(Profile), facts.get(Interpreter)
+            if request.command:
+                words = argv_of(target, interpreter, request.command)
+            else:
+                options = None if OPTION_UNKNOWN in accepted else _options(facts)
+                table = _table(facts) if request.profile.options else None
+                words = argv(target, interpreter, request.profile, request.extra, options, table)
             with undisturbed(interpreter.prefix, patience(wait)):
                 # What another doctor changed meanwhile is asked anew.
                 judged = judge_start(
@@ -93,9 +100,7 @@ def launch(
                     prove=not dry_run,
                     tell=tell,
                 )
-                judged = dataclasses.replace(
-                    judged, report=told(judged.report, RunningCommand(where))
-                )
+                judged = dataclasses.replace(judged, report=told(judged.report, where))
                 server = None if dry_run else _start(judged, asked, words, replace)
         if server is None:
             _print_dry_run(target, judged, words)
@@ -109,6 +114,14 @@ def _options(facts: Facts) -> tuple[str, ...] | None:
     """Those of the installed vLLM. None where they cannot be told: a rule of that name says so."""
     try:
         return facts.get(VllmOptions).names
+    except (Missing, Crashed):
+        return None
+
+
+def _table(facts: Facts) -> OptionTable | None:
+    """How the installed vLLM takes them, where that can be read."""
+    try:
+        return facts.get(ServerOptions).table
     except (Missing, Crashed):
         return None
 

@@ -8,7 +8,7 @@ import platform
 import click
 
 from doctor import about
-from doctor.cli.options import CommonOptions, target_options
+from doctor.cli.options import CommonOptions, ServingCommand, server_options
 from doctor.cli.output import (
     say,
     verbatim,
@@ -18,8 +18,8 @@ from doctor.engine import Facts
 from doctor.tape import Recorder
 
 
-@click.command()
-@target_options
+@click.command(cls=ServingCommand)
+@server_options
 @click.option(
     "-o", "--output", required=True, metavar="FILE", help="Where to write it; - for stdout."
 )
@@ -29,12 +29,15 @@ def snapshot(
     output: str,
     host: bool,
 ) -> None:
-    """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
+    """Record this machine, redacted, so that `diagnose --from` judges it anywhere.
+
+    Behind -- stands the server's own command, as for diagnose.
+    """
     from doctor.snapshot import ask_everything, shareable
 
     served = common.request()
     common.rules()  # which may bring facts of their own
-    target, where = common.named()
+    target, where = common.entered(served.command)
     recorder = Recorder(target)
     asked = ask_everything(Facts(recorder, (where, served)))
     tool = f"{about.NAME} {about.VERSION}"

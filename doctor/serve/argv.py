@@ -7,7 +7,10 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from doctor.arguments import profile_words
+from doctor.command import MODULE, ServerCommand
 from doctor.consumers import names
+from doctor.consumers.server_options import OptionTable
 from doctor.locate import locate
 from doctor.model import Text
 from doctor.probes.environment import HUB_SWITCH
@@ -23,6 +26,12 @@ _MODULE = (
     "from vllm.entrypoints.cli.main import main; sys.exit(main())"
 )
 
+# What `python -m` does.
+_API_SERVER = (
+    "import runpy, sys; sys.path[:1] = [p for p in sys.path[:1] if p]; "
+    f"runpy.run_module({MODULE!r}, run_name='__main__', alter_sys=True)"
+)
+
 
 def argv(
     target: Target,
@@ -30,29 +39,48 @@ def argv(
     profile: Profile,
     extra: Sequence[str] = (),
     options: Collection[str] | None = None,
+    table: OptionTable | None = None,
 ) -> tuple[str, ...]:
     """The server's command: the target's own `vllm`, the profile's arguments, then `extra`.
 
-    `options`: what the installed vLLM takes, None where that is not known. Raises LaunchError for
-    an option that is none of them, WrongArguments where it stands in `extra`, and where `extra`
-    says again what the profile says: the last one would win, and it was not judged.
+    `options`: what the installed vLLM takes, `table`: and how, None where that is not known. Raises
+    LaunchError for an option that is none of them, WrongArguments where it stands in `extra`, and
+    where `extra` says again what the profile says: the last one would win, and it was not judged.
     """
     if profile.model is None:
         raise WrongArguments(Text("a server needs a model: --set model=..."))
     if profile.model.startswith("-"):
         said = Text("model: {name} would be taken for an option of vLLM", name=profile.model)
         raise WrongArguments(said)
-    _refuse_unjudged(extra)
-    arguments: list[str] = []
-    for _, option, value in names.passed(profile):
-        # A value that begins with a dash would be taken for the next option.
-        text = str(value)
-        joined = [f"{option}={text}"] if text.startswith("-") else [option, text]
-        arguments += [option] if value is True else joined
+    refuse_unjudged(extra)
+    arguments = profile_words(profile, table)[1:]
     if options is not None:
         _refuse_unknown(arguments, options, LaunchError)
         _refuse_unknown(extra, options, WrongArguments)
     return (*_program(target, interpreter), "serve", profile.model, *arguments, *extra)
+
+
+def must_be_startable(command: ServerCommand) -> None:
+    """Raises WrongArguments for a server that is started elsewhere, and says how."""
+    if container := command.container:
+        line = shown_command(command.words)
+        said = Text("{program} starts this server: {line}", program=container.program, line=line)
+        raise WrongArguments(said)
+    if command.found:
+        raise WrongArguments(
+            Text(
+                "{what}: it is judged by diagnose, and started by what started it; to launch the "
+                "same command, give it behind --",
+                what=command.found,
+            )
+        )
+
+
+def argv_of(target: Target, interpreter: Interpreter, command: ServerCommand) -> tuple[str, ...]:
+    """The same for a whole command: exactly its arguments."""
+    if command.by == "serve":
+        return (*_program(target, interpreter), "serve", *command.arguments)
+    return (str(interpreter.python), "-c", _API_SERVER, *command.arguments)
 
 
 def _refuse_unknown(
@@ -94,7 +122,9 @@ def _no_option(name: str, last: str | None, near: str | None) -> Text:
     return Text("the installed vLLM has no option {name}", name=name)
 
 
-def _refuse_unjudged(extra: Sequence[str]) -> None:
+def refuse_unjudged(extra: Sequence[str]) -> None:
+    """Raises WrongArguments for further words that are no options, or say again what a profile
+    says: the last one would win, and it was not judged."""
     if extra and not extra[0].startswith("-"):
         raise WrongArguments(
             Text(
