@@ -245,16 +245,18 @@ class ServedQuantization(Fact):
 
 @probe
 def served_quantization(
-    target: Target, vllm: Vllm, methods: QuantizationMethods, served: ServedModel, profile: Profile
+    target: Target, vllm: Vllm, served: ServedModel, profile: Profile
 ) -> ServedQuantization:
-    """Raises NotApplicable where nothing is quantised, or by a method that vLLM does not know."""
-    asked = GivenOptions(profile.options).word("quantization")
-    if methods.names.partial:
-        raise NotApplicable(methods.names.partial)  # another rule says so
-    method = quantization.taken_method(asked, served.config, methods.names.names)
-    if method is None:
+    """Raises NotApplicable where nothing is quantised, or by a method that vLLM does not know; the
+    methods are asked for only where something is."""
+    asked, made = GivenOptions(profile.options).word("quantization"), served.config.quantization
+    if asked is None and not (made and made.method):
         raise NotApplicable(Text("neither the checkpoint nor an option says a quantisation"))
-    if not methods.names.has(method):
+    known = quantization_methods(target, vllm).names
+    if known.partial:
+        raise NotApplicable(known.partial)  # another rule says so
+    method = quantization.taken_method(asked, served.config, known.names)
+    if method is None or not known.has(method):
         raise NotApplicable(Text("vLLM does not know the quantisation {method}", method=method))
     limits = _limits(Source(target, vllm.root), (method,))
     return ServedQuantization(method, method in limits.deprecated, limits.least.get(method))
