@@ -55,6 +55,7 @@ class ServerArguments(Fact):
     is plain in any release. `not_asked`: the doctor that recorded the snapshot did not ask."""
 
     since: ClassVar[str] = "0.6.0"
+    dispensable: ClassVar[bool] = True  # a profile is in force all the same
     values: dict[str, Any] = field(default_factory=dict)
     problems: tuple[ArgumentProblem, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
