@@ -24,3 +24,19 @@ def load_toml(path: Path, at_most: int = _MOST) -> dict[str, Any]:
         return tomllib.loads(must_read(path, at_most).decode())
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def load_section(path: Path, name: str, at_most: int = _MOST) -> dict[str, Any] | None:
+    """The table ["name"] of a file whose tables stand one after the other, each before those below
+    it; None where there is none. Nothing else of the file is parsed. Raises as `load_toml` does."""
+    text = "\n" + must_read(path, at_most).decode()
+    start = text.find(f'\n["{name}"]\n')
+    if start < 0:
+        return None
+    ends = start + 1
+    while (ends := text.find("\n[", ends)) >= 0 and text.startswith(f'["{name}".', ends + 1):
+        ends += 1
+    try:
+        return dict(tomllib.loads(text[start : ends if ends >= 0 else None])[name])
+    except RecursionError:
+        raise ValueError("nested too deep") from None

@@ -89,7 +89,10 @@ VARIABLES = (
     ),
     Variable("GCC_EXEC_PREFIX", Text("where gcc finds its parts"), Trait.CODE_FOLDERS),
     Variable("HF_ENDPOINT", Text("whether the profile's mirror stands in for the hub"), _READ),
+    Variable("HF_HOME", Text("where the hub's cache is"), _READ),
+    Variable("HF_HUB_CACHE", Text("the hub's cache"), _READ),
     Variable("HOME", Text("the caches; a snapshot calls it /home/user"), _READ),
+    Variable("HUGGINGFACE_HUB_CACHE", Text("the hub's cache, by its old name"), _READ),
     Variable("LD_AUDIT", Text("what every process loads"), Trait.CODE_FILES),
     Variable(
         "LD_LIBRARY_PATH",
@@ -126,6 +129,8 @@ VARIABLES = (
         Text("whether vLLM samples with FlashInfer's kernels"),
         _IMPORT | Trait.SET,
     ),
+    Variable("VLLM_USE_MODELSCOPE", Text("whether ModelScope stands in for the hub"), _READ),
+    Variable("XDG_CACHE_HOME", Text("where the hub's cache is"), _READ),
 )
 
 

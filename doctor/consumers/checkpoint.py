@@ -1,0 +1,87 @@
+"""What a model's folder says of it: the files that vLLM reads there before any weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from doctor.codec import CodecError, parse_json
+from doctor.model import Text
+from doctor.target import Target
+
+CONFIG = "config.json"
+_QUANTIZATION = "hf_quant_config.json"
+_INDEX = "model.safetensors.index.json"
+_MOST = 8 << 20  # bytes; that of nvidia/MiniMax-M3-NVFP4, which lists every layer, has 5.6 million
+_MOST_LISTS = 1 << 18
+_TOTAL = rb'"total_size":\s*(\d{1,18})\b'
+_SHARD = r"(.*)-(\d{5})-of-(\d{5})\.safetensors"
+
+
+def configuration_in(target: Target, folder: Path) -> dict[str, Any]:
+    """The values of its config.json. What ModelOpt wrote into hf_quant_config.json before 0.31 is
+    its `quantization_config` (get_config of vLLM). Raises CodecError with one sentence."""
+    values = _table(target, folder / CONFIG)
+    apart = folder / _QUANTIZATION
+    if values.get("quantization_config") is None and _is_file(target, apart):
+        return {**values, "quantization_config": _table(target, apart)}
+    return values
+
+
+def _table(target: Target, path: Path) -> dict[str, Any]:
+    try:
+        return json_table(_text(target, path))
+    except CodecError as error:
+        raise CodecError("", Text("{path} {why}", path=path, why=error.why)) from None
+
+
+def json_table(data: bytes | str) -> dict[str, Any]:
+    """The JSON object. Raises CodecError."""
+    values = parse_json(data, _MOST_LISTS)
+    if not isinstance(values, dict):
+        raise CodecError("", Text("is not a JSON object"))
+    return values
+
+
+def _text(target: Target, path: Path) -> bytes:
+    stat = target.stat(path)
+    if stat is None and _is_file(target, path.with_name("params.json")):
+        raise CodecError("", Text("is not there; params.json, of Mistral's format, is not read"))
+    if stat is None or stat.kind != "file":
+        raise CodecError("", Text("is not there") if stat is None else Text("is no file"))
+    if stat.size > _MOST:
+        raise CodecError("", Text("is larger than {most} MiB", most=_MOST >> 20))
+    data = target.read(path, _MOST)
+    if data is None:
+        raise CodecError("", Text("cannot be read"))
+    return data
+
+
+def _is_file(target: Target, path: Path) -> bool:
+    stat = target.stat(path)
+    return stat is not None and stat.kind == "file"
+
+
+def bytes_in(target: Target, folder: Path) -> int | None:
+    """The size of its weights in safetensors: what their index adds up, also where they are still
+    on their way, else that of the files; None where that is not all of them."""
+    names = target.listdir(folder) or ()
+    if _INDEX in names:
+        # The total stands at the beginning; the names of the tensors take megabytes.
+        found = re.search(_TOTAL, target.read(folder / _INDEX, 4096) or b"")
+        if found:
+            return int(found[1])
+    stats = [target.stat(folder / name) for name in _shards(names)]
+    sizes = [stat.size for stat in stats if stat is not None]
+    return sum(sizes) if sizes and len(sizes) == len(stats) else None
+
+
+def _shards(names: tuple[str, ...]) -> list[str]:
+    """The files of the weights; [] where some are not there."""
+    if "model.safetensors" in names:
+        return ["model.safetensors"]
+    found = [shard for name in names if (shard := re.fullmatch(_SHARD, name))]
+    kinds = {(shard[1], shard[3]) for shard in found}
+    complete = len(kinds) == 1 and len(found) == int(found[0][3])
+    return [shard[0] for shard in found] if complete else []

@@ -1,0 +1,1 @@
+"""What of a model has to fit where."""

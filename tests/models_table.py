@@ -1,0 +1,165 @@
+"""Makes rules/tables/models.toml of a folder of config.json files.
+
+    python -m tests.models_table FOLDER
+
+Each is OWNER__NAME.json with `_source`, where its values were read; what is known from memory or
+from the defaults of a class alone is left out. Of the values, those are taken that decide how a
+server starts or how large the model is; names of modules in a quantisation stand without the
+numbers of their layers, each once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from doctor.shipped import rules_folder
+
+TABLE = rules_folder() / "tables" / "models.toml"
+
+HEADER = """\
+# What the config.json of models says that people serve, the values that decide a start: read before
+# a model is downloaded, and never where it is there. Made by `python -m tests.models_table`, which
+# says what is left out. `source`: where the values were read, most in a copy of the hub's own file.
+"""
+
+# When the commits are of that hold copies of the hub's files.
+_DATES = {"f90a1e3a": "2026-08-22", "095f58a51": "2026-08-21"}
+_COPY = re.compile(r"github:(\S+)@(\w+) (\S+)(?: \(a copy of the hub file\))?")
+# Numbers of an index that nobody else has.
+_PRIVATE = re.compile(r" \(?(?:code index )?ids? \d[^()]*\)|; \w+ from \d+$")
+_NOT_ENOUGH = re.compile(r"general knowledge|from memory|use it for KV only")
+_DEFAULTS = re.compile(r"configuration_\w+\.py defaults")
+
+# Of these vLLM 0.33 reads other sizes than the copy has: it is not of the hub's form.
+_DOUBTED = frozenset(("stepfun-ai/Step-3.7-Flash", "stepfun-ai/Step-3.7-Flash-FP8"))
+
+# Parts whose own values count.
+PARTS = ("text_config", "llm_config", "language_config", "vision_config", "rope_parameters")
+
+KEPT = frozenset(
+    """architectures auto_map dtype model_type torch_dtype transformers_version
+    attention_bias attention_chunk_size attention_k_eq_v attn_output_gate attn_type_list
+    block_configs compress_ratios decoder_sparse_step dense_intermediate_size depth
+    deepstack_visual_indexes expert_dtype first_k_dense_replace full_attention_interval
+    full_attn_layers global_head_dim head_dim hidden_size hidden_size_per_layer_input
+    hybrid_layer_pattern hybrid_override_pattern in_channels index_head_dim index_n_heads index_topk
+    index_skip_topk_offset index_topk_freq index_topk_pattern interleave_moe_layer_step
+    intermediate_size intermediate_size_mlp kv_lora_rank layer_types layers_block_type
+    linear_attn_config linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads
+    linear_num_value_heads linear_value_head_dim mamba_head_dim mamba_num_heads mlp_bias
+    max_position_embeddings merge_kernel_size mlp_layer_types mlp_only_layers model_max_length
+    moe_intermediate_size moe_latent_size moe_layer_freq moe_layers_enum
+    moe_shared_expert_intermediate_size mtp_num_hidden_layers n_groups n_routed_experts
+    n_shared_experts num_attention_heads num_experts num_experts_per_tok num_global_key_value_heads
+    num_heads num_hidden_layers num_key_value_heads num_kv_shared_layers num_local_experts
+    num_nextn_predict_layers num_position_embeddings o_groups o_lora_rank
+    original_max_position_embeddings out_hidden_size patch_size q_lora_rank qk_nope_head_dim
+    qk_rope_head_dim quantization_config rope_scaling shared_expert_intermediate_size
+    shared_intermediate_size sliding_window sliding_window_pattern sliding_window_size
+    sparse_attention_config spatial_merge_size ssm_state_size swa_head_dim swa_num_attention_heads
+    swa_num_key_value_heads swa_v_head_dim temporal_patch_size tie_word_embeddings
+    use_sliding_window v_head_dim vocab_size vt_hidden_size vt_intermediate_size
+    vt_num_attention_heads vt_num_hidden_layers""".split()  # noqa: SIM905 - a list to read
+)
+_NAMES = ("exclude_modules", "ignore", "ignored_layers", "modules_to_not_convert", "targets")
+# Of a quantisation, what only its own layers need.
+_DROPPED = frozenset(("input_activations", "output_activations", "producer", "observer_kwargs"))
+
+
+def essentials(values: dict[str, Any]) -> dict[str, Any]:
+    """What of a config.json is shipped; nulls are left out, which TOML has not."""
+    made = dict(values)
+    separate = made.pop("_hf_quant_config", None)
+    if separate and not made.get("quantization_config"):
+        made["quantization_config"] = separate
+    return _kept(made)
+
+
+def _kept(part: dict[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, value in sorted(part.items()):
+        if key in PARTS and isinstance(value, dict):
+            made[key] = _plain(value) if key == "rope_parameters" else _kept(value)
+        elif key == "quantization_config" and isinstance(value, dict):
+            made[key] = _quantization(value)
+        elif (key == "auto_map" and isinstance(value, dict)) or (key in KEPT and value is not None):
+            made[key] = _plain(value)
+    return {key: value for key, value in made.items() if value != {}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in sorted(value.items()) if v is not None}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+def _quantization(value: dict[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, one in sorted(value.items()):
+        if key in _NAMES and isinstance(one, list):
+            names = (re.sub(r"(?<=\.)\d+(?=[.*]|$)", "*", name) for name in one)
+            made[key] = sorted(set(names))
+        elif key == "quantized_layers" and isinstance(one, dict):
+            continue
+        elif key == "producer" and isinstance(one, dict):
+            made[key] = {"name": one.get("name", "")}
+        elif key not in _DROPPED and one is not None:
+            made[key] = _quantization(one) if isinstance(one, dict) else _plain(one)
+    return made
+
+
+def source_of(said: str) -> str | None:
+    """Where the values of a file were read; None where that is not enough to ship them."""
+    if _NOT_ENOUGH.search(said):
+        return None
+    if _DEFAULTS.search(said) and "public copies of the hub file" not in said:
+        return None
+    if found := _COPY.fullmatch(said):
+        return f"{found[1]}@{found[2]} of {_DATES[found[2]]}, {found[3]}"
+    return _PRIVATE.sub("", re.sub(r"^code index id \d+ \(([^)]*)\)", r"\1", said))
+
+
+def written(value: Any) -> str:
+    """A value as TOML, in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(k)} = {written(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(written, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+
+
+def section(header: str, values: dict[str, Any]) -> Iterator[str]:
+    """Its lines, the tables in it after it."""
+    yield f"[{header}]"
+    tables = {k: v for k, v in values.items() if isinstance(v, dict)}
+    for key, value in values.items():
+        if key not in tables:
+            yield f"{_key(key)} = {written(value)}"
+    for key, value in tables.items():
+        yield ""
+        yield from section(f"{header}.{_key(key)}", value)
+
+
+def table(folder: Path) -> str:
+    """The whole file."""
+    made = [HEADER]
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stem.replace("__", "/", 1)):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        name, source = path.stem.replace("__", "/", 1), source_of(values.pop("_source"))
+        if source is not None and name not in _DOUBTED:
+            lines = section(json.dumps(name), {"source": source, **essentials(values)})
+            made.append("\n".join(lines) + "\n")
+    return "\n".join(made)
+
+
+if __name__ == "__main__":
+    TABLE.write_text(table(Path(sys.argv[1])), encoding="utf-8")
