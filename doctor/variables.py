@@ -117,6 +117,11 @@ VARIABLES = (
     Variable("PYTHONPATH", Text("where Python imports from"), _IMPORT),
     Variable("TRITON_LIBCUDA_PATH", Text("where Triton finds libcuda"), _READ | Trait.SET),
     Variable(
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN",
+        Text("whether a context beyond the model's is let be"),
+        _READ,
+    ),
+    Variable(
         "VLLM_HAS_FLASHINFER_CUBIN", Text("whether vLLM looks for FlashInfer's kernels"), _READ
     ),
     Variable(

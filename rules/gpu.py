@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
+from doctor.consumers.model_config import ConfigJson
+from doctor.consumers.options import GivenOptions
+from doctor.consumers.shares import SharedModel, context_groups, layout_of, shared_model
 from doctor.fixes import Doctor, UnsetVariable
 from doctor.probes.driver import Gpus
+from doctor.probes.models import ServedModel
 from doctor.probes.served import Profile
 
 _GIB = 1 << 30
@@ -31,38 +36,46 @@ class _Fit:
 
 
 def _fit(profile: Profile, gpus: Gpus, ranks: int, share: int | None = None) -> _Fit | None:
-    """How `ranks` GPUs fit the model, of which each then holds one of `share` parts (as many as
-    there are ranks); None where the size of the weights or of a GPU is not known."""
-    needs = profile.needs
-    sizes = [(d.total, d.name) for d in gpus.visible[:ranks] if d.total is not None]
-    if needs.weights_gib is None or not sizes or len(sizes) < len(gpus.visible[:ranks]):
+    """How the GPUs of so many tensor parallel ranks fit the model, which each then holds one of
+    `share` parts of (as many as there are ranks), and of that one pipeline stage; None where the
+    size of the weights or of a GPU is not known. What is not known well is taken for small."""
+    layout, needs = layout_of(profile), profile.needs
+    used = gpus.visible[: ranks * layout.beside]
+    sizes = [(d.total, d.name) for d in used if d.total is not None]
+    if needs.weights_gib is None or not sizes or len(sizes) < len(used):
         return None
     total, name = min(sizes)
+    parts = (share or ranks) * layout.pipeline
+    if needs.moe_intermediate_size:
+        parts *= layout.data * layout.context  # experts are cut by these as well
+    given = GivenOptions(profile.options)
+    eight_bits = (given.word("kv_cache_dtype") or "").startswith("fp8")
+    token = (needs.kv_bytes_per_token or 0) / layout.pipeline / (2 if eight_bits else 1)
     return _Fit(
-        weights=needs.weights_gib / (share or ranks),
-        cache=(profile.max_model_len or 0) * (needs.kv_bytes_per_token or 0) / _GIB,
+        weights=needs.weights_gib / parts - given.amount("cpu_offload_gb"),
+        cache=(profile.max_model_len or 0) * token / _GIB,
         budget=total * profile.gpu_memory_utilization / _GIB,
         name=name,
         total=total / _GIB,
     )
 
 
-def _other_size(profile: Profile, gpus: Gpus | None) -> tuple[Fix, ...]:
+def _other_size(profile: Profile, model: SharedModel, gpus: Gpus | None) -> tuple[Fix, ...]:
     """What every rule here says of another tensor parallel size: the one nearest to what was asked
     for (rather fewer GPUs than more) that the model can be shared by, that there are GPUs for, and
     into whose memory it fits; where there is none, what it would take, in words."""
     asked = profile.tensor_parallel_size
-    there = asked if gpus is None else len(gpus.visible)
-    sizes = [n for n in profile.needs.tensor_parallel_sizes(there) if n != asked]
+    there = asked if gpus is None else len(gpus.visible) // (model.layout.beside or 1)
+    sizes = [n for n in model.sizes(there) if n != asked]
     if gpus is not None:
         sizes = [n for n in sizes if (fit := _fit(profile, gpus, n)) is None or fit.roomy]
     if sizes:
         near = min(sizes, key=lambda n: (n > asked, abs(n - asked)))
         line = Doctor("diagnose", ("--set", f"tensor_parallel_size={near}"))
-        return (Fix(_on(near, profile.device), (line,), Needs.PERSON),)
+        return (Fix(_on(near * model.layout.beside, profile.device), (line,), Needs.PERSON),)
     if gpus is None or not gpus.visible:
         return ()
-    return (Fix(_in_words(profile, gpus), (), Needs.PERSON),)
+    return (Fix(_in_words(profile, model, gpus), (), Needs.PERSON),)
 
 
 def _on(count: int, device: str) -> Text:
@@ -71,59 +84,91 @@ def _on(count: int, device: str) -> Text:
     return Text("run on one GPU") if count == 1 else Text("run on {count} GPUs", count=count)
 
 
-def _in_words(profile: Profile, gpus: Gpus) -> Text:
+def _in_words(profile: Profile, model: SharedModel, gpus: Gpus) -> Text:
     if profile.needs.attention_heads is None:
         return Text("use more or larger GPUs, or a quantised checkpoint")
-    there = len(gpus.visible)
-    for more in profile.needs.tensor_parallel_sizes(profile.needs.attention_heads):
+    there, beside = len(gpus.visible), model.layout.beside
+    for more in model.sizes(profile.needs.attention_heads):
         fit = _fit(profile, gpus, there, share=more)
-        if more > there and (fit is None or fit.roomy):
+        if more * beside > there and (fit is None or fit.roomy):
             return Text(
-                "use {more} GPUs of this size, larger GPUs, or a quantised checkpoint", more=more
+                "use {more} GPUs of this size, larger GPUs, or a quantised checkpoint",
+                more=more * beside,
             )
     return Text("use larger GPUs, or a quantised checkpoint")
 
 
 @rule("tp-exceeds-visible-gpus", Severity.ERROR, Stage.GPUS)
-def tp_exceeds_visible_gpus(gpus: Gpus, profile: Profile) -> Finding | None:
-    """tensor_parallel_size is larger than the number of GPUs that CUDA sees.
+def tp_exceeds_visible_gpus(
+    gpus: Gpus, profile: Profile, served: ServedModel | None
+) -> Finding | None:
+    """The server has more ranks than there are GPUs that CUDA sees.
 
-    vLLM stops with `World size (2) is larger than the number of available GPUs (1) in this node`.
-    GPUs are counted as CUDA counts them: it stops at the first entry of CUDA_VISIBLE_DEVICES that
-    it does not know, and an empty value means no GPU.
+    vLLM stops with `World size (2) is larger than the number of available GPUs (1) in this node`,
+    or, for data parallel replicas, with `DP adjusted local rank ... is out of bounds`. Each of
+    tensor_parallel_size x pipeline_parallel_size x prefill_context_parallel_size ranks takes a GPU,
+    and so does each replica of them on this machine (data_parallel_size, or
+    data_parallel_size_local). GPUs are counted as CUDA counts them: it stops at the first entry of
+    CUDA_VISIBLE_DEVICES that it does not know, and an empty value means no GPU. Where others place
+    the ranks (`--nnodes`, Ray, an external launcher), this machine's share is not known, and
+    nothing is judged.
 
     Manual: If CUDA_VISIBLE_DEVICES hides installed GPUs, unset it (they may be in use by someone
     else), or serve with fewer GPUs: `--set tensor_parallel_size=N`. The report names an N that the
     model can be divided by and fits into.
 
-    Sources: vllm#8908, vllm#29447
+    Sources: vllm/config/parallel.py, vllm/v1/worker/gpu_worker.py, vllm#8908, vllm#29447
 
     See also: tp-not-dividing-heads, invalid-device-ordinal, cuda-visible-devices-uuid, mig-enabled
     """
-    wanted, have = profile.tensor_parallel_size, len(gpus.visible)
-    if have >= wanted:
+    layout, have = layout_of(profile), len(gpus.visible)
+    if layout.elsewhere:
+        raise NotApplicable(layout.elsewhere)
+    if have >= layout.ranks:
         return None
     evidence = [Text("GPUs installed: {installed}", installed=gpus.installed)]
     fixes: tuple[Fix, ...] = ()
     if gpus.choice is not None:
         evidence.append(Text("CUDA_VISIBLE_DEVICES={choice}", choice=repr(gpus.choice)))
-        if gpus.installed >= wanted:
+        if gpus.installed >= layout.ranks:
             # The others may be somebody else's.
             show = (UnsetVariable("CUDA_VISIBLE_DEVICES"),)
             fixes = (Fix(Text("make all GPUs visible to the server"), show, Needs.PERSON),)
     return Finding(
         Text(
-            "tensor_parallel_size={wanted} needs {wanted} GPUs; CUDA sees {have}",
-            wanted=wanted,
+            "{what} {verb} {wanted} GPUs; CUDA sees {have}",
+            what=" x ".join(_cut(profile)),
+            verb="needs" if layout.beside == 1 else "need",
+            wanted=layout.ranks,
             have=have,
         ),
         tuple(evidence),
-        (*fixes, *_other_size(profile, gpus)),
+        (*fixes, *_other_size(profile, _shared(profile, served), gpus)),
     )
 
 
+def _cut(profile: Profile) -> Iterator[str]:
+    """The settings that make ranks on this machine."""
+    layout = layout_of(profile)
+    yield f"tensor_parallel_size={layout.tensor}"
+    sizes = {
+        "pipeline_parallel_size": layout.pipeline,
+        "prefill_context_parallel_size": layout.context,
+        "data_parallel_size" if layout.here == layout.data else "data_parallel_size_local": (
+            layout.here
+        ),
+    }
+    yield from (f"{name}={size}" for name, size in sizes.items() if size != 1)
+
+
+def _shared(profile: Profile, served: ServedModel | None) -> SharedModel:
+    return shared_model(profile, served.config if served else ConfigJson({}))
+
+
 @rule("tp-not-dividing-heads", Severity.ERROR, Stage.MODEL)
-def tp_not_dividing_heads(profile: Profile, gpus: Gpus | None) -> Finding | None:
+def tp_not_dividing_heads(
+    profile: Profile, gpus: Gpus | None, served: ServedModel | None
+) -> Iterator[Finding]:
     """The model cannot be divided evenly by tensor_parallel_size.
 
     vLLM stops with `Total number of attention heads (20) must be divisible by tensor parallel size
@@ -131,36 +176,55 @@ def tp_not_dividing_heads(profile: Profile, gpus: Gpus | None) -> Finding | None
     started. Each rank gets an equal part of the attention heads, of each dense layer
     (intermediate_size) and of each expert (moe_intermediate_size): a number that divides the heads
     need not divide the experts. Key and value heads may also be fewer than the ranks, if they
-    divide them.
+    divide them. So are the heads of linear attention and of Mamba layers divided, and those of a
+    vision tower, unless `--mm-encoder-tp-mode data` gives each rank all of it. With
+    --enable-expert-parallel experts stay whole; without it data parallel ranks cut them too. Where
+    an fp8 checkpoint has one scale for a block of 128 x 128 weights, each part must be whole blocks
+    (`is not divisible by weight quantization block_n = 128`). The vocabulary is padded.
+
+    --decode-context-parallel-size makes groups of the same ranks: it must divide them, and, without
+    MLA, be no more than the ranks that hold the same key/value head.
 
     Manual: Choose one of the sizes that the report lists: `--set tensor_parallel_size=N`.
 
-    Workaround: `--pipeline-parallel-size` splits the layers instead of the heads.
+    Workaround: `--pipeline-parallel-size` splits the layers instead of the heads;
+    `--enable-expert-parallel` leaves experts whole.
 
-    Sources: the model's config.json, vllm#2652, vllm#4232
+    Sources: the model's config.json, vllm/config/model.py (0.22.0 and 0.33.0), vllm#2652, vllm#4232
 
     See also: tp-exceeds-visible-gpus, gpu-memory-too-small
     """
     needs, ranks = profile.needs, profile.tensor_parallel_size
     if needs.attention_heads is None:
         raise NotApplicable(Text("the profile does not give the number of attention heads"))
-    wrong = needs.undivided(ranks)
-    if not wrong:
-        return None
-    return Finding(
-        Text(
-            "tensor_parallel_size={ranks} does not divide {what} of {model}",
-            ranks=ranks,
-            what=wrong,
-            model=profile.model,
-        ),
-        (Text("valid values: {fits}", fits=needs.tensor_parallel_sizes(needs.attention_heads)),),
-        _other_size(profile, gpus),
-    )
+    model, read = _shared(profile, served), served.needs_read if served else ()
+    if wrong := model.undivided(ranks):
+        fits = model.sizes(needs.attention_heads)
+        yield Finding(
+            Text(
+                "tensor_parallel_size={ranks} does not divide {what} of {model}",
+                ranks=ranks,
+                what=wrong,
+                model=profile.model,
+            ),
+            (Text("valid values: {fits}", fits=fits), *read),
+            _other_size(profile, model, gpus),
+        )
+    size = GivenOptions(profile.options).size("decode_context_parallel_size")
+    if size > 1 and model.layout.context == 1 and (why := context_groups(model, size)):
+        right = next(n for n in range(size - 1, 0, -1) if n == 1 or not context_groups(model, n))
+        line = Doctor("diagnose", ("--set", f"decode_context_parallel_size={right}"))
+        yield Finding(
+            Text("decode_context_parallel_size={size} does not fit: {why}", size=size, why=why),
+            read,
+            (Fix(Text("take a size that fits"), (line,), Needs.PERSON),),
+        )
 
 
 @rule("gpu-memory-too-small", Severity.ERROR, Stage.GPUS)
-def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
+def gpu_memory_too_small(
+    gpus: Gpus, profile: Profile, served: ServedModel | None
+) -> Finding | None:
     """The model does not fit into GPU memory.
 
     An error if the weights and one request of the full length do not fit into
@@ -176,12 +240,18 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
 
     See also: no-kv-cache-memory, kv-cache-too-small, gpu-memory-below-utilization, cuda-oom-startup
     """
-    ranks = profile.tensor_parallel_size
+    layout, given = layout_of(profile), GivenOptions(profile.options)
     if profile.needs.weights_gib is None:
         raise NotApplicable(Text("the profile does not give the size of the weights"))
-    if len(gpus.visible) < ranks:
+    if layout.elsewhere:
+        raise NotApplicable(layout.elsewhere)
+    if len(gpus.visible) < layout.ranks:
         raise Missing(Text("too few GPUs are visible"), ("tp-exceeds-visible-gpus",))
-    fit = _fit(profile, gpus, ranks)
+    for option in ("offload_group_size", "kv_cache_memory_bytes"):
+        if given.says(option):
+            name = option.replace("_", "-")
+            raise NotApplicable(Text("--{name} is not reckoned with", name=name))
+    fit = _fit(profile, gpus, layout.tensor)
     if fit is None:
         raise NotApplicable(Text("a GPU with unified memory does not report its size"))
     if fit.roomy:
@@ -197,7 +267,7 @@ def gpu_memory_too_small(gpus: Gpus, profile: Profile) -> Finding | None:
                 part=f"{profile.gpu_memory_utilization:.0%}",
             ),
         ),
-        _other_size(profile, gpus),
+        _other_size(profile, _shared(profile, served), gpus),
         None if error else Severity.WARNING,
     )
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Mapping
+
+from packaging.version import Version
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
-from doctor.consumers import tables
+from doctor.consumers.options import GivenOptions
+from doctor.consumers.tables import served_by
 from doctor.fixes import Command, Doctor, PipInstall
 from doctor.fixes.recipes import another_vllm
 from doctor.model import NO_MODEL
+from doctor.numbers import version_of
+from doctor.probes.configuration import ModelConfiguration
+from doctor.probes.environment import LaunchEnv
 from doctor.probes.model import ModelPath
-from doctor.probes.models import TransformersModels, VllmConfigurations, VllmModels
-from doctor.probes.parsers import ReasoningParsers, ToolParsers
+from doctor.probes.models import (
+    LengthLimits,
+    ServedModel,
+    TransformersBackend,
+    TransformersModels,
+    VllmConfigurations,
+    VllmModels,
+)
 from doctor.probes.served import Profile
 from doctor.probes.wheels import Specifiers, Transformers, Vllm
-from doctor.profile import ModelNeeds
+from doctor.profile import ModelNeeds, ServeRequest
 
 
 @rule("architecture-not-in-transformers", Severity.ERROR, Stage.MODEL)
@@ -23,6 +36,7 @@ def architecture_not_in_transformers(
     known: TransformersModels,
     vllm: Vllm,
     own: VllmConfigurations,
+    served: ServedModel | None,
     profile: Profile,
 ) -> Finding | None:
     """The installed transformers does not know the model type.
@@ -38,16 +52,21 @@ def architecture_not_in_transformers(
 
     Manual: `pip install "transformers>=5.5.1" "vllm==0.22.0"`, in one command.
 
+    Where the repository brings code that makes the configuration (`auto_map` in config.json), that
+    code is asked for instead: see trust-remote-code-needed.
+
     Sources: Requires-Dist in vLLM's metadata, transformers/models/auto/configuration_auto.py,
     vllm#33580, vllm-ascend#6541
 
-    See also: architecture-not-in-vllm, model-inspection-failed
+    See also: architecture-not-in-vllm, trust-remote-code-needed, model-inspection-failed
     """
     model_type = profile.needs.model_type
     if model_type is None:
         raise NotApplicable(Text("the profile does not say the model's type"))
     if known.types.has(model_type) or own.types.has(model_type):
         return None
+    if served is not None and "AutoConfig" in served.config.auto_map:
+        raise NotApplicable(Text("the repository's own code makes the configuration"))
     wanted = profile.needs.transformers or ""
     if Specifiers(wanted).admits(transformers.version):
         # What is installed would do for a resolver.
@@ -59,7 +78,12 @@ def architecture_not_in_transformers(
             type=model_type,
             model=profile.model,
         ),
-        (Text("vLLM {version} asks for transformers {pin}", version=vllm.version, pin=_pin(vllm)),),
+        (
+            Text(
+                "vLLM {version} asks for transformers {pin}", version=vllm.version, pin=_pin(vllm)
+            ),
+            *(served.needs_read if served else ()),
+        ),
         (
             Fix(
                 Text("install a transformers that vLLM accepts and that knows the model"),
@@ -74,11 +98,21 @@ def _pin(vllm: Vllm) -> str:
 
 
 @rule("architecture-not-in-vllm", Severity.ERROR, Stage.MODEL)
-def architecture_not_in_vllm(vllm: Vllm, models: VllmModels, profile: Profile) -> Finding | None:
+def architecture_not_in_vllm(
+    vllm: Vllm,
+    models: VllmModels,
+    backend: TransformersBackend | None,
+    served: ServedModel | None,
+    profile: Profile,
+) -> Finding | None:
     """The installed vLLM does not implement the model's architecture.
 
-    vLLM stops with `Model architectures ['...'] are not supported for now`. The class that
-    config.json names is looked up in the registry of the installed vLLM.
+    vLLM stops with `Model architectures ['...'] are not supported for now`, or, for a class that it
+    has dropped, `was supported in vLLM until`. The classes that config.json names are looked up in
+    the registry of the installed vLLM: one of them is enough, and one that it has under another
+    ending (a classifier or an embedding made of a ...ForCausalLM) is converted. Where it has none,
+    it runs transformers' own class, if that takes vLLM's attention (`--model-impl auto`); with
+    `--model-impl vllm` it does not, and with `--model-impl transformers` it runs no other.
 
     Fix: Installs another vLLM that the profile allows: a newer one, or an older one (named as a
     downgrade) where only that is allowed. Needs `--allow core`, and `--allow running` while a
@@ -87,24 +121,55 @@ def architecture_not_in_vllm(vllm: Vllm, models: VllmModels, profile: Profile) -
     Manual: Install the vLLM release that the model card names, or the plugin that implements the
     class.
 
-    Sources: vllm/model_executor/models/registry.py
+    Sources: vllm/model_executor/models/registry.py (0.22.0, 0.33.0)
 
-    See also: architecture-not-in-transformers, model-inspection-failed
+    See also: architecture-not-in-transformers, trust-remote-code-needed, model-inspection-failed
     """
-    architecture = profile.needs.architecture
-    if architecture is None:
+    classes = _classes(profile, served)
+    if not classes:
         raise NotApplicable(Text("the profile does not say the model's class"))
-    if models.architectures.has(architecture):
+    given = GivenOptions(profile.options)
+    implementation = given.word("model_impl") or "auto"
+    if implementation == "terratorch":
+        raise NotApplicable(Text("--model-impl terratorch: another library makes the model"))
+    if implementation != "transformers" and any(map(served_by(models.architectures), classes)):
         return None
+    code = [name for name in (served.config.auto_map if served else ()) if "AutoModel" in name]
+    if code and implementation != "vllm":
+        raise _by_code(given.switch("trust_remote_code"), classes)
+    if backend is not None and implementation != "vllm":
+        if backend.takes:
+            return None
+        if backend.why is not None:
+            raise Missing(backend.why)
     return Finding(
         Text(
             "vLLM {version} has no {architecture}, which {model} needs",
             version=vllm.version,
-            architecture=architecture,
+            architecture=" or ".join(classes),
             model=profile.model,
         ),
-        (),
+        served.needs_read if served else (),
         (another_vllm(vllm, profile.needs),),
+    )
+
+
+def _classes(profile: Profile, served: ServedModel | None) -> tuple[str, ...]:
+    """Of the model: what was said of it wins over its configuration."""
+    said, own = profile.needs.architecture, served.config.architectures if served else ()
+    return own if said is None or said in own else (said,)
+
+
+def _by_code(trusted: bool, classes: tuple[str, ...]) -> Missing:
+    """Why it is not known whether the repository's own code makes a class that vLLM can run."""
+    if not trusted:
+        return Missing(Text("the repository's own code has it"), ("trust-remote-code-needed",))
+    return Missing(
+        Text(
+            "the repository's own code makes {classes}; it is not run here, so whether vLLM can "
+            "serve it is not known",
+            classes=classes,
+        )
     )
 
 
@@ -118,16 +183,19 @@ _NEEDS = {
 
 
 @rule("model-not-known", Severity.ERROR, Stage.MODEL)
-def model_not_known(profile: Profile) -> None:
+def model_not_known(
+    profile: Profile, request: ServeRequest | None, configuration: ModelConfiguration | None
+) -> None:
     """Not enough is known about the model to judge the start.
 
-    The [needs] of a profile repeat what the model's config.json says: its class (`architecture`)
-    and `model_type`, which vLLM and transformers must know; `attention_heads`, where several GPUs
-    share them; and `weights_gib`, which must fit into the GPUs. What is missing there is not
-    checked, and such a server is not called healthy.
+    What decides it stands in the model's config.json: its class (`architecture`) and `model_type`,
+    which vLLM and transformers must know; `attention_heads`, where several GPUs share them; and the
+    size of its weights, which must fit into the GPUs. It is read in the model's folder, in the
+    hub's cache, or in the table that comes with the doctor; with `--online` the hub is asked as
+    well. What is known from none of these is not checked, and such a server is not called healthy.
 
-    Manual: Name them in a profile, or with
-    `--set needs.architecture=... --set needs.model_type=...`.
+    Manual: `--online`, or download the model first (`hf download MODEL`). A profile may also say it
+    in `[needs]` (`--set needs.architecture=... --set needs.model_type=...`).
 
     Workaround: `--accept model-not-known` continues without these checks.
 
@@ -138,17 +206,226 @@ def model_not_known(profile: Profile) -> None:
     lacking = profile.unknown()
     if not lacking:
         return
+    why = configuration.why if configuration else None
     raise Missing(
         Text(
-            "{known} is known of {model}: {lacking} were not checked; name them in a profile's "
-            "[needs] (--set needs.{first}=...), or go on with --accept model-not-known",
+            "{known} is known of {model}{why}: {lacking} were not checked; {ways}, or go on with "
+            "--accept model-not-known",
             known="nothing" if profile.needs == ModelNeeds() else "not enough",
             model=profile.model,
+            why=Text(" ({why})", why=why) if why else "",
             lacking=[_NEEDS[name] for name in lacking],
-            first=lacking[0],
+            ways=" or ".join(_ways(profile.model, lacking[0], request)),
         ),
         ("model-path-missing",),
     )
+
+
+def _ways(model: str, lacking: str, request: ServeRequest | None) -> Iterator[str]:
+    """What tells more of the model. The [needs] are a profile's: a command has none."""
+    hub = not model.startswith(("/", ".", "~")) and "://" not in model
+    if hub and not (request and request.online):
+        yield "look it up with --online"
+    if request and request.command:
+        if hub:
+            yield f"download it (hf download {shlex.quote(model)})"
+    else:
+        yield f"name them in a profile's [needs] (--set needs.{lacking}=...)"
+
+
+@rule("trust-remote-code-needed", Severity.ERROR, Stage.MODEL)
+def trust_remote_code_needed(
+    known: TransformersModels,
+    own: VllmConfigurations,
+    models: VllmModels,
+    served: ServedModel,
+    profile: Profile,
+) -> Finding | None:
+    """The model needs code from its own repository, and --trust-remote-code is not given.
+
+    transformers stops with `contains custom code which must be executed to correctly load the
+    model`. `auto_map` in config.json names classes in Python files of the repository. They are
+    needed where neither vLLM nor transformers has the type of the configuration, or the class of
+    the model, themselves; a newer release of them often has. With the option given, that code runs
+    with all rights of the server. The doctor neither runs nor reads it: what it does is not judged.
+
+    Manual: Read the files that auto_map names, in the revision that will be served, then start the
+    server with `--trust-remote-code` (`--set trust_remote_code=true`) and hold that revision with
+    `--revision COMMIT`.
+
+    Workaround: A release of vLLM and transformers that has the model itself.
+
+    Sources: transformers/dynamic_module_utils.py (resolve_trust_remote_code),
+    vllm/transformers_utils/config.py
+
+    See also: architecture-not-in-transformers, architecture-not-in-vllm
+    """
+    config = served.config
+    if not config.auto_map:
+        return None
+    needed = []
+    model_type = config.model_type
+    typed = model_type is None or own.types.has(model_type) or known.types.has(model_type)
+    if "AutoConfig" in config.auto_map and not typed:
+        needed.append(Text("the type {type}", type=model_type))
+    classes = config.architectures
+    made = any("AutoModel" in name for name in config.auto_map)
+    if made and classes and not any(map(served_by(models.architectures), classes)):
+        needed.append(Text("the class {classes}", classes=" or ".join(classes)))
+    if not needed:
+        return None
+    given = GivenOptions(profile.options).switch("trust_remote_code")
+    trust = Doctor("diagnose", ("--set", "trust_remote_code=true"))
+    if given:
+        return Finding(
+            Text(
+                "{model}'s own code makes {needed}; it was neither run nor judged",
+                model=profile.model,
+                needed=needed,
+            ),
+            served.read,
+            (),
+            Severity.INFO,
+        )
+    return Finding(
+        Text(
+            "neither vLLM nor transformers has {needed}; {model}'s own code has, and it is not "
+            "trusted (--trust-remote-code)",
+            needed=needed,
+            model=profile.model,
+        ),
+        (*_files(config.auto_map), *served.read),
+        (Fix(Text("read its code, then trust it"), (trust,), Needs.PERSON),),
+    )
+
+
+def _files(auto_map: Mapping[str, object]) -> Iterator[Text]:
+    named = sorted({one.rpartition(".")[0] for one in auto_map.values() if isinstance(one, str)})
+    if named:
+        yield Text("auto_map names {files}", files=[f"{name}.py" for name in named if name])
+
+
+# What ends a server though vLLM's own metadata allow it: releases of vLLM, types of models (all
+# where none is named), the first transformers, and why.
+_BREAKS = (
+    (
+        "<0.12",
+        (),
+        "5",
+        Text("vLLM up to 0.11 uses all_special_tokens_extended, which transformers 5 lacks"),
+    ),
+    (
+        "<0.28",
+        ("gemma4", "gemma4_text", "gemma4_unified"),
+        "5.15",
+        Text("vLLM before 0.28 asks Gemma 4 for one head_dim, which transformers 5.15 refuses"),
+    ),
+)
+
+
+@rule("transformers-too-new-for-vllm", Severity.ERROR, Stage.MODEL)
+def transformers_too_new_for_vllm(
+    vllm: Vllm, transformers: Transformers, profile: Profile
+) -> Finding | None:
+    """The installed transformers is newer than this vLLM can be used with.
+
+    Known to end a server: vLLM up to 0.11 with transformers 5 (`has no attribute
+    all_special_tokens_extended`), and Gemma 4 before vLLM 0.28 with transformers 5.15
+    (`AmbiguousGlobalPerLayerAttributeError: 'head_dim' is a per-layer attribute`). A release that
+    vLLM's own metadata rule out is a warning: nobody has tried the two together. It comes with an
+    upgrade of transformers alone, which pip reports as a conflict and does all the same.
+
+    Fix: Installs a transformers that vLLM accepts, with vLLM in the same command. Needs
+    `--allow core` if torch, vLLM, Triton or FlashInfer would change, and `--allow running` while a
+    process uses the environment.
+
+    Manual: `pip install "transformers<5" "vllm==0.11.0"`, in one command, with the releases that
+    the report names.
+
+    Sources: Requires-Dist in vLLM's metadata
+
+    See also: architecture-not-in-transformers
+    """
+    have = transformers.version
+    for releases, types, first, why in _BREAKS:
+        both = Specifiers(releases).admits(vllm.version) and have >= Version(first)
+        if both and (not types or profile.needs.model_type in types):
+            return _too_new(vllm, have, f"<{first}", why, Severity.ERROR)
+    allowed = vllm.pin("transformers")
+    if allowed is None or allowed.admits(have) or _too_old(have, str(allowed)):
+        return None
+    why = Text("vLLM {version} asks for transformers {pin}", version=vllm.version, pin=allowed)
+    return _too_new(vllm, have, "", why, Severity.WARNING)
+
+
+def _too_old(have: Version, allowed: str) -> bool:
+    """Whether it lies below what is allowed, and not above or between."""
+    lower = (part for part in allowed.split(",") if part.startswith((">", "~", "==")))
+    bounds = [version_of(part.lstrip("<>=~! ").removesuffix(".*")) for part in lower]
+    return any(bound is not None and have < bound for bound in bounds)
+
+
+def _too_new(vllm: Vllm, have: Version, bound: str, why: Text, severity: Severity) -> Finding:
+    steps = (PipInstall((vllm.requirement, f"transformers{bound}")),)
+    return Finding(
+        Text("transformers {have} is too new for vLLM {version}", have=have, version=vllm.version),
+        (why,),
+        (Fix(Text("install a transformers that vLLM accepts"), steps, Needs.ASK),),
+        severity,
+    )
+
+
+@rule("max-model-len-too-big", Severity.ERROR, Stage.MODEL)
+def max_model_len_too_big(
+    served: ServedModel, limits: LengthLimits, env: LaunchEnv, profile: Profile
+) -> Finding | None:
+    """The requested context is longer than the model supports.
+
+    config.json says how many positions the model supports, and --max-model-len may not exceed it;
+    nor what its tokenizer_config.json says, where that is less. A scaling of its rope can lengthen
+    it. VLLM_ALLOW_LONG_MAX_MODEL_LEN=1, which vLLM's message offers, only silences the check:
+    beyond its limit the model produces nonsense or the kernel reads outside its tables. A longer
+    context needs a model that supports it, or rope scaling as its card describes.
+
+    Manual: `--set max_model_len=N` with the length that the report names.
+
+    Sources: vllm/config/model.py (_get_and_verify_max_len, 0.22.0 and 0.33.0)
+
+    See also: kv-cache-too-small
+    """
+    asked, config = profile.max_model_len, served.config
+    if asked is None:
+        raise NotApplicable(Text("no max_model_len is said: vLLM takes the model's own"))
+    if config.pooling:
+        raise NotApplicable(Text("a pooling model's own limit is said elsewhere"))
+    if (env.get(_LONGER) or "").strip().lower() in ("1", "true"):
+        raise NotApplicable(Text("{name} is set: vLLM only warns", name=_LONGER))
+    derived = config.length(limits.unscaled)
+    if derived is None:
+        raise NotApplicable(Text("how long the model is, is not known"))
+    most, key = derived.tokens, derived.key
+    window = config.sliding_window
+    if window and window < most and GivenOptions(profile.options).switch("disable_sliding_window"):
+        most, key = window, "sliding_window"
+    if limits.tokenizer is not None and not config.ropes and limits.tokenizer < most:
+        most, key = limits.tokenizer, "model_max_length of tokenizer_config.json"
+    if asked <= max(most, config.model_max_length or 0):
+        return None
+    line = Doctor("diagnose", ("--set", f"max_model_len={most}"))
+    return Finding(
+        Text(
+            "max_model_len={asked} is more than the {most} tokens of {model} ({key})",
+            asked=asked,
+            most=most,
+            model=profile.model,
+            key=key,
+        ),
+        served.read,
+        (Fix(Text("serve the length that the model supports"), (line,), Needs.PERSON),),
+    )
+
+
+_LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
 @rule("model-path-missing", Severity.ERROR, Stage.MODEL)
@@ -183,105 +460,3 @@ def model_path_missing(model: ModelPath) -> Finding | None:
     look = Command(f"ls -ld {shlex.quote(str(model.path))}")
     fix = Fix(Text("look for it as the server's own user, and name it"), (look,), Needs.PERSON)
     return Finding(message, tuple(evidence), (fix,))
-
-
-@rule("reasoning-parser-unknown", Severity.ERROR, Stage.MODEL)
-def reasoning_parser_unknown(
-    vllm: Vllm, parsers: ReasoningParsers | None, profile: Profile
-) -> Finding | None:
-    """The installed vLLM has no reasoning parser of this name.
-
-    --reasoning-parser names how the model marks its reasoning. Reasoning parsers and tool parsers
-    are two lists, and each release has its own: there is a tool parser `glm47`, and from 0.24 on a
-    reasoning parser of that name too, not before. GLM-4.5, 4.6 and 4.7 all use `glm45`. The parser
-    of a plugin is not in vLLM's own list: `--accept reasoning-parser-unknown`.
-
-    Manual: `--set reasoning_parser=NAME` with a name that the report lists.
-
-    Sources: vllm/reasoning/__init__.py, vllm#33349
-
-    See also: tool-parser-unknown
-    """
-    name = profile.reasoning_parser
-    if name is None:
-        raise NotApplicable(Text("the profile names no reasoning parser"))
-    if parsers is None:
-        raise _not_told(vllm, tables.REASONING)
-    if name in parsers.names:
-        return None
-    return _no_parser(vllm, "reasoning", "reasoning_parser", name, parsers.names)
-
-
-@rule("tool-parser-unknown", Severity.ERROR, Stage.MODEL)
-def tool_parser_unknown(
-    vllm: Vllm, parsers: ToolParsers | None, profile: Profile
-) -> Finding | None:
-    """The installed vLLM has no tool parser of this name.
-
-    --tool-call-parser names how the model writes its tool calls, and each release of vLLM has its
-    own list. GLM-4.7 uses `glm47` (older releases: `glm45`, before that `glm4_moe`). vLLM checks
-    the name only together with --enable-auto-tool-choice: without that flag a wrong name goes
-    unnoticed until a request has tools. --enable-auto-tool-choice without a parser is an error as
-    well. A parser newer than the installed vLLM needs a newer vLLM; the parser of a plugin is not
-    in vLLM's own list: `--accept tool-parser-unknown`.
-
-    Manual: `--set tool_call_parser=NAME` with a name that the report lists, or
-    `--set enable_auto_tool_choice=false`.
-
-    Sources: vllm/tool_parsers/__init__.py, vllm#9312, GLM-4.5#58
-
-    See also: reasoning-parser-unknown, tool-choice-not-enabled, glm47-tool-parser-empty-args
-    """
-    name, asked = profile.tool_call_parser, profile.enable_auto_tool_choice
-    if name is None:
-        if not asked:
-            raise NotApplicable(Text("the profile names no tool parser"))
-        off = Doctor("diagnose", ("--set", "enable_auto_tool_choice=false"))
-        return Finding(
-            Text("enable_auto_tool_choice is on, and no tool parser is named"),
-            (Text("--enable-auto-tool-choice requires --tool-call-parser"),),
-            (Fix(Text("name the model's parser, or leave it off"), (off,), Needs.PERSON),),
-        )
-    if parsers is None:
-        raise _not_told(vllm, tables.TOOLS)
-    if name in parsers.names:
-        return None
-    severity = None if asked else Severity.WARNING
-    return _no_parser(vllm, "tool", "tool_call_parser", name, parsers.names, severity)
-
-
-def _not_told(vllm: Vllm, file: str) -> Missing:
-    """Not worth more than a word: a wrong name is told as soon as the server starts."""
-    return NotApplicable(Text("{path} does not say which parsers there are", path=vllm.root / file))
-
-
-def _no_parser(
-    vllm: Vllm,
-    kind: str,
-    key: str,
-    name: str,
-    names: tuple[str, ...],
-    severity: Severity | None = None,
-) -> Finding:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, names, 1)
-    take = tuple(
-        Fix(
-            Text("take {near}, if that is what the model writes", near=one),
-            (Doctor("diagnose", ("--set", f"{key}={one}")),),
-            Needs.PERSON,
-        )
-        for one in near
-    )
-    return Finding(
-        Text(
-            "vLLM {version} has no {kind} parser {name}",
-            version=vllm.version,
-            kind=kind,
-            name=name,
-        ),
-        (Text("it has {names}", names=names),),
-        take,
-        severity,
-    )

@@ -48,16 +48,15 @@ def machine(count: int, gib: float) -> Gpus:
 
 def findings(profile: Profile, gpus: Gpus) -> Iterator[Finding]:
     for id, arguments in (
-        ("tp-exceeds-visible-gpus", (gpus, profile)),
-        ("tp-not-dividing-heads", (profile, gpus)),
-        ("gpu-memory-too-small", (gpus, profile)),
+        ("tp-exceeds-visible-gpus", (gpus, profile, None)),
+        ("tp-not-dividing-heads", (profile, gpus, None)),
+        ("gpu-memory-too-small", (gpus, profile, None)),
     ):
         try:
             answer = RULES[id](*arguments)
+            yield from (answer,) if isinstance(answer, Finding) else tuple(answer or ())
         except Missing:
             continue
-        if isinstance(answer, Finding):
-            yield answer
 
 
 def advised(found: Finding) -> set[int]:

@@ -101,6 +101,49 @@ class Names:
         raise Missing(self.partial)
 
 
+# _SUFFIX_TO_DEFAULTS of config/model.py (0.22.0 and 0.33.0): what the name of a class may end with,
+# where vLLM runs the model of another ending for it.
+_ENDINGS = (
+    "ForCausalLM",
+    "ForConditionalGeneration",
+    "ChatModel",
+    "LMHeadModel",
+    "ForTextEncoding",
+    "EmbeddingModel",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForAudioClassification",
+    "ForImageClassification",
+    "ForVideoClassification",
+    "ClassificationModel",
+    "ForRewardModeling",
+    "RewardModel",
+    "Model",
+)
+
+
+def served_by(known: Names) -> Callable[[str], bool]:
+    """Whether vLLM, which has these classes, serves a model of a class: by itself, or converted to
+    an embedding or a classifying one (_normalize_arch). Raises Missing where that is not known."""
+
+    def serves(architecture: str) -> bool:
+        ending = next((one for one in _ENDINGS if architecture.endswith(one)), None)
+        others = (architecture.replace(ending, other) for other in _ENDINGS) if ending else ()
+        return known.has(architecture) or any(other in known.names for other in others)
+
+    return serves
+
+
+def quoted(text: str) -> list[str]:
+    """The names in the double quotes of a part of a source."""
+    return re.findall(r'"([^"\n]+)"', text)
+
+
+def quoted_keys(text: str) -> list[str]:
+    """Those of them that a table of a source has for keys, a row each."""
+    return re.findall(r'(?m)^\s*"([^"\n]+)":', text)
+
+
 def architectures(source: Source) -> Names:
     """The classes of models that this vLLM has."""
     return _names(source, MODELS.names, r'"(.+)"', MODELS.file)

@@ -1,0 +1,110 @@
+"""Quantisation as the installed vLLM judges it: which methods it drops, which GPU each needs, and
+which of them may be named for a checkpoint.
+
+Read in vLLM 0.22.0 and 0.33.0: config/model.py (_verify_quantization), config/vllm.py
+(_get_quantization_config) and layers/quantization.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+from doctor.consumers.model_config import ConfigJson
+from doctor.consumers.source import Source, Unreadable
+from doctor.numbers import number_of
+
+FOLDER = "model_executor/layers/quantization"
+_INDEX = f"{FOLDER}/__init__.py"
+_SHORTHANDS = "OnlineQuantizationConfig"  # the class of all methods that a loop adds
+
+
+def deprecated_methods(source: Source) -> frozenset[str]:
+    """Those that need --allow-deprecated-quantization. Raises Unreadable."""
+    path = source.root / _INDEX
+    rows = source.target.search(path, r"(?s)\nDEPRECATED_QUANTIZATION_METHODS = \[(.*?)\n?\]")
+    if not rows:
+        raise Unreadable(path, "which quantization methods are deprecated")
+    return frozenset(re.findall(r'"([^"]+)"', rows[0]))
+
+
+def least_capability(source: Source, method: str) -> int | None:
+    """The least compute capability that a method takes (75 is 7.5), by the function that vLLM asks;
+    None where it is not a number that is written there. Raises Unreadable."""
+    function = source.function(_INDEX, "get_quantization_config")
+    name = dict(_classes(function)).get(method, _SHORTHANDS)
+    module = dict(_modules(function)).get(name)
+    return _least_of(source, name, module) if module else None
+
+
+def _classes(function: ast.FunctionDef) -> Iterator[tuple[str, str]]:
+    """Each method and its class, as the table in the function pairs them."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and isinstance(value, ast.Name):
+                    yield str(key.value), value.id
+
+
+def _modules(function: ast.FunctionDef) -> Iterator[tuple[str, str]]:
+    """Each class that it imports, and the file: from its own package, or by its whole name."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inside = node.module.removeprefix("vllm.").replace(".", "/")
+            folder = f"{FOLDER}/" if node.level else ""
+            for one in node.names:
+                yield one.asname or one.name, f"{folder}{inside}"
+
+
+# Only what it returns is recorded, not the class.
+_LEAST = (
+    r"(?ms)^class {name}\b(?:(?!^class ).)*?def get_min_capability\(cls\)[^:]*:"
+    r"\s+(?:#[^\n]*\s+)*return ([^\n]+)"
+)
+_BASES = r"(?m)^class {name}\(([\w, .]+)\)"
+_DEEPEST = 3  # classes above one
+
+
+def _least_of(source: Source, name: str, module: str) -> int | None:
+    """What the class says, or the first of those above it that stands in the same file."""
+    path = source.root / f"{module}.py"
+    for _ in range(_DEEPEST):
+        found = source.target.search(path, _LEAST.format(name=name))
+        if found:
+            return number_of(found[0].partition("#")[0].strip())
+        bases = source.target.search(path, _BASES.format(name=name))
+        if not bases:
+            return None
+        name = bases[0].split(",")[0].strip()
+    return None
+
+
+# Names that it takes for a checkpoint of each method, beside the method's own.
+_SAME: Mapping[str, frozenset[str]] = {
+    "gptq": frozenset(("gptq_marlin", "auto_gptq", "marlin", "moe_wna16")),
+    "awq": frozenset(("awq_marlin", "auto_awq", "marlin", "moe_wna16", "cpu_awq")),
+    "fp8": frozenset(("deepseek_v4_fp8",)),
+}
+# Of these checkpoints it decides by itself, whatever is asked for.
+_DECIDED = frozenset(("auto-round", "modelopt", "modelopt_fp4", "modelopt_mixed", "modelopt_mxfp8"))
+# Each of these takes any checkpoint, or says so itself.
+_TAKE_ALL = frozenset(("humming", "gguf", "inc"))
+
+
+def contradicts(asked: str, config: ConfigJson) -> bool:
+    """Whether vLLM ends for `--quantization asked` with this checkpoint: only where it is sure
+    (override_quantization_method of all its methods)."""
+    made = config.quantization
+    if made is None or not made.method or asked == made.method or asked in _TAKE_ALL:
+        return False
+    if made.method in _DECIDED or made.algorithm in ("FP8", "NVFP4", "MIXED_PRECISION"):
+        return False
+    if config.model_type in ("gpt_oss", "deepseek_v4", "deepseek_v41"):
+        return False
+    return asked not in _SAME.get(made.method, frozenset())
+
+
+def taken_for(method: str, known: Collection[str]) -> str:
+    """The name under which vLLM goes on with a checkpoint of this method."""
+    return "inc" if method == "auto-round" and "inc" in known else method
