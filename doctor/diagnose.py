@@ -10,8 +10,9 @@ from typing import Literal, TypeVar
 
 from packaging.version import Version
 
+from doctor.command import ServerCommand
 from doctor.consumers.vllm import CHECKED_UP_TO
-from doctor.engine import Crashed, Facts, check
+from doctor.engine import REGISTRY, Crashed, Facts, Sealed, check
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.fixes import KINDS
 from doctor.frozen import dataclass
@@ -20,6 +21,7 @@ from doctor.model import (
     Finding,
     Installer,
     Missing,
+    NotApplicable,
     NotChecked,
     Outcome,
     Rule,
@@ -27,14 +29,19 @@ from doctor.model import (
     Text,
     Verdict,
 )
-from doctor.probes.driver import CuInit, DeepAsked, Driver
+from doctor.probes.arguments import ServerArguments
+from doctor.probes.configuration import ModelConfiguration
+from doctor.probes.driver import CuInit, DeepAsked, Driver, Gpus, GpusWanted, InstalledDriver
+from doctor.probes.environment import LaunchEnv
 from doctor.probes.host import HostCompilers
 from doctor.probes.imports import Imported, Imports
-from doctor.probes.interpreter import Interpreter, Where
+from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.proof import Proof
 from doctor.probes.served import Profile
 from doctor.probes.toolkit import Toolkits
 from doctor.probes.wheels import Packages, Vllm
+from doctor.profile import ServeRequest
+from doctor.target import Target
 
 F = TypeVar("F", bound=Fact)
 
@@ -51,12 +58,13 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Report:
-    """What a diagnosis came to. `seconds` of wall time; `proof` and `imports` None where they were
+    """What a diagnosis came to. `asked`: the interpreter, None of an image that was not entered;
+    `seconds` of wall time; `proof` and `imports` None where they were
     not asked for; `facts`: what was found out, for a fix to ask; `recorded`: of a snapshot;
     `checked_up_to`: the newest vLLM that is known here, where the target's is newer."""
 
     where: Where
-    interpreter: Interpreter
+    asked: Interpreter | None
     profile_name: str
     model: str | None
     outcomes: tuple[Outcome, ...]
@@ -74,6 +82,21 @@ class Report:
     fail_on: Severity
     recorded: Recorded | None = None
     checked_up_to: str | None = None
+
+    @property
+    def interpreter(self) -> Interpreter:
+        """Raises Missing where nobody could ask it."""
+        return self.asked or self.facts.get(Interpreter)
+
+    @property
+    def command(self) -> ServerCommand | None:
+        """The one that is in force in the place of a profile."""
+        return self.facts.get(ServeRequest).command
+
+    @property
+    def profile(self) -> str | None:
+        """The name of the profile; None where a command is in force."""
+        return None if self.command else self.profile_name
 
     @property
     def source(self) -> Literal["live", "tape"]:
@@ -114,6 +137,30 @@ class Question:
     recorded: Recorded | None = None
 
 
+# What a container has of its host, and what its command says.
+_OF_THE_HOST: frozenset[type[Fact]] = frozenset(
+    (
+        *(Where, ServeRequest, DeepAsked, LaunchEnv),
+        *(InstalledDriver, GpusWanted, Driver, CuInit, Gpus),
+        *(ServerArguments, ModelConfiguration, Profile),
+    )
+)
+
+
+def facts_about(target: Target, where: Where, request: ServeRequest) -> Facts:
+    """The facts for a diagnosis. Of an image that was not entered only those are found out that
+    its host and its command tell."""
+    command = request.command
+    if where.found_by is not FoundBy.IMAGE or command is None or command.container is None:
+        return Facts(target, (where, request))
+    shell = {n: target.env[n] for n in command.container.inherited if n in target.env}
+    # Its paths are not those of the host, whose driver is asked here.
+    variables = {n: v for n, v in {**shell, **command.env}.items() if not n.startswith("LD_")}
+    why = NotApplicable(Text("the image {image} was not entered", image=command.container.image))
+    sealed = Sealed(REGISTRY, _OF_THE_HOST, why)
+    return Facts(target, (where, request, LaunchEnv(variables)), sealed)
+
+
 def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
     """Checks every rule against the target of `facts`, which were given Where and ServeRequest;
     `rules` may load them while they are asked for, which takes as long as the first children do.
@@ -123,8 +170,8 @@ def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
     deep = question.deep
     facts = facts.given(DeepAsked(deep))
     facts.ask_ahead(Interpreter, Driver, HostCompilers, *((CuInit, Imports) if deep else ()))
-    loaded = tuple(rules)
-    interpreter, where = facts.get(Interpreter), facts.get(Where)
+    loaded, where = tuple(rules), facts.get(Where)
+    interpreter = None if where.found_by is FoundBy.IMAGE else facts.get(Interpreter)
     facts.ask_ahead(Toolkits)
     outcomes, not_checked = check(loaded, facts)
     outcomes = [_settled(o) for o in outcomes]
@@ -135,7 +182,7 @@ def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
     first = primary(outcomes, question.fail_on)
     return Report(
         where=where,
-        interpreter=interpreter,
+        asked=interpreter,
         profile_name=question.profile_name,
         model=facts.get(Profile).model,
         outcomes=tuple(_ordered(outcomes, first)),

@@ -19,7 +19,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from doctor.errors import DoctorError
 from doctor.exits import UNKNOWN
@@ -78,6 +78,21 @@ class Registry:
         for a parameter that names no fact."""
         function = self.find(kind)
         return iter(_parameters(function) if function else ())
+
+
+class Sealed(Registry):
+    """A registry with the probes of these facts alone; who asks for another one is told `why`."""
+
+    def __init__(self, base: Registry, kinds: Collection[type[Fact]], why: NotApplicable) -> None:
+        super().__init__(base)
+
+        def refuse() -> NoReturn:
+            raise why
+
+        self._kinds, self._refuse = kinds, refuse
+
+    def find(self, kind: type) -> Callable[..., Any] | None:
+        return super().find(kind) if kind in self._kinds else self._refuse
 
 
 def _returned(function: Callable[..., Any]) -> Any:

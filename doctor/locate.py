@@ -12,6 +12,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from doctor.command import ServerCommand
 from doctor.errors import UsageError
 from doctor.frozen import dataclass
 from doctor.model import Text
@@ -24,21 +25,71 @@ class LocateError(UsageError):
     """What was named cannot be judged; one sentence with the wrong value."""
 
 
-def locate(python: str | None, env: Mapping[str, str]) -> Where:
-    """The interpreter of `--python`, else of VIRTUAL_ENV, of the active conda prefix, of the
-    `vllm` on PATH, else the doctor's own. Raises LocateError where the one named is not there."""
+def locate(
+    python: str | None, env: Mapping[str, str], command: ServerCommand | None = None
+) -> Where:
+    """The interpreter of `--python`, else the one that the server's command names, of VIRTUAL_ENV,
+    of the active conda prefix, of the `vllm` on PATH, else the doctor's own. Raises LocateError
+    where the one named is not there, or the command names one of another environment."""
+    named = _of_command(command, env, python is not None) if command else None
     if python is not None:
-        return Where(_interpreter(python, FoundBy.OPTION), FoundBy.OPTION)
+        where = Where(_interpreter(python, FoundBy.OPTION), FoundBy.OPTION)
+        if named and _environment(named.python) != _environment(where.python):
+            raise LocateError(
+                Text(
+                    "--python {python}: the command names another interpreter, {other}",
+                    python=python,
+                    other=named.python,
+                )
+            )
+        return where
+    if command and command.container:
+        return Where(Path(command.container.image), FoundBy.IMAGE)
+    if named:
+        return named
     for by in (FoundBy.VIRTUAL_ENV, FoundBy.CONDA_PREFIX):
-        if named := env.get(by.value):
-            return Where(_interpreter(named, by), by)
-    # Only absolute folders: nothing is started out of the current directory.
-    folders = [p for p in env.get("PATH", "").split(os.pathsep) if os.path.isabs(p)]  # noqa: PTH117
-    search = os.pathsep.join(folders)
+        if folder := env.get(by.value):
+            return Where(_interpreter(folder, by), by)
+    search = _absolute(env)
     vllm = shutil.which("vllm", path=search)
     if vllm and (found := _behind(Path(vllm), search)):
         return Where(found, FoundBy.VLLM_ON_PATH, Path(vllm))
     return Where(Path(sys.executable), FoundBy.OWN)
+
+
+def _of_command(command: ServerCommand, env: Mapping[str, str], given: bool) -> Where | None:
+    """What a command says of its interpreter by a path. `given`: the person names one too."""
+    if command.python:
+        return Where(_interpreter(str(command.python), FoundBy.COMMAND), FoundBy.COMMAND)
+    if command.script is None:
+        return None
+    if not command.script.is_file():
+        said = Text("the command: {script} does not exist", script=command.script)
+        raise LocateError(said)
+    if found := _behind(command.script, _absolute(env)):
+        return Where(found, FoundBy.COMMAND, command.script)
+    if given:
+        return None
+    said = Text(
+        "the command: which interpreter {script} starts cannot be told; name it by --python",
+        script=command.script,
+    )
+    raise LocateError(said)
+
+
+def _environment(python: Path) -> Path:
+    """What tells one environment from another, however its interpreter is spelled: the folder of a
+    virtual environment (PEP 405), else the program itself."""
+    for folder in (python.parent.parent, python.parent):
+        if (folder / "pyvenv.cfg").is_file():
+            return Path(os.path.realpath(folder))
+    return Path(os.path.realpath(python))
+
+
+def _absolute(env: Mapping[str, str]) -> str:
+    """PATH without relative folders: nothing is started out of the current directory."""
+    folders = env.get("PATH", "").split(os.pathsep)
+    return os.pathsep.join(p for p in folders if os.path.isabs(p))  # noqa: PTH117
 
 
 def _interpreter(value: str, by: FoundBy) -> Path:

@@ -124,9 +124,19 @@ def is_secret_name(name: str) -> bool:
 # What the process itself was given.
 
 
+_GIVEN: list[Mapping[str, str]] = []
+
+
+def hide_values_of(env: Mapping[str, str]) -> None:
+    """From now on hides the secrets among these variables too, which are another process's."""
+    _GIVEN.append(env)
+    _own_secrets.cache_clear()
+
+
 @functools.cache
 def _own_secrets() -> tuple[str, ...]:
-    return secrets_of(os.environ)
+    found = {one for env in (os.environ, *_GIVEN) for one in secrets_of(env)}
+    return tuple(sorted(found, key=lambda form: (-len(form), form)))
 
 
 def secrets_of(env: Mapping[str, str]) -> tuple[str, ...]:

@@ -53,7 +53,8 @@ class _Commands(MutableMapping[str, click.Command]):
 
 
 _COMMANDS = _Commands(
-    "diagnose", "explain", "fix", "undo", "launch", "env", "rules", "snapshot", "schema"
+    *("diagnose", "explain", "fix", "undo", "launch", "profile", "env"),
+    *("rules", "snapshot", "schema"),
 )
 
 

@@ -6,7 +6,7 @@ import itertools
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -15,11 +15,17 @@ import click
 from click.core import ParameterSource
 
 from doctor import about
+from doctor.probes.interpreter import FoundBy
+from doctor.profile import PLACE
 from doctor.redact import holds_secret
 
 if TYPE_CHECKING:
+    from doctor.command import ServerCommand
     from doctor.diagnose import Report
     from doctor.probes.interpreter import Where
+
+COMMAND = "doctor.command"
+"""The server's own command, among what click keeps of a running one."""
 
 # One option with its value, as words: ("--set", "gpus=later"), ("--apply",).
 _Row = tuple[str, ...]
@@ -48,21 +54,28 @@ def program() -> str:
 
 class RunningCommand:
     """The command that runs now, to be said again with changes (doctor.model.Again). `where`: what
-    it judges, named also where it was found and not named."""
+    it judges, named also where it was found and not named; `declared`: the options of the installed
+    vLLM, () where they are not known."""
 
-    def __init__(self, where: Where | None = None) -> None:
+    def __init__(self, where: Where | None = None, declared: Collection[str] = ()) -> None:
         self._context = click.get_current_context()
-        self._where = where
+        self._where = where if where and where.found_by is not FoundBy.IMAGE else None
+        self._declared = declared
+        self._command: ServerCommand | None = self._context.meta.get(COMMAND)
         self._tape: str | None = self._context.params.get("tape")
 
     def __call__(self, verb: str, *words: str) -> str:
         """The command `verb` as one line for a shell: every option of the running command that it
         has too, and `words`, which replace what they contradict: switches like --apply stand first.
-        In words only, where the line would show a secret."""
+        In words only, where the line would show a secret. Of a server's own command, a setting
+        among the words is put into it."""
         of_tape = self._tape is not None and verb == "diagnose" and "--deep" not in words
         elsewhere = self._tape is not None and not of_tape and verb != "rules"
         options = self._options(verb)
+        words, behind, corrected = self._served(verb, words)
         without = {"--from"} if not of_tape else set[str]()
+        if corrected:
+            without |= {"--pid", "--unit"}
         for chosen, others in _INSTEAD_OF.items():
             without |= others if chosen in words else set()
         rows = [r for r in self._rows(verb, options) if r[0] not in without]
@@ -73,12 +86,47 @@ class RunningCommand:
         said = [*first, *_said(rows, words, options), *words[len(first) :]]
         if verb == self._context.info_name and "--forget" not in words:
             said += self._arguments()
+        said += behind
         if holds_secret(said):
-            return self._described(verb, words, elsewhere)
+            return self._described(verb, words, corrected, elsewhere)
         start = about.NAME if elsewhere else str(self._context.find_root().info_name)
         return f"{start} {shlex.join([verb, *said])}"
 
-    def _described(self, verb: str, words: Sequence[str], elsewhere: bool) -> str:
+    def _served(
+        self, verb: str, words: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], list[str], tuple[str, ...]]:
+        """(the words without settings of the server, what stands behind them, the settings)."""
+        root = cast("click.Group", self._context.find_root().command)
+        if "words" not in {one.name for one in root.commands[verb].params}:
+            return words, [], ()
+        typed: tuple[str, ...] = self._context.params.get("words") or ()
+        if self._command is None:
+            return words, ["--", *typed] if typed else [], ()
+        from doctor.command.change import changed
+
+        kept: list[str] = []
+        settings: list[str] = []
+        pairs = iter(words)
+        for word in pairs:
+            if word != "--set":
+                kept.append(word)
+                continue
+            one = next(pairs)
+            is_place = one.partition("=")[0].partition(".")[0] in PLACE
+            settings += [] if is_place else [one]
+            kept += [word, one] if is_place else []
+        arguments = self._command.arguments
+        for one in settings:
+            key, _, value = one.partition("=")
+            arguments = changed(arguments, key, value, self._declared)
+        if not settings and self._command.found:
+            return words, [], ()  # named by --pid or --unit
+        whole = self._command.with_arguments(arguments)
+        return tuple(kept), ["--", *whole], tuple(settings)
+
+    def _described(
+        self, verb: str, words: Sequence[str], corrected: Sequence[str], elsewhere: bool
+    ) -> str:
         ours = self._context.info_name
         said = ["the same command again"]
         if verb != ours:
@@ -86,7 +134,16 @@ class RunningCommand:
         if elsewhere and self._where:
             said.append("without --from")
             words = ("--python", str(self._where.python), *words)
-        return ", ".join([*said, *([f"with {shlex.join(words)}"] if words else [])])
+        if words:
+            said.append(f"with {shlex.join(words)}")
+        if corrected:
+            from doctor.command.change import option_of
+
+            for key, _, value in (one.partition("=") for one in corrected):
+                option = option_of(key)
+                given = f"with {shlex.quote(f'{option}={value}')}" if value else f"without {option}"
+                said.append(f"{given} behind --")
+        return ", ".join(said)
 
     def _options(self, verb: str) -> dict[str, click.Option]:
         """The options of a command, by the longest of their names."""
@@ -114,7 +171,7 @@ class RunningCommand:
         made: list[str] = []
         for one in self._context.command.params:
             value = self._context.params.get(str(one.name))
-            if isinstance(one, click.Argument) and value:
+            if isinstance(one, click.Argument) and value and one.name != "words":
                 made += [value] if isinstance(value, str) else ["--", *value]
         return made
 
@@ -150,6 +207,15 @@ def _said(
             yield from row
 
 
-def told(report: Report, again: RunningCommand) -> Report:
-    """The report, whose commands of the doctor's own are said by `again`."""
+def told(report: Report, where: Where) -> Report:
+    """The report, whose commands of the doctor's own are said as the running one was."""
+    from doctor.report.machine import fact
+
+    declared: Collection[str] = ()
+    if report.command:
+        from doctor.probes.vllm_names import VllmOptions
+
+        known = fact(report, VllmOptions)
+        declared = known.names if known else ()
+    again = RunningCommand(where, declared)
     return replace(report, installer=replace(report.installer, again=again))

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from doctor.cli.again import RunningCommand, told
+from doctor.cli.again import told
 from doctor.cli.options import (
     CommonOptions,
+    ServingCommand,
     accept_option,
     fail_on_option,
     form_option,
     ids,
-    target_options,
+    server_options,
 )
 from doctor.cli.output import (
     print_json,
@@ -22,12 +23,11 @@ from doctor.cli.output import (
     verbatim,
 )
 from doctor.codec import parse_json
-from doctor.diagnose import Question, Recorded
+from doctor.diagnose import Question, Recorded, facts_about
 from doctor.diagnose import diagnose as run_diagnosis
-from doctor.engine import Facts
 from doctor.errors import UsageError, naming
 from doctor.model import Severity, Text
-from doctor.probes.interpreter import Where, recorded_where
+from doctor.probes.interpreter import FoundBy, Where, recorded_where
 from doctor.report.formats import CASE_FORMS
 from doctor.tape import Tape, load_tape
 from doctor.target import Target, must_read
@@ -45,8 +45,8 @@ def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
     return Tape(tape), where, Recorded(tape.tool, tape.recorded, tape.host)
 
 
-@click.command()
-@target_options
+@click.command(cls=ServingCommand)
+@server_options
 @click.option(
     "--deep",
     is_flag=True,
@@ -81,11 +81,15 @@ def diagnose(
         raise UsageError(said)
     if verbose and quiet:
         raise UsageError(Text("--verbose and --quiet exclude each other"))
+    if tape and (common.pid or common.unit):
+        raise UsageError(Text("--from {file}: a snapshot has no processes and units", file=tape))
     asked = common.request()
     with rules_print_to_stderr():
         known = common.rules() if accept else common.rules_when_asked()
         accepted = ids("--accept", accept, known) if accept else frozenset()
-    target, where, recorded = _from_tape(tape) if tape else (*common.named(), None)
+    target, where, recorded = _from_tape(tape) if tape else (*common.named(asked.command), None)
+    if deep and where.found_by is FoundBy.IMAGE:
+        common.entered(asked.command)
     question = Question(common.profile_name, deep, Severity(fail_on), accepted, recorded)
     if deep:
         from doctor.cli.talking import Talking
@@ -93,8 +97,8 @@ def diagnose(
 
         Talking(form).phase(VERIFYING)
     with rules_print_to_stderr():
-        report = run_diagnosis(Facts(target, (where, asked)), known, question)
-    report = told(report, RunningCommand(where))
+        report = run_diagnosis(facts_about(target, where, asked), known, question)
+    report = told(report, where)
     if form == "json":
         from doctor.report.json import to_json
 

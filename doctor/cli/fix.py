@@ -15,12 +15,13 @@ from doctor.cli.changing import do_not_die_of_a_pipe, with_way_out
 from doctor.cli.options import (
     CONSENT_HELP,
     CommonOptions,
+    ServingCommand,
     accept_option,
     fail_on_option,
     form_option,
     ids,
     patience,
-    target_options,
+    server_options,
     wait_option,
 )
 from doctor.cli.output import (
@@ -51,8 +52,8 @@ if TYPE_CHECKING:
     from doctor.repair.session import FixOutcome, FixRequest, Session
 
 
-@click.command()
-@functools.partial(target_options, consents=tuple(CONSENT_HELP))
+@click.command(cls=ServingCommand)
+@functools.partial(server_options, consents=tuple(CONSENT_HELP))
 @click.option("--apply", "wanted", is_flag=True, help="Do it, diagnose again, say what was fixed.")
 @click.option("--create", is_flag=True, help="Make the environment of --python if it is not there.")
 @click.option(
@@ -157,7 +158,7 @@ def _begin(
     """The session, in which a person sees what is about to be done; programs read the result."""
     from doctor.repair.session import Person, Session
 
-    target, where = common.named()
+    target, where = common.entered(request.serve.command)
     if wanted and where.found_by is FoundBy.OWN:
         fail("no environment is active: name the one to fix with --python", USAGE)
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from doctor.cli.again import RunningCommand, told
+from doctor.cli.again import told
 from doctor.cli.options import (
     CommonOptions,
+    ServingCommand,
     accept_option,
     ids,
     patience,
-    target_options,
+    server_options,
     wait_option,
 )
 from doctor.cli.output import print_report, rules_print_to_stderr, say, tell
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from doctor.serve.process import Server
 
 
-@click.command()
-@target_options
+@click.command(cls=ServingCommand)
+@server_options
 @accept_option
 @click.option("--exec", "replace", is_flag=True, help="Become the server instead of its parent.")
 @click.option(
@@ -47,16 +48,15 @@ if TYPE_CHECKING:
     "start nothing.",
 )
 @wait_option
-@click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- VLLM OPTIONS]")
 def launch(
     common: CommonOptions,
     accept: tuple[str, ...],
     replace: bool,
     dry_run: bool,
     wait: float | None,
-    extra: tuple[str, ...],
 ) -> None:
-    """Check, verify, and serve: `vllm serve` with the profile's arguments, if nothing is wrong.
+    """Check, verify, and serve: `vllm serve` with the profile's arguments, or the command behind
+    --, if nothing is wrong.
 
     Runs it in the foreground, forwards signals, and ends with its exit code. Refuses with the
     report and exit code 78 where there is an error or an inconclusive check, unless --accept names
@@ -64,15 +64,17 @@ def launch(
     once for a toolchain.
     """
     from doctor.diagnose import Question
-    from doctor.serve.argv import argv
+    from doctor.serve.argv import argv, argv_of, must_be_startable
     from doctor.serve.errors import refusing
     from doctor.serve.gate import judge_start, undisturbed
     from doctor.serve.process import attend
 
     request = common.request()
+    if request.command:
+        must_be_startable(request.command)
     rules = common.rules()
     accepted = ids("--accept", accept, rules)
-    target, where = common.named()
+    target, where = common.named(request.command)
     # A profile gives the server its variables and arguments, and so what it loads.
     name = common.profile_name
     if Path(name).is_file() and (why := target.distrust(Path(name))):
@@ -80,10 +82,12 @@ def launch(
     with refusing():
         with rules_print_to_stderr():
             facts = Facts(target, (where, request))
-            asked = facts.get(Profile)
-            interpreter = facts.get(Interpreter)
-            options = None if OPTION_UNKNOWN in accepted else _options(facts)
-            words = argv(target, interpreter, asked, extra, options)
+            asked, interpreter = facts.get(Profile), facts.get(Interpreter)
+            if request.command:
+                words = argv_of(target, interpreter, request.command)
+            else:
+                options = None if OPTION_UNKNOWN in accepted else _options(facts)
+                words = argv(target, interpreter, request.profile, request.extra, options)
             with undisturbed(interpreter.prefix, patience(wait)):
                 # What another doctor changed meanwhile is asked anew.
                 judged = judge_start(
@@ -93,9 +97,7 @@ def launch(
                     prove=not dry_run,
                     tell=tell,
                 )
-                judged = dataclasses.replace(
-                    judged, report=told(judged.report, RunningCommand(where))
-                )
+                judged = dataclasses.replace(judged, report=told(judged.report, where))
                 server = None if dry_run else _start(judged, asked, words, replace)
         if server is None:
             _print_dry_run(target, judged, words)

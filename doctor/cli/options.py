@@ -4,14 +4,18 @@ the rules that judge it."""
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
+from doctor import about
 from doctor import profile as profiles
 from doctor.cli.output import rules_print_to_stderr, say, tell
+from doctor.command import ServerCommand
 from doctor.engine import load_rules
 from doctor.errors import DoctorError, UsageError, naming
 from doctor.exits import UNKNOWN, USAGE
@@ -19,8 +23,9 @@ from doctor.frozen import dataclass
 from doctor.locate import environments, locate, nobody_named, refuse_foreign
 from doctor.model import Rule, Severity, Text, os_refusal, printable
 from doctor.patience import Patience
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.profile import Profile, ServeRequest
+from doctor.redact import hide_values_of, redacted_words
 from doctor.shipped import rules_folder
 from doctor.target import Live, Target
 from doctor.trust import ALLOW, why_not_trusted
@@ -40,6 +45,10 @@ class CommonOptions:
     profile_name: str = profiles.DEFAULT_PROFILE
     sets: tuple[str, ...] = ()
     rules_dir: str | None = None
+    words: tuple[str, ...] = ()
+    pid: int | None = None
+    unit: str | None = None
+    online: bool = False
 
     def profile(self) -> Profile:
         """The profile with its settings put in; says what of it does not count for another model.
@@ -59,8 +68,63 @@ class CommonOptions:
         return made
 
     def request(self) -> ServeRequest:
-        """What is to be served. Raises UsageError."""
-        return ServeRequest(self.profile())
+        """What is to be served. Raises UsageError; DoctorError where what is running cannot be
+        read."""
+        command = self._command()
+        if command is None:
+            if self.words:
+                from doctor.serve.argv import refuse_unjudged
+
+                refuse_unjudged(self.words)
+            return ServeRequest(self.profile(), self.words, online=self.online)
+        hide_values_of({**(command.environ or {}), **command.env})
+        from doctor.cli.again import COMMAND
+
+        click.get_current_context().meta[COMMAND] = command
+        return ServeRequest(self._place(), command=command, online=self.online)
+
+    def _command(self) -> ServerCommand | None:
+        """The server's own command; None where the words are further options of a profile's."""
+        named = {"--pid": self.pid, "--unit": self.unit, "--": self.words or None}
+        given = [name for name, value in named.items() if value is not None]
+        if len(given) > 1:
+            raise UsageError(Text("{given} exclude each other", given=given))
+        if self.pid is not None:
+            from doctor.command.process import read_process
+
+            return read_process(self.pid)
+        if self.unit is not None:
+            from doctor.command.unit import read_unit, unit_folders
+
+            home = Live().env.get("HOME")
+            return read_unit(self.unit, *unit_folders(home), home)
+        if not self.words or self.words[0].startswith("-"):
+            return None
+        from doctor.command.server import read_command
+
+        return read_command(self.words)
+
+    def _place(self) -> Profile:
+        """Where a command is to be served, which is all that is said beside it."""
+        source = click.get_current_context().get_parameter_source("profile_name")
+        if source is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                Text(
+                    "--profile {name}: a command says itself what is served; leave one of them out",
+                    name=self.profile_name,
+                )
+            )
+        for one in self.sets:
+            key = one.partition("=")[0].strip()
+            if key.partition(".")[0] not in profiles.PLACE:
+                raise UsageError(
+                    Text(
+                        "--set {key}: a command says itself what is served; put the option into "
+                        "it, behind --",
+                        key=key if "=" in one else "...",
+                    )
+                )
+        return profiles.with_settings(Profile(), self.sets) if self.sets else Profile()
 
     def rules(self) -> tuple[Rule, ...]:
         """Our own rules, and those of --rules. Raises RuleError, UsageError."""
@@ -105,18 +169,35 @@ class CommonOptions:
             said = Text("signatures: {why}", why=why)
             raise DoctorError(said, USAGE if self.rules_dir else UNKNOWN) from None
 
-    def located(self) -> tuple[Target, Where]:
-        """This machine, and which interpreter on it. Raises LocateError."""
-        target = Live(foreign=ALLOW in self.allow)
-        where = locate(self.python, target.env)
-        if ALLOW not in self.allow:
+    def located(self, command: ServerCommand | None = None) -> tuple[Target, Where]:
+        """This machine, with the variables that the command has where it runs, and which
+        interpreter on it. Raises LocateError."""
+        target = Live(command.environ if command else None, foreign=ALLOW in self.allow)
+        env = {**target.env, **command.env} if command else target.env
+        where = locate(self.python, env, command)
+        if ALLOW not in self.allow and where.found_by is not FoundBy.IMAGE:
             refuse_foreign(where.python)
         return target, where
 
-    def named(self) -> tuple[Target, Where]:
+    def entered(self, command: ServerCommand | None) -> tuple[Target, Where]:
+        """As `named`. Raises UsageError for an image that was not entered."""
+        target, where = self.named(command)
+        if command and command.container and where.found_by is FoundBy.IMAGE:
+            from doctor.command.container import entering
+
+            raise UsageError(
+                Text(
+                    "the image {image} is not entered; run vllm-doctor in it: {command}",
+                    image=command.container.image,
+                    command=shlex.join(redacted_words(entering(command, command.container))),
+                )
+            )
+        return target, where
+
+    def named(self, command: ServerCommand | None = None) -> tuple[Target, Where]:
         """As `located`, but never the doctor's own interpreter where no server could run on it:
         then the environments that there are, each with the command for it, and out."""
-        target, where = self.located()
+        target, where = self.located(command)
         if nobody_named(where):
             _list_environments()
         return target, where
@@ -161,16 +242,23 @@ CONSENT_HELP = {
 }
 
 
-def python_options(command: F, consents: tuple[str, ...] = ()) -> F:
+def python_options(command: F, consents: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> F:
     """The options that name an environment, as one CommonOptions, the command's `common`.
-    `consents`: what else --allow takes."""
-    return _python(_with_common(command, "python", "allow"), consents)
+    `consents`: what else --allow takes; `more`: the command's own options that are part of it."""
+    return _python(_with_common(command, "python", "allow", *more), consents)
 
 
 def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
     """The options that name what is judged: an environment, and what it is to serve; as one
     CommonOptions, the command's `common`."""
-    made = _with_common(command, "python", "allow", "profile_name", "sets", "rules_dir")
+    return _target(_with_common(command, *_TARGET), consents)
+
+
+_TARGET = ("python", "allow", "profile_name", "sets", "rules_dir")
+
+
+def _target(command: F, consents: tuple[str, ...]) -> F:
+    made = command
     for option in reversed(
         (
             click.option(
@@ -198,6 +286,55 @@ def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
     ):
         made = option(made)
     return _python(made, consents)
+
+
+def server_options(command: F, consents: tuple[str, ...] = ()) -> F:
+    """The same, and those that name the server's own command; `command` is of the class
+    ServingCommand."""
+    made = _with_common(command, "words", "pid", "unit", "online", *_TARGET)
+    for option in reversed(
+        (
+            click.option(
+                "--pid",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="A running server: its command, environment and interpreter.",
+            ),
+            click.option(
+                "--unit", metavar="NAME", help="A systemd service: what its files say it starts."
+            ),
+            click.option(
+                "--online", is_flag=True, help="Ask the hub for what is not known of the model."
+            ),
+            command_option,
+        )
+    ):
+        made = option(made)
+    return _target(made, consents)
+
+
+def command_option(command: F) -> F:
+    """What follows --."""
+    made = click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND]")
+    return made(command)
+
+
+class ServingCommand(click.Command):
+    """A command behind whose `--` the server's own stands, or further options of it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        behind = len(args) - args.index("--") - 1 if "--" in args else 0
+        example = f"{about.NAME} {ctx.info_name} [OPTIONS] -- vllm serve MODEL ..."
+        try:
+            rest = super().parse_args(ctx, list(args))
+        except click.NoSuchOption as error:
+            said = f"{error.format_message()} Put -- before the server's command: {example}"
+            raise click.UsageError(said, ctx) from None
+        words = ctx.params["words"]
+        if len(words) > behind:
+            said = f"{words[0]}: put -- before the server's command: {example}"
+            raise click.UsageError(said, ctx)
+        return rest
 
 
 def _python(command: F, consents: tuple[str, ...]) -> F:

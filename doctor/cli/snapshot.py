@@ -8,7 +8,7 @@ import platform
 import click
 
 from doctor import about
-from doctor.cli.options import CommonOptions, target_options
+from doctor.cli.options import CommonOptions, ServingCommand, server_options
 from doctor.cli.output import (
     say,
     verbatim,
@@ -18,8 +18,8 @@ from doctor.engine import Facts
 from doctor.tape import Recorder
 
 
-@click.command()
-@target_options
+@click.command(cls=ServingCommand)
+@server_options
 @click.option(
     "-o", "--output", required=True, metavar="FILE", help="Where to write it; - for stdout."
 )
@@ -34,7 +34,7 @@ def snapshot(
 
     served = common.request()
     common.rules()  # which may bring facts of their own
-    target, where = common.named()
+    target, where = common.entered(served.command)
     recorder = Recorder(target)
     asked = ask_everything(Facts(recorder, (where, served)))
     tool = f"{about.NAME} {about.VERSION}"

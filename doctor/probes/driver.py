@@ -9,12 +9,14 @@ from typing import TypeVar
 from packaging.version import Version
 
 from doctor.codec import decode, parse_json
+from doctor.command import Container
 from doctor.engine import probe
 from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import cuda_version, number_of
 from doctor.probes.environment import LaunchEnv, child_env
 from doctor.probes.served import Profile
+from doctor.profile import ServeRequest
 from doctor.redact import redact
 from doctor.target import OWN, OWN_PYTHON, Target
 from doctor.trust import NotTrusted
@@ -93,6 +95,7 @@ class CuInit(Fact):
 
 NO_GPU_NEEDED = Text("this server runs on the CPU")
 GPUS_LATER = Text("the profile says that the GPUs come later")
+_NO_MIG = Text("MIG instances are not judged")
 
 
 @probe
@@ -173,9 +176,10 @@ class Gpus(Fact):
 
 
 @probe
-def gpus(driver: Driver, env: LaunchEnv) -> Gpus:
+def gpus(driver: Driver, env: LaunchEnv, request: ServeRequest | None = None) -> Gpus:
     """CUDA reads its list up to the first entry that it does not know, and shows what came before
-    (CUDA C++ Programming Guide, "CUDA Environment Variables")."""
+    (CUDA C++ Programming Guide, "CUDA Environment Variables"). A container has only those that it
+    is given, and counts them anew."""
     if driver.tegra and driver.nvml.error:
         raise NotApplicable(Text("a Jetson's driver does not list its GPU"))
     if driver.libcuda.error or driver.nvml.error:
@@ -183,11 +187,14 @@ def gpus(driver: Driver, env: LaunchEnv) -> Gpus:
             Text("the NVIDIA driver cannot be asked for its GPUs"), ("driver-lib-invisible",)
         )
     devices = driver.nvml.devices
+    command = request.command if request else None
+    if command and command.container:
+        devices = _given_to(command.container, devices)
     choice = env.get("CUDA_VISIBLE_DEVICES")
     if choice is None:
         return Gpus(devices, len(devices))
     if "MIG-" in choice:
-        raise NotApplicable(Text("MIG instances are not judged"))
+        raise NotApplicable(_NO_MIG)
     shown: list[Device] = []
     for entry in choice.split(","):
         one = _chosen(entry.strip(), devices)
@@ -198,6 +205,17 @@ def gpus(driver: Driver, env: LaunchEnv) -> Gpus:
             break
         shown.append(one)
     return Gpus(tuple(shown), len(devices), choice)
+
+
+def _given_to(container: Container, devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """By index or UUID, in the order of the bus (nvidia-container-toolkit)."""
+    names = container.gpu_names
+    if names is None:
+        return devices[: container.gpu_count]
+    if any(name.startswith("MIG-") or ":" in name for name in names):
+        raise NotApplicable(_NO_MIG)
+    uuids = tuple(name for name in names if name.startswith("GPU-"))
+    return tuple(d for d in devices if str(d.index) in names or d.uuid.startswith(uuids))
 
 
 def _chosen(entry: str, devices: tuple[Device, ...]) -> Device | None:

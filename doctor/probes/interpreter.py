@@ -27,6 +27,8 @@ class FoundBy(str, Enum):
     VIRTUAL_ENV = "VIRTUAL_ENV"
     CONDA_PREFIX = "CONDA_PREFIX"
     VLLM_ON_PATH = "vllm on PATH"
+    COMMAND = "the command"
+    IMAGE = "an image that was not entered"
     OWN = "the doctor's own"
 
     def __str__(self) -> str:
@@ -35,8 +37,8 @@ class FoundBy(str, Enum):
 
 @dataclass(frozen=True)
 class Where(Fact):
-    """The interpreter to judge, and how it was found; `script`: the `vllm` on PATH that starts
-    it."""
+    """The interpreter to judge, and how it was found; `script`: the `vllm`, on PATH or of a
+    command, that starts it. Of an image that was not entered, `python` is its name."""
 
     python: Path
     found_by: FoundBy

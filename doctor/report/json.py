@@ -19,9 +19,11 @@ from doctor.model import (
     Verdict,
     printable,
 )
-from doctor.report.machine import Machine, machine
+from doctor.redact import redacted_words
+from doctor.report.machine import Machine, fact, machine, prefix_of
 
 if TYPE_CHECKING:
+    from doctor.command import ServerCommand
     from doctor.diagnose import Report
 
 SCHEMA_VERSION = 1
@@ -40,14 +42,16 @@ def to_json(report: Report) -> dict[str, Any]:
         },
         "target": {
             "python": printable(where.python),
-            "prefix": printable(report.interpreter.prefix),
+            "prefix": printable(prefix_of(report)),
             "found_by": where.how,
-            "profile": report.profile_name,
+            "profile": report.profile,
             "model": None if report.model is None else printable(report.model),
             "source": report.source,
             "recorded": encode(report.recorded),
             "checked_up_to": report.checked_up_to,
         },
+        "command": None if report.command is None else _command(report.command),
+        "model": _model(report),
         **machine_json(whose),
         "versions": {"vllm": whose.vllm, "torch": whose.torch, "driver": whose.driver},
         "gpus": None if whose.gpus is None else list(whose.gpus),
@@ -60,6 +64,45 @@ def to_json(report: Report) -> dict[str, Any]:
         "deep": _deep(report),
         "not_checked": [{"id": n.rule.id, "why": str(n.why)} for n in report.not_checked],
     }
+
+
+def _command(command: ServerCommand) -> list[str]:
+    """Its words; also those in a shell's text are redacted one by one."""
+    if command.inner:
+        from doctor.command.shell import as_text
+
+        return redacted_words([*command.words[:-1], as_text(redacted_words(command.inner))])
+    return redacted_words(command.words)
+
+
+def _model(report: Report) -> dict[str, Any] | None:
+    """What is known of the model, and where it was read; its shape is `_model_schema()`."""
+    from doctor.probes.configuration import ModelConfiguration
+    from doctor.probes.served import Profile
+
+    profile, read = fact(report, Profile), fact(report, ModelConfiguration)
+    if report.model is None or profile is None:
+        return None
+    needs = {name: value for name, value in vars(profile.needs).items() if value is not None}
+    return {
+        "name": printable(report.model),
+        "source": read.source.value if read and read.source else None,
+        "place": str(read.place) if read and read.place else None,
+        "why": str(read.why) if read and read.why else None,
+        "needs": needs,
+    }
+
+
+def _model_schema() -> dict[str, Any]:
+    from doctor.probes.configuration import ReadFrom
+
+    return object_of(
+        name=TEXT,
+        source={"enum": [*(one.value for one in ReadFrom), None]},
+        place=MAYBE_TEXT,
+        why=MAYBE_TEXT,
+        needs={"type": "object"},
+    )
 
 
 def machine_json(whose: Machine) -> dict[str, Any]:
@@ -226,12 +269,14 @@ def report_schema() -> dict[str, Any]:
             python=TEXT,
             prefix=TEXT,
             found_by=TEXT,
-            profile=TEXT,
+            profile=MAYBE_TEXT,
             model=MAYBE_TEXT,
             source={"enum": ["live", "tape"]},
             recorded={"anyOf": [recorded, {"type": "null"}]},
             checked_up_to=MAYBE_TEXT,
         ),
+        command={"type": ["array", "null"], "items": TEXT},
+        model={"anyOf": [_model_schema(), {"type": "null"}]},
         **MACHINE,
         versions=object_of(vllm=MAYBE_TEXT, torch=MAYBE_TEXT, driver=MAYBE_TEXT),
         gpus={"type": ["array", "null"], "items": TEXT},

@@ -79,11 +79,13 @@ def counted(number: int, what: str) -> str:
 
 
 def served(report: Report) -> Line:
-    """What is to be served, and which profile says so."""
-    profile = f"(profile {report.profile_name})"
+    """What is to be served, and what says so: a profile, or a command and where it was found."""
+    said = f"(profile {report.profile})"
+    if command := report.command:
+        said = f"(the command of {command.found})" if command.found else "(your command)"
     if report.model is None:
-        return (("", f"no model {profile}"),)
-    return (("bold", report.model), ("", f" {profile}"))
+        return (("", f"no model {said}"),)
+    return (("bold", report.model), ("", f" {said}"))
 
 
 def fix_lines(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from doctor.frozen import dataclass
@@ -53,6 +54,11 @@ def machine(report: Report) -> Machine:
         driver=driver.nvml.driver if driver else None,
         gpus=tuple(device.name for device in gpus.visible) if gpus else None,
     )
+
+
+def prefix_of(report: Report) -> Path:
+    """Of the environment that was judged; the name of an image that was not entered."""
+    return report.asked.prefix if report.asked else report.where.python
 
 
 def fact(report: Report, kind: type[F]) -> F | None:

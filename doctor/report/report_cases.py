@@ -18,7 +18,7 @@ def report_cases(report: Report) -> Cases:
     about = machine(report)
     known = {
         "python": str(report.where.python),
-        "profile": report.profile_name,
+        "profile": report.profile,
         "model": report.model,
         "vllm": about.vllm,
         "torch": about.torch,

@@ -14,7 +14,7 @@ from doctor.probes.interpreter import FoundBy
 from doctor.probes.served import Profile
 from doctor.report.closing import is_fixable, next_lines, snapshot_line, verdict_lines
 from doctor.report.lines import MARKS, Line, Style, columns, counted, wrap, wrapped
-from doctor.report.machine import fact, machine
+from doctor.report.machine import fact, machine, prefix_of
 from doctor.report.moments import MOMENTS, moment_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _header(report: Report, style: Style) -> Iterator[Line]:
     ranks = profile.tensor_parallel_size if profile else 1
     model = report.model.rpartition("/")[2] if report.model else "environment only"
     where = report.where
-    line: Line = (("bold", str(report.interpreter.prefix)),)
+    line: Line = (("bold", str(prefix_of(report))),)
     if where.found_by is not FoundBy.OPTION:
         line = (*line, ("", f" ({where.how})"))
     for said in wrap(", ".join(parts), style.width - 2):
@@ -149,8 +149,8 @@ def _brief(message: Text, report: Report) -> str:
     """The message, whose paths begin in the target's site-packages where they lead there: the
     header says which environment it is."""
     said = str(message)
-    for folder in report.interpreter.site_packages:
-        if report.interpreter.prefix in folder.parents:
+    for folder in report.asked.site_packages if report.asked else ():
+        if prefix_of(report) in folder.parents:
             said = said.replace(f"{folder}/", f"{folder.name}/")
     return said
 

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from doctor.command import MODULE, ServerCommand
+from doctor.command.change import option_words
 from doctor.consumers import names
 from doctor.locate import locate
 from doctor.model import Text
@@ -21,6 +23,12 @@ from doctor.target import Target
 _MODULE = (
     "import sys; sys.path[:1] = [p for p in sys.path[:1] if p]; "
     "from vllm.entrypoints.cli.main import main; sys.exit(main())"
+)
+
+# What `python -m` does.
+_API_SERVER = (
+    "import runpy, sys; sys.path[:1] = [p for p in sys.path[:1] if p]; "
+    f"runpy.run_module({MODULE!r}, run_name='__main__', alter_sys=True)"
 )
 
 
@@ -42,17 +50,41 @@ def argv(
     if profile.model.startswith("-"):
         said = Text("model: {name} would be taken for an option of vLLM", name=profile.model)
         raise WrongArguments(said)
-    _refuse_unjudged(extra)
+    refuse_unjudged(extra)
     arguments: list[str] = []
     for _, option, value in names.passed(profile):
         # A value that begins with a dash would be taken for the next option.
         text = str(value)
         joined = [f"{option}={text}"] if text.startswith("-") else [option, text]
         arguments += [option] if value is True else joined
+    arguments += option_words(profile.options)
     if options is not None:
         _refuse_unknown(arguments, options, LaunchError)
         _refuse_unknown(extra, options, WrongArguments)
     return (*_program(target, interpreter), "serve", profile.model, *arguments, *extra)
+
+
+def must_be_startable(command: ServerCommand) -> None:
+    """Raises WrongArguments for a server that is started elsewhere, and says how."""
+    if container := command.container:
+        line = shown_command(command.words)
+        said = Text("{program} starts this server: {line}", program=container.program, line=line)
+        raise WrongArguments(said)
+    if command.found:
+        raise WrongArguments(
+            Text(
+                "{what}: it is judged by diagnose, and started by what started it; to launch the "
+                "same command, give it behind --",
+                what=command.found,
+            )
+        )
+
+
+def argv_of(target: Target, interpreter: Interpreter, command: ServerCommand) -> tuple[str, ...]:
+    """The same for a whole command: exactly its arguments."""
+    if command.by == "serve":
+        return (*_program(target, interpreter), "serve", *command.arguments)
+    return (str(interpreter.python), "-c", _API_SERVER, *command.arguments)
 
 
 def _refuse_unknown(
@@ -94,7 +126,9 @@ def _no_option(name: str, last: str | None, near: str | None) -> Text:
     return Text("the installed vLLM has no option {name}", name=name)
 
 
-def _refuse_unjudged(extra: Sequence[str]) -> None:
+def refuse_unjudged(extra: Sequence[str]) -> None:
+    """Raises WrongArguments for further words that are no options, or say again what a profile
+    says: the last one would win, and it was not judged."""
     if extra and not extra[0].startswith("-"):
         raise WrongArguments(
             Text(

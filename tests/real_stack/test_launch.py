@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from doctor.command.process import read_process
 from tests.conftest import wait_for
 from tests.real_stack import isolate, lab
 from tests.real_stack.place import DOCTOR
@@ -180,6 +181,20 @@ def test_it_was_started_as_the_profile_says(
     (child,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     ran = Path(f"/proc/{child}/cmdline").read_text().split("\0")
     assert " ".join(ran[1:]).strip() == command
+
+
+def test_each_of_its_processes_leads_to_its_command(
+    served: Served, server: subprocess.Popen[bytes]
+) -> None:
+    (child,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    ran = Path(f"/proc/{child}/cmdline").read_text().removesuffix("\0").split("\0")
+    for pid in session_of(server.pid) - {server.pid}:
+        made = read_process(pid)
+        assert made.found == f"pid {child}"
+        assert made.arguments == tuple(ran[ran.index("serve") + 1 :])
+        assert made.python is not None
+        assert made.python.parent.parent == served.target.prefix
+        assert (made.environ or {})["HF_HUB_OFFLINE"] == "1"
 
 
 def test_it_ends_with_the_servers_code_and_leaves_no_process(

@@ -1,0 +1,96 @@
+"""A container that is to run the server, by its `docker run`."""
+
+from __future__ import annotations
+
+import shlex
+
+from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor.command.container import DEFAULT_SHM, entering
+from doctor.fixes import Command
+from doctor.probes.interpreter import FoundBy, Where
+from doctor.probes.served import Profile
+from doctor.profile import ServeRequest
+from doctor.redact import holds_secret, redacted_words
+
+# What NCCL and vLLM's own processes were seen to need for two GPUs.
+_ENOUGH = 1 << 30
+
+
+@rule("container-not-entered", Severity.ERROR, Stage.INSTALL)
+def container_not_entered(request: ServeRequest, where: Where) -> None:
+    """The software of a container's image was not looked at.
+
+    `docker run ... vllm/vllm-openai ...` is read, and what it says of the host, the GPUs, the model
+    and the options is judged; vLLM, torch and CUDA are those of the image, which the doctor does
+    not enter. So it cannot tell whether the server would start.
+
+    Manual: Run vllm-doctor in the image, with the line that the report prints, where the image has
+    it; or record the image there by `vllm-doctor snapshot`, and judge that by
+    `diagnose --from SNAPSHOT -- docker run ...`.
+
+    Workaround: `--python` judges an environment of this machine in the place of the image's.
+
+    See also: nccl-shm-too-small
+    """
+    command = request.command
+    container = command.container if command else None
+    if command is None or container is None or where.found_by is not FoundBy.IMAGE:
+        return
+    line = shlex.join(redacted_words(entering(command, container)))
+    raise Missing(
+        Text(
+            "the image {image} was not entered; run vllm-doctor in it: {line}",
+            image=container.image,
+            line=line,
+        )
+    )
+
+
+@rule("nccl-shm-too-small", Severity.WARNING, Stage.GPUS)
+def nccl_shm_too_small(request: ServeRequest, profile: Profile) -> Finding | None:
+    """The ranks have too little shared memory: /dev/shm is too small.
+
+    NCCL and vLLM's own processes exchange data through files in /dev/shm (/psm_... is one of
+    Python's). Docker and podman give a container 64 MiB; two GPUs need about 1 GiB, unless they
+    reach each other without it. Segments left by killed runs stay there and fill it up over time.
+    `No space left on device` means /dev/shm here, not a disk.
+
+    Manual: Start the container with more shared memory: `docker run --ipc=host ...` or
+    `docker run --shm-size=8g ...`; in Kubernetes, mount an `emptyDir` of medium Memory there. Of a
+    container that runs, check how full it is, and whether killed runs left segments:
+    `df -h /dev/shm`, `ls -l /dev/shm`.
+
+    Sources: vllm#1710, vllm#6574, nccl#290, llm-d#352
+
+    See also: nccl-generic, disk-full-download, container-not-entered
+    """
+    command = request.command
+    container = command.container if command else None
+    stages = profile.options.get("pipeline_parallel_size", 1)
+    ranks = profile.tensor_parallel_size * (stages if isinstance(stages, int) else 1)
+    if command is None or container is None or ranks < 2:
+        return None
+    shared = container.ipc is not None and container.ipc not in ("", "private", "shareable", "none")
+    size = DEFAULT_SHM if container.shm_size is None else container.shm_size
+    if shared or size >= _ENOUGH or any("dev/shm" in word for word in container.options):
+        return None
+    at = command.words.index("run") + 1
+    corrected = (*command.words[:at], "--ipc=host", *command.words[at:])
+    line = f"{container.program} run --ipc=host ..."
+    if not holds_secret(corrected):
+        line = shlex.join(corrected)
+    return Finding(
+        Text(
+            "{ranks} ranks share {size} MiB of /dev/shm in the container, and need about 1 GiB",
+            ranks=ranks,
+            size=size >> 20,
+        ),
+        (Text("{option}", option=_said(container.shm_size)),),
+        (Fix(Text("give it the host's shared memory"), (Command(line),), Needs.PERSON),),
+    )
+
+
+def _said(size: int | None) -> Text:
+    if size is None:
+        return Text("neither --ipc=host nor --shm-size is given: 64 MiB is the default")
+    return Text("--shm-size is {size} bytes", size=size)
