@@ -129,7 +129,8 @@ def on_no_gpu(make: Any) -> Any:
 
     @functools.wraps(make)
     def made(*words: Any, **options: Any) -> Any:
-        if str(options.get("device", "")).startswith("cuda"):
+        device = options.get("device")
+        if isinstance(device, int) or str(device).startswith("cuda"):
             options["device"] = "meta"
         return make(*words, **options)
 
