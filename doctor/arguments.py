@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from doctor.consumers import names
 from doctor.consumers.server_options import OptionTable, ServerOption, Takes
 from doctor.frozen import dataclass
-from doctor.model import Text, shortened
+from doctor.model import Missing, Text, shortened
 from doctor.profile import Profile
+from doctor.target import READ_MOST
 
 if TYPE_CHECKING:
     import argparse
@@ -54,10 +55,12 @@ class ArgumentProblem:
 @dataclass(frozen=True)
 class Parsed:
     """`values`: of the options that are given, by their names with underscores, as vLLM gets them;
-    `model` where one is named."""
+    `model` where one is named. `ended`: vLLM ends before it looks at each; then `values` has what
+    is plain."""
 
     values: dict[str, Any]
     problems: tuple[ArgumentProblem, ...] = ()
+    ended: bool = False
 
 
 class ProblemFound(Exception):
@@ -70,7 +73,7 @@ class ProblemFound(Exception):
 
 By = Literal["serve", "module"]
 ConfigReader = Callable[[str], Mapping[Any, Any]]
-"""The mapping that a --config file holds. Raises ProblemFound where vLLM could not read it."""
+"""The mapping that a --config file holds, as `config_of` gives it, and raises."""
 
 
 def parse_arguments(
@@ -82,10 +85,10 @@ def parse_arguments(
         made = _processed(list(words), table, by, read_config)
         ambiguous = tuple(_ambiguous(made, table))
         if ambiguous:
-            return Parsed({}, ambiguous)
+            return Parsed(plain_values(words, by), ambiguous, ended=True)
         values, problems = _parsed(made, table)
     except ProblemFound as found:
-        return Parsed({}, (found.problem,))
+        return Parsed(plain_values(words, by), (found.problem,), ended=True)
     tag = values.pop("model_tag", None)
     if by == "serve" and tag is not None:
         values["model"] = tag
@@ -171,7 +174,7 @@ def _with_config(words: list[str], table: OptionTable, by: By, read: ConfigReade
         raise ProblemFound(ArgumentProblem(Wrong.LACKS_VALUE, "--config"))
     file, rest = words[at + 1], words[:at] + words[at + 2 :]
     if file.rpartition(".")[2] not in ("yaml", "yml"):
-        raise ProblemFound(config_problem(file, Text("its name has to end in .yaml or .yml")))
+        raise ProblemFound(_config_problem(file, Text("its name has to end in .yaml or .yml")))
     # The parser that reads the file is the one of `vllm`, which knows no option of `serve`.
     no = {s for o in table.options for s in o.negative} if by == "module" else set()
     config = list(_config_words(file, read(file), no if table.config_says_no else set()))
@@ -184,8 +187,48 @@ def _with_config(words: list[str], table: OptionTable, by: By, read: ConfigReade
     return rest[:1] + config + rest[1:] if given else config + rest
 
 
-def config_problem(file: str, why: Text) -> ArgumentProblem:
-    """Of a --config file that vLLM cannot read."""
+def config_of(file: str, data: bytes | None) -> Mapping[Any, Any]:
+    """What is in a --config file, `data` None where it cannot be read. Raises ProblemFound for what
+    vLLM cannot read either, Missing for what cannot be told here."""
+    if data is None:
+        raise ProblemFound(_config_problem(file, Text("it is not there, or cannot be read")))
+    if len(data) > READ_MOST:
+        raise Missing(Text("{path} is larger than any --config file", path=file))
+    try:
+        import yaml
+    except ImportError:
+        said = Text(
+            "{path} is not read without PyYAML: pip install 'vllm-env-doctor[yaml]'", path=file
+        )
+        raise Missing(said) from None
+    try:
+        made = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ProblemFound(_config_problem(file, Text("it is not valid YAML"))) from None
+    if not isinstance(made, dict):
+        said = Text("it has to say `option: value`, line by line")
+        raise ProblemFound(_config_problem(file, said))
+    if sum(1 for _ in zip(_nodes(made), range(_NODES_MOST), strict=False)) == _NODES_MOST:
+        raise Missing(Text("{path} holds more than any --config file", path=file))
+    return made
+
+
+_NODES_MOST = 20_000
+
+
+def _nodes(value: object) -> Iterator[object]:
+    """All that it holds; what is named several times as often, which may be without end."""
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        yield one
+        if isinstance(one, dict):
+            todo += one.values()
+        elif isinstance(one, list):
+            todo += one
+
+
+def _config_problem(file: str, why: Text) -> ArgumentProblem:
     return ArgumentProblem(Wrong.CONFIG_FILE, "--config", file, why=why)
 
 
@@ -193,7 +236,7 @@ def _config_words(file: str, config: Mapping[Any, Any], no: set[str]) -> Iterato
     for key, value in config.items():
         if not isinstance(key, str):
             said = Text("{key} is no option's name", key=shortened(repr(key), 80))
-            raise ProblemFound(config_problem(file, said))
+            raise ProblemFound(_config_problem(file, said))
         if isinstance(value, bool):
             if value or f"--no-{key}" in no:
                 yield f"--{key}" if value else f"--no-{key}"
@@ -209,7 +252,7 @@ def _dumped(file: str, value: object) -> str:
     try:
         return json.dumps(value)
     except (TypeError, ValueError, RecursionError):
-        raise ProblemFound(config_problem(file, Text("it holds what is no JSON"))) from None
+        raise ProblemFound(_config_problem(file, Text("it holds what is no JSON"))) from None
 
 
 def _dashes(words: list[str]) -> Iterator[str]:
@@ -301,7 +344,10 @@ def _parsed(
 
     problems: list[ArgumentProblem] = []
     parser = argparse.ArgumentParser(
-        add_help=False, exit_on_error=False, argument_default=argparse.SUPPRESS
+        add_help=False,
+        exit_on_error=False,
+        argument_default=argparse.SUPPRESS,
+        conflict_handler="resolve",
     )
     parser.add_argument("model_tag", nargs="?")
     take = _action(problems)
@@ -380,8 +426,9 @@ def _meant(word: str, table: OptionTable) -> Iterator[ServerOption]:
 
 def _left_over(rest: Sequence[str], table: OptionTable) -> Iterator[ArgumentProblem]:
     """Words that are no option's, behind an unknown one its value."""
+    rest = [word for word in rest if word != "--"] or rest
     for i, word in enumerate(rest):
-        if names.is_option(word):
+        if names.is_option(word) and word not in table.strings:  # else it stands behind --
             name, equals, value = word.partition("=")
             if not equals and i + 1 < len(rest) and not names.is_option(rest[i + 1]):
                 value = rest[i + 1]

@@ -23,30 +23,59 @@ environment_variables: dict[str, Callable[[], Any]] = {
 }
 """
 _OPTIONS = """\
+def _compute_kwargs(cls):
+            elif name in (
+                "max_num_batched_tokens",
+            ):
+                kwargs[name]["type"] = human_readable_int
+
+
 class EngineArgs:
     enforce_eager: bool = ModelConfig.enforce_eager
 
-        group.add_argument("--model", **kwargs)
-        group.add_argument("--served-model-name", **kwargs)
-        group.add_argument("--max-model-len", **kwargs)
-        group.add_argument("--enforce-eager", **kwargs)
-        group.add_argument("--gpu-memory-utilization", **kwargs)
+        model_kwargs = get_kwargs(ModelConfig)
+        group.add_argument("--model", **model_kwargs["model"])
+        group.add_argument("--served-model-name", **model_kwargs["served_model_name"])
+        group.add_argument("--max-model-len", **model_kwargs["max_model_len"])
+        group.add_argument("--dtype", **model_kwargs["dtype"])
+        group.add_argument("--enforce-eager", **model_kwargs["enforce_eager"])
+        group.add_argument("--gpu-memory-utilization", **model_kwargs["gpu_memory_utilization"])
         group.add_argument(
-            "--tensor-parallel-size", "-tp", **kwargs
+            "--tensor-parallel-size", "-tp", **model_kwargs["tensor_parallel_size"]
         )
-        group.add_argument("--reasoning-parser", **kwargs)
-        group.add_argument("--reasoning-parser-plugin", **kwargs)
-        group.add_argument("--moe-backend", **kwargs)
-        group.add_argument("--model-impl", **kwargs)
-        group.add_argument("--hf-token", **kwargs)
-        group.add_argument("--hf-overrides", **kwargs)
-        group.add_argument("--quantization", "-q", **kwargs)
+        group.add_argument("--reasoning-parser", **model_kwargs["parser"])
+        group.add_argument("--reasoning-parser-plugin", **model_kwargs["parser"])
+        group.add_argument("--moe-backend", **model_kwargs["parser"])
+        group.add_argument("--model-impl", **model_kwargs["parser"])
+        group.add_argument("--hf-token", **model_kwargs["hf_token"])
+        group.add_argument("--hf-overrides", **model_kwargs["hf_overrides"])
+        group.add_argument("--quantization", "-q", **model_kwargs["parser"])
 
 
 class AsyncEngineArgs(EngineArgs):
     pass
 """
-_SERVER = """\
+_CONFIG = """
+from vllm.config.utils import config
+
+ModelDType = Literal["auto", "half", "bfloat16", "float16"]
+
+
+@config
+class ModelConfig:
+    model: str = "Qwen/Qwen3-0.6B"
+    served_model_name: str | list[str] | None = None
+    max_model_len: int = Field(default=None, ge=-1)
+    dtype: ModelDType | torch.dtype = "auto"
+    enforce_eager: bool = False
+    gpu_memory_utilization: float = Field(default=0.92, gt=0, le=1)
+    tensor_parallel_size: int = 1
+    parser: str | None = None
+    hf_token: bool | str | None = None
+    hf_overrides: dict[str, Any] | Callable = field(default_factory=dict)
+"""
+_SERVER = """
+@config
 class FrontendArgs:
     host: str | None = None
     port: int = 8000
@@ -141,6 +170,8 @@ VLLM_FILES = {
     "vllm/envs.py": _ENVS,
     "vllm/engine/arg_utils.py": _OPTIONS,
     "vllm/entrypoints/openai/cli_args.py": _SERVER,
+    "vllm/config/__init__.py": "\nfrom vllm.config.model import ModelConfig\n",
+    "vllm/config/model.py": _CONFIG,
     "vllm/model_executor/models/registry.py": (
         "\n_TEXT_GENERATION_MODELS = {\n"
         '    "Glm4MoeLiteForCausalLM": ("glm4_moe_lite", "Glm4MoeLiteForCausalLM"),\n}\n'

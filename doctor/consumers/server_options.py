@@ -108,7 +108,7 @@ DEMANDS = (
     "Cannot use more than one data parallel load balancing mode",
     "used with --headless (no API servers are started",
 )
-"""With what vLLM refuses options that exclude or need each other (validate_parsed_serve_args, serve.py)."""
+"""With what vLLM refuses options that exclude or need each other, once they are parsed."""
 _DEMANDS = "(" + "|".join(map(re.escape, DEMANDS)) + ")"
 _TYPES = rf"\n([A-Z]\w*(?:: \w+)? = (?:Literal\[|Union\[){_REST})"
 _IMPORTS = r"\nfrom ((?:vllm)?\.[\w.]+) import (?:\*|[^\n(]*(?:\([^)]*)?\b{}\b)"
@@ -530,7 +530,10 @@ _ACTIONS: Mapping[str, Takes] = {
     "store_true": Takes.SWITCH,
     "argparse.BooleanOptionalAction": Takes.PAIR,
 }
+_MANY = ("?", "*", "+")
 _ONLY_SHOWN = ("help", "metavar")
+# What an expression of another kind than was expected comes to.
+_NOT_CARRIED_OUT = (_Unread, LookupError, TypeError, AttributeError, ValueError)
 _SERVER = "FrontendArgs"
 
 
@@ -587,20 +590,21 @@ class _Script:
             return
         made: _Arguments = {"type": _Type(Takes.TEXT)}
         for keyword in call.keywords:
+            if keyword.arg in _ONLY_SHOWN:
+                continue
             try:
                 value = self._value(keyword.value)
-            except _Unread:
+                made |= value if keyword.arg is None else {keyword.arg: value}
+            except _NOT_CARRIED_OUT:
                 if keyword.arg in ("type", "action", "choices", None):
                     made["type"] = _Type(Takes.UNKNOWN)
-                continue
-            made |= value if keyword.arg is None else {keyword.arg: value}
         self._add(strings, made)
 
     def _kwargs(self, name: str, key: str | None) -> _Arguments:
         try:
             kwargs = self._names[name]
             made: _Arguments = kwargs[key] if key else kwargs
-        except (KeyError, _Unread):
+        except _NOT_CARRIED_OUT:
             return {"type": _Type(Takes.UNKNOWN), "nargs": "?"}
         return made
 
@@ -608,20 +612,21 @@ class _Script:
         if not strings:
             return
         long = next((s for s in strings if s.startswith("--")), strings[0])
-        action, kind = given.get("action"), given.get("type", _Type(Takes.UNKNOWN))
+        action, kind = given.get("action"), given.get("type")
         repeated = action == "append"
         if isinstance(action, Takes):
             kind = _Type(action)
-        elif action is not None and not repeated:
+        if not isinstance(kind, _Type) or not (action is None or repeated or kind.takes is action):
             kind = _Type(Takes.UNKNOWN)
+        many, choices, name = given.get("nargs"), given.get("choices"), given.get("dest")
         self.added.add(self._file)
         self.options.append(
             ServerOption(
                 strings=tuple(strings),
-                name=given.get("dest", long.lstrip("-").replace("-", "_")),
+                name=name if isinstance(name, str) else long.lstrip("-").replace("-", "_"),
                 takes=kind.takes,
-                many=given.get("nargs"),
-                choices=tuple(given.get("choices") or ()),
+                many=many if many in _MANY or isinstance(many, int) else None,
+                choices=tuple(choices) if isinstance(choices, list) else (),
                 default=given.get("default"),
                 without=given.get("const"),
                 optional=kind.optional,
@@ -639,7 +644,7 @@ class _Script:
             return
         try:
             self._carry_out(node)
-        except (_Unread, KeyError, TypeError, AttributeError, ValueError):
+        except _NOT_CARRIED_OUT:
             self._taint(node)
 
     def _carry_out(self, node: ast.stmt) -> None:

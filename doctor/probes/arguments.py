@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from doctor import arguments
-from doctor.arguments import ArgumentProblem, ProblemFound, Wrong, config_problem
+from doctor.arguments import ArgumentProblem, Wrong
 from doctor.codec import CodecError
 from doctor.consumers import names
 from doctor.consumers.names import NotAsKnown
@@ -100,7 +100,8 @@ def server_arguments(target: Target, request: ServeRequest, vllm: Vllm | None) -
         )
     out = dict(_out_of_range(made.values))
     values = {name: value for name, value in made.values.items() if name not in out}
-    return ServerArguments(values, (*made.problems, *out.values()), _defaults(table), parsed=True)
+    defaults = {} if made.ended else _defaults(table)
+    return ServerArguments(values, (*made.problems, *out.values()), defaults, parsed=True)
 
 
 def _said(profile: Profile) -> dict[str, Any]:
@@ -141,47 +142,6 @@ def _out_of_range(values: Mapping[str, Any]) -> Iterator[tuple[str, ArgumentProb
 _UNSAID = (("max_model_len", -1), ("port", 0))
 
 
-# A --config file.
-
-_NODES_MOST = 20_000
-
-
 def _config(target: Target, file: str) -> Mapping[Any, Any]:
-    """What it holds, from the folder that the server is started in. Raises ProblemFound for what
-    vLLM cannot read either, Missing for what cannot be told here."""
-    path = Path(file)
-    data = target.read(path, READ_MOST + 1)
-    if data is None:
-        raise ProblemFound(config_problem(file, Text("it is not there, or cannot be read")))
-    if len(data) > READ_MOST:
-        raise Missing(Text("{path} is larger than any --config file", path=path))
-    try:
-        import yaml
-    except ImportError:
-        said = Text(
-            "{path} is not read without PyYAML: pip install 'vllm-env-doctor[yaml]'", path=path
-        )
-        raise Missing(said) from None
-    try:
-        made = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ProblemFound(config_problem(file, Text("it is not valid YAML"))) from None
-    if not isinstance(made, dict):
-        raise ProblemFound(
-            config_problem(file, Text("it has to say `option: value`, line by line"))
-        )
-    if sum(1 for _ in zip(_nodes(made), range(_NODES_MOST), strict=False)) == _NODES_MOST:
-        raise Missing(Text("{path} holds more than any --config file", path=path))
-    return made
-
-
-def _nodes(value: object) -> Iterator[object]:
-    """All that it holds, what is named several times as often: that may be without end."""
-    todo = [value]
-    while todo:
-        one = todo.pop()
-        yield one
-        if isinstance(one, dict):
-            todo += one.values()
-        elif isinstance(one, list):
-            todo += one
+    """What a --config file holds, from the folder that the server is started in."""
+    return arguments.config_of(file, target.read(Path(file), READ_MOST + 1))

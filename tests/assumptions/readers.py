@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from doctor.consumers import flashinfer as fi
 from doctor.consumers import names, tables, vllm
+from doctor.consumers.server_options import Takes, option_table
 from doctor.consumers.source import Source
 from doctor.consumers.tables import Names
 from doctor.model import Missing
@@ -153,6 +154,16 @@ def _declared(source: Source) -> Iterator[Question]:
         lambda: set(names.OPTIONS.values()) <= set(names.options(search)),
     )
     yield "--moe-backend", lambda: "--moe-backend" in names.options(search)
+    yield (
+        "the table has these options",
+        lambda: set(option_table(search).strings) == set(names.options(search)),
+    )
+    yield (
+        "not understood",
+        lambda: [
+            option.name for option in option_table(search).options if option.takes is Takes.UNKNOWN
+        ],
+    )
 
 
 def _builds(source: Source) -> Iterator[Question]:
