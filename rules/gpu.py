@@ -221,6 +221,34 @@ def tp_not_dividing_heads(
         )
 
 
+@rule("expert-parallel-without-experts", Severity.ERROR, Stage.MODEL)
+def expert_parallel_without_experts(served: ServedModel, profile: Profile) -> Finding | None:
+    """--enable-expert-parallel is given, and the model has no experts.
+
+    vLLM stops with `Number of experts in the model must be greater than 0 when expert parallelism
+    is enabled`. Expert parallelism gives each rank whole experts of a mixture; a dense model has
+    none.
+
+    Manual: Leave it out: `--set enable_expert_parallel=false`.
+
+    Sources: vllm/config/model.py (_verify_with_expert_parallelism, get_num_experts)
+
+    See also: tp-not-dividing-heads
+    """
+    if not layout_of(profile).experts_whole:
+        raise NotApplicable(Text("no expert parallelism is asked for"))
+    config = served.config
+    kinds = f"{config.model_type} {config.text_model_type} {config.architectures}".lower()
+    if not config.architectures or config.experts != 0 or "moe" in kinds:
+        return None
+    line = Doctor("diagnose", ("--set", "enable_expert_parallel=false"))
+    return Finding(
+        Text("--enable-expert-parallel: {model} has no experts", model=profile.model),
+        served.read,
+        (Fix(Text("leave it out"), (line,), Needs.PERSON),),
+    )
+
+
 @rule("gpu-memory-too-small", Severity.ERROR, Stage.GPUS)
 def gpu_memory_too_small(
     gpus: Gpus, profile: Profile, served: ServedModel | None

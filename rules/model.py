@@ -67,6 +67,7 @@ def architecture_not_in_transformers(
         return None
     if served is not None and "AutoConfig" in served.config.auto_map:
         raise NotApplicable(Text("the repository's own code makes the configuration"))
+    _must_have_no_code(profile, served)
     wanted = profile.needs.transformers or ""
     if Specifiers(wanted).admits(transformers.version):
         # What is installed would do for a resolver.
@@ -91,6 +92,18 @@ def architecture_not_in_transformers(
             ),
         ),
     )
+
+
+def _must_have_no_code(profile: Profile, served: ServedModel | None) -> None:
+    """Raises Missing where the server trusts code that the repository may have: the doctor's table
+    keeps no more of a config.json than the essential."""
+    trusted = GivenOptions(profile.options).switch("trust_remote_code")
+    if trusted and served is not None and not served.whole:
+        raise Missing(
+            Text(
+                "whether {model}'s repository has code of its own is not known", model=profile.model
+            )
+        )
 
 
 def _pin(vllm: Vllm) -> str:
@@ -142,6 +155,7 @@ def architecture_not_in_vllm(
             return None
         if backend.why is not None:
             raise Missing(backend.why)
+    _must_have_no_code(profile, served)
     return Finding(
         Text(
             "vLLM {version} has no {architecture}, which {model} needs",

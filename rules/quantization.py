@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers.options import GivenOptions
-from doctor.consumers.quantization import contradicts, taken_for
+from doctor.consumers.quantization import contradicts, taken_method
 from doctor.fixes import Doctor
 from doctor.fixes.recipes import another_vllm
 from doctor.probes.capability import JudgedGpu
@@ -50,10 +50,9 @@ def quantization_unknown(
 
     See also: quantization-mismatch, quantization-deprecated, gpu-below-min-arch
     """
-    made = served.config.quantization
     asked = GivenOptions(profile.options).word("quantization")
     known = methods.names
-    own = taken_for(made.method, known.names) if made and made.method else None
+    own = taken_method(None, served.config, known.names)
     wrong = [one for one in dict.fromkeys((asked, own)) if one and not known.has(one)]
     if wrong and (plugin := _plugin(vllm, packages)):
         raise Missing(

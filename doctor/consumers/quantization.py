@@ -98,13 +98,24 @@ def contradicts(asked: str, config: ConfigJson) -> bool:
     made = config.quantization
     if made is None or not made.method or asked == made.method or asked in _TAKE_ALL:
         return False
-    if made.method in _DECIDED or made.algorithm in ("FP8", "NVFP4", "MIXED_PRECISION"):
-        return False
-    if config.model_type in ("gpt_oss", "deepseek_v4", "deepseek_v41"):
-        return False
-    return asked not in _SAME.get(made.method, frozenset())
+    return not _decided(config) and asked not in _SAME.get(made.method, frozenset())
 
 
-def taken_for(method: str, known: Collection[str]) -> str:
-    """The name under which vLLM goes on with a checkpoint of this method."""
-    return "inc" if method == "auto-round" and "inc" in known else method
+def _decided(config: ConfigJson) -> bool:
+    """Whether vLLM decides by the checkpoint alone, whatever is asked for."""
+    made = config.quantization
+    if made is None:
+        return False
+    by_algorithm = made.algorithm in ("FP8", "NVFP4", "MIXED_PRECISION")
+    by_type = config.model_type in ("gpt_oss", "deepseek_v4", "deepseek_v41")
+    return made.method in _DECIDED or by_algorithm or by_type
+
+
+def taken_method(asked: str | None, config: ConfigJson, known: Collection[str]) -> str | None:
+    """The method that vLLM, which knows these, goes on with; None where nothing is quantised."""
+    made = config.quantization
+    if made is None or not made.method or (asked and not _decided(config)):
+        return asked
+    if made.method == "auto-round" and "inc" in known:
+        return "inc"
+    return "gpt_oss_mxfp4" if config.model_type == "gpt_oss" else made.method

@@ -82,12 +82,13 @@ def quantization_methods(target: Target, vllm: Vllm) -> QuantizationMethods:
 @dataclass(frozen=True)
 class ServedModel(Fact):
     """What is known of the model that is served: `values` of its config.json, --hf-overrides put
-    in ({} where nothing is known); `place`: where they were read. `needs_said`: the profile itself
-    says what it needs."""
+    in ({} where nothing is known); `place`: where they were read; `whole`: all of them, not only
+    those that the doctor's table keeps. `needs_said`: the profile itself says what it needs."""
 
     since: ClassVar[str] = "0.6.0"
     values: dict[str, Any] = field(default_factory=dict)
     place: Text | None = None
+    whole: bool = True
     needs_said: bool = False
 
     @functools.cached_property
@@ -122,7 +123,8 @@ def served_model(
             raise Missing(Text("--hf-overrides is not a JSON object"))
         values = _overridden(values, changes)
     place = configuration.place if configuration and values else None
-    return ServedModel(values, place, request.profile.needs != ModelNeeds())
+    whole = configuration is None or configuration.source is not ReadFrom.TABLE
+    return ServedModel(values, place, whole, request.profile.needs != ModelNeeds())
 
 
 def _overridden(values: dict[str, Any], changes: Any) -> dict[str, Any]:
@@ -199,10 +201,9 @@ def served_quantization(
     target: Target, vllm: Vllm, methods: QuantizationMethods, served: ServedModel, profile: Profile
 ) -> ServedQuantization:
     """Raises NotApplicable where nothing is quantised, or by a method that vLLM does not know."""
-    made = served.config.quantization
     asked = GivenOptions(profile.options).word("quantization")
-    method = asked or (made and quantization.taken_for(made.method, methods.names.names)) or ""
-    if not method:
+    method = quantization.taken_method(asked, served.config, methods.names.names)
+    if method is None:
         raise NotApplicable(Text("neither the checkpoint nor an option says a quantisation"))
     if not methods.names.has(method):
         raise NotApplicable(Text("vLLM does not know the quantisation {method}", method=method))
