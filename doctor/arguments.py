@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import re
@@ -105,8 +106,21 @@ def profile_words(profile: Profile, table: OptionTable | None) -> list[str]:
         said = value == "true" if value in ("true", "false") else value
         # A switch that can only be put on is off where it is not there.
         if said is not False or not known or known.takes is not Takes.SWITCH:
-            words += _words(f"--{name.replace('_', '-')}", said)
+            words += _as_taken(f"--{name.replace('_', '-')}", said, known)
     return words
+
+
+def _as_taken(option: str, value: object, known: ServerOption | None) -> list[str]:
+    """The words of a value, in the form that the option takes."""
+    if known and known.repeated and isinstance(value, (list, tuple)):
+        each = dataclasses.replace(known, repeated=False)
+        return [word for one in value for word in _as_taken(option, one, each)]
+    if known and known.takes in _FROM_JSON and not isinstance(value, str):
+        value = json.dumps(value, default=str)
+    return _words(option, value)
+
+
+_FROM_JSON = (Takes.JSON, Takes.CONFIG, Takes.TEXT_OR_JSON)
 
 
 def _words(option: str, value: object) -> list[str]:
@@ -122,13 +136,13 @@ def _words(option: str, value: object) -> list[str]:
 def plain_values(words: Sequence[str], by: By) -> dict[str, Any]:
     """What is plain in any release: the model, and a profile's settings by their full names."""
     settings = {option: name for name, option in names.OPTIONS.items()}
-    settings["--model"] = "model"
+    settings |= {"--model": "model", "-tp": "tensor_parallel_size"}
     made: dict[str, Any] = {}
     if by == "serve" and words and not words[0].startswith("-"):
         made["model"] = words[0]
     for i, word in enumerate(words):
         name, equals, value = word.partition("=")
-        setting = settings.get(name.replace("_", "-")) if name.startswith("--") else None
+        setting = settings.get(name.replace("_", "-"))
         if setting == "enable_auto_tool_choice":
             made[setting] = True
         elif setting and (equals or i + 1 < len(words)):

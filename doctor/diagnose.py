@@ -153,12 +153,17 @@ def facts_about(target: Target, where: Where, request: ServeRequest) -> Facts:
     command = request.command
     if where.found_by is not FoundBy.IMAGE or command is None or command.container is None:
         return Facts(target, (where, request))
-    shell = {n: target.env[n] for n in command.container.inherited if n in target.env}
+    from doctor.command.inside import Inside
+
+    container = command.container
+    shell = {n: target.env[n] for n in container.inherited if n in target.env}
+    said = {"HOME": "/root", **shell, **command.env}  # vllm/vllm-openai runs as root
     # Its paths are not those of the host, whose driver is asked here.
-    variables = {n: v for n, v in {**shell, **command.env}.items() if not n.startswith("LD_")}
-    why = NotApplicable(Text("the image {image} was not entered", image=command.container.image))
+    variables = {n: v for n, v in said.items() if not n.startswith("LD_")}
+    why = NotApplicable(Text("the image {image} was not entered", image=container.image))
     sealed = Sealed(REGISTRY, _OF_THE_HOST, why)
-    return Facts(target, (where, request, LaunchEnv(variables)), sealed)
+    inside = Inside(target, container.mounts)
+    return Facts(inside, (where, request, LaunchEnv(variables)), sealed)
 
 
 def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:

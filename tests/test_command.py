@@ -12,16 +12,19 @@ from typing import Any
 import pytest
 
 from doctor.command import MODULE, ServerCommand, read_command
-from doctor.command.change import changed, option_words
+from doctor.command.change import changed
 from doctor.command.container import entering
+from doctor.command.inside import Inside
 from doctor.command.process import read_process
 from doctor.command.unit import read_unit
 from doctor.errors import DoctorError, UsageError
 from doctor.exits import UNKNOWN, USAGE
+from doctor.target import Live
 from tests.conftest import BASE_PYTHON, Environment, script
 from tests.test_running import SLEEP, running_as
 
 SERVE = ("vllm", "serve", "org/m", "-tp", "2")
+ROOT = Path(__file__).parent.parent
 
 
 class TestWords:
@@ -196,6 +199,22 @@ class TestContainer:
         assert made.container.ipc == "host"
         assert made.script is None
 
+    def test_a_mounted_folder_is_looked_for_where_the_machine_has_it(self, tmp_path: Path) -> None:
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m/config.json").write_text("{}")
+        (tmp_path / "m/link").symlink_to("config.json")
+        line = f"-v {tmp_path}:/models:ro -v named:/other --mount type=bind,src={tmp_path}/m,dst=/m"
+        made = self.made(f"docker run {line} vllm/vllm-openai /models/m")
+        mounts = made.container.mounts
+        assert mounts == {"/models": str(tmp_path), "/m": f"{tmp_path}/m"}
+        inside = Inside(Live({}), mounts)
+        assert inside.read(Path("/models/m/config.json")) == b"{}"
+        assert inside.read(inside.realpath(Path("/m/link"))) == b"{}"
+        assert inside.listdir(Path("/models")) == ("m",)
+        for elsewhere in (ROOT, ROOT / "README.md", Path("/root"), Path("/modelsx")):
+            assert inside.stat(elsewhere) is None
+        assert inside.stat(Path("/proc/self")) is not None
+
     def test_another_entrypoint_names_the_program(self) -> None:
         made = self.made(f"docker run --entrypoint python3 img -m {MODULE} --model m")
         assert (made.by, made.arguments, made.python) == ("module", ("--model", "m"), None)
@@ -247,7 +266,7 @@ class TestChanges:
             ("m -- x", "port", "9", "m --port 9 -- x"),
             ("m --port 1 -- --port 2", "port", "9", "m --port 9 -- --port 2"),
             ("m", "hf_overrides", "-1", "m --hf-overrides=-1"),
-            ("m -tp2", "quantization", "fp8", "m --quantization fp8"),
+            ("m -q awq", "quantization", "fp8", "m --quantization fp8"),
             ("m -dpn 1", "data_parallel_size", "2", "m -dpn 1 --data-parallel-size 2"),
         ],
     )
@@ -256,23 +275,6 @@ class TestChanges:
         self, before: str, setting: str, value: str, after: str, declared: tuple[str, ...]
     ) -> None:
         assert changed(shlex.split(before), setting, value, declared) == tuple(shlex.split(after))
-
-    def test_options_of_a_profile_are_said_by_their_own_names(self) -> None:
-        options = {
-            "enforce_eager": True,
-            "enable_x": False,
-            "allowed_origins": ["a", "b"],
-            "hf_overrides": {"a": {"b": 1}},
-            "seed": 7,
-            "quantization": "fp8",
-            "set_by_hand": "true",
-            "x": "-1",
-        }
-        assert option_words(options) == [
-            *("--enforce-eager", "--no-enable-x", "--allowed-origins", "a", "b"),
-            *("--hf-overrides", '{"a": {"b": 1}}', "--seed", "7", "--quantization", "fp8"),
-            *("--set-by-hand", "--x=-1"),
-        ]
 
 
 # Processes.

@@ -4,12 +4,14 @@ and written down."""
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
 
 from doctor.cli import cli
+from doctor.cli.profile import profile_lines
+from doctor.command import ServerCommand
+from doctor.profile import Profile, load_profile
 from doctor.redact import hide_values_of
 from doctor.report.json import report_schema
 from tests.conftest import (
@@ -267,9 +269,13 @@ def test_of_an_image_that_was_not_entered_it_cannot_tell() -> None:
     assert "--entrypoint vllm-doctor vllm/vllm-openai:v0.22.0 diagnose -- vllm serve" in why
     ids = {one["id"] for one in said.report["outcomes"]}
     assert not ids & {"nvcc-missing", "c-compiler-missing", "vllm-missing", "ninja-missing"}
+    assert not ids & {"server-config-file-unreadable", "unknown-server-option"}
     text = run_doctor("diagnose", *LATER, "--", *DOCKER)
     assert text.code == 3
     assert "an image that was not entered" in text.out
+    (line,) = (one for one in text.out.splitlines() if one.startswith("in the image:"))
+    assert line.split()[3:6] == ["docker", "run", "--rm"]
+    assert " diagnose -- vllm serve --model org/m" in line
 
 
 @pytest.mark.parametrize("verb", ["fix", "snapshot", "launch"])
@@ -340,28 +346,53 @@ def test_a_refused_command_is_not_started(server: Environment) -> None:
     assert said.code == REFUSED
 
 
-def test_a_profile_of_a_command_serves_the_same(server: Environment, tmp_path: Path) -> None:
-    add_server(server)
+def test_a_profile_holds_what_the_command_says_and_no_secret(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    values = {
+        "model": "org/m",
+        "max_model_len": 4096,
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "hf_overrides": {"a": [1, None], "b": "\u00fc\x7f"},
+        "allowed_origins": ["a", 'b"c'],
+        "quantization": "fp8",
+        "api_key": [PASSWORD],
+        "seed": None,
+    }
+    served = Profile("org/m", port=80, tensor_parallel_size=2, max_model_len=4096)
+    command = ServerCommand((), (), env={"A": "1", "HF_TOKEN": PASSWORD})
     file = tmp_path / "mine.toml"
-    words = (
-        *("A=1", "HF_TOKEN=" + PASSWORD, "vllm", "serve", "org/m", "-tp", "2"),
-        *("--max-model-len=4096", "--enforce-eager", "--no-enable-prefix-caching"),
-        *("--quantization", "fp8", "--seed", "7"),
-    )
-    base = ("--python", server.prefix)
-    made = run_doctor("profile", "--from-command", *base, "-o", file, "--", *words)
-    assert made.code == 0, made.err
-    assert PASSWORD not in file.read_text() + made.err
-    shown = run_doctor("launch", "--dry-run", *base, *LATER, "--profile", file)
-    line = shlex.split(shown.out.splitlines()[-1])
-    assert line[1:3] == ["serve", "org/m"]
-    text = " ".join(line)
-    for said in (
-        *("--tensor-parallel-size 2", "--max-model-len 4096", "--enforce-eager"),
-        *("--no-enable-prefix-caching", "--quantization fp8", "--seed 7"),
-    ):
-        assert said in text
-    assert "export A=1" in shown.out
+    file.write_text("".join(f"{line}\n" for line in profile_lines(served, values, command)))
+    said = file.read_text() + capsys.readouterr().err
+    assert PASSWORD not in said
+    assert "left out: api_key (a secret)" in said
+    assert "left out: HF_TOKEN (secrets)" in said
+    made = load_profile(str(file))
+    assert made.options == {
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "hf_overrides": json.dumps(values["hf_overrides"]),
+        "allowed_origins": ["a", 'b"c'],
+        "quantization": "fp8",
+    }
+    assert (made.port, made.tensor_parallel_size, made.env) == (80, 2, {"A": "1"})
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        (("--from-command",), 2, "--from-command: name the command"),
+        (("--from-command", "--", "--port", "1"), 2, "use --set port=... instead"),
+        (("--", *SERVE), 2, "Missing option '--from-command'"),
+        (("--from-command", "--", "x"), 2, "x: not the command of a vLLM server"),
+        (("--from-command", "--", *DOCKER), 3, "options of the installed vLLM cannot be read"),
+    ],
+)
+def test_what_is_no_command_makes_no_profile(words: tuple[str, ...], code: int, why: str) -> None:
+    said = run_inside("profile", *words)
+    assert (said.code, said.out) == (code, "")
+    assert why in said.err
 
 
 def test_every_command_that_serves_says_how_a_command_is_given() -> None:

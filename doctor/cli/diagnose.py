@@ -70,7 +70,10 @@ def diagnose(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Judge the environment that would serve the model. Read-only, no network.
+    """Judge the environment that would serve the model. Read-only; no network without --online.
+
+    Behind -- stands the server's own command, such as `vllm serve MODEL ...` or `docker run ...`;
+    or, beginning with a dash, further options of the profile's server.
 
     Exit codes: 0 healthy, 1 findings, 2 usage, 3 could not tell.
     """

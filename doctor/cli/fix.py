@@ -94,6 +94,8 @@ def fix(
 ) -> None:
     """Show what would fix the environment; with --apply, fix it.
 
+    Behind -- stands the server's own command, as for diagnose.
+
     Exit codes: 0 healthy, 1 findings are left, 2 usage, 3 could not tell, 4 a fix failed and was
     rolled back, 75 another doctor is at work.
     """

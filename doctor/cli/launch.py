@@ -25,6 +25,7 @@ from doctor.engine import Crashed, Facts
 from doctor.errors import UsageError
 from doctor.exits import HEALTHY
 from doctor.model import Missing, Severity, Text, Verdict
+from doctor.probes.arguments import ServerOptions
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.served import Profile
@@ -32,6 +33,7 @@ from doctor.probes.vllm_names import VllmOptions
 from doctor.target import Target
 
 if TYPE_CHECKING:
+    from doctor.consumers.server_options import OptionTable
     from doctor.diagnose import Report
     from doctor.serve.gate import JudgedStart
     from doctor.serve.process import Server
@@ -87,7 +89,8 @@ def launch(
                 words = argv_of(target, interpreter, request.command)
             else:
                 options = None if OPTION_UNKNOWN in accepted else _options(facts)
-                words = argv(target, interpreter, request.profile, request.extra, options)
+                table = _table(facts) if request.profile.options else None
+                words = argv(target, interpreter, request.profile, request.extra, options, table)
             with undisturbed(interpreter.prefix, patience(wait)):
                 # What another doctor changed meanwhile is asked anew.
                 judged = judge_start(
@@ -111,6 +114,14 @@ def _options(facts: Facts) -> tuple[str, ...] | None:
     """Those of the installed vLLM. None where they cannot be told: a rule of that name says so."""
     try:
         return facts.get(VllmOptions).names
+    except (Missing, Crashed):
+        return None
+
+
+def _table(facts: Facts) -> OptionTable | None:
+    """How the installed vLLM takes them, where that can be read."""
+    try:
+        return facts.get(ServerOptions).table
     except (Missing, Crashed):
         return None
 

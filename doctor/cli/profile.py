@@ -65,7 +65,7 @@ def profile(common: CommonOptions, from_command: bool, output: str) -> None:
             Text("the installed vLLM would refuse {option}: see diagnose", option=wrong), FINDINGS
         )
     made = facts.get(Profile)
-    text = "".join(f"{line}\n" for line in _lines(made, arguments.values, request.command))
+    text = "".join(f"{line}\n" for line in profile_lines(made, arguments.values, request.command))
     if output == "-":
         verbatim(text)
         return
@@ -73,7 +73,9 @@ def profile(common: CommonOptions, from_command: bool, output: str) -> None:
     say(f"wrote {output}", err=True)
 
 
-def _lines(served: Profile, values: Mapping[str, Any], command: ServerCommand) -> Iterator[str]:
+def profile_lines(
+    served: Profile, values: Mapping[str, Any], command: ServerCommand
+) -> Iterator[str]:
     """TOML: what is said of the model and of its place, any other option, the variables."""
     if served.model is None:
         raise UsageError(Text("--from-command: the command names no model"))
@@ -88,12 +90,12 @@ def _lines(served: Profile, values: Mapping[str, Any], command: ServerCommand) -
         if name in names.OPTIONS or name == "model" or value is None:
             continue
         if is_secret_name(name):
-            tell(Text("left out, since it is a secret: {name}", name=name))
+            tell(Text("left out: {name} (a secret)", name=name))
             continue
         yield f"{name} = {_toml(value)}"
     kept = {name: value for name, value in command.env.items() if not is_secret_name(name)}
     if left := sorted(command.env.keys() - kept.keys()):
-        tell(Text("left out, since they are secrets: {names}", names=left))
+        tell(Text("left out: {names} (secrets)", names=left))
     if kept:
         yield ""
         yield "[env]"

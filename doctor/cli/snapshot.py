@@ -29,7 +29,10 @@ def snapshot(
     output: str,
     host: bool,
 ) -> None:
-    """Record this machine, redacted, so that `diagnose --from` judges it anywhere."""
+    """Record this machine, redacted, so that `diagnose --from` judges it anywhere.
+
+    Behind -- stands the server's own command, as for diagnose.
+    """
     from doctor.snapshot import ask_everything, shareable
 
     served = common.request()

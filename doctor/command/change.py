@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from doctor.consumers import names
 
@@ -42,28 +40,6 @@ _ALIASES = {"--gpu-memory-utilization": ("--device-memory-utilization",)}
 def option_of(setting: str) -> str:
     """The option that says a setting of a profile, or any other option by its name there."""
     return names.OPTIONS.get(setting, "--" + setting.replace("_", "-"))
-
-
-def option_words(options: Mapping[str, Any]) -> list[str]:
-    """The words that say these options, by their names with underscores: a switch alone, a list
-    word by word, a table as JSON."""
-    made: list[str] = []
-    for name, value in options.items():
-        option = option_of(name)
-        if value is True or value == "true":
-            made.append(option)
-        elif value is False or value == "false":
-            made.append(f"--no-{option[2:]}")
-        elif isinstance(value, (list, tuple)) and all(_is_plain(one) for one in value):
-            made += [option, *map(str, value)]
-        else:
-            text = value if isinstance(value, str) else json.dumps(value)
-            made += _said(option, text) if text else [option, ""]
-    return made
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
 
 def changed(

@@ -97,6 +97,7 @@ def read_container(words: tuple[str, ...], rest: Sequence[str]) -> ServerCommand
         gpu_count=count,
         gpu_names=names,
         inherited=inherited,
+        mounts=dict(_mounts(options)),
     )
     # Nothing of this machine: its paths are the image's.
     return dataclasses.replace(
@@ -214,6 +215,24 @@ def _file(name: str) -> Iterator[str]:
     for line in text.splitlines():
         if line.strip() and not line.lstrip().startswith("#"):
             yield line.lstrip()
+
+
+def _mounts(options: Iterable[_Option]) -> Iterator[tuple[str, str]]:
+    """(folder of the container, of the machine) of -v and --mount; a volume by its name lies where
+    docker says."""
+    for name, value, _ in options:
+        if name == "--volume":
+            here, _, rest = value.partition(":")
+            there = rest.partition(":")[0]
+        elif name == "--mount":
+            fields = dict(field.partition("=")[::2] for field in value.split(","))
+            here = fields.get("source", fields.get("src", ""))
+            names = ("target", "destination", "dst")
+            there = next((fields[one] for one in names if one in fields), "")
+        else:
+            continue
+        if here.startswith(("/", ".")) and there.startswith("/"):
+            yield there, str(Path(here).absolute())
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp])?i?b?", re.IGNORECASE | re.ASCII)

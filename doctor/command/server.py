@@ -17,7 +17,8 @@ class Container:
     """What a container gives the server. `program`: docker, podman or nerdctl; `options`: the words
     between `run` and the image; `shm_size`: bytes, None where it is not said; `gpu_count`: the
     first so many GPUs, `gpu_names`: these by index or UUID, both None where all are given or
-    nothing is said of them; `inherited`: variables that it takes from the shell."""
+    nothing is said of them; `inherited`: variables that it takes from the shell;
+    `mounts`: its folders that the machine has, and where."""
 
     program: str
     options: tuple[str, ...]
@@ -27,6 +28,7 @@ class Container:
     gpu_count: int | None = None
     gpu_names: tuple[str, ...] | None = None
     inherited: tuple[str, ...] = ()
+    mounts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

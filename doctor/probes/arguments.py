@@ -82,6 +82,9 @@ def server_arguments(target: Target, request: ServeRequest, vllm: Vllm | None) -
     if not command and not (profile.model and (profile.options or request.extra)):
         return ServerArguments(_said(profile))
     plain = arguments.plain_values(command.arguments, command.by) if command else _said(profile)
+    if vllm is None and command and command.container:
+        why = Text("the image {image} was not entered", image=command.container.image)
+        return ServerArguments(plain, unread=why, not_asked=True)
     if vllm is None:
         return ServerArguments(plain, unread=Text("vLLM is not there"))
     try:
@@ -92,7 +95,10 @@ def server_arguments(target: Target, request: ServeRequest, vllm: Vllm | None) -
             else (*arguments.profile_words(profile, table), *request.extra)
         )
         by = command.by if command else "serve"
-        made = arguments.parse_arguments(words, table, by, lambda file: _config(target, file))
+        folder = command.folder if command and command.folder else Path()
+        made = arguments.parse_arguments(
+            words, table, by, lambda file: _config(target, folder, file)
+        )
     except Missing as missing:
         recorder = _recorder(target) if isinstance(missing, NotRecorded) else None
         return ServerArguments(
@@ -142,6 +148,6 @@ def _out_of_range(values: Mapping[str, Any]) -> Iterator[tuple[str, ArgumentProb
 _UNSAID = (("max_model_len", -1), ("port", 0))
 
 
-def _config(target: Target, file: str) -> Mapping[Any, Any]:
+def _config(target: Target, folder: Path, file: str) -> Mapping[Any, Any]:
     """What a --config file holds, from the folder that the server is started in."""
-    return arguments.config_of(file, target.read(Path(file), READ_MOST + 1))
+    return arguments.config_of(file, target.read(folder / file, READ_MOST + 1))

@@ -7,9 +7,10 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from doctor.arguments import profile_words
 from doctor.command import MODULE, ServerCommand
-from doctor.command.change import option_words
 from doctor.consumers import names
+from doctor.consumers.server_options import OptionTable
 from doctor.locate import locate
 from doctor.model import Text
 from doctor.probes.environment import HUB_SWITCH
@@ -38,12 +39,13 @@ def argv(
     profile: Profile,
     extra: Sequence[str] = (),
     options: Collection[str] | None = None,
+    table: OptionTable | None = None,
 ) -> tuple[str, ...]:
     """The server's command: the target's own `vllm`, the profile's arguments, then `extra`.
 
-    `options`: what the installed vLLM takes, None where that is not known. Raises LaunchError for
-    an option that is none of them, WrongArguments where it stands in `extra`, and where `extra`
-    says again what the profile says: the last one would win, and it was not judged.
+    `options`: what the installed vLLM takes, `table`: and how, None where that is not known. Raises
+    LaunchError for an option that is none of them, WrongArguments where it stands in `extra`, and
+    where `extra` says again what the profile says: the last one would win, and it was not judged.
     """
     if profile.model is None:
         raise WrongArguments(Text("a server needs a model: --set model=..."))
@@ -51,13 +53,7 @@ def argv(
         said = Text("model: {name} would be taken for an option of vLLM", name=profile.model)
         raise WrongArguments(said)
     refuse_unjudged(extra)
-    arguments: list[str] = []
-    for _, option, value in names.passed(profile):
-        # A value that begins with a dash would be taken for the next option.
-        text = str(value)
-        joined = [f"{option}={text}"] if text.startswith("-") else [option, text]
-        arguments += [option] if value is True else joined
-    arguments += option_words(profile.options)
+    arguments = profile_words(profile, table)[1:]
     if options is not None:
         _refuse_unknown(arguments, options, LaunchError)
         _refuse_unknown(extra, options, WrongArguments)
