@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from doctor.consumers import names
 from doctor.consumers.server_options import OptionTable, ServerOption, Takes
@@ -356,8 +356,12 @@ def _parsed(
 ) -> tuple[dict[str, Any], list[ArgumentProblem]]:
     import argparse  # late: six milliseconds, which no profile's diagnosis needs
 
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise argparse.ArgumentError(None, message)
+
     problems: list[ArgumentProblem] = []
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         add_help=False,
         exit_on_error=False,
         argument_default=argparse.SUPPRESS,
@@ -373,8 +377,8 @@ def _parsed(
     try:
         _, rest = parser.parse_known_args(list(words), namespace)
     except argparse.ArgumentError as error:
-        strings = (error.argument_name or "").split("/")
-        return vars(namespace), [*problems, _refused(strings, words, table)]
+        problems.append(_refused((error.argument_name or "").split("/"), words, table))
+        return vars(namespace), problems
     return vars(namespace), [*problems, *_left_over(rest, table)]
 
 
@@ -423,7 +427,9 @@ def _value(option: ServerOption, string: str, text: str, problems: list[Argument
 
 def _refused(strings: Sequence[str], words: Sequence[str], table: OptionTable) -> ArgumentProblem:
     """For what argparse itself ended, at the option of these strings."""
-    option = next(o for o in table.options if set(o.strings) & set(strings))
+    option = next((o for o in table.options if set(o.strings) & set(strings)), None)
+    if option is None:
+        return ArgumentProblem(Wrong.UNEXPECTED, shortened(" ".join(words), 200))
     given = (w for w in words if option in _meant(w, table))
     if option.takes in (Takes.SWITCH, Takes.PAIR):
         name, _, value = next((w for w in given if "=" in w), strings[0]).partition("=")

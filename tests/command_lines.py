@@ -293,7 +293,7 @@ def _difference(table: OptionTable, by: str, ours: Parsed, truth: dict[str, Any]
 
 
 # What vLLM's parser raises with a traceback, where it looks at the words before argparse does.
-_CRASHES = ("ValueError", "AssertionError", "IndexError", "FileNotFoundError")
+_CRASHES = ("ValueError", "AttributeError", "AssertionError", "IndexError", "FileNotFoundError")
 
 
 # No matter of the parser, but of what looks at the options when they are parsed.

@@ -8,6 +8,7 @@ does them, on what the files say. Read in 0.19 to 0.33.
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from doctor.consumers.names import ENGINE, FRONTEND, PARSER, FileSearch, NotAsKnown
+from doctor.consumers.source import parsed
 from doctor.frozen import dataclass
 
 
@@ -338,14 +340,12 @@ class _Sources:
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
                 return self.hints(left, module) | self.hints(right, module)
             case ast.Constant(value=None):
-                return frozenset((_Hint("None"),))
+                return self._name("None", module)
             case ast.Subscript(value=ast.Name(id=name), slice=inner):
                 parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
                 return self._generic(name, parts, module)
-            case ast.Name(id=name) if name in _BUILTIN:
-                return frozenset((_Hint(name),))
             case ast.Name(id=name):
-                return self._named(name, module)
+                return self._name(name, module)
             case ast.Attribute():
                 return frozenset((_Hint("other"),))
         raise _Unread(ast.dump(node))
@@ -376,10 +376,12 @@ class _Sources:
             raise _Unread(ast.dump(node))
         return hint.of
 
-    def _named(self, name: str, module: _Module) -> frozenset[_Hint]:
+    def _name(self, name: str, module: _Module) -> frozenset[_Hint]:
+        if name in _BUILTIN:
+            return frozenset((_Hint(name),))
         found = self._find(module, name)
         if isinstance(found, _Written):
-            return self.parsed(found.text, found.module)
+            return self.types(found.text, found.module)
         if found is None:
             return frozenset((_Hint("other"),))
         if found.made:
@@ -387,10 +389,15 @@ class _Sources:
         as_dict = self.dict_classes and "dict" in found.bases
         return frozenset((_Hint("dict" if as_dict else "other"),))
 
-    def parsed(self, text: str, module: _Module) -> frozenset[_Hint]:
+    def types(self, text: str, module: _Module) -> frozenset[_Hint]:
         key = (text, module.file if re.search(r"\b(?!None\b)[A-Z]", text) else "")
         if key not in self._hints:
-            self._hints[key] = self.hints(_expression(text), module)
+            names = text.split(" | ")
+            if all(name.isidentifier() for name in names):  # most of them
+                made = [self._name(name, module) for name in names]
+                self._hints[key] = frozenset[_Hint]().union(*made)
+            else:
+                self._hints[key] = self.hints(_expression(text), module)
         return self._hints[key]
 
     def keys_of(self, hint: _Hint) -> tuple[str, ...] | None:
@@ -399,11 +406,18 @@ class _Sources:
         return self.keys(module.classes[name]) if module else None
 
 
+def _statement(text: str) -> ast.stmt:
+    tree = parsed(text.strip())
+    if tree is None or len(tree.body) != 1:
+        raise _Unread(text)
+    return tree.body[0]
+
+
 def _expression(text: str) -> ast.expr:
-    try:
-        return ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise _Unread(text) from None
+    made = _statement(text)
+    if not isinstance(made, ast.Expr):
+        raise _Unread(text)
+    return made.value
 
 
 # What `_compute_kwargs` makes of a field.
@@ -424,7 +438,7 @@ class _Kwargs(dict[str, _Arguments]):
         try:
             _, _, written = self.fields[name].partition(": ")
             annotation, _, default = written.partition(" = ")
-            made = _arguments(self._sources, name, self._sources.parsed(annotation, module))
+            made = _arguments(self._sources, name, self._sources.types(annotation, module))
             made["default"] = _default(default)
         except _Unread:
             made = {"type": _Type(Takes.UNKNOWN)}
@@ -530,6 +544,7 @@ _ACTIONS: Mapping[str, Takes] = {
     "store_true": Takes.SWITCH,
     "argparse.BooleanOptionalAction": Takes.PAIR,
 }
+_FIELDS_OF = re.compile(r"(\w+) = get_kwargs\((\w+)\)\s*")
 _MANY = ("?", "*", "+")
 _ONLY_SHOWN = ("help", "metavar")
 # What an expression of another kind than was expected comes to.
@@ -565,8 +580,14 @@ class _Script:
         for piece in pieces:
             if piece[0] in ('"', "*"):
                 self._call(piece)
+            elif match := _FIELDS_OF.fullmatch(piece):
+                self._fields_of(match[1], match[2])
             else:
                 self._statement(piece)
+
+    def _fields_of(self, name: str, of: str) -> None:
+        with contextlib.suppress(_Unread):
+            self._names[name] = _Kwargs(self._sources, self._sources.config_class(of))
 
     def _call(self, piece: str) -> None:
         if match := _SPREAD.fullmatch(piece):
@@ -639,8 +660,8 @@ class _Script:
 
     def _statement(self, piece: str) -> None:
         try:
-            (node,) = ast.parse(piece).body
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            node = _statement(piece)
+        except _Unread:
             return
         try:
             self._carry_out(node)
@@ -714,7 +735,7 @@ class _Script:
             return _Kwargs(self._sources, self._sources.config_class(argument.id))
         if name == "get_args" and isinstance(argument, ast.Name):
             module, text = self._sources.value(self._file, argument.id)
-            (hint,) = self._sources.parsed(text, module)
+            (hint,) = self._sources.types(text, module)
             return list(hint.of)
         if name == "optional_type":
             return self._value(argument)._replace(optional=True)
