@@ -274,10 +274,10 @@ def test_of_what_is_no_configuration_nothing_is_known(tmp_path: Path, text: str,
 
 def test_a_fifo_and_a_folder_of_its_name_hold_nothing_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
-    assert str(found(tmp_path, str(tmp_path)).why).endswith("config.json is no file")
+    assert str(found(tmp_path, str(tmp_path)).why).endswith("config.json is not a file")
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").mkdir()
-    assert str(found(tmp_path, str(tmp_path)).why).endswith("config.json is no file")
+    assert str(found(tmp_path, str(tmp_path)).why).endswith("config.json is not a file")
 
 
 def test_mistrals_own_format_is_said_to_be_not_read(tmp_path: Path) -> None:

@@ -360,6 +360,7 @@ def words_in_capitals(path: Path) -> set[str]:
     return {word for word in words if re.fullmatch(r"[A-Z][A-Z0-9_]*[A-Z0-9]", word)}
 
 
+_NETWORK = ("HTTPS_PROXY", "NO_PROXY", "SSL_CERT_DIR", "SSL_CERT_FILE")
 # In capitals as well, and no variable of the machine's environment.
 NO_VARIABLES = {
     "VLLM_DOCTOR_MARK": "given to a child by the doctor itself",
@@ -373,6 +374,9 @@ NO_VARIABLES = {
     "CONDA_PREFIX": "the same",
     **dict.fromkeys(GENERATED.values(), "a part of FlashInfer's artifacts"),
     **dict.fromkeys(_QUIET, "set for the children that import"),
+    "VLLM_DOCTOR_HUB": "given to the child that asks a hub",
+    **dict.fromkeys(_NETWORK, "given to it as well, and no part of a judgement"),
+    **dict.fromkeys(("HEAD", "ON", "TRUE", "YES"), "no name of anything"),
     "VLLM_LOGGING_PREFIX": "said to end in a blank, of which no value is asked",
 }
 
@@ -380,7 +384,7 @@ NO_VARIABLES = {
 def test_the_values_that_are_kept_are_those_that_a_probe_or_a_rule_reads() -> None:
     root = Path(doctor.__file__).parent
     files = [*root.glob("probes/*.py"), *rules_folder().glob("*.py"), *root.glob("serve/*.py")]
-    files.append(root / "consumers/flashinfer.py")
+    files += [root / "consumers/flashinfer.py", root / "consumers/hub.py"]
     files.remove(root / "probes/_imports.py")  # which sets where the caches of a child are
     read = set().union(*map(words_in_capitals, files)) - set(NO_VARIABLES)
     assert read | {*names_with(Trait.BUILD), *names_with(Trait.IMPORT)} == RECORDED

@@ -49,7 +49,7 @@ def _text(target: Target, path: Path) -> bytes:
     if stat is None and _is_file(target, path.with_name("params.json")):
         raise CodecError("", Text("is not there; params.json, of Mistral's format, is not read"))
     if stat is None or stat.kind != "file":
-        raise CodecError("", Text("is not there") if stat is None else Text("is no file"))
+        raise CodecError("", Text("is not there") if stat is None else Text("is not a file"))
     if stat.size > _MOST:
         raise CodecError("", Text("is larger than {most} MiB", most=_MOST >> 20))
     data = target.read(path, _MOST)
