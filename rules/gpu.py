@@ -231,7 +231,7 @@ def expert_parallel_without_experts(served: ServedModel, profile: Profile) -> Fi
 
     Manual: Leave it out: `--set enable_expert_parallel=false`.
 
-    Sources: vllm/config/model.py (_verify_with_expert_parallelism, get_num_experts)
+    Sources: vllm/config/model.py (_verify_with_expert_parallelism)
 
     See also: tp-not-dividing-heads
     """

@@ -43,7 +43,9 @@ def architecture_not_in_transformers(
 
     vLLM stops with `model type glm4_moe_lite but Transformers does not recognize this architecture`
     (the type in backquotes). vLLM 0.22.0 accepts transformers 4.57 and not 5.0 to 5.5.0, and a
-    resolver may choose 4.57.6, which has no glm4_moe_lite.
+    resolver may choose 4.57.6, which has no glm4_moe_lite. Where the repository brings code that
+    makes the configuration (`auto_map` in config.json), that code is asked for instead: see
+    trust-remote-code-needed.
 
     Fix: Installs a transformers that both vLLM and the model accept, with vLLM in the same command:
     transformers, huggingface-hub, tokenizers and xgrammar have to move together. Needs
@@ -51,9 +53,6 @@ def architecture_not_in_transformers(
     process uses the environment.
 
     Manual: `pip install "transformers>=5.5.1" "vllm==0.22.0"`, in one command.
-
-    Where the repository brings code that makes the configuration (`auto_map` in config.json), that
-    code is asked for instead: see trust-remote-code-needed.
 
     Sources: Requires-Dist in vLLM's metadata, transformers/models/auto/configuration_auto.py,
     vllm#33580, vllm-ascend#6541
@@ -134,7 +133,7 @@ def architecture_not_in_vllm(
     Manual: Install the vLLM release that the model card names, or the plugin that implements the
     class.
 
-    Sources: vllm/model_executor/models/registry.py (0.22.0, 0.33.0)
+    Sources: vllm/model_executor/models/registry.py (0.22.0 and 0.33.0)
 
     See also: architecture-not-in-transformers, trust-remote-code-needed, model-inspection-failed
     """
@@ -255,7 +254,7 @@ def trust_remote_code_needed(
     served: ServedModel,
     profile: Profile,
 ) -> Finding | None:
-    """The model needs code from its own repository, and --trust-remote-code is not given.
+    """The model needs code from its own repository, which is not trusted.
 
     transformers stops with `contains custom code which must be executed to correctly load the
     model`. `auto_map` in config.json names classes in Python files of the repository. They are
@@ -403,7 +402,7 @@ def max_model_len_too_big(
 
     Manual: `--set max_model_len=N` with the length that the report names.
 
-    Sources: vllm/config/model.py (_get_and_verify_max_len, 0.22.0 and 0.33.0)
+    Sources: vllm/config/model.py (0.22.0 and 0.33.0)
 
     See also: kv-cache-too-small
     """

@@ -150,7 +150,7 @@ def parser_advised(
     Manual: `--set reasoning_parser=NAME --set tool_call_parser=NAME --set
     enable_auto_tool_choice=true`, as the report names them.
 
-    Sources: docs.vllm.ai (features/reasoning_outputs, features/tool_calling),
+    Sources: docs.vllm.ai (features/reasoning_outputs and features/tool_calling),
     rules/tables/parsers.toml
 
     See also: reasoning-parser-unknown, tool-parser-unknown, tool-choice-not-enabled

@@ -113,7 +113,7 @@ def quantization_mismatch(
 
     Manual: Leave it out: `--set quantization=`.
 
-    Sources: vllm/config/model.py (_verify_quantization, 0.22.0 and 0.33.0)
+    Sources: vllm/config/model.py (0.22.0 and 0.33.0)
 
     See also: quantization-unknown
     """

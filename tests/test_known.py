@@ -83,7 +83,7 @@ class TestAccepted:
         assert said.code == 1
         assert "tool-parser-unknown  PRIMARY CAUSE" in said.out
         assert (
-            "Not healthy: 1 error, no automatic fix; accepted: reasoning-parser-unknown."
+            "Not healthy: 1 error, 1 info, no automatic fix; accepted: reasoning-parser-unknown."
             in said.out
         )
         both = "reasoning-parser-unknown,tool-parser-unknown"

@@ -89,7 +89,7 @@ _SAME: Mapping[str, frozenset[str]] = {
 # Of these checkpoints it decides by itself, whatever is asked for.
 _DECIDED = frozenset(("auto-round", "modelopt", "modelopt_fp4", "modelopt_mixed", "modelopt_mxfp8"))
 # Each of these takes any checkpoint, or says so itself.
-_TAKE_ALL = frozenset(("humming", "gguf", "inc"))
+_TAKE_ALL = frozenset(("humming", "gguf"))
 
 
 def contradicts(asked: str, config: ConfigJson) -> bool:
@@ -107,8 +107,8 @@ def _decided(config: ConfigJson) -> bool:
     if made is None:
         return False
     by_algorithm = made.algorithm in ("FP8", "NVFP4", "MIXED_PRECISION")
-    by_type = config.model_type in ("gpt_oss", "deepseek_v4", "deepseek_v41")
-    return made.method in _DECIDED or by_algorithm or by_type
+    own = {"mxfp4": ("gpt_oss",), "fp8": ("deepseek_v4", "deepseek_v41")}.get(made.method, ())
+    return made.method in _DECIDED or by_algorithm or config.model_type in own
 
 
 def taken_method(asked: str | None, config: ConfigJson, known: Collection[str]) -> str | None:
@@ -118,4 +118,5 @@ def taken_method(asked: str | None, config: ConfigJson, known: Collection[str]) 
         return asked
     if made.method == "auto-round" and "inc" in known:
         return "inc"
-    return "gpt_oss_mxfp4" if config.model_type == "gpt_oss" else made.method
+    gpt_oss = made.method == "mxfp4" and config.model_type == "gpt_oss"
+    return "gpt_oss_mxfp4" if gpt_oss else made.method

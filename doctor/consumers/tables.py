@@ -134,12 +134,12 @@ def served_by(known: Names) -> Callable[[str], bool]:
     return serves
 
 
-def quoted(text: str) -> list[str]:
+def in_quotes(text: str) -> list[str]:
     """The names in the double quotes of a part of a source."""
     return re.findall(r'"([^"\n]+)"', text)
 
 
-def quoted_keys(text: str) -> list[str]:
+def keys_in_quotes(text: str) -> list[str]:
     """Those of them that a table of a source has for keys, a row each."""
     return re.findall(r'(?m)^\s*"([^"\n]+)":', text)
 

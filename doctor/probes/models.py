@@ -202,6 +202,8 @@ def served_quantization(
 ) -> ServedQuantization:
     """Raises NotApplicable where nothing is quantised, or by a method that vLLM does not know."""
     asked = GivenOptions(profile.options).word("quantization")
+    if methods.names.partial:
+        raise NotApplicable(methods.names.partial)  # another rule says so
     method = quantization.taken_method(asked, served.config, methods.names.names)
     if method is None:
         raise NotApplicable(Text("neither the checkpoint nor an option says a quantisation"))
@@ -234,7 +236,7 @@ def refuse_float16(target: Target, vllm: Vllm, profile: Profile) -> RefuseFloat1
     table = target.search(path, r"(?s)\n_FLOAT16_NOT_SUPPORTED_MODELS = \{(.*?)\n\}")
     if not table:
         raise Unreadable(path, "which models do not support float16")
-    return RefuseFloat16(tuple(tables.quoted_keys(table[0])))
+    return RefuseFloat16(tuple(tables.keys_in_quotes(table[0])))
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ def length_limits(
         rows = target.search(path, r"\brope_type not in \(([^)]*)\)")
         if not rows:
             raise Unreadable(path, "how long a model is")
-        unscaled = tuple(tables.quoted(rows[0]))
+        unscaled = tuple(tables.in_quotes(rows[0]))
     file = _beside(profile, configuration)
     found = target.search(file, r'"model_max_length": *([0-9]+)[\s,}]') if file else None
     return LengthLimits(unscaled, number_of(found[0]) if found else None)
