@@ -92,7 +92,7 @@ def test_the_same_environment_may_be_named_twice_however_it_is_spelled(
     link = tmp_path / "a link"
     link.symlink_to(server.prefix)
     words = ("--python", link, *LATER, "--format", "json")
-    said = run_doctor(
+    said = run_inside(
         "diagnose", *words, "--", server.python, "-m", "vllm.entrypoints.cli.main", "serve"
     )
     assert said.report["target"]["found_by"] == "--python"
@@ -104,7 +104,7 @@ def test_the_same_environment_may_be_named_twice_however_it_is_spelled(
 def test_the_commands_own_interpreter_is_judged(server: Environment) -> None:
     vllm = script(server.prefix / "bin/vllm", "exit 0", str(server.python))
     for command in (("VLLM_LOGGING_LEVEL=INFO", vllm, "serve"), (server.python, vllm, "serve")):
-        said = run_doctor("diagnose", "--format", "json", *LATER, "--", *command, "org/m")
+        said = run_inside("diagnose", "--format", "json", *LATER, "--", *command, "org/m")
         report = said.report
         must_fit(report, report_schema)
         assert report["target"]["python"] == str(server.python)
@@ -137,22 +137,22 @@ def test_nothing_of_the_default_profile_is_in_force(server: Environment) -> None
 
 def test_every_command_that_is_printed_has_the_servers_own(server: Environment) -> None:
     words = ("--python", str(server.prefix), *LATER)
-    said = run_doctor("diagnose", *words, "--", "A=a b", *SERVE)
+    said = run_inside("diagnose", *words, "--", "A=a b", *SERVE)
     assert said.code in (1, 3)
-    found = [parsed(one) for one in commands(said.out) if one[0] in FOUR]
+    found = [parsed(one) for one in commands(said.out, "vllm-doctor") if one[0] in FOUR]
     assert found
     for one in found:
         assert one["words"] == ("A=a b", *SERVE)
         assert one["sets"] == LATER[1::2]
-    planned = run_doctor("fix", *words, "--", *SERVE)
-    for line in commands(planned.out):
+    planned = run_inside("fix", *words, "--", *SERVE)
+    for line in commands(planned.out, "vllm-doctor"):
         if line[0] in FOUR:
             assert parsed(line)["words"] == SERVE
 
 
 def test_further_options_of_a_profile_are_said_again_too(server: Environment) -> None:
-    said = run_doctor("diagnose", "--python", server.prefix, *LATER, "--", "--enforce-eager")
-    found = [parsed(one) for one in commands(said.out) if one[0] in FOUR]
+    said = run_inside("diagnose", "--python", server.prefix, *LATER, "--", "--enforce-eager")
+    found = [parsed(one) for one in commands(said.out, "vllm-doctor") if one[0] in FOUR]
     assert found
     assert {one["words"] for one in found} == {("--enforce-eager",)}
 
@@ -179,14 +179,18 @@ def site(tmp_path: Path) -> Path:
 def test_a_fix_of_an_option_is_the_corrected_command_whole(server: Environment, site: Path) -> None:
     words = ("--python", str(server.prefix), *LATER, "--rules", str(site))
     command = ("bash", "-c", "X='a b' exec vllm serve org/m -tp 8 --seed 1 --port 80")
-    said = run_doctor("diagnose", "-v", *words, "--", *command)
-    (one,) = (p for w in commands(said.out) if "env.X=1" in (p := parsed(w)).get("sets", ()))
+    said = run_inside("diagnose", "-v", *words, "--", *command)
+    (one,) = (
+        p
+        for w in commands(said.out, "vllm-doctor")
+        if "env.X=1" in (p := parsed(w)).get("sets", ())
+    )
     assert one["words"] == (
         *("bash", "-c"),
         "X='a b' exec vllm serve org/m --tensor-parallel-size 4 --port 80",
     )
     assert one["sets"] == ("gpus=later", "archs=9.0", "env.X=1")
-    secret = run_doctor("diagnose", "-v", *words, "--", *SERVE, "--api-key", PASSWORD)
+    secret = run_inside("diagnose", "-v", *words, "--", *SERVE, "--api-key", PASSWORD)
     assert PASSWORD not in secret.out + secret.err
     assert "with --tensor-parallel-size=4 behind --, without --seed behind --" in secret.out
 
@@ -195,7 +199,7 @@ def test_no_secret_of_a_command_is_printed(server: Environment) -> None:
     token = "hf_" + "abcdefghij" * 3
     command = (f"HF_TOKEN={token}", "MY_PASSWORD=" + PASSWORD, *SERVE, "--api-key", PASSWORD)
     for form in ("text", "json", "junit"):
-        said = run_doctor("diagnose", "--python", server.prefix, "--format", form, "--", *command)
+        said = run_inside("diagnose", "--python", server.prefix, "--format", form, "--", *command)
         assert token not in said.out + said.err
         assert PASSWORD not in said.out + said.err
 
@@ -262,7 +266,7 @@ DOCKER = ("docker", "run", "--gpus", "all", "vllm/vllm-openai:v0.22.0", "--model
 
 
 def test_of_an_image_that_was_not_entered_it_cannot_tell() -> None:
-    said = run_doctor("diagnose", "--format", "json", *LATER, "--", *DOCKER)
+    said = run_inside("diagnose", "--format", "json", *LATER, "--", *DOCKER)
     assert said.code == 3
     must_fit(said.report, report_schema)
     why = said.outcome("container-not-entered")["why"]
@@ -270,7 +274,7 @@ def test_of_an_image_that_was_not_entered_it_cannot_tell() -> None:
     ids = {one["id"] for one in said.report["outcomes"]}
     assert not ids & {"nvcc-missing", "c-compiler-missing", "vllm-missing", "ninja-missing"}
     assert not ids & {"server-config-file-unreadable", "unknown-server-option"}
-    text = run_doctor("diagnose", *LATER, "--", *DOCKER)
+    text = run_inside("diagnose", *LATER, "--", *DOCKER)
     assert text.code == 3
     assert "an image that was not entered" in text.out
     (line,) = (one for one in text.out.splitlines() if one.startswith("in the image:"))
@@ -286,7 +290,7 @@ def test_an_image_is_not_changed_recorded_or_started(verb: str) -> None:
 
 
 def test_an_environment_or_a_snapshot_may_stand_for_the_image(server: Environment) -> None:
-    said = run_doctor(
+    said = run_inside(
         "diagnose", "--format", "json", "--python", server.prefix, *LATER, "--", *DOCKER
     )
     assert said.outcome("container-not-entered")["verdict"] == "ok"
