@@ -26,8 +26,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import _start
-
 LIMIT_S = 60
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "depth")
 _SHORTER = {
@@ -36,16 +34,18 @@ _SHORTER = {
 }
 
 
+_start: Any = importlib.import_module("_start")
+
+
 def answer_for_more() -> None:
     """What a whole model asks of a GPU, beyond _start.py's one."""
     import torch
-    import triton
 
     _start.answer_for_the_runtime()
     torch.cuda._device_count_nvml = lambda: _start.RANKS
     torch.nn.Module.to = lambda module, *_, **__: module
     about = {"multiprocessor_count": 132, "max_shared_mem": 232448}
-    triton.runtime.driver.set_active(
+    importlib.import_module("triton").runtime.driver.set_active(
         SimpleNamespace(
             get_current_target=lambda: SimpleNamespace(backend="cuda", arch=90, warp_size=32),
             get_current_device=lambda: 0,
@@ -111,7 +111,8 @@ def judged(cell: dict[str, Any], stage: list[str]) -> None:
     stage[0] = "worker"
     imported("platforms").current_platform.check_if_supports_dtype(config.model_config.dtype)
     stage[0] = "model"
-    construct(config)
+    if config.parallel_config.data_parallel_size == 1:  # the other replicas would be waited for
+        construct(config)
 
 
 def construct(config: Any) -> None:
@@ -120,15 +121,17 @@ def construct(config: Any) -> None:
     from vllm.config import set_current_vllm_config
 
     shorten(config.model_config.hf_config)
-    state, parallel = imported("distributed.parallel_state"), config.parallel_config
-    ranks = parallel.tensor_parallel_size
+    state, ranks = (
+        imported("distributed.parallel_state"),
+        config.parallel_config.tensor_parallel_size,
+    )
     with set_current_vllm_config(config), tempfile.TemporaryDirectory() as folder:
         state.init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, "gloo")
         # The config says so many ranks, and there is one process: its groups are told afterwards.
         state.initialize_model_parallel(1)
         state.get_tp_group().world_size = ranks
         with contextlib.suppress(AssertionError):  # there is one where there are experts
-            state.get_ep_group().world_size = ranks * parallel.data_parallel_size
+            state.get_ep_group().world_size = ranks
         imported("v1.worker.workspace").init_workspace_manager(torch.device("meta"))
         torch.set_default_dtype(config.model_config.dtype)
         with torch.device("meta"):
