@@ -23,6 +23,7 @@ from doctor.report.ailment import pages
 from doctor.shipped import rules_folder
 from doctor.signatures import shipped_catalogue
 from doctor.toml import load_toml
+from doctor.variables import RECORDED
 from tests import session
 from tests.conftest import run_inside
 
@@ -41,6 +42,7 @@ COUNTS: dict[str, Callable[[], int]] = {
     "rules": about.count_rules,
     "signatures": about.count_signatures,
     "ailments": lambda: len(pages(load_rules(rules_folder()), shipped_catalogue())),
+    "variables": lambda: len(RECORDED),
     "models": lambda: len(load_toml(rules_folder() / TABLE)),
 }
 _ASKS_FILES = re.compile(r" --from | --no-live | rules\b| schema\b| --version")
