@@ -162,7 +162,7 @@ class TestWithoutAModel:
 class TestAnotherModel:
     def test_the_report_names_it(self, healthy: tuple[str, ...]) -> None:
         said = run_inside("diagnose", *healthy, *OTHER)
-        assert "→ DeepSeek-V3" in said.out
+        assert "→ some-model" in said.out
         verbose = run_inside("diagnose", *healthy, *OTHER, "-v").out
         assert "for somebody/some-model (profile glm-4.7-flash)" in verbose
         plan = run_inside("fix", *healthy, *OTHER)

@@ -376,7 +376,7 @@ NO_VARIABLES = {
     **dict.fromkeys(_QUIET, "set for the children that import"),
     "VLLM_DOCTOR_HUB": "given to the child that asks a hub",
     **dict.fromkeys(_NETWORK, "given to it as well, and no part of a judgement"),
-    **dict.fromkeys(("HEAD", "ON", "TRUE", "YES"), "no name of anything"),
+    **dict.fromkeys(("GET", "HEAD", "ON", "TRUE", "YES"), "no name of anything"),
     "VLLM_LOGGING_PREFIX": "said to end in a blank, of which no value is asked",
 }
 
