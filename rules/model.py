@@ -222,7 +222,7 @@ def model_not_known(
     why = configuration.why if configuration else None
     raise Missing(
         Text(
-            "{known} is known of {model}{why}: {lacking} were not checked; {ways}, or go on with "
+            "{known} is known of {model}: {lacking} were not checked{why}; {ways}, or go on with "
             "--accept model-not-known",
             known="nothing" if profile.needs == ModelNeeds() else "not enough",
             model=profile.model,
