@@ -375,7 +375,7 @@ class TestProcess:
     def test_what_is_no_server_is_a_slip(self, proc: Proc, words: tuple[str, ...]) -> None:
         proc.add(1, "/sbin/init")
         proc.add(7, *words, parent=1)
-        with pytest.raises(UsageError, match=r"--pid 7: .* is no server of vLLM's") as error:
+        with pytest.raises(UsageError, match=r"--pid 7: .* is not a server of vLLM") as error:
             read_process(7, proc.folder)
         assert "\x1b" not in str(error.value)
 
@@ -547,7 +547,7 @@ class TestUnit:
             (f"{START}\nEnvironmentFile=/no/such", "/no/such: no such file or directory"),
             (f"{START}\nEnvironmentFile=/etc/*.env", "is not the full path of one file"),
             (f"{START}\nEnvironmentFile=/dev/zero", "not a regular file"),
-            (f"{START}\nWorkingDirectory=x", "WorkingDirectory=x is no full path"),
+            (f"{START}\nWorkingDirectory=x", "WorkingDirectory=x is not a full path"),
             (f"{START}\nRootImage=/x.raw", "RootImage, and sees other files"),
             ("ExecStart=/bin/bash -c 'a && vllm serve m'", "'&' is for a shell"),
             ("[Service]", "0 lines of ExecStart"),

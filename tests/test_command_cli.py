@@ -241,7 +241,7 @@ def test_a_process_that_is_no_server_is_a_slip(bare: Environment) -> None:
     with running_as(bare.python, "-c", SLEEP) as pid:
         said = run_inside("diagnose", "--pid", str(pid))
     assert said.code == 2
-    assert "is no server of vLLM's" in said.err
+    assert "is not a server of vLLM" in said.err
 
 
 def test_a_users_unit_is_judged(server: Environment, tmp_path: Path) -> None:

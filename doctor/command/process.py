@@ -86,7 +86,7 @@ def _holder(pid: int, proc: Path) -> tuple[int, tuple[str, ...], ServerCommand]:
             break
         words = _words(at, proc)
     shown = brief(" ".join(redacted_words(first))) or "a process without a command line"
-    said = Text("--pid {pid}: {shown} is no server of vLLM's", pid=pid, shown=shown)
+    said = Text("--pid {pid}: {shown} is not a server of vLLM", pid=pid, shown=shown)
     raise UsageError(said) from wrong
 
 

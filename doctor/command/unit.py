@@ -158,7 +158,8 @@ class _Unit:
         if said == "~":
             return Path(self._account().get("HOME", self._home or "/"))
         if not said.startswith("/"):
-            raise self._wrong(Text("WorkingDirectory={value} is no full path", value=brief(said)))
+            shown = brief(said)
+            raise self._wrong(Text("WorkingDirectory={value} is not a full path", value=shown))
         return Path(said)
 
     # Variables.
