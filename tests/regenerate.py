@@ -14,15 +14,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests import documents, pages
-from tests.test_tapes import golden_reports
+from tests import documents, pages, test_command_reports, test_tapes
 
 ROOT = Path(__file__).parent.parent
 
 
 def generated() -> dict[Path, str]:
     """What each file that is made has to hold."""
-    return {**golden_reports(), **documents.generated(), **pages.generated()}
+    reports = {**test_tapes.golden_reports(), **test_command_reports.golden_reports()}
+    return {**reports, **documents.generated(), **pages.generated()}
 
 
 def main(words: Sequence[str]) -> int:

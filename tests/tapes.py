@@ -64,6 +64,14 @@ def laid_over(recording: Mapping[str, Any], under: Mapping[str, Any]) -> dict[st
     return made
 
 
+def with_answers(tape: Path, folder: Path) -> Path:
+    """The snapshot over what is laid under all of them, in `folder`."""
+    made = folder / tape.name
+    data = laid_over(json.loads(tape.read_text(encoding="utf-8")), answers())
+    made.write_text(json.dumps(data), encoding="utf-8")
+    return made
+
+
 class Completed(Tape):
     """A snapshot that answers out of wheels what it does not contain of their packages."""
 

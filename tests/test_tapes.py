@@ -34,7 +34,7 @@ from doctor.shipped import rules_folder
 from doctor.tape import Tape, load_tape
 from doctor.target import Target
 from tests.conftest import Environment, must_fit, run_doctor
-from tests.tapes import FIXTURES, TAPES, answers, laid_over
+from tests.tapes import FIXTURES, TAPES, laid_over, with_answers
 
 SHOWN = next(t for t in TAPES if t.stem == "cuda-home-unset")
 """Whose reports for programs are golden."""
@@ -70,14 +70,6 @@ def outcomes(tape: Path, *options: str) -> dict[str, Answer]:
 
 def unknown(found: dict[str, Answer]) -> set[str]:
     return {id for id, (verdict, _) in found.items() if verdict == "unknown"}
-
-
-def with_answers(tape: Path, tmp_path: Path) -> Path:
-    """The snapshot over what is laid under all of them (tests/tapes.py)."""
-    made = tmp_path / tape.name
-    data = laid_over(json.loads(tape.read_text(encoding="utf-8")), answers())
-    made.write_text(json.dumps(data), encoding="utf-8")
-    return made
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from tests import stand_ins
 from tests.real_stack import isolate, lab
 from tests.real_stack.place import Place
+from tests.real_stack.repairs import copy_of
 
 MakeHome = Callable[[], Path]
 MakeEnvironment = Callable[[lab.Recipe], lab.Environment]
@@ -142,6 +143,23 @@ def folder_of_links(
     """A repaired environment: coherent wheels, transformers 5, CUDA_HOME at the folder of links."""
     place = Place(environment(lab.COHERENT), new_home(), two_h100)
     return place.having(CUDA_HOME=str(links))
+
+
+@pytest.fixture(scope="session")
+def newest_healthy(
+    newest: lab.Environment,
+    new_home: MakeHome,
+    two_h100: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Place:
+    """A copy of the newest environment with compiler parts that go together, and CUDA_HOME at a
+    folder of links over them."""
+    copy = copy_of(newest, tmp_path_factory.mktemp("newest") / "env")
+    for part in lab.COHERENT.requirements[-len(lab.COMPILER_PARTS) :]:
+        lab.put_in(copy, part)
+    place = Place(copy, new_home(), two_h100)
+    home = lab.folder_of_links(copy, tmp_path_factory.mktemp("links"))
+    return place.having(CUDA_HOME=str(home))
 
 
 @pytest.fixture(scope="session")

@@ -26,15 +26,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+_start: Any = importlib.import_module("_start")  # this is no part of a package there
+
 LIMIT_S = 60
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "depth")
 _SHORTER = {
     **dict.fromkeys(_LAYERS, 4),  # the kinds of them alternate, the first are dense
     "max_position_embeddings": 8192,  # a table of all positions is computed
 }
-
-
-_start: Any = importlib.import_module("_start")
 
 
 def answer_for_more() -> None:

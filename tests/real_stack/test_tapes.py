@@ -17,8 +17,6 @@ import pytest
 from tests.real_stack import lab
 from tests.real_stack.place import DOCTOR, Place
 
-pytestmark = pytest.mark.real_stack
-
 STATES = (
     "cuda_home_unset",
     "cuda_home_at_the_wheels",
@@ -32,11 +30,26 @@ STATES = (
 )
 
 
+NEWEST_STATES = ("newest_healthy",)
+
+
+@pytest.mark.real_stack
 @pytest.mark.parametrize("state", STATES)
 def test_a_snapshot_is_judged_like_the_machine_it_was_taken_on(
-    state: str, request: pytest.FixtureRequest, tmp_path: Path
+    state: str, request: pytest.FixtureRequest
 ) -> None:
-    place: Place = request.getfixturevalue(state)
+    assert_judged_like_its_snapshot(state, request.getfixturevalue(state))
+
+
+@pytest.mark.newest_stack
+@pytest.mark.parametrize("state", NEWEST_STATES)
+def test_a_snapshot_with_the_newest_vllm_is_judged_like_the_machine_it_was_taken_on(
+    state: str, request: pytest.FixtureRequest
+) -> None:
+    assert_judged_like_its_snapshot(state, request.getfixturevalue(state))
+
+
+def assert_judged_like_its_snapshot(state: str, place: Place) -> None:
     tape = place.home / "machine.json"
     taken = place.run(DOCTOR, "snapshot", "--python", place.target.python, "-o", tape)
     assert taken.code == 0, taken.text
