@@ -360,15 +360,7 @@ def test_what_is_given_has_no_probe_that_would_never_run() -> None:
 # What no rule wants, and snapshots hold all the same.
 KEPT: dict[type, str] = {
     EveryGpu: "a snapshot may be judged for GPUs that the profile of its maker did not name",
-<<<<<<< HEAD
     ServerOptions: "a snapshot may be judged for a command that its maker did not name",
-=======
-<<<<<<< HEAD
-    QuantizationMethods: "for the next doctor, which compares a model's own config.json with it",
-    ServerOptions: "a snapshot may be judged for a command that its maker did not name",
-=======
->>>>>>> 7489bbc21822f6b6b58af9f77731208b7045ca9a
->>>>>>> 6df6b537ea59b5b9c2d7d3202f228e3cf4c2de6a
 }
 
 
