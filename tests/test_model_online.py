@@ -126,6 +126,9 @@ def test_the_size_of_the_one_file_is_asked_for_where_there_is_no_index(
     hub.says({"model_type": "x"}, total=None)
     hub.answers[ONE] = Answer(headers={"X-Linked-Size": str(3 * GIB)})
     assert asked(tmp_path, {"HF_ENDPOINT": hub.url}).weights == 3 * GIB
+    hub.answers[ONE] = Answer(status=302, headers={"Location": "/cdn/x"})
+    hub.answers["/cdn/x"] = Answer(headers={"Content-Length": str(4 * GIB)})
+    assert asked(tmp_path, {"HF_ENDPOINT": hub.url}).weights == 4 * GIB
     hub.answers[ONE] = Answer(headers={"X-Linked-Size": "-1"})
     assert asked(tmp_path, {"HF_ENDPOINT": hub.url}).weights is None
 

@@ -58,7 +58,10 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         if not is_secret(newurl):
             raise Refused("it redirects to plain http")
         made = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if made is not None and origin(newurl) == origin(HUB):
+        if made is None:
+            return None
+        made.method = req.get_method()  # before Python 3.13 a HEAD became a GET, of gigabytes
+        if origin(newurl) == origin(HUB):
             authorize(made)
         return made
 
