@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -345,3 +346,11 @@ def test_a_damaged_file_is_read_or_named(damage: Callable[[str, random.Random], 
         except NotAsKnown:
             continue
         assert all(one.strings and one.name for one in table.options)
+
+
+@pytest.mark.parametrize("row", ["x: [\n", "class A(\n"])
+def test_a_file_that_never_closes_what_it_opens_is_read_in_time(row: str) -> None:
+    endless = "\n" + row * (100_000 // len(row))
+    began = time.process_time()
+    read({**FILES, "config/model.py": MODEL + endless})
+    assert time.process_time() - began < 5  # where each is followed to the end, a minute

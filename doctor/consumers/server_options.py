@@ -81,12 +81,13 @@ class OptionTable:
 
 
 CONFIGS = "config/__init__.py"
-# To the end of the line; where a bracket is left open there, to the line that closes it.
-_REST = r"[^\n]*(?:(?<=[(\[{])\n(?:(?! *[)\]}])[^\n]*\n)* *[)\]}][^\n]*)*"
+# To the end of the line; where a bracket is left open there, to the line that closes it. What no
+# file of vLLM's has so long is not followed, or a file of nothing but open brackets took hours.
+_REST = r"[^\n]*(?:(?<=[(\[{])\n(?:(?! *[)\]}])[^\n]*\n){0,199} *[)\]}][^\n]*)*"
 # What a call of add_argument has: a string and what get_kwargs made, all else on one line, or the
 # lines to the one that closes it.
 _REGULAR = r'(?:"-[\w-]+",\s*)+\*\*\w+(?:\["\w+"\])?(?=,?\s*\))'
-_OTHER = r'(?<=\()["*][^\n]*|["*][^\n]*(?:\n(?! *\)\n)[^\n]*)*'
+_OTHER = r'(?<=\()["*][^\n]*|["*][^\n]*(?:\n(?! *\)\n)[^\n]*){0,99}'
 _STATEMENTS = (
     r'\n {4,16}(?:\w+\.add_argument\(\s*(?=["*])|(?=(?:del )?\w+_kwargs\b))'
     rf"({_REGULAR}|{_OTHER}|(?:del )?\w+_kwargs(?:\[| = (?=get_kwargs|\w+_kwargs)){_REST})"
@@ -98,7 +99,8 @@ _HELPER = (
 # Classes, their fields, the names of types; docstrings are passed over. It is short, since a
 # snapshot holds it once for each file.
 _DECLARED = (
-    r'\n(?:    )?(?:"""[\s\S]*?"""|((?:[a-z]\w*: (?!Cl)|class |@(?:config|dataclass)(?=[(\s])'
+    r'\n(?:    )?(?:"""[\s\S]{0,9999}?"""|((?:[a-z]\w*: (?!Cl)|class '
+    r"|@(?:config|dataclass)(?=[(\s])"
     rf'|from (?:vllm\.c|\.)|[A-Z]\w*(?:: \w+)? = (?=Any|str|[("]|\w+\[|\w+ \|)){_REST}))'
 )
 SERVE = "entrypoints/cli/serve.py"
@@ -113,7 +115,7 @@ DEMANDS = (
 """With what vLLM refuses options that exclude or need each other, once they are parsed."""
 _DEMANDS = "(" + "|".join(map(re.escape, DEMANDS)) + ")"
 _TYPES = rf"\n([A-Z]\w*(?:: \w+)? = (?:Literal\[|Union\[){_REST})"
-_IMPORTS = r"\nfrom ((?:vllm)?\.[\w.]+) import (?:\*|[^\n(]*(?:\([^)]*)?\b{}\b)"
+_IMPORTS = r"\nfrom ((?:vllm)?\.[\w.]+) import (?:\*|[^\n(]*(?:\([^)]{{0,9999}})?\b{}\b)"
 _NO_KEY = r'(no_key := f"--no-)'
 _PAIRS = r"\nclass (EnableDisableAction)\b"
 
