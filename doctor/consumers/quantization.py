@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from doctor.consumers.model_config import ConfigJson
 from doctor.consumers.source import Source, Unreadable
@@ -29,13 +29,18 @@ def deprecated_methods(source: Source) -> frozenset[str]:
     return frozenset(re.findall(r'"([^"]+)"', rows[0]))
 
 
-def least_capability(source: Source, method: str) -> int | None:
-    """The least compute capability that a method takes (75 is 7.5), by the function that vLLM asks;
-    None where it is not a number that is written there. Raises Unreadable."""
+def least_capabilities(source: Source, methods: Iterable[str]) -> dict[str, int | None]:
+    """The least compute capability that each of the methods takes (75 is 7.5), by the function that
+    vLLM asks; None where it is not a number that is written there. Raises Unreadable."""
     function = source.function(_INDEX, "get_quantization_config")
-    name = dict(_classes(function)).get(method, _SHORTHANDS)
-    module = dict(_modules(function)).get(name)
-    return _least_of(source, name, module) if module else None
+    modules = dict(_modules(function))
+    classes = dict(_classes(function))
+    names = {method: classes.get(method, _SHORTHANDS) for method in methods}
+    found = {
+        name: _least_of(source, name, modules[name]) if name in modules else None
+        for name in dict.fromkeys(names.values())
+    }
+    return {method: found[name] for method, name in names.items()}
 
 
 def _classes(function: ast.FunctionDef) -> Iterator[tuple[str, str]]:

@@ -185,6 +185,31 @@ def _said(profile: Profile) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class QuantizationLimits(Fact):
+    """What vLLM asks for before it takes each method: of the `deprecated` ones a word more, and of
+    a GPU the `least` compute capability (75 is 7.5), None where its files do not say."""
+
+    since: ClassVar[str] = "0.6.0"
+    deprecated: frozenset[str] = frozenset()
+    least: dict[str, int | None] = field(default_factory=dict)
+
+
+@probe
+def quantization_limits(
+    target: Target, vllm: Vllm, methods: QuantizationMethods
+) -> QuantizationLimits:
+    """Of all methods, so that a snapshot answers for any model."""
+    source = Source(target, vllm.root)
+    try:
+        return QuantizationLimits(
+            quantization.deprecated_methods(source),
+            quantization.least_capabilities(source, sorted(methods.names.names)),
+        )
+    except Unreadable:
+        return QuantizationLimits()
+
+
+@dataclass(frozen=True)
 class ServedQuantization(Fact):
     """How the model is quantised: `method` as vLLM goes on with it, of the checkpoint or of
     --quantization; whether that is `deprecated`; `least`: the least compute capability that it
@@ -198,7 +223,7 @@ class ServedQuantization(Fact):
 
 @probe
 def served_quantization(
-    target: Target, vllm: Vllm, methods: QuantizationMethods, served: ServedModel, profile: Profile
+    methods: QuantizationMethods, limits: QuantizationLimits, served: ServedModel, profile: Profile
 ) -> ServedQuantization:
     """Raises NotApplicable where nothing is quantised, or by a method that vLLM does not know."""
     asked = GivenOptions(profile.options).word("quantization")
@@ -209,14 +234,7 @@ def served_quantization(
         raise NotApplicable(Text("neither the checkpoint nor an option says a quantisation"))
     if not methods.names.has(method):
         raise NotApplicable(Text("vLLM does not know the quantisation {method}", method=method))
-    source = Source(target, vllm.root)
-    try:
-        dropped = quantization.deprecated_methods(source)
-        return ServedQuantization(
-            method, method in dropped, quantization.least_capability(source, method)
-        )
-    except Unreadable:
-        return ServedQuantization(method)
+    return ServedQuantization(method, method in limits.deprecated, limits.least.get(method))
 
 
 @dataclass(frozen=True)
