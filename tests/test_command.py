@@ -94,7 +94,7 @@ class TestWords:
             (("nohup",), "'': not the command"),
             (("org/model",), "org/model: not the command"),
             (("vllm", "bench", "serve"), "vllm bench: not the command of a server"),
-            (("vllm",), "vllm : not the command of a server"),
+            (("vllm",), "vllm: not the command of a server"),
             (("python", "-m", "http.server"), "python -m http.server: not the command"),
             (("python",), "python: not the command"),
             (("sudo", "-E", *SERVE), "sudo: the server would have another environment"),
@@ -382,7 +382,7 @@ class TestProcess:
     def test_a_circle_of_parents_ends(self, proc: Proc) -> None:
         proc.add(7, "x", parent=8)
         proc.add(8, "x", parent=7)
-        with pytest.raises(UsageError, match="no server"):
+        with pytest.raises(UsageError, match="is not a server"):
             read_process(7, proc.folder)
 
     @pytest.mark.parametrize("gone", ["cmdline", "environ", "cwd", "ns/mnt", "status"])
