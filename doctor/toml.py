@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,12 @@ def load_section(path: Path, name: str, at_most: int = _MOST) -> dict[str, Any] 
         return dict(tomllib.loads(text[start : ends if ends >= 0 else None])[name])
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def load_rows(path: Path, name: str, words: Collection[str], at_most: int = _MOST) -> Iterator[Any]:
+    """Each table [[name]] of a file of nothing else that has one of these texts, in order; the
+    others are not parsed. Raises as `load_toml` does."""
+    text = must_read(path, at_most).decode()
+    for row in text.split(f"[[{name}]]\n")[1:]:
+        if any(f'"{word}"' in row for word in words):
+            yield tomllib.loads(row)

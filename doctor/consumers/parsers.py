@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import re
 from collections.abc import Iterable
-from typing import Any
 
-from doctor import toml
 from doctor.frozen import dataclass
 from doctor.shipped import rules_folder
+from doctor.toml import load_rows
 
 PARSERS_TABLE = "parsers.toml"
 
@@ -28,20 +27,11 @@ def family_of(model: str, types: Iterable[str | None]) -> ParserFamily | None:
     """The first row for a model of one of these types (`model_type` of its config.json, or of the
     part about the language model) and of this name; None where there is none, or the table cannot
     be read: it is advice."""
-    name, known = model.rstrip("/").rpartition("/")[2], set(types)
-    for row in _families():
-        if known.intersection(row["types"]) and re.search(row.get("name", ""), name, re.IGNORECASE):
-            reasoning, tools = row.get("reasoning", ()), row.get("tools", ())
-            return ParserFamily(tuple(reasoning), tuple(tools), row["source"])
+    name, known = model.rstrip("/").rpartition("/")[2], {one for one in types if one}
+    with contextlib.suppress(OSError, ValueError):
+        for row in load_rows(rules_folder() / "tables" / PARSERS_TABLE, "family", known):
+            fits = re.search(row.get("name", ""), name, re.IGNORECASE)
+            if fits and known.intersection(row["types"]):
+                reasoning, tools = row.get("reasoning", ()), row.get("tools", ())
+                return ParserFamily(tuple(reasoning), tuple(tools), row["source"])
     return None
-
-
-@functools.cache
-def _families() -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = toml.load_toml(rules_folder() / "tables" / PARSERS_TABLE)[
-            "family"
-        ]
-    except (OSError, ValueError, KeyError):
-        return []
-    return rows
