@@ -185,11 +185,12 @@ def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
     outcomes = _with_proof(outcomes, proof, imports)
     outcomes = [_accepted(o) if o.rule.id in question.accept else o for o in outcomes]
     first = primary(outcomes, question.fail_on)
+    served = _asked(facts, Profile)[0] or facts.get(ServeRequest).profile
     return Report(
         where=where,
         asked=interpreter,
         profile_name=question.profile_name,
-        model=facts.get(Profile).model,
+        model=served.model,
         outcomes=tuple(_ordered(outcomes, first)),
         not_checked=tuple(not_checked),
         primary=first,

@@ -30,7 +30,7 @@ def container_not_entered(request: ServeRequest, where: Where) -> None:
 
     Workaround: `--python` judges an environment of this machine in the place of the image's.
 
-    See also: nccl-shm-too-small
+    See also: container-shm-too-small
     """
     command = request.command
     container = command.container if command else None
@@ -46,23 +46,20 @@ def container_not_entered(request: ServeRequest, where: Where) -> None:
     )
 
 
-@rule("nccl-shm-too-small", Severity.WARNING, Stage.GPUS)
-def nccl_shm_too_small(request: ServeRequest, profile: Profile) -> Finding | None:
-    """The ranks have too little shared memory: /dev/shm is too small.
+@rule("container-shm-too-small", Severity.WARNING, Stage.GPUS)
+def container_shm_too_small(request: ServeRequest, profile: Profile) -> Finding | None:
+    """The container gives the ranks too little shared memory.
 
-    NCCL and vLLM's own processes exchange data through files in /dev/shm (/psm_... is one of
-    Python's). Docker and podman give a container 64 MiB; two GPUs need about 1 GiB, unless they
-    reach each other without it. Segments left by killed runs stay there and fill it up over time.
-    `No space left on device` means /dev/shm here, not a disk.
+    NCCL and vLLM's own processes exchange data through files in /dev/shm. Docker and podman give a
+    container 64 MiB; two GPUs need about 1 GiB, unless they reach each other without it. The server
+    then stops with `Error while creating shared memory segment`, which is nccl-shm-too-small.
 
-    Manual: Start the container with more shared memory: `docker run --ipc=host ...` or
-    `docker run --shm-size=8g ...`; in Kubernetes, mount an `emptyDir` of medium Memory there. Of a
-    container that runs, check how full it is, and whether killed runs left segments:
-    `df -h /dev/shm`, `ls -l /dev/shm`.
+    Manual: Start the container with more: `docker run --ipc=host ...` or
+    `docker run --shm-size=8g ...`; the report has the whole line.
 
-    Sources: vllm#1710, vllm#6574, nccl#290, llm-d#352
+    Sources: vllm#1710, vllm#6574, nccl#290
 
-    See also: nccl-generic, disk-full-download, container-not-entered
+    See also: nccl-shm-too-small, container-not-entered
     """
     command = request.command
     container = command.container if command else None
