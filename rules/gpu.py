@@ -11,7 +11,7 @@ from doctor.consumers.options import GivenOptions
 from doctor.consumers.shares import SharedModel, context_groups, layout_of, shared_model
 from doctor.fixes import Doctor, UnsetVariable
 from doctor.probes.driver import Gpus
-from doctor.probes.models import ServedModel
+from doctor.probes.models import ExpertBlocks, ServedModel
 from doctor.probes.served import Profile
 
 _GIB = 1 << 30
@@ -100,7 +100,7 @@ def _in_words(profile: Profile, model: SharedModel, gpus: Gpus) -> Text:
 
 @rule("tp-exceeds-visible-gpus", Severity.ERROR, Stage.GPUS)
 def tp_exceeds_visible_gpus(
-    gpus: Gpus, profile: Profile, served: ServedModel | None
+    gpus: Gpus, profile: Profile, served: ServedModel | None, blocks: ExpertBlocks | None
 ) -> Finding | None:
     """The server has more ranks than there are GPUs that CUDA sees.
 
@@ -143,7 +143,7 @@ def tp_exceeds_visible_gpus(
             have=have,
         ),
         tuple(evidence),
-        (*fixes, *_other_size(profile, _shared(profile, served), gpus)),
+        (*fixes, *_other_size(profile, _shared(profile, served, blocks), gpus)),
     )
 
 
@@ -161,13 +161,16 @@ def _cut(profile: Profile) -> Iterator[str]:
     yield from (f"{name}={size}" for name, size in sizes.items() if size != 1)
 
 
-def _shared(profile: Profile, served: ServedModel | None) -> SharedModel:
-    return shared_model(profile, served.config if served else ConfigJson({}))
+def _shared(
+    profile: Profile, served: ServedModel | None, blocks: ExpertBlocks | None
+) -> SharedModel:
+    config = served.config if served else ConfigJson({})
+    return shared_model(profile, config, blocks.finest if blocks else None)
 
 
 @rule("tp-not-dividing-heads", Severity.ERROR, Stage.MODEL)
 def tp_not_dividing_heads(
-    profile: Profile, gpus: Gpus | None, served: ServedModel | None
+    profile: Profile, gpus: Gpus | None, served: ServedModel | None, blocks: ExpertBlocks | None
 ) -> Iterator[Finding]:
     """The model cannot be divided evenly by tensor_parallel_size.
 
@@ -180,7 +183,8 @@ def tp_not_dividing_heads(
     vision tower, unless `--mm-encoder-tp-mode data` gives each rank all of it. With
     --enable-expert-parallel experts stay whole; without it data parallel ranks cut them too. Where
     an fp8 checkpoint has one scale for a block of 128 x 128 weights, each part must be whole blocks
-    (`is not divisible by weight quantization block_n = 128`). The vocabulary is padded.
+    (`is not divisible by weight quantization block_n = 128`); later releases divide the blocks of
+    experts down to 32. The vocabulary is padded to a multiple of 64, which the ranks then share.
 
     --decode-context-parallel-size makes groups of the same ranks: it must divide them, and, without
     MLA, be no more than the ranks that hold the same key/value head.
@@ -197,7 +201,7 @@ def tp_not_dividing_heads(
     needs, ranks = profile.needs, profile.tensor_parallel_size
     if needs.attention_heads is None:
         raise NotApplicable(Text("the profile does not give the number of attention heads"))
-    model, read = _shared(profile, served), served.needs_read if served else ()
+    model, read = _shared(profile, served, blocks), served.needs_read if served else ()
     if wrong := model.undivided(ranks):
         fits = model.sizes(needs.attention_heads)
         yield Finding(
@@ -251,7 +255,7 @@ def expert_parallel_without_experts(served: ServedModel, profile: Profile) -> Fi
 
 @rule("gpu-memory-too-small", Severity.ERROR, Stage.GPUS)
 def gpu_memory_too_small(
-    gpus: Gpus, profile: Profile, served: ServedModel | None
+    gpus: Gpus, profile: Profile, served: ServedModel | None, blocks: ExpertBlocks | None
 ) -> Finding | None:
     """The model does not fit into GPU memory.
 
@@ -295,7 +299,7 @@ def gpu_memory_too_small(
                 part=f"{profile.gpu_memory_utilization:.0%}",
             ),
         ),
-        _other_size(profile, _shared(profile, served), gpus),
+        _other_size(profile, _shared(profile, served, blocks), gpus),
         None if error else Severity.WARNING,
     )
 

@@ -8,6 +8,7 @@ layers/quantization/utils/fp8_utils.py.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from doctor.consumers.model_config import ConfigJson
@@ -74,18 +75,21 @@ def _elsewhere(given: GivenOptions) -> Text | None:
 _CUT_TOWERS = frozenset(
     ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 )
+_PADDED = 64  # vocab_parallel_embedding.py (DEFAULT_VOCAB_PADDING_SIZE)
 _MAMBA_HEADS = ("mamba_num_heads", "mamba_n_heads", "n_mamba_heads")
 _MAMBA_GROUPS = ("n_groups", "mamba_n_groups", "mamba_ngroups")
 
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A model and the options that say how it is cut."""
+    """A model and the options that say how it is cut. `finest`: the smallest blocks into which this
+    vLLM divides those of an expert in fp8, None where it divides none."""
 
     needs: ModelNeeds
     config: ConfigJson
     layout: Layout
     whole_tower: bool = False
+    finest: int | None = None
 
     def undivided(self, ranks: int) -> tuple[Text, ...]:
         """What of it so many ranks of tensor parallelism cannot share."""
@@ -116,6 +120,8 @@ class SharedModel:
             )
         yield from self._blocks(ranks, experts)
         config = self.config
+        if (rows := config.vocabulary) and -(-rows // _PADDED) * _PADDED % ranks:
+            yield Text("the {size} rows of its vocabulary, a multiple of 64", size=rows)
         if (heads := config.count("linear_num_value_heads")) and heads % ranks:
             yield Text("the {size} value heads of its linear attention", size=heads)
         if heads := config.count(*_MAMBA_HEADS):
@@ -129,7 +135,8 @@ class SharedModel:
 
     def _blocks(self, ranks: int, experts: int) -> Iterator[Text]:
         """Where weights in fp8 have a scale for each block, a part must be whole blocks. Layers of
-        several matrices in one are let off (allow_fp8_block_shape_mismatch), experts are not."""
+        several matrices in one are let off (allow_fp8_block_shape_mismatch), experts are not, but
+        that later releases divide their blocks into finer ones."""
         block = _block(self.config)
         if block is None:
             return
@@ -141,7 +148,8 @@ class SharedModel:
                 size=dense,
                 block=block,
             )
-        if expert and expert % experts == 0 and expert // experts % block:
+        least = self.finest or block
+        if expert and expert % experts == 0 and math.gcd(expert // experts, block) < least:
             yield Text(
                 "the {size} rows of each expert into whole blocks of {block} (weight_block_size)",
                 size=expert,
@@ -173,10 +181,10 @@ def _fed_forward(module: str) -> bool:
     )
 
 
-def shared_model(profile: Profile, config: ConfigJson) -> SharedModel:
+def shared_model(profile: Profile, config: ConfigJson, finest: int | None) -> SharedModel:
     given = GivenOptions(profile.options)
     whole = given.word("mm_encoder_tp_mode") == "data" or given.switch("language_model_only")
-    return SharedModel(profile.needs, config, layout_of(profile), whole)
+    return SharedModel(profile.needs, config, layout_of(profile), whole, finest)
 
 
 def context_groups(model: SharedModel, size: int) -> Text | None:

@@ -210,6 +210,24 @@ def quantization_limits(
 
 
 @dataclass(frozen=True)
+class ExpertBlocks(Fact):
+    """The `finest` blocks into which vLLM divides those of an expert in fp8, so that more ranks can
+    share it; None where it divides none."""
+
+    since: ClassVar[str] = "0.6.0"
+    finest: int | None = None
+
+
+@probe
+def expert_blocks(target: Target, vllm: Vllm) -> ExpertBlocks:
+    """refine_fp8_moe_block_shape: 0.33.0 has it, 0.22.0 has not."""
+    path = vllm.root / "model_executor/layers/fused_moe/oracle/fp8.py"
+    function = r"(?ms)^def refine_fp8_moe_block_shape\b(?:(?!^def ).)*?\bif refine < (\d+):"
+    found = target.search(path, function)
+    return ExpertBlocks(number_of(found[0]) if found else None)
+
+
+@dataclass(frozen=True)
 class ServedQuantization(Fact):
     """How the model is quantised: `method` as vLLM goes on with it, of the checkpoint or of
     --quantization; whether that is `deprecated`; `least`: the least compute capability that it

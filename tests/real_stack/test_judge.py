@@ -35,11 +35,10 @@ def bench(target: lab.Environment, home: Path, models: Mapping[str, Mapping[str,
 def difference(cell: Cell, refusal: str | None, outcomes: Sequence[Outcome]) -> str | None:
     """What vLLM and the doctor say differently of a cell, None where they agree. Beside the right
     ailment the doctor may find others: vLLM says only the first."""
-    found, open_ = errors(outcomes), {} if cell.unsure else unsure(outcomes)
-    said = ailments(refusal) if refusal else set()
+    found, open_ = errors(outcomes), unsure(outcomes)
     if refusal is None:
         return f"{cell}: vLLM takes it; {sorted(found)} {open_}" if found or open_ else None
-    if found & said or (cell.unsure and unsure(outcomes)):
+    if found & ailments(refusal) or (cell.unsaid and not found):
         return None
     return f"{cell}: vLLM: {refusal[-600:]}: {sorted(found)} {open_}"
 

@@ -114,7 +114,7 @@ def test_vllm_says_the_same_of_itself(installed: Environment) -> None:
     said = json.loads(asked.stdout.rpartition("SAID")[2])
 
     assert quantization.deprecated_methods(vllm) == set(said["deprecated"])
-    ours = {name: quantization.least_capability(vllm, name) for name in known}
+    ours = quantization.least_capabilities(vllm, known)
     told = {name: least for name, least in ours.items() if least is not None}
     assert len(told) >= len(known) - 2
     assert told == {name: said["least"][name] for name in told}

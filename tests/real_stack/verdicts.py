@@ -59,7 +59,7 @@ SAID = {
 @dataclass(frozen=True)
 class Cell:
     """A model's folder, what `vllm serve` gets beside it, and the GPUs. `refused`: the ailment for
-    which vLLM ends, None where it does not; `unsure`: why the doctor may be unable to tell."""
+    which vLLM ends, None where it does not; `unsaid`: why the doctor does not judge that."""
 
     model: str
     words: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Cell:
     capability: str = "9.0"
     env: Mapping[str, str] = field(default_factory=dict)
     refused: str | None = None
-    unsure: str | None = None
+    unsaid: str | None = None
 
     def __str__(self) -> str:
         set_ = " ".join(f"{name}={value}" for name, value in self.env.items())
