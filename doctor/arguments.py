@@ -249,7 +249,7 @@ def _config_problem(file: str, why: Text) -> ArgumentProblem:
 def _config_words(file: str, config: Mapping[Any, Any], no: set[str]) -> Iterator[str]:
     for key, value in config.items():
         if not isinstance(key, str):
-            said = Text("{key} is no option's name", key=shortened(repr(key), 80))
+            said = Text("{key} is not the name of an option", key=shortened(repr(key), 80))
             raise ProblemFound(_config_problem(file, said))
         if isinstance(value, bool):
             if value or f"--no-{key}" in no:
@@ -266,7 +266,7 @@ def _dumped(file: str, value: object) -> str:
     try:
         return json.dumps(value)
     except (TypeError, ValueError, RecursionError):
-        raise ProblemFound(_config_problem(file, Text("it holds what is no JSON"))) from None
+        raise ProblemFound(_config_problem(file, Text("it holds what JSON cannot say"))) from None
 
 
 def _dashes(words: list[str]) -> Iterator[str]:

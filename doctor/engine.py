@@ -273,7 +273,7 @@ class Facts:
             try:
                 made[name] = self.get(kind)
             except Missing as missing:
-                if not optional or not missing.absent:
+                if not optional or not (missing.absent or kind.dispensable):
                     raise
                 made[name] = None
         return made

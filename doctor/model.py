@@ -135,11 +135,12 @@ class Fact:
 
     `since`: the doctor that first asked for it. A snapshot of an older one has no answer, and the
     rules that want it are not checked there. A fact may have a `doubt`, a Text: an error that rests
-    on it is inconclusive.
+    on it is inconclusive. `dispensable`: who can do without it gets None also where nobody looked.
     """
 
     __slots__ = ()
     since: ClassVar[str] = "0.1.0"
+    dispensable: ClassVar[bool] = False
 
 
 class Again(Protocol):

@@ -32,38 +32,65 @@ def server_option_invalid(
 
     See also: unknown-server-option, server-options-exclude-each-other
     """
-    for problem in arguments.found(*_MESSAGES):
+    for problem in arguments.found(*_KINDS):
         yield Finding(
             _message(vllm, problem), tuple(_evidence(problem)), tuple(_fix(problem, request))
         )
 
 
-_MESSAGES = {
-    Wrong.AMBIGUOUS: "vLLM {version} has several options that begin with {option}",
-    Wrong.CHOICE: "vLLM {version} does not take {value} for {option}",
-    Wrong.TYPE: "vLLM {version} does not take {value} for {option}",
-    Wrong.RANGE: "no server can have {value} for {option}",
-    Wrong.LACKS_VALUE: "{option} lacks its value",
-    Wrong.TAKES_NO_VALUE: "vLLM {version} takes no value for {option}, and it has {value}",
-    Wrong.UNEXPECTED: "vLLM {version} takes {option} for no option's value",
-}
+_KINDS = (
+    Wrong.AMBIGUOUS,
+    Wrong.CHOICE,
+    Wrong.TYPE,
+    Wrong.RANGE,
+    Wrong.LACKS_VALUE,
+    Wrong.TAKES_NO_VALUE,
+    Wrong.UNEXPECTED,
+)
 
 
 def _message(vllm: Vllm, problem: ArgumentProblem) -> Text:
+    version, option = vllm.version, problem.option
+    value = "an empty value" if problem.value == "" else problem.value
+    if problem.kind is Wrong.AMBIGUOUS:
+        return Text(
+            "vLLM {version} has several options that begin with {option}",
+            version=version,
+            option=option,
+        )
+    if problem.kind is Wrong.RANGE:
+        return Text("no server can have {value} for {option}", value=value, option=option)
+    if problem.kind is Wrong.LACKS_VALUE:
+        return Text("{option} lacks its value", option=option)
+    if problem.kind is Wrong.UNEXPECTED:
+        return Text(
+            "vLLM {version} takes {option} for no option's value", version=version, option=option
+        )
+    if problem.kind is Wrong.TAKES_NO_VALUE:
+        return Text(
+            "vLLM {version} takes no value for {option}, and it has {value}",
+            version=version,
+            option=option,
+            value=value,
+        )
     return Text(
-        _MESSAGES[problem.kind],
-        version=vllm.version,
-        option=problem.option,
-        value="an empty value" if problem.value == "" else problem.value,
+        "vLLM {version} does not take {value} for {option}",
+        version=version,
+        value=value,
+        option=option,
     )
 
 
 def _evidence(problem: ArgumentProblem) -> Iterator[Text]:
     if problem.why:
         yield problem.why
-    if problem.meant:
-        said = {Wrong.AMBIGUOUS: "it could be {meant}", Wrong.TYPE: "it has {meant}"}
-        yield Text(said.get(problem.kind, "it takes {meant}"), meant=problem.meant[:_SHOWN])
+    meant = problem.meant[:_SHOWN]
+    if meant and problem.kind is Wrong.AMBIGUOUS:
+        yield Text("it could be {meant}", meant=meant)
+    elif meant and problem.kind is Wrong.TYPE:
+        yield Text("it has {meant}", meant=meant)
+    elif meant:
+        yield Text("it takes {meant}", meant=meant)
     if problem.kind is Wrong.UNEXPECTED:
         yield Text("vLLM takes one model, and values behind their options")
 
@@ -107,14 +134,17 @@ def server_options_exclude_each_other(
     See also: server-option-invalid, tool-parser-unknown
     """
     for problem in arguments.found(Wrong.EXCLUSIVE, Wrong.NEEDS):
-        needs = problem.kind is Wrong.NEEDS
-        said = "{option} needs {others}" if needs else "{option} does not go with {others}"
-        other = _key(problem.meant[0])
-        step = Doctor("diagnose", ("--set", f"{other}={'true' if needs else ''}"))
-        title = Text("add {other}" if needs else "remove {other}", other=problem.meant[0])
+        option, others = problem.option, problem.meant
+        if problem.kind is Wrong.NEEDS:
+            message = Text("{option} needs {others}", option=option, others=others)
+            title, value = Text("add {other}", other=others[0]), "true"
+        else:
+            message = Text("{option} does not go with {others}", option=option, others=others)
+            title, value = Text("remove {other}", other=others[0]), ""
+        other = _key(others[0])
+        step = Doctor("diagnose", ("--set", f"{other}={value}"))
         fixes = (Fix(title, (step,), Needs.PERSON),) if _is_said(other, request) else ()
-        evidence = (Text("vLLM {version} ends for that", version=vllm.version),)
-        yield Finding(Text(said, option=problem.option, others=problem.meant), evidence, fixes)
+        yield Finding(message, (Text("vLLM {version} ends for that", version=vllm.version),), fixes)
 
 
 @rule("server-config-file-unreadable", Severity.ERROR, Stage.IMPORT)

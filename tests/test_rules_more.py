@@ -25,6 +25,7 @@ from doctor.fixes import (
 )
 from doctor.fixes.recipes import use_wheels
 from doctor.model import Finding, Fix, Installer, Missing, Needs, NotApplicable
+from doctor.probes.arguments import ServerArguments
 from doctor.probes.cuda_home import HomeOfLinks
 from doctor.probes.driver import CuInit, DeepAsked, Device, Driver, Gpus
 from doctor.probes.environment import HOME, LaunchEnv
@@ -121,7 +122,8 @@ def test_a_driver_that_loads_and_cannot_be_initialised_is_found_by_a_deep_check(
 ) -> None:
     env = stand_ins.environment(stand_ins.build(tmp_path), gpus=2)
     launch = LaunchEnv({"PATH": "/usr/bin:/bin", **env, "STAND_IN_CUINIT": answer})
-    facts = Facts(Live(), (launch, ServeRequest(Profile("m")), DeepAsked(True)))
+    given = (launch, ServeRequest(Profile("m")), ServerArguments(), DeepAsked(True))
+    facts = Facts(Live(), given)
     asked, init = facts.get(Driver), facts.get(CuInit)
     assert init.code == int(answer)
     found = list(RULES["driver-lib-invisible"](asked, init, None) or ())  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ class ServerOptions(Fact):
 
 
 @probe
-def server_options(target: Target, vllm: Vllm) -> ServerOptions:
+def options_of_vllm(target: Target, vllm: Vllm) -> ServerOptions:
     try:
         return ServerOptions(option_table(lambda f, p: target.search(vllm.root / f, p)))
     except NotAsKnown as error:
@@ -55,6 +55,7 @@ class ServerArguments(Fact):
     is plain in any release. `not_asked`: the doctor that recorded the snapshot did not ask."""
 
     since: ClassVar[str] = "0.6.0"
+    dispensable: ClassVar[bool] = True  # a profile is in force all the same
     values: dict[str, Any] = field(default_factory=dict)
     problems: tuple[ArgumentProblem, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -88,7 +89,7 @@ def server_arguments(target: Target, request: ServeRequest, vllm: Vllm | None) -
     if vllm is None:
         return ServerArguments(plain, unread=Text("vLLM is not there"))
     try:
-        table = server_options(target, vllm).table
+        table = options_of_vllm(target, vllm).table
         words = (
             command.arguments
             if command

@@ -42,6 +42,7 @@ class ModelConfiguration(Fact):
     not where vLLM would read it."""
 
     since: ClassVar[str] = "0.6.0"
+    dispensable: ClassVar[bool] = True  # a profile is in force all the same
     values: dict[str, Any] = field(default_factory=dict)
     source: ReadFrom | None = None
     place: Text | None = None
