@@ -14,7 +14,7 @@ from doctor.cli.options import (
     fail_on_option,
     form_option,
     ids,
-    server_options,
+    serving_options,
 )
 from doctor.cli.output import (
     print_json,
@@ -46,7 +46,7 @@ def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
 
 
 @click.command(cls=ServingCommand)
-@server_options
+@serving_options
 @click.option(
     "--deep",
     is_flag=True,

@@ -21,7 +21,7 @@ from doctor.cli.options import (
     form_option,
     ids,
     patience,
-    server_options,
+    serving_options,
     wait_option,
 )
 from doctor.cli.output import (
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=ServingCommand)
-@functools.partial(server_options, consents=tuple(CONSENT_HELP))
+@functools.partial(serving_options, consents=tuple(CONSENT_HELP))
 @click.option("--apply", "wanted", is_flag=True, help="Do it, diagnose again, say what was fixed.")
 @click.option("--create", is_flag=True, help="Make the environment of --python if it is not there.")
 @click.option(

@@ -17,7 +17,7 @@ from doctor.cli.options import (
     accept_option,
     ids,
     patience,
-    server_options,
+    serving_options,
     wait_option,
 )
 from doctor.cli.output import print_report, rules_print_to_stderr, say, tell
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=ServingCommand)
-@server_options
+@serving_options
 @accept_option
 @click.option("--exec", "replace", is_flag=True, help="Become the server instead of its parent.")
 @click.option(

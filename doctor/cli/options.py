@@ -288,7 +288,7 @@ def _target(command: F, consents: tuple[str, ...]) -> F:
     return _python(made, consents)
 
 
-def server_options(command: F, consents: tuple[str, ...] = ()) -> F:
+def serving_options(command: F, consents: tuple[str, ...] = ()) -> F:
     """The same, and those that name the server's own command; `command` is of the class
     ServingCommand."""
     made = _with_common(command, "words", "pid", "unit", "online", *_TARGET)

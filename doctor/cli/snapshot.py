@@ -8,7 +8,7 @@ import platform
 import click
 
 from doctor import about
-from doctor.cli.options import CommonOptions, ServingCommand, server_options
+from doctor.cli.options import CommonOptions, ServingCommand, serving_options
 from doctor.cli.output import (
     say,
     verbatim,
@@ -19,7 +19,7 @@ from doctor.tape import Recorder
 
 
 @click.command(cls=ServingCommand)
-@server_options
+@serving_options
 @click.option(
     "-o", "--output", required=True, metavar="FILE", help="Where to write it; - for stdout."
 )
