@@ -20,6 +20,7 @@ from doctor.probes.arguments import ServerOptions
 from doctor.probes.driver import DeepAsked
 from doctor.probes.every_gpu import EveryGpu
 from doctor.probes.interpreter import Where
+from doctor.probes.models import QuantizationLimits
 from doctor.profile import ServeRequest
 from doctor.shipped import rules_folder
 from doctor.target import Target
@@ -360,6 +361,7 @@ def test_what_is_given_has_no_probe_that_would_never_run() -> None:
 # What no rule wants, and snapshots hold all the same.
 KEPT: dict[type, str] = {
     EveryGpu: "a snapshot may be judged for GPUs that the profile of its maker did not name",
+    QuantizationLimits: "a snapshot may be judged for another model than its maker's",
     ServerOptions: "a snapshot may be judged for a command that its maker did not name",
 }
 

@@ -48,9 +48,9 @@ def machine(count: int, gib: float) -> Gpus:
 
 def findings(profile: Profile, gpus: Gpus) -> Iterator[Finding]:
     for id, arguments in (
-        ("tp-exceeds-visible-gpus", (gpus, profile, None)),
-        ("tp-not-dividing-heads", (profile, gpus, None)),
-        ("gpu-memory-too-small", (gpus, profile, None)),
+        ("tp-exceeds-visible-gpus", (gpus, profile, None, None)),
+        ("tp-not-dividing-heads", (profile, gpus, None, None)),
+        ("gpu-memory-too-small", (gpus, profile, None, None)),
     ):
         try:
             answer = RULES[id](*arguments)

@@ -115,7 +115,7 @@ def test_report_and_snapshot_keep_to_their_schemas(tape: Path) -> None:
 def test_a_tape_holds_no_path_of_the_machine_it_was_recorded_on(tape: Path) -> None:
     text = tape.read_text(encoding="utf-8")
     assert not re.search(r"/root/|/work/|/tmp/pytest|/home/(?!user\b)", text)
-    assert len(text) < 250_000
+    assert len(text) < 420_000  # the options of vLLM 0.33, which are twice those of 0.22
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda t: t.stem)

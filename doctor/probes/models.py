@@ -4,6 +4,7 @@ whoever asks; and what it makes of the one that is to be served."""
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -199,11 +200,14 @@ def quantization_limits(
     target: Target, vllm: Vllm, methods: QuantizationMethods
 ) -> QuantizationLimits:
     """Of all methods, so that a snapshot answers for any model."""
-    source = Source(target, vllm.root)
+    return _limits(Source(target, vllm.root), methods.names.names)
+
+
+def _limits(source: Source, methods: Iterable[str]) -> QuantizationLimits:
     try:
         return QuantizationLimits(
             quantization.deprecated_methods(source),
-            quantization.least_capabilities(source, sorted(methods.names.names)),
+            quantization.least_capabilities(source, methods),
         )
     except Unreadable:
         return QuantizationLimits()
@@ -241,7 +245,7 @@ class ServedQuantization(Fact):
 
 @probe
 def served_quantization(
-    methods: QuantizationMethods, limits: QuantizationLimits, served: ServedModel, profile: Profile
+    target: Target, vllm: Vllm, methods: QuantizationMethods, served: ServedModel, profile: Profile
 ) -> ServedQuantization:
     """Raises NotApplicable where nothing is quantised, or by a method that vLLM does not know."""
     asked = GivenOptions(profile.options).word("quantization")
@@ -252,6 +256,7 @@ def served_quantization(
         raise NotApplicable(Text("neither the checkpoint nor an option says a quantisation"))
     if not methods.names.has(method):
         raise NotApplicable(Text("vLLM does not know the quantisation {method}", method=method))
+    limits = _limits(Source(target, vllm.root), (method,))
     return ServedQuantization(method, method in limits.deprecated, limits.least.get(method))
 
 
