@@ -212,7 +212,8 @@ def config_of(file: str, data: bytes | None) -> Mapping[Any, Any]:
         import yaml
     except ImportError:
         said = Text(
-            "{path} is not read without PyYAML: pip install 'vllm-env-doctor[yaml]'", path=file
+            "{path} is not read without PyYAML: pip install pyyaml, where the doctor is installed",
+            path=file,
         )
         raise Missing(said) from None
     try:

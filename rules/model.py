@@ -15,7 +15,7 @@ from doctor.fixes import Command, Doctor, PipInstall
 from doctor.fixes.recipes import another_vllm
 from doctor.model import NO_MODEL
 from doctor.numbers import version_of
-from doctor.probes.configuration import ModelConfiguration
+from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.model import ModelPath
 from doctor.probes.models import (
@@ -223,21 +223,27 @@ def model_not_known(
     why = configuration.why if configuration else None
     raise Missing(
         Text(
-            "{known} is known of {model}: {lacking} were not checked{why}; {ways}, or go on with "
-            "--accept model-not-known",
+            "{known} is known of {model}: {lacking} were not checked{why}; {ways}",
             known="nothing" if profile.needs == ModelNeeds() else "not enough",
             model=profile.model,
             why=Text(" ({why})", why=why) if why else "",
             lacking=[_NEEDS[name] for name in lacking],
-            ways=" or ".join(_ways(profile.model, lacking[0], request)),
+            ways=", or ".join(_ways(profile.model, lacking[0], request, configuration)),
         ),
         ("model-path-missing",),
     )
 
 
-def _ways(model: str, lacking: str, request: ServeRequest | None) -> Iterator[str]:
-    """What tells more of the model. The [needs] are a profile's: a command has none."""
-    hub = not model.startswith(("/", ".", "~")) and "://" not in model
+def _ways(
+    model: str,
+    lacking: str,
+    request: ServeRequest | None,
+    configuration: ModelConfiguration | None,
+) -> Iterator[str]:
+    """What tells more of the model, or goes on without. The [needs] are a profile's: a command has
+    none."""
+    here = configuration is not None and configuration.source is ReadFrom.FOLDER
+    hub = not here and not model.startswith(("/", ".", "~")) and "://" not in model
     if hub and not (request and request.online):
         yield "look it up with --online"
     if request and request.command:
@@ -245,6 +251,7 @@ def _ways(model: str, lacking: str, request: ServeRequest | None) -> Iterator[st
             yield f"download it (hf download {shlex.quote(model)})"
     else:
         yield f"name them in a profile's [needs] (--set needs.{lacking}=...)"
+    yield "go on with --accept model-not-known"
 
 
 @rule("trust-remote-code-needed", Severity.ERROR, Stage.MODEL)

@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from doctor import about
+from doctor.consumers.known_models import TABLE
 from doctor.engine import load_rules
 from doctor.report.ailment import pages
 from doctor.shipped import rules_folder
 from doctor.signatures import shipped_catalogue
+from doctor.toml import load_toml
+from doctor.variables import RECORDED
 from tests import session
 from tests.conftest import run_inside
 
@@ -39,6 +42,8 @@ COUNTS: dict[str, Callable[[], int]] = {
     "rules": about.count_rules,
     "signatures": about.count_signatures,
     "ailments": lambda: len(pages(load_rules(rules_folder()), shipped_catalogue())),
+    "variables": lambda: len(RECORDED),
+    "models": lambda: len(load_toml(rules_folder() / TABLE)),
 }
 _ASKS_FILES = re.compile(r" --from | --no-live | rules\b| schema\b| --version")
 

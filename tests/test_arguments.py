@@ -344,14 +344,21 @@ def test_a_snapshot_that_holds_the_table_answers_for_any_command(
     assert [problem.option for problem in made.get(ServerArguments).problems] == ["--prot"]
 
 
-def test_a_snapshot_of_an_older_doctor_is_not_asked(shared_server: Environment) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_snapshot_of_an_older_doctor_is_asked_only_for_a_command(
+    shared_server: Environment, whole: bool
+) -> None:
+    """Of a profile's server it was judged without the options; a command may hold any."""
     from doctor.probes.vllm_names import VllmOptions
 
     tape = recorded(shared_server, (VllmOptions,), "vllm-doctor 0.5.0")
-    made = facts(shared_server, command("vllm serve org/m --prot 9"), tape)
+    profile = ServeRequest(Profile(model="org/m"), ("--prot", "9"))
+    request = command("vllm serve org/m --prot 9") if whole else profile
+    made = facts(shared_server, request, tape)
     arguments = made.get(ServerArguments)
     assert made.get(Profile).model == "org/m"
-    with pytest.raises(NotApplicable, match=r"recorded by vllm-doctor 0\.5\.0"):
+    said = Missing if whole else NotApplicable
+    with pytest.raises(said, match=r"recorded by vllm-doctor 0\.5\.0"):
         arguments.found(Wrong.UNKNOWN)
 
 

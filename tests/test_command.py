@@ -94,7 +94,7 @@ class TestWords:
             (("nohup",), "'': not the command"),
             (("org/model",), "org/model: not the command"),
             (("vllm", "bench", "serve"), "vllm bench: not the command of a server"),
-            (("vllm",), "vllm : not the command of a server"),
+            (("vllm",), "vllm: not the command of a server"),
             (("python", "-m", "http.server"), "python -m http.server: not the command"),
             (("python",), "python: not the command"),
             (("sudo", "-E", *SERVE), "sudo: the server would have another environment"),

@@ -329,6 +329,22 @@ def test_a_snapshot_is_judged_for_a_command() -> None:
         assert "a snapshot has no processes and units" in refused.err
 
 
+@pytest.mark.parametrize("option", ["--device", "--mirror"])
+def test_an_option_of_a_settings_name_is_taken_out_of_the_command(option: str) -> None:
+    """`--set device=` is of the place, where the command itself has no such option."""
+    said = run_inside("diagnose", "--from", TAPE, "--", *SERVE, option, "x")
+    lines = said.out.splitlines()
+    (corrected,) = (line for line in lines if line.endswith(" ".join(SERVE)))
+    assert f"has no option {option}" in said.out
+    assert "--set" not in corrected
+
+
+def test_a_command_without_a_model_is_judged_for_vllms_own() -> None:
+    said = run_inside("diagnose", "--from", TAPE, "--format", "json", "--", "vllm", "serve")
+    model = json.loads(said.out)["model"]
+    assert (model["name"], model["source"]) == ("Qwen/Qwen3-0.6B", "table")
+
+
 def test_launch_starts_exactly_the_command(cpu_server: Environment, tmp_path: Path) -> None:
     add_server(cpu_server)
     record = tmp_path / "record"

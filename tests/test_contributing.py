@@ -30,7 +30,7 @@ TITLES = {
     "form": "an output form",
 }
 # What `python -m tests.regenerate` writes.
-GENERATED = re.compile(r"docs/|README|fixtures/tapes/[^/]+\.txt$")
+GENERATED = re.compile(r"docs/|README|fixtures/(tapes|commands)/[^/]+\.txt$")
 TREE = ("doctor", "rules", "tests", "fixtures", "docs")
 # How examples are tried that do not show it themselves.
 TRIED = {

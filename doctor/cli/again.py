@@ -112,7 +112,7 @@ class RunningCommand:
                 kept.append(word)
                 continue
             one = next(pairs)
-            is_place = one.partition("=")[0].partition(".")[0] in PLACE
+            is_place = self._is_place(one.partition("=")[0])
             settings += [] if is_place else [one]
             kept += [word, one] if is_place else []
         arguments = self._command.arguments
@@ -123,6 +123,14 @@ class RunningCommand:
             return words, [], ()  # named by --pid or --unit
         whole = self._command.with_arguments(arguments)
         return tuple(kept), ["--", *whole], tuple(settings)
+
+    def _is_place(self, key: str) -> bool:
+        """Whether a setting is one of the place, and not the command's own option of that name."""
+        from doctor.command.change import option_of
+
+        own = self._command.arguments if self._command else ()
+        said = {word.partition("=")[0] for word in own}
+        return key.partition(".")[0] in PLACE and option_of(key) not in said
 
     def _described(
         self, verb: str, words: Sequence[str], corrected: Sequence[str], elsewhere: bool

@@ -55,7 +55,7 @@ def read_unit(
     may not read a file of it."""
     full = name if name.endswith(".service") else f"{name}.service"
     if not _NAME.fullmatch(full):
-        raise UsageError(Text("--unit {name}: not the name of a service", name=brief(name)))
+        raise UsageError(Text("--unit {name} is not the name of a service", name=brief(name)))
     for place in (_Place(tuple(system)), _Place(tuple(user), user=True)):
         if files := _files(full, place.folders):
             return _Unit(full, files, place, home).command()

@@ -153,8 +153,8 @@ def _of_script(
     """`rest`: what follows `vllm`."""
     if rest[:1] != ("serve",):
         said = Text(
-            "vllm {word}: not the command of a server, which is `vllm serve MODEL`",
-            word=brief(rest[0]) if rest else "",
+            "{words}: not the command of a server, which is `vllm serve MODEL`",
+            words=brief(" ".join(("vllm", *rest[:1]))),
         )
         raise UsageError(said)
     return ServerCommand(words, tuple(rest[1:]), script=script)

@@ -102,9 +102,9 @@ def server_arguments(target: Target, request: ServeRequest, vllm: Vllm | None) -
         )
     except Missing as missing:
         recorder = _recorder(target) if isinstance(missing, NotRecorded) else None
-        return ServerArguments(
-            plain, unread=recorder or missing.reason, not_asked=recorder is not None
-        )
+        # A plain profile was judged without it; of a command nobody has looked at the options.
+        not_asked = recorder is not None and command is None
+        return ServerArguments(plain, unread=recorder or missing.reason, not_asked=not_asked)
     out = dict(_out_of_range(made.values))
     values = {name: value for name, value in made.values.items() if name not in out}
     defaults = {} if made.ended else _defaults(table)

@@ -57,7 +57,8 @@ def model_configuration(
     """What exists under the model's name wins over a repository of that name (config.py of vLLM);
     then its cache, what the hub says where it may be asked, and the doctor's own table. A
     configuration that is there and cannot be read is what vLLM would end for."""
-    model = _said(arguments, "model") or request.profile.model
+    default = arguments.defaults.get("model") if request.command else None
+    model = _said(arguments, "model") or request.profile.model or default
     if not model:
         raise NotApplicable(NO_MODEL)
     named = _said(arguments, "hf_config_path") or model
