@@ -1,8 +1,8 @@
 """What becomes of a diagnosis where one file that it reads is not as expected.
 
 Exit code 3 (could not tell) is left to what decides a start, whatever else is fine: the tables of
-models and of options, and how FlashInfer looks for CUDA. No damage makes a broken server healthy.
-The same over all files of a real vLLM: tests/real_stack/test_damaged.py.
+models, of options and of parsers, and how FlashInfer looks for CUDA. No damage makes a broken
+server healthy. The same over all files of a real vLLM: tests/real_stack/test_damaged.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ DECIDING = {
     "vllm/model_executor/models/registry.py": "architecture-not-in-vllm",
     "vllm/engine/arg_utils.py": "unknown-server-option",
     "vllm/entrypoints/openai/cli_args.py": "unknown-server-option",
+    "vllm/reasoning/__init__.py": "reasoning-parser-unknown",
+    "vllm/tool_parsers/__init__.py": "tool-parser-unknown",
     "flashinfer/jit/cpp_ext.py": "nvcc-missing",
     "transformers/models/auto/auto_mappings.py": "architecture-not-in-transformers",
     "transformers/models/auto/configuration_auto.py": "architecture-not-in-transformers",
