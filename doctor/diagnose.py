@@ -177,7 +177,8 @@ def diagnose(facts: Facts, rules: Iterable[Rule], question: Question) -> Report:
     facts.ask_ahead(Interpreter, Driver, HostCompilers, *((CuInit, Imports) if deep else ()))
     loaded, where = tuple(rules), facts.get(Where)
     interpreter = None if where.found_by is FoundBy.IMAGE else facts.get(Interpreter)
-    facts.ask_ahead(Toolkits)
+    # What is read of files goes beside what waits for the driver.
+    facts.ask_ahead(Toolkits, *((ServerArguments,) if facts.get(ServeRequest).command else ()))
     outcomes, not_checked = check(loaded, facts)
     outcomes = [_settled(o) for o in outcomes]
     proof, missing = _asked(facts, Proof) if deep else (None, None)

@@ -179,6 +179,11 @@ class ServeRequest(Fact):
     command: ServerCommand | None = None
     online: bool = False
 
+    @property
+    def folder(self) -> Path:
+        """What relative paths of the server are of."""
+        return (self.command.folder if self.command else None) or Path()
+
 
 # What a profile says for the sake of its own model, and is not true of another one.
 _OF_THE_MODEL = (

@@ -220,7 +220,7 @@ def model_not_known(
     lacking = profile.unknown()
     if not lacking:
         return
-    why = configuration.why if configuration else None
+    why = _why_lacking(configuration)
     raise Missing(
         Text(
             "{known} is known of {model}: {lacking} were not checked{why}; {ways}",
@@ -232,6 +232,15 @@ def model_not_known(
         ),
         ("model-path-missing",),
     )
+
+
+def _why_lacking(configuration: ModelConfiguration | None) -> Text | None:
+    """Where nothing was found, or what was found does not say all."""
+    if configuration is None:
+        return None
+    if not configuration.values:
+        return configuration.why
+    return Text("{place} does not tell", place=configuration.place)
 
 
 def _ways(

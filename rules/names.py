@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -138,6 +139,11 @@ def _renamed(
     request: ServeRequest, option: str, near: str | None, value: str | None
 ) -> Iterator[Fix]:
     """Where it is one of a command's, or of a profile's: the nearest name with its value."""
+    if not option.startswith("--"):  # its parser takes no value behind one of several letters
+        if apart := re.fullmatch(r"(-[a-z]+)(\d+)", option):
+            said = f"{apart[1]} {apart[2]}"
+            yield Fix(Text("write {said}, if that is what was meant", said=said), (), Needs.PERSON)
+        return
     key = option.lstrip("-").replace("-", "_")
     if not request.command and key not in request.profile.options:
         return

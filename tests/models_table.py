@@ -35,8 +35,15 @@ _PRIVATE = re.compile(r" \(?(?:code index )?ids? \d[^()]*\)|; \w+ from \d+$")
 _NOT_ENOUGH = re.compile(r"general knowledge|from memory|use it for KV only")
 _DEFAULTS = re.compile(r"configuration_\w+\.py defaults")
 
-# Of these vLLM 0.33 reads other sizes than the copy has: it is not of the hub's form.
-_DOUBTED = frozenset(("stepfun-ai/Step-3.7-Flash", "stepfun-ai/Step-3.7-Flash-FP8"))
+# These copies are not of the hub's form: of the first two vLLM 0.33 reads other sizes than they
+# have; of the others no release knows the type or the class, and they name no code that would.
+_DOUBTED = frozenset(
+    (
+        *("stepfun-ai/Step-3.7-Flash", "stepfun-ai/Step-3.7-Flash-FP8"),
+        *("sgl-project/DeepSeek-V4-Flash-FP8", "sgl-project/DeepSeek-V4-Pro-FP8"),
+        *("MiniMaxAI/MiniMax-M3", "XiaomiMiMo/MiMo-7B-Base"),
+    )
+)
 
 # Parts whose own values count.
 PARTS = ("text_config", "llm_config", "language_config", "vision_config", "rope_parameters")

@@ -149,7 +149,8 @@ class RunningCommand:
 
             for key, _, value in (one.partition("=") for one in corrected):
                 option = option_of(key)
-                given = f"with {shlex.quote(f'{option}={value}')}" if value else f"without {option}"
+                given = option if value == "true" else f"{option}={value}"
+                given = f"with {shlex.quote(given)}" if value else f"without {option}"
                 said.append(f"{given} behind --")
         return ", ".join(said)
 

@@ -11,6 +11,7 @@ from doctor.command.server import Container, ServerCommand
 from doctor.command.shell import brief
 from doctor.errors import UsageError, naming
 from doctor.model import Text
+from doctor.redact import is_secret_name
 from doctor.target import must_read
 
 # The options of `run` that take no value: all others take one (`docker run --help` of 28.2,
@@ -298,10 +299,19 @@ def _asked(program: str, text: str) -> tuple[int | None, tuple[str, ...] | None]
     return (None, tuple(named)) if named else (count, None)
 
 
+def _without_secret(option: _Option) -> Sequence[str]:
+    """Its words; of a variable whose value is a secret the name, for which docker takes the value
+    of the shell."""
+    name, value, words = option
+    variable, equals, _ = value.partition("=")
+    secret = name == "--env" and equals and is_secret_name(variable)
+    return ("-e", variable) if secret else words
+
+
 def entering(command: ServerCommand, container: Container) -> tuple[str, ...]:
     """The command that runs the doctor in the image, for the same server."""
     options, _ = _options(container.program, (*container.options, container.image))
-    kept = [word for name, _, words in options if name not in _NOT_TO_ENTER for word in words]
+    kept = [w for one in options if one[0] not in _NOT_TO_ENTER for w in _without_secret(one)]
     doctor = ("diagnose", "--", "vllm", "serve", *command.arguments)
     return (
         *(container.program, "run", "--rm", *kept, "--entrypoint", "vllm-doctor"),

@@ -121,7 +121,7 @@ class SharedModel:
         yield from self._blocks(ranks, experts)
         config = self.config
         if (rows := config.vocabulary) and -(-rows // _PADDED) * _PADDED % ranks:
-            yield Text("the {size} rows of its vocabulary, a multiple of 64", size=rows)
+            yield Text("the {size} rows of the vocabulary (padded to a multiple of 64)", size=rows)
         if (heads := config.count("linear_num_value_heads")) and heads % ranks:
             yield Text("the {size} value heads of its linear attention", size=heads)
         if heads := config.count(*_MAMBA_HEADS):

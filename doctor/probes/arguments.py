@@ -96,9 +96,8 @@ def server_arguments(target: Target, request: ServeRequest, vllm: Vllm | None) -
             else (*arguments.profile_words(profile, table), *request.extra)
         )
         by = command.by if command else "serve"
-        folder = command.folder if command and command.folder else Path()
         made = arguments.parse_arguments(
-            words, table, by, lambda file: _config(target, folder, file)
+            words, table, by, lambda file: _config(target, request.folder, file)
         )
     except Missing as missing:
         recorder = _recorder(target) if isinstance(missing, NotRecorded) else None

@@ -64,9 +64,9 @@ def model_configuration(
     named = _said(arguments, "hf_config_path") or model
     revision = _said(arguments, "revision") or hub.REVISION
     folder = _said(arguments, "download_dir")
-    caches = (hub.cache(env.vars), *([Path(folder)] if folder else []))
+    caches = (hub.cache(env.vars), *([request.folder / folder] if folder else []))
     modelscope = (env.get("VLLM_USE_MODELSCOPE") or "").strip().lower() in ("1", "true")
-    here = _Here(target, caches, revision, modelscope)
+    here = _Here(target, request.folder, caches, revision, modelscope)
     found = here.configuration(named)
     if found.source is None and hub.is_repository(named) and not here.modelscope:
         if request.online:
@@ -99,9 +99,11 @@ def _as_loaded(found: ModelConfiguration, arguments: ServerArguments) -> ModelCo
 
 @dataclass(frozen=True)
 class _Here:
-    """The files of this machine: `caches` of the hub's form, the first of them its own."""
+    """The files of this machine: `start` is the folder that relative names are of, `caches` are
+    those of the hub's form, the first of them its own."""
 
     target: Target
+    start: Path
     caches: tuple[Path, ...]
     revision: str
     modelscope: bool
@@ -128,7 +130,7 @@ class _Here:
             return Text("{name}: addresses and GGUF files are not read", name=name)
         stat = self._stat(name)
         if stat is not None:
-            return Path(name), ReadFrom.FOLDER
+            return self.start / name, ReadFrom.FOLDER
         if not hub.is_repository(name):
             return Text("there is no folder {name}", name=name)
         if self.modelscope:
@@ -138,7 +140,7 @@ class _Here:
 
     def _stat(self, name: str) -> Stat | None:
         try:
-            return self.target.stat(Path(name))
+            return self.target.stat(self.start / name)
         except NotRecorded:
             raise OfAnotherModel(name) from None
 
@@ -169,7 +171,7 @@ class _Here:
             if not there and (self.modelscope or not hub.is_repository(name)):
                 return None
             last_first = reversed(self.caches)  # --download-dir is for weights
-            folder = Path(name) if there else self._cached(last_first, name, "")
+            folder = self.start / name if there else self._cached(last_first, name, "")
             return None if folder is None else bytes_in(self.target, folder)
         except NotRecorded:
             return None

@@ -9,6 +9,7 @@ from doctor.engine import probe
 from doctor.frozen import dataclass
 from doctor.model import NO_MODEL, Fact, NotApplicable
 from doctor.probes.served import Profile
+from doctor.profile import ServeRequest
 from doctor.tape import NotRecorded, OfAnotherModel
 from doctor.target import Target
 
@@ -25,13 +26,13 @@ class ModelPath(Fact):
 
 
 @probe
-def model_path(target: Target, profile: Profile) -> ModelPath:
+def model_path(target: Target, profile: Profile, request: ServeRequest) -> ModelPath:
     """What exists wins over a repository of the same name (vllm/transformers_utils/config.py); a
     repository has at most one slash, and vLLM puts no home in the place of ~."""
     name = profile.model
     if name is None:
         raise NotApplicable(NO_MODEL)
-    path = Path(name)
+    path = request.folder / name
     named = name.startswith(("/", ".", "~")) or name.count("/") > 1
     try:
         stat = target.stat(path)
