@@ -220,10 +220,12 @@ class TestContainer:
         assert (made.by, made.arguments, made.python) == ("module", ("--model", "m"), None)
 
     def test_the_command_that_enters_it_keeps_what_the_server_has(self) -> None:
-        made = self.made("docker run -d --name x --gpus all -p 1:1 -e A=1 vllm/vllm-openai m -tp2")
+        made = self.made(
+            "docker run -d --name x --gpus all -p 1:1 -e A=1 -eHF_TOKEN=x vllm/vllm-openai m"
+        )
         assert shlex.join(entering(made, made.container)) == (
-            "docker run --rm --gpus all -e A=1 --entrypoint vllm-doctor vllm/vllm-openai "
-            "diagnose -- vllm serve m -tp2"
+            "docker run --rm --gpus all -e A=1 -e HF_TOKEN --entrypoint vllm-doctor "
+            "vllm/vllm-openai diagnose -- vllm serve m"
         )
 
 

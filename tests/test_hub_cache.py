@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from doctor.command import ServerCommand
 from doctor.consumers import hub
 from doctor.model import Missing
 from doctor.probes.arguments import ServerArguments
 from doctor.probes.configuration import ModelConfiguration, ReadFrom, model_configuration
 from doctor.probes.environment import LaunchEnv
+from doctor.probes.model import model_path
 from doctor.profile import Profile, ServeRequest
 from doctor.redact import redacted
 from doctor.tape import OfAnotherModel, Recorder, Tape, load_tape
@@ -443,3 +446,19 @@ def test_the_profiles_model_is_looked_for(tmp_path: Path) -> None:
     env = LaunchEnv({"HOME": str(tmp_path)})
     one = model_configuration(Live({}), request, ServerArguments(), env)
     assert one.source is ReadFrom.TABLE
+
+
+def test_a_relative_name_is_of_the_folder_that_the_command_runs_in(tmp_path: Path) -> None:
+    folder = written(tmp_path / "work/models/mine/config.json", {"model_type": "qwen3"}).parent
+    command = ServerCommand(("vllm", "serve", "models/mine"), ("models/mine",))
+    elsewhere = ServeRequest(command=dataclasses.replace(command, folder=tmp_path / "work"))
+    arguments, launch = (
+        ServerArguments({"model": "models/mine"}),
+        LaunchEnv({"HOME": str(tmp_path)}),
+    )
+    made = model_configuration(Live({}), elsewhere, arguments, launch)
+    assert (made.source, str(made.place)) == (ReadFrom.FOLDER, str(folder / "config.json"))
+    path = model_path(Live({}), Profile("models/mine"), elsewhere)
+    assert (path.path, path.config) == (folder, True)
+    here = model_configuration(Live({}), ServeRequest(command=command), arguments, launch)
+    assert here.source is None
