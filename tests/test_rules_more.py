@@ -72,7 +72,7 @@ def test_a_gpu_of_unified_memory_is_not_judged_by_its_memory() -> None:
     gpu = Device(0, "NVIDIA GB10", "GPU-a", "12.1", None, None)
     profile = Profile("m", needs=ModelNeeds(weights_gib=55.8))
     with pytest.raises(Missing, match="unified memory"):
-        RULES["gpu-memory-too-small"](Gpus((gpu,), 1), profile, None)
+        RULES["gpu-memory-too-small"](Gpus((gpu,), 1), profile, None, None)
 
 
 @pytest.mark.parametrize("temporary", ["/nonexistent", "/proc"])

@@ -85,7 +85,7 @@ def test_a_terminal_gets_the_same_from_rich(encoding: str) -> None:
     assert child.returncode == 1
     text = re.sub(r"\x1b\[[\d;]*m", "", out.decode(encoding))
     assert re.search(r"(?m)^x model", text)
-    assert re.search(r"(?m)^ok caches ok driver", text)
+    assert re.search(r"(?m)^ok caches ok container ok driver", text)
     assert max(len(line) for line in text.splitlines() if DOCTOR.name not in line) <= 100
     assert "?" not in text
 
