@@ -207,6 +207,8 @@ def model_not_known(
     size of its weights, which must fit into the GPUs. It is read in the model's folder, in the
     hub's cache, or in the table that comes with the doctor; with `--online` the hub is asked as
     well. What is known from none of these is not checked, and such a server is not called healthy.
+    Nor is one that loads another model beside it, the draft of `--speculative-config`: that one is
+    not read.
 
     Manual: `--online`, or download the model first (`hf download MODEL`). A profile may also say it
     in `[needs]` (`--set needs.architecture=... --set needs.model_type=...`).
@@ -219,6 +221,16 @@ def model_not_known(
         raise NotApplicable(NO_MODEL)
     lacking = profile.unknown()
     if not lacking:
+        draft = _draft(profile)
+        if draft:
+            raise Missing(
+                Text(
+                    "{draft}, the draft model of speculative decoding, is not read: its class "
+                    "and its weights were not checked; judge it alone, or go on with "
+                    "--accept model-not-known",
+                    draft=draft,
+                )
+            )
         return
     why = _why_lacking(configuration)
     raise Missing(
@@ -232,6 +244,21 @@ def model_not_known(
         ),
         ("model-path-missing",),
     )
+
+
+# What drafts without a model, as its `method` or in the place of its `model`.
+_WITHOUT_DRAFT = ("ngram", "[ngram]", "ngram_gpu", "suffix")
+
+
+def _draft(profile: Profile) -> str | None:
+    """The other model that speculative decoding loads (config/speculative.py)."""
+    given = GivenOptions(profile.options)
+    said = given.table("speculative_config") or {}
+    draft = given.word("spec_model") or said.get("model")
+    method = given.word("spec_method") or said.get("method")
+    if not isinstance(draft, str) or draft in ("", profile.model):
+        return None
+    return None if draft in _WITHOUT_DRAFT or method in _WITHOUT_DRAFT else draft
 
 
 def _why_lacking(configuration: ModelConfiguration | None) -> Text | None:

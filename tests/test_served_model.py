@@ -25,6 +25,7 @@ from doctor.probes.models import (
     TransformersBackend,
     VllmModels,
 )
+from doctor.probes.served import Profile
 from doctor.shipped import rules_folder
 from tests.conftest import Environment, facts_of
 
@@ -80,20 +81,27 @@ def test_what_is_no_json_object_is_none(value: Any) -> None:
 # What config.json says, with what was said on top.
 
 
-def test_overrides_of_the_command_line_win(server: Environment) -> None:
+def folder_of(tmp_path: Path, **values: Any) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    return f"model={tmp_path}"
+
+
+def test_overrides_of_the_command_line_win(server: Environment, tmp_path: Path) -> None:
     over = json.dumps({"architectures": ["Qwen3ForCausalLM"], "text_config": {"n_positions": 9}})
-    given = configuration(architectures=["Mine"], text_config={"n_positions": 4, "n_layer": 2})
-    facts = facts_of(server, sets=(*LATER, f"hf_overrides={over}"), given=[given])
+    model = folder_of(tmp_path, architectures=["Mine"], text_config={"n_positions": 4, "n_ctx": 2})
+    facts = facts_of(server, sets=(*LATER, model, f"hf_overrides={over}"))
     made = facts.get(ServedModel)
     assert made.config.architectures == ("Qwen3ForCausalLM",)
-    assert made.values["text_config"] == {"n_positions": 9, "n_layer": 2}
-    assert given.values["text_config"] == {"n_positions": 4, "n_layer": 2}
+    assert made.values["text_config"] == {"n_positions": 9, "n_ctx": 2}
+    assert facts.get(Profile).needs.architecture == "Qwen3ForCausalLM"
 
 
-def test_overrides_that_cannot_be_read_leave_it_open(server: Environment) -> None:
-    facts = facts_of(server, sets=(*LATER, "hf_overrides={mine"), given=[configuration()])
+def test_overrides_that_cannot_be_read_leave_it_open(server: Environment, tmp_path: Path) -> None:
+    model = folder_of(tmp_path, architectures=["Mine"])
+    facts = facts_of(server, sets=(*LATER, model, "hf_overrides={mine"))
     with pytest.raises(Missing, match="--hf-overrides is not a JSON object"):
-        facts.get(ServedModel)
+        facts.get(ModelConfiguration)
+    assert facts.get(Profile).unknown()
 
 
 # Classes.

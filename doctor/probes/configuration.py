@@ -13,7 +13,8 @@ from doctor.codec import CodecError
 from doctor.consumers import hub
 from doctor.consumers.checkpoint import CONFIG, bytes_in, configuration_in, json_table
 from doctor.consumers.known_models import known_model
-from doctor.consumers.model_config import ConfigJson
+from doctor.consumers.model_config import ConfigJson, overridden
+from doctor.consumers.options import GivenOptions
 from doctor.engine import probe
 from doctor.fit.weights import loaded_bytes
 from doctor.frozen import dataclass
@@ -36,10 +37,10 @@ class ReadFrom(str, Enum):
 
 @dataclass(frozen=True)
 class ModelConfiguration(Fact):
-    """The values of the model's config.json, {} where none was found. `source`: where they were
-    read, or should be, `place` says it in full; `weights`: bytes of all weights as one rank that
-    holds the whole model loads them, None where that is not known; `why`: why nothing was found, or
-    not where vLLM would read it."""
+    """The values of the model's config.json with --hf-overrides put in, {} where none was found.
+    `source`: where they were read, or should be, `place` says it in full; `weights`: bytes of all
+    weights as one rank that holds the whole model loads them, None where that is not known; `why`:
+    why nothing was found, or not where vLLM would read it."""
 
     since: ClassVar[str] = "0.6.0"
     dispensable: ClassVar[bool] = True  # a profile is in force all the same
@@ -56,7 +57,8 @@ def model_configuration(
 ) -> ModelConfiguration:
     """What exists under the model's name wins over a repository of that name (config.py of vLLM);
     then its cache, what the hub says where it may be asked, and the doctor's own table. A
-    configuration that is there and cannot be read is what vLLM would end for."""
+    configuration that is there and cannot be read is what vLLM would end for. Raises Missing where
+    --hf-overrides cannot be read."""
     default = arguments.defaults.get("model") if request.command else None
     model = _said(arguments, "model") or request.profile.model or default
     if not model:
@@ -75,7 +77,17 @@ def model_configuration(
             found = _known(named, found)
     if found.weights is None:
         found = dataclasses.replace(found, weights=here.bytes_of(model))
-    return _as_loaded(found, arguments)
+    return _as_loaded(_overridden(found, arguments), arguments)
+
+
+def _overridden(found: ModelConfiguration, arguments: ServerArguments) -> ModelConfiguration:
+    given = GivenOptions(arguments.values)
+    if not given.says("hf_overrides") or not found.values:
+        return found
+    changes = given.table("hf_overrides")
+    if changes is None:
+        raise Missing(Text("--hf-overrides is not a JSON object"))
+    return dataclasses.replace(found, values=overridden(found.values, changes))
 
 
 def _said(arguments: ServerArguments, name: str) -> str | None:

@@ -82,8 +82,8 @@ def quantization_methods(target: Target, vllm: Vllm) -> QuantizationMethods:
 
 @dataclass(frozen=True)
 class ServedModel(Fact):
-    """What is known of the model that is served: `values` of its config.json, --hf-overrides put
-    in ({} where nothing is known); `place`: where they were read; `whole`: all of them, not only
+    """What is known of the model that is served: `values` of its config.json ({} where nothing is
+    known); `place`: where they were read; `whole`: all of them, not only
     those that the doctor's table keeps. `needs_said`: the profile itself says what it needs."""
 
     since: ClassVar[str] = "0.6.0"
@@ -111,34 +111,13 @@ class ServedModel(Fact):
 def served_model(
     request: ServeRequest, profile: Profile, configuration: ModelConfiguration | None
 ) -> ServedModel:
-    """Raises NotApplicable without a model, Missing where --hf-overrides cannot be read."""
+    """Raises NotApplicable without a model."""
     if profile.model is None:
         raise NotApplicable(NO_MODEL)
-    given, values = (
-        GivenOptions(profile.options),
-        dict(configuration.values if configuration else {}),
-    )
-    if given.says("hf_overrides"):
-        changes = given.table("hf_overrides")
-        if changes is None:
-            raise Missing(Text("--hf-overrides is not a JSON object"))
-        values = _overridden(values, changes)
+    values = dict(configuration.values if configuration else {})
     place = configuration.place if configuration and values else None
     whole = configuration is None or configuration.source is not ReadFrom.TABLE
     return ServedModel(values, place, whole, request.profile.needs != ModelNeeds())
-
-
-def _overridden(values: dict[str, Any], changes: Any) -> dict[str, Any]:
-    """A part of the configuration (text_config) is changed key by key, any other value as a whole
-    (_apply_dict_overrides)."""
-    made = dict(values)
-    for key, value in changes.items():
-        part = key.endswith("_config") and key not in ("quantization_config", "compression_config")
-        if part and isinstance(value, dict) and isinstance(made.get(key), dict):
-            made[key] = _overridden(made[key], value)
-        else:
-            made[key] = value
-    return made
 
 
 @dataclass(frozen=True)
