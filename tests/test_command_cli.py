@@ -193,6 +193,22 @@ def test_a_fix_of_an_option_is_the_corrected_command_whole(server: Environment, 
     secret = run_inside("diagnose", "-v", *words, "--", *SERVE, "--api-key", PASSWORD)
     assert PASSWORD not in secret.out + secret.err
     assert "with --tensor-parallel-size=4 behind --, without --seed behind --" in secret.out
+    typed = run_inside("diagnose", "-v", *words, "--", *SERVE, "-tp", "8", "--api-key", PASSWORD)
+    assert "=4 in place of its --tensor-parallel-size behind --, without --seed" in typed.out
+
+
+def test_of_a_process_with_a_secret_the_correction_is_said_of_its_own_command(
+    server: Environment, site: Path
+) -> None:
+    """--pid takes nothing behind --."""
+    words = ("--python", str(server.prefix), *LATER, "--rules", str(site))
+    vllm = script(server.prefix / "bin/vllm", SLEEP, str(server.python))
+    with running_as(vllm, "serve", "org/m", "--api-key", PASSWORD) as pid:
+        said = run_inside("diagnose", "-v", "--pid", str(pid), *words)
+    (fix,) = (line for line in said.out.splitlines() if "without --seed" in line)
+    assert fix.strip().startswith(f"the command of pid {pid}, with ")
+    assert fix.endswith(", with --tensor-parallel-size=4, without --seed")
+    assert PASSWORD not in said.out + said.err
 
 
 def test_no_secret_of_a_command_is_printed(server: Environment) -> None:

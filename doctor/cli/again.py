@@ -136,7 +136,8 @@ class RunningCommand:
         self, verb: str, words: Sequence[str], corrected: Sequence[str], elsewhere: bool
     ) -> str:
         ours = self._context.info_name
-        said = ["the same command again"]
+        found = self._command.found if self._command and corrected else None
+        said = [f"the command of {found}" if found else "the same command again"]
         if verb != ours:
             said.append(f"as {verb} in place of {ours}")
         if elsewhere and self._where:
@@ -144,15 +145,24 @@ class RunningCommand:
             words = ("--python", str(self._where.python), *words)
         if words:
             said.append(f"with {shlex.join(words)}")
-        if corrected:
-            from doctor.command.change import option_of
-
-            for key, _, value in (one.partition("=") for one in corrected):
-                option = option_of(key)
-                given = option if value == "true" else f"{option}={value}"
-                given = f"with {shlex.quote(given)}" if value else f"without {option}"
-                said.append(f"{given} behind --")
+        said += [one if found else f"{one} behind --" for one in self._changes(corrected)]
         return ", ".join(said)
+
+    def _changes(self, corrected: Sequence[str]) -> Iterator[str]:
+        """In words. An option that is there already must go: vLLM takes no wrong value, also where
+        a right one follows."""
+        from doctor.command.change import changed, option_of
+
+        own = self._command.arguments if self._command else ()
+        for key, _, value in (one.partition("=") for one in corrected):
+            option = option_of(key)
+            given = shlex.quote(option if value == "true" else f"{option}={value}")
+            if not value:
+                yield f"without {option}"
+            elif tuple(changed(own, key, "", self._declared)) != tuple(own):
+                yield f"with {given} in place of its {option}"
+            else:
+                yield f"with {given}"
 
     def _options(self, verb: str) -> dict[str, click.Option]:
         """The options of a command, by the longest of their names."""
