@@ -9,6 +9,7 @@ from dataclasses import replace
 from packaging.version import Version
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
+from doctor.consumers.options import GivenOptions
 from doctor.fixes import Command, Doctor, PipInstall, PipUninstall, SetAside
 from doctor.fixes.recipes import DISTRIBUTION, cubins_beforehand, install_vllm
 from doctor.model import Step
@@ -605,6 +606,34 @@ def flashinfer_cubin_missing(
         ),
         tuple(evidence),
         cubins_beforehand(kit, flashinfer.version),
+    )
+
+
+@rule("ray-missing", Severity.ERROR, Stage.GPUS)
+def ray_missing(packages: Packages, vllm: Vllm, profile: Profile) -> Finding | None:
+    """Ray is to start the ranks, and it is not installed.
+
+    vLLM stops with `Failed to import Ray` and `Please install Ray with`. `pip install vllm` does
+    not bring it: vLLM only asks for it with `--distributed-executor-backend ray`. On one machine
+    that option is not needed; vLLM then starts the ranks itself (`mp`).
+
+    Fix: Installs Ray. Needs `--allow running` while a process uses the environment.
+
+    Manual: `pip install ray` on every node, or leave the option out where all GPUs are in one
+    machine.
+
+    Sources: vllm/config/parallel.py, vllm/v1/executor/ray_utils.py (0.22.0 and 0.33.0)
+
+    See also: tp-exceeds-visible-gpus, import-fails
+    """
+    if GivenOptions(profile.options).word("distributed_executor_backend") != "ray":
+        raise NotApplicable(Text("Ray is not asked for"))
+    if packages.installed.keys() & {"ray", "ant-ray"}:
+        return None
+    return Finding(
+        Text("--distributed-executor-backend ray: Ray is not installed"),
+        (Text("vLLM {version} does not bring it", version=vllm.version),),
+        (Fix(Text("install it"), (PipInstall(("ray",)),)),),
     )
 
 
