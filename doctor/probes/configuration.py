@@ -57,8 +57,8 @@ def model_configuration(
 ) -> ModelConfiguration:
     """What exists under the model's name wins over a repository of that name (config.py of vLLM);
     then its cache, what the hub says where it may be asked, and the doctor's own table. A
-    configuration that is there and cannot be read is what vLLM would end for. Raises Missing where
-    --hf-overrides cannot be read."""
+    configuration that is there and cannot be read is what vLLM would end for; of a model whose
+    --hf-overrides cannot be read nothing is known."""
     default = arguments.defaults.get("model") if request.command else None
     model = _said(arguments, "model") or request.profile.model or default
     if not model:
@@ -86,7 +86,8 @@ def _overridden(found: ModelConfiguration, arguments: ServerArguments) -> ModelC
         return found
     changes = given.table("hf_overrides")
     if changes is None:
-        raise Missing(Text("--hf-overrides is not a JSON object"))
+        why = Text("--hf-overrides is not a JSON object")
+        return dataclasses.replace(found, values={}, weights=None, why=why)
     return dataclasses.replace(found, values=overridden(found.values, changes))
 
 
