@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
-from doctor.command.container import DEFAULT_SHM, entering
+from doctor.command import DEFAULT_SHM
 from doctor.fixes import Command
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.served import Profile
@@ -36,6 +36,8 @@ def container_not_entered(request: ServeRequest, where: Where) -> None:
     container = command.container if command else None
     if command is None or container is None or where.found_by is not FoundBy.IMAGE:
         return
+    from doctor.command.container import entering  # late: few commands are a container's
+
     line = shlex.join(redacted_words(entering(command, container)))
     raise Missing(
         Text(
