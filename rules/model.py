@@ -437,6 +437,9 @@ def max_model_len_too_big(
         raise NotApplicable(Text("{name} is set: vLLM only warns", name=_LONGER))
     derived = config.length(limits.unscaled)
     if derived is None:
+        if served.values:
+            said = Text("the config.json of {model} does not say its length", model=profile.model)
+            raise Missing(said)
         raise NotApplicable(Text("how long the model is, is not known"))
     most, key = derived.tokens, derived.key
     window = config.sliding_window

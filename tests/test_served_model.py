@@ -13,6 +13,7 @@ import pytest
 from doctor import toml
 from doctor.consumers.options import GivenOptions
 from doctor.consumers.parsers import PARSERS_TABLE, family_of
+from doctor.consumers.source import Unreadable
 from doctor.model import Missing, NotApplicable, Text
 from doctor.probes.capability import JudgedGpu
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
@@ -248,6 +249,18 @@ def test_what_is_not_quantised_by_a_known_method_is_not_asked(
     write(server, "vllm/model_executor/layers/quantization/__init__.py", INDEX)
     with pytest.raises(NotApplicable):
         facts_of(server, sets=sets, given=[configuration()]).get(ServedQuantization)
+
+
+def test_what_is_written_otherwise_is_not_taken_for_nothing(server: Environment) -> None:
+    index = "vllm/model_executor/layers/quantization/__init__.py"
+    sets, given = (*LATER, "quantization=fp8"), [configuration()]
+    for text in (INDEX.replace("METHODS = [", "METHODS = list(["), INDEX.replace("def get_", "#")):
+        write(server, index, text)
+        with pytest.raises(Unreadable):
+            facts_of(server, sets=sets, given=given).get(ServedQuantization)
+    older = INDEX.replace("DEPRECATED_QUANTIZATION_METHODS", "OTHERS")
+    write(server, index, older)
+    assert not facts_of(server, sets=sets, given=given).get(ServedQuantization).deprecated
 
 
 # Types and lengths.

@@ -517,9 +517,7 @@ def _quantization(said: Mapping[str, Any]) -> Quantization:
         method,
         algorithm,
         _bits(method, algorithm, said, weights),
-        next(
-            map(_count, _found(said, inner, *weights, names=("group_size", "q_group_size"))), None
-        ),
+        next(map(_count, _found(said, inner, *weights, names=_GROUP)), None),
         tuple(one for one in ignored if isinstance(one, str)) if isinstance(ignored, list) else (),
     )
 

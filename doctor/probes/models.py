@@ -199,18 +199,14 @@ class QuantizationLimits(Fact):
 def quantization_limits(
     target: Target, vllm: Vllm, methods: QuantizationMethods
 ) -> QuantizationLimits:
-    """Of all methods, so that a snapshot answers for any model."""
+    """Of all methods, so that a snapshot answers for any model. Raises Unreadable."""
     return _limits(Source(target, vllm.root), methods.names.names)
 
 
 def _limits(source: Source, methods: Iterable[str]) -> QuantizationLimits:
-    try:
-        return QuantizationLimits(
-            quantization.deprecated_methods(source),
-            quantization.least_capabilities(source, methods),
-        )
-    except Unreadable:
-        return QuantizationLimits()
+    return QuantizationLimits(
+        quantization.deprecated_methods(source), quantization.least_capabilities(source, methods)
+    )
 
 
 @dataclass(frozen=True)
@@ -247,8 +243,8 @@ class ServedQuantization(Fact):
 def served_quantization(
     target: Target, vllm: Vllm, served: ServedModel, profile: Profile
 ) -> ServedQuantization:
-    """Raises NotApplicable where nothing is quantised, or by a method that vLLM does not know; the
-    methods are asked for only where something is."""
+    """Raises NotApplicable where nothing is quantised, or by a method that vLLM does not know, and
+    Unreadable; the methods are asked for only where something is."""
     asked, made = GivenOptions(profile.options).word("quantization"), served.config.quantization
     if asked is None and not (made and made.method):
         raise NotApplicable(Text("neither the checkpoint nor an option says a quantisation"))
