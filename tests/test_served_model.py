@@ -3,6 +3,7 @@ those of vLLM 0.22.0 and 0.33.0 and transformers 4.57 and 5.20 do."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -26,6 +27,8 @@ from doctor.probes.models import (
     TransformersBackend,
     VllmModels,
 )
+from doctor.probes.served import Profile
+from doctor.profile import ModelNeeds
 from doctor.shipped import rules_folder
 from tests.conftest import Environment, facts_of
 
@@ -89,6 +92,23 @@ def test_overrides_of_the_command_line_win(server: Environment) -> None:
     assert made.config.architectures == ("Qwen3ForCausalLM",)
     assert made.values["text_config"] == {"n_positions": 9, "n_layer": 2}
     assert given.values["text_config"] == {"n_positions": 4, "n_layer": 2}
+
+
+def test_overrides_change_what_the_model_needs(server: Environment) -> None:
+    said = {"architectures": ["QwenForCausalLM"], "model_type": "qwen3", "num_attention_heads": 4}
+    said |= {"num_hidden_layers": 40, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    said |= {"vocab_size": 1000, "num_key_value_heads": 4, "tie_word_embeddings": True}
+    given = dataclasses.replace(configuration(**said, dtype="bfloat16"), weights=1 << 32)
+    over = {"architectures": ["OtherForCausalLM"], "num_attention_heads": 6}
+
+    def needs(changes: dict[str, Any]) -> ModelNeeds:
+        sets = (*LATER, f"hf_overrides={json.dumps(changes)}")
+        return facts_of(server, sets=sets, given=[given]).get(Profile).needs
+
+    changed = needs(over)
+    assert (changed.architecture, changed.attention_heads) == ("OtherForCausalLM", 6)
+    assert changed.weights_gib != 4
+    assert needs({"architectures": ["OtherForCausalLM"]}).weights_gib == 4
 
 
 def test_overrides_that_cannot_be_read_leave_it_open(server: Environment) -> None:

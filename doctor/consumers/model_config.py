@@ -435,6 +435,19 @@ _OWN_HEAD_DIM = frozenset(
 )
 
 
+def overridden(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with --hf-overrides put in: a part of them (text_config) is changed key by key,
+    any other value as a whole (_apply_dict_overrides)."""
+    made = dict(values)
+    for key, value in changes.items():
+        part = key.endswith("_config") and key not in ("quantization_config", "compression_config")
+        if part and isinstance(value, dict) and isinstance(made.get(key), dict):
+            made[key] = overridden(made[key], value)
+        else:
+            made[key] = value
+    return made
+
+
 def needs_of(configuration: Configuration, ranks: int = 1) -> ModelNeeds:
     """What the model asks of the software and of each of so many GPUs that share it, as far as its
     configuration says."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from doctor.consumers import quantization, tables
-from doctor.consumers.model_config import UNSCALED, ConfigJson
+from doctor.consumers.model_config import UNSCALED, ConfigJson, overridden
 from doctor.consumers.options import GivenOptions
 from doctor.consumers.source import Source, Unreadable
 from doctor.consumers.tables import Names
@@ -122,23 +122,10 @@ def served_model(
         changes = given.table("hf_overrides")
         if changes is None:
             raise Missing(Text("--hf-overrides is not a JSON object"))
-        values = _overridden(values, changes)
+        values = overridden(values, changes)
     place = configuration.place if configuration and values else None
     whole = configuration is None or configuration.source is not ReadFrom.TABLE
     return ServedModel(values, place, whole, request.profile.needs != ModelNeeds())
-
-
-def _overridden(values: dict[str, Any], changes: Any) -> dict[str, Any]:
-    """A part of the configuration (text_config) is changed key by key, any other value as a whole
-    (_apply_dict_overrides)."""
-    made = dict(values)
-    for key, value in changes.items():
-        part = key.endswith("_config") and key not in ("quantization_config", "compression_config")
-        if part and isinstance(value, dict) and isinstance(made.get(key), dict):
-            made[key] = _overridden(made[key], value)
-        else:
-            made[key] = value
-    return made
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from typing import Any
 
 from doctor.codec import CodecError, decode
 from doctor.consumers import names
-from doctor.consumers.model_config import needs_of
+from doctor.consumers.model_config import ConfigJson, needs_of, overridden
+from doctor.consumers.options import GivenOptions
 from doctor.engine import probe
+from doctor.fit.weights import loaded_bytes
 from doctor.probes.arguments import ServerArguments
 from doctor.probes.configuration import ModelConfiguration
 from doctor.profile import ModelNeeds, Profile, ServeRequest
@@ -32,10 +34,23 @@ def profile_in_force(
         made = _as_parsed(made, arguments)
     if made.model is None or configuration is None:
         return made
-    known = needs_of(configuration, made.tensor_parallel_size)
+    known = needs_of(_overridden(configuration, made), made.tensor_parallel_size)
     said = {name: value for name, value in vars(made.needs).items() if value is not None}
     needs: ModelNeeds = dataclasses.replace(known, **said)
     return dataclasses.replace(made, needs=needs)
+
+
+def _overridden(configuration: ModelConfiguration, profile: Profile) -> ModelConfiguration:
+    """As vLLM goes on with it: --hf-overrides may also change how large it is."""
+    given = GivenOptions(profile.options)
+    changes = given.table("hf_overrides")
+    if not changes:
+        return configuration
+    values = overridden(configuration.values, changes)
+    how = given.word("quantization"), given.word("dtype") or "auto"
+    before, after = (loaded_bytes(ConfigJson(v), *how) for v in (configuration.values, values))
+    weights = configuration.weights if before == after else after
+    return dataclasses.replace(configuration, values=values, weights=weights)
 
 
 def _as_parsed(base: Profile, arguments: ServerArguments) -> Profile:
