@@ -360,6 +360,15 @@ def test_launch_starts_exactly_the_command(cpu_server: Environment, tmp_path: Pa
     assert row["env"]["EXITS"] == "7"
 
 
+@pytest.mark.parametrize(
+    "words", [("numactl", "-N", "0", *SERVE), ("nohup", "bash", "-c", " ".join(SERVE))]
+)
+def test_launch_leaves_out_nothing_of_the_command(words: tuple[str, ...]) -> None:
+    said = run_doctor("launch", *LATER, "--", *words)
+    assert said.code == 2
+    assert f"{words[0]}: the server would be started without it" in said.err
+
+
 def test_a_refused_command_is_not_started(server: Environment) -> None:
     add_server(server)
     said = run_doctor("launch", "--python", server.prefix, *LATER, "--", *SERVE)
