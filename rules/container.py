@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
+from doctor.command import DEFAULT_SHM
 from doctor.consumers.shares import layout_of
 from doctor.fixes import Command
 from doctor.probes.interpreter import FoundBy, Where
@@ -36,7 +37,7 @@ def container_not_entered(request: ServeRequest, where: Where) -> None:
     container = command.container if command else None
     if command is None or container is None or where.found_by is not FoundBy.IMAGE:
         return
-    from doctor.command.container import entering  # late: no profile's diagnosis needs it
+    from doctor.command.container import entering  # late: few commands are a container's
 
     line = shlex.join(redacted_words(entering(command, container)))
     raise Missing(
@@ -68,8 +69,6 @@ def container_shm_too_small(request: ServeRequest, profile: Profile) -> Finding 
     ranks = layout_of(profile).ranks
     if command is None or container is None or ranks < 2:
         return None
-    from doctor.command.container import DEFAULT_SHM
-
     shared = container.ipc is not None and container.ipc not in ("", "private", "shareable", "none")
     size = DEFAULT_SHM if container.shm_size is None else container.shm_size
     if shared or size >= _ENOUGH or any("dev/shm" in word for word in container.options):

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers.options import GivenOptions
-from doctor.consumers.quantization import contradicts, taken_method
+from doctor.consumers.quantization import (
+    contradicts,
+    only_of_a_checkpoint,
+    taken_method,
+)
 from doctor.fixes import Doctor
 from doctor.fixes.recipes import another_vllm
 from doctor.probes.capability import JudgedGpu
@@ -120,6 +124,15 @@ def quantization_mismatch(
     asked, made = GivenOptions(profile.options).word("quantization"), served.config.quantization
     if not asked:
         raise NotApplicable(Text("no quantisation is asked for"))
+    if made is None and methods.names.has(asked) and only_of_a_checkpoint(asked):
+        raise Missing(
+            Text(
+                "whether {model} is quantised by {asked} is not known: its config.json does not "
+                "say so",
+                model=profile.model,
+                asked=asked,
+            )
+        )
     if made is None or not methods.names.has(asked) or not contradicts(asked, served.config):
         return None
     return Finding(

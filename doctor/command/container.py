@@ -67,9 +67,6 @@ _NOT_TO_ENTER = frozenset(
 )
 _FILE_MOST = 1 << 20
 
-DEFAULT_SHM = 64 << 20
-"""Bytes of /dev/shm in a container of which nothing else is said (docker run --shm-size)."""
-
 _Option = tuple[str, str, tuple[str, ...]]  # long name, value ("" of a switch), its words
 
 

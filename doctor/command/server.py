@@ -10,6 +10,8 @@ from typing import Literal
 from doctor.frozen import dataclass
 
 MODULE = "vllm.entrypoints.openai.api_server"
+DEFAULT_SHM = 64 << 20
+"""Bytes of /dev/shm in a container of which nothing else is said (docker run --shm-size)."""
 
 
 @dataclass(frozen=True)

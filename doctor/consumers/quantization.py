@@ -100,6 +100,12 @@ _DECIDED = frozenset(("auto-round", "modelopt", "modelopt_fp4", "modelopt_mixed"
 _TAKE_ALL = frozenset(("humming", "gguf"))
 
 
+def only_of_a_checkpoint(asked: str) -> bool:
+    """Whether a method runs weights that were quantised before, and quantises none itself: vLLM
+    ends for others, unless an older file of the repository says how (get_config_filenames)."""
+    return asked in ("awq", "gptq") or asked in _SAME["awq"] or asked in _SAME["gptq"]
+
+
 def contradicts(asked: str, config: ConfigJson) -> bool:
     """Whether vLLM ends for `--quantization asked` with this checkpoint: only where it is sure
     (override_quantization_method of all its methods)."""

@@ -209,16 +209,16 @@ class _Module:
         for piece in map(str.rstrip, pieces):  # a file may have lines as Windows ends them
             if piece.startswith("@"):
                 mark = piece
-            elif match := _CLASS.match(piece):
+            elif match := re.match(_CLASS, piece):
                 bases = tuple(re.findall(r"\w+", match[2] or ""))
                 opened = "extra" in mark and "forbid" not in mark
                 current = _Class(file, bases, {}, bool(mark), opened)
                 self.classes[match[1]] = current
                 mark = ""
-            elif match := _IMPORT.match(piece):
+            elif match := re.match(_IMPORT, piece):
                 for name in re.findall(r"\w+(?: as \w+)?", match[2]):
                     self.imported[name.split()[-1]] = _file_of(file, match[1])
-            elif match := _VALUE.match(piece):
+            elif match := re.match(_VALUE, piece):
                 self.values.setdefault(match[1], match[2])
             elif current and not piece.endswith(","):  # and no parameter
                 current.fields.setdefault(piece.partition(":")[0], piece)
@@ -230,9 +230,9 @@ def _file_of(file: str, module: str) -> str:
     return f"{folder}/{module.removeprefix('vllm').strip('.').replace('.', '/')}".strip("/")
 
 
-_CLASS = re.compile(r"class (\w+)(?:\(([^)]*)\))?")
-_IMPORT = re.compile(r"from (vllm\S*|\.\w+) import ([\s\S]+)")
-_VALUE = re.compile(r"([A-Z]\w*)(?:: \w+)? = ([\s\S]+)")
+_CLASS = r"class (\w+)(?:\(([^)]*)\))?"
+_IMPORT = r"from (vllm\S*|\.\w+) import ([\s\S]+)"
+_VALUE = r"([A-Z]\w*)(?:: \w+)? = ([\s\S]+)"
 
 
 class _Written(NamedTuple):
@@ -448,7 +448,7 @@ class _Kwargs(dict[str, _Arguments]):
         return made
 
 
-_LITERAL = re.compile(
+_LITERAL = (
     r"(?:Field\(\s*(?:default=)?)?"
     r'(?:(?P<word>None|True|False)|(?P<number>-?\d+(?:\.\d+)?)|"(?P<text>[^"\\]*)")(?=[,)\s]|$)'
 )
@@ -457,7 +457,7 @@ _WORDS = {"True": True, "False": False}
 
 def _default(text: str) -> Any:
     """A plain literal, or the one that Field(default=...) has; else None."""
-    match = _LITERAL.match(text)
+    match = re.match(_LITERAL, text)
     if not match:
         return None
     if match["text"] is not None:
@@ -530,7 +530,7 @@ def _of_collection(hint: _Hint) -> _Arguments:
 
 # What the statements of add_cli_args say.
 
-_SPREAD = re.compile(r'((?:"-[\w-]+",\s*)+)\*\*(\w+)(?:\["(\w+)"\])?')
+_SPREAD = r'((?:"-[\w-]+",\s*)+)\*\*(\w+)(?:\["(\w+)"\])?'
 _CONVERTERS: Mapping[str, _Type] = {
     "int": _Type(Takes.INT),
     "float": _Type(Takes.FLOAT),
@@ -546,7 +546,7 @@ _ACTIONS: Mapping[str, Takes] = {
     "store_true": Takes.SWITCH,
     "argparse.BooleanOptionalAction": Takes.PAIR,
 }
-_FIELDS_OF = re.compile(r"(\w+) = get_kwargs\((\w+)\)\s*")
+_FIELDS_OF = r"(\w+) = get_kwargs\((\w+)\)\s*"
 _MANY = ("?", "*", "+")
 _ONLY_SHOWN = ("help", "metavar")
 # What an expression of another kind than was expected comes to.
@@ -582,7 +582,7 @@ class _Script:
         for piece in pieces:
             if piece[0] in ('"', "*"):
                 self._call(piece)
-            elif match := _FIELDS_OF.fullmatch(piece):
+            elif match := re.fullmatch(_FIELDS_OF, piece):
                 self._fields_of(match[1], match[2])
             else:
                 self._statement(piece)
@@ -592,7 +592,7 @@ class _Script:
             self._names[name] = _Kwargs(self._sources, self._sources.config_class(of))
 
     def _call(self, piece: str) -> None:
-        if match := _SPREAD.fullmatch(piece):
+        if match := re.fullmatch(_SPREAD, piece):
             strings = re.findall(r'"(-[\w-]+)"', match[1])
             self._add(strings, self._kwargs(match[2], match[3]))
             return

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from doctor.codec import shown_value
 from doctor.engine import probe
 from doctor.frozen import dataclass
-from doctor.model import Fact, NotApplicable, Text
+from doctor.model import Fact, Missing, NotApplicable, Text
+from doctor.numbers import number_of
 from doctor.probes.driver import NO_GPU_NEEDED, Gpus
 from doctor.probes.served import Profile
 
@@ -27,19 +29,24 @@ def judged_gpu(profile: Profile, gpus: Gpus | None) -> JudgedGpu:
     if profile.device == "cpu":
         raise NotApplicable(NO_GPU_NEEDED)
     if profile.gpus == "later":
-        known = {arch: _number(arch) for arch in profile.archs}
+        known = [(_number(arch), arch) for arch in profile.archs]
         if not known:
             raise NotApplicable(Text("the profile does not say which GPUs will come"))
-        oldest = min(known, key=known.__getitem__)
-        return JudgedGpu(f"a GPU of compute capability {oldest}", known[oldest])
+        number, oldest = min(known)
+        return JudgedGpu(f"a GPU of compute capability {oldest}", number)
     if gpus is None or not gpus.visible:
         raise NotApplicable(Text("no GPU is visible"))
     first = gpus.visible[0]
-    return JudgedGpu(
-        f"{first.name} (compute capability {first.capability})", _number(first.capability)
-    )
+    number = _number(first.capability)
+    return JudgedGpu(f"{first.name} (compute capability {first.capability})", number)
 
 
 def _number(capability: str) -> int:
     major, _, minor = capability.partition(".")
-    return int(major) * 10 + int(minor or 0)
+    first, second = number_of(major), number_of(minor or "0")
+    if first is None or second is None:
+        said = Text(
+            "{value} is not a compute capability such as 9.0", value=shown_value(capability)
+        )
+        raise Missing(said)
+    return first * 10 + second

@@ -19,6 +19,7 @@ from typing import ClassVar
 from doctor.engine import probe
 from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, Text
+from doctor.numbers import number_of
 from doctor.probes.wheels import Distribution, Packages, Specifiers, Vllm, pin
 from doctor.target import Target
 
@@ -177,8 +178,11 @@ def _modules(target: Target, one: Distribution, key: str) -> Mapping[str, _Row]:
     of_key = "(," if key.endswith((".py", ".so")) else rf"(/[^,\n]*,{_BEGINS}"
     made = {}
     for row in _searched(target, one, rf"{begin}(?<![^\n]{begin}){of_key}{_REST}"):
-        rest, hashed, size = row.split(",")
-        made[key + rest] = (hashed, int(size))
+        rest, hashed, size = (*row.split(","), "", "")[:3]
+        length = number_of(size)
+        if length is None:  # of a snapshot that was changed
+            raise Missing(Text("{path} cannot be read", path=_record(one)))
+        made[key + rest] = (hashed, length)
     return made
 
 
