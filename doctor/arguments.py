@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -223,24 +224,25 @@ def config_of(file: str, data: bytes | None) -> Mapping[Any, Any]:
     if not isinstance(made, dict):
         said = Text("it has to say `option: value`, line by line")
         raise ProblemFound(_config_problem(file, said))
-    if sum(1 for _ in zip(_nodes(made), range(_NODES_MOST), strict=False)) == _NODES_MOST:
+    if sum(1 for _ in itertools.islice(_nodes(made), _NODES_MOST)) == _NODES_MOST:
         raise Missing(Text("{path} holds more than any --config file", path=file))
     return made
 
 
-_NODES_MOST = 20_000
+_NODES_MOST = 5_000
 
 
 def _nodes(value: object) -> Iterator[object]:
     """All that it holds; what is named several times as often, which may be without end."""
-    todo = [value]
+    todo = [iter((value,))]  # no list of it all: a list may hold itself many times
     while todo:
-        one = todo.pop()
-        yield one
-        if isinstance(one, dict):
-            todo += one.values()
-        elif isinstance(one, list):
-            todo += one
+        for one in todo[-1]:
+            yield one
+            if isinstance(one, (dict, list)):
+                todo.append(iter(one.values() if isinstance(one, dict) else one))
+                break
+        else:
+            todo.pop()
 
 
 def _config_problem(file: str, why: Text) -> ArgumentProblem:
@@ -308,7 +310,11 @@ def _joined(words: list[str]) -> Iterator[str]:
         _update(objects.setdefault(name, {}), _nested(keys, _plain(value)))
     for name, value_of in objects.items():
         yield name
-        yield json.dumps(value_of)
+        try:
+            yield json.dumps(value_of)
+        except RecursionError:
+            said = Text("it is nested too deep")
+            raise ProblemFound(ArgumentProblem(Wrong.TYPE, name, why=said)) from None
 
 
 def _plain(text: str) -> Any:
@@ -512,7 +518,12 @@ def _size(text: str) -> int:
     if not match:
         return int(text)
     number, suffix = match.groups()
-    return int(float(number) * _SIZES[suffix]) if suffix.islower() else int(number) * _SIZES[suffix]
+    if not suffix.islower():
+        return int(number) * _SIZES[suffix]
+    try:
+        return int(float(number) * _SIZES[suffix])
+    except OverflowError:  # vLLM ends for it too
+        raise ValueError(number) from None
 
 
 def _length(text: str) -> int:
@@ -534,7 +545,8 @@ def _text_or_json(text: str) -> Any:
 
 
 def _config(text: str, option: ServerOption) -> Any:
-    parts = re.split(r'("(?:[^"\\]|\\.)*")', text)
+    # A text that does not end is one too, or each of its quotes were tried to the end.
+    parts = re.split(r'("(?:[^"\\]|\\.)*"?)', text)
     parts[::2] = [re.sub(r"\b\d+(?:\.\d+)?[kKmMgGtT]\b", _expanded, part) for part in parts[::2]]
     made = json.loads("".join(parts))
     if not isinstance(made, dict):

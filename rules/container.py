@@ -6,6 +6,7 @@ import shlex
 
 from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
 from doctor.command import DEFAULT_SHM
+from doctor.consumers.shares import layout_of
 from doctor.fixes import Command
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.served import Profile
@@ -65,8 +66,7 @@ def container_shm_too_small(request: ServeRequest, profile: Profile) -> Finding 
     """
     command = request.command
     container = command.container if command else None
-    stages = profile.options.get("pipeline_parallel_size", 1)
-    ranks = profile.tensor_parallel_size * (stages if isinstance(stages, int) else 1)
+    ranks = layout_of(profile).ranks
     if command is None or container is None or ranks < 2:
         return None
     shared = container.ipc is not None and container.ipc not in ("", "private", "shareable", "none")

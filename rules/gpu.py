@@ -216,7 +216,8 @@ def tp_not_dividing_heads(
         )
     size = GivenOptions(profile.options).size("decode_context_parallel_size")
     if size > 1 and model.layout.context == 1 and (why := context_groups(model, size)):
-        right = next(n for n in range(size - 1, 0, -1) if n == 1 or not context_groups(model, n))
+        most = min(size - 1, ranks)
+        right = next(n for n in range(most, 0, -1) if n == 1 or not context_groups(model, n))
         line = Doctor("diagnose", ("--set", f"decode_context_parallel_size={right}"))
         yield Finding(
             Text("decode_context_parallel_size={size} does not fit: {why}", size=size, why=why),

@@ -458,12 +458,15 @@ def max_model_len_too_big(
     asked, config = profile.max_model_len, served.config
     if asked is None:
         raise NotApplicable(Text("no max_model_len is said: vLLM takes the model's own"))
-    if config.pooling:
-        raise NotApplicable(Text("a pooling model's own limit is said elsewhere"))
     if (env.get(_LONGER) or "").strip().lower() in ("1", "true"):
         raise NotApplicable(Text("{name} is set: vLLM only warns", name=_LONGER))
+    if config.pooling:
+        raise Missing(_POOLS)
     derived = config.length(limits.unscaled)
     if derived is None:
+        if served.values:
+            said = Text("the config.json of {model} does not say its length", model=profile.model)
+            raise Missing(said)
         raise NotApplicable(Text("how long the model is, is not known"))
     most, key = derived.tokens, derived.key
     window = config.sliding_window
@@ -488,6 +491,7 @@ def max_model_len_too_big(
 
 
 _LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+_POOLS = Text("a pooling model's length may stand in sentence_bert_config.json, which is not read")
 
 
 @rule("model-path-missing", Severity.ERROR, Stage.MODEL)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,11 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 
-@pytest.mark.parametrize("config", [BOMB, "a: &a [*a]\n", "a: 1\n" * 300_000])
+# Each time it is looked into, it holds itself a hundred thousand times more.
+WIDE = "a: &a [" + "*a, " * 100_000 + "]\n"
+
+
+@pytest.mark.parametrize("config", [BOMB, "a: &a [*a]\n", "a: 1\n" * 300_000, WIDE])
 def test_a_file_that_is_endless_is_not_read(config: str) -> None:
     with pytest.raises(Missing):
         parsed("org/m --config x.yaml", config=config)
@@ -226,6 +231,28 @@ def test_deep_json_is_a_problem() -> None:
     words = ["m", "--override", deep, f"--hf-overrides.a={deep}"]
     made = parse_arguments(words, TABLE, "serve", lambda file: config_of(file, None))
     assert [problem.option for problem in made.problems] == ["--override"]
+
+
+def test_what_is_said_key_by_key_too_deep_is_a_problem() -> None:
+    (problem,) = parsed(f"m --hf-overrides.{'a.' * 20_000}b 1").problems
+    assert (problem.kind, problem.option) == (Wrong.TYPE, "--hf-overrides")
+
+
+def test_a_number_beyond_all_is_a_problem() -> None:
+    beyond = "9" * 400 + "k"
+    words = f"m --max-model-len {beyond}"
+    made = parsed(words)
+    assert [(p.kind, p.option) for p in made.problems] == [(Wrong.TYPE, "--max-model-len")]
+    assert "max_model_len" not in plain_values(words.split(), "serve")
+
+
+def test_the_time_for_json_that_does_not_end_grows_with_its_length() -> None:
+    """Of 128 KiB a minute and more, where each of its quotes were tried to the end."""
+    words = ["m", "-cc", '"' + '\\"' * 60_000]
+    began = time.process_time()
+    (problem,) = parse_arguments(words, TABLE, "serve", lambda _: {}).problems
+    assert time.process_time() - began < 5
+    assert problem.kind is Wrong.TYPE
 
 
 def test_a_profile_is_passed_as_words() -> None:

@@ -115,6 +115,7 @@ class TestWords:
             (("vllm", "serve", "m\0n"), "a NUL is in this word"),
             (("vllm", "serve", "x" * (1 << 20)), "longer than the 131072 bytes"),
             (("bash", "-c", "x " * (1 << 19)), "longer than the 131072 bytes"),
+            (("vllm", "serve", "m", *("-x",) * 5000), "more than 4096 words"),
             (("vllm", "serve", "m", " ", "-tp"), "nothing but blanks"),
             (("vllm", "serve", "m", "\n"), "nothing but blanks"),
             (("docker", "compose", "up"), "docker compose: only `docker run ...` is read"),
@@ -482,6 +483,22 @@ class TestUnit:
         assert made.environ is not None
         assert [made.environ[n] for n in "ABC"] == ["drop", "upper", "all"]
 
+    def test_what_is_dropped_in_for_a_beginning_of_its_name_counts(self, units: Units) -> None:
+        units.write(START, "vllm-qwen-32b.service")
+        units.write("Environment=A=1", "vllm-.service.d/10.conf")
+        units.write("Environment=B=2", "vllm-qwen-.service.d/20.conf")
+        units.write("Environment=A=other", "vllm-qw-.service.d/30.conf")
+        made = units.read("vllm-qwen-32b")
+        assert made.environ is not None
+        assert (made.environ["A"], made.environ["B"]) == ("1", "2")
+
+    def test_a_masked_file_that_is_dropped_in_says_nothing(self, units: Units) -> None:
+        units.write(START)
+        units.write("Environment=A=1", "vllm.service.d/10.conf", at=2)
+        (units.system[0] / "vllm.service.d").mkdir()
+        (units.system[0] / "vllm.service.d/10.conf").symlink_to("/dev/null")
+        assert "A" not in (units.read().environ or {})
+
     def test_an_empty_value_takes_back_what_was_said(self, units: Units) -> None:
         units.write(
             f"ExecStart=/old/vllm serve a\nEnvironment=A=1\nExecStart=\nEnvironment=\n{START}"
@@ -549,6 +566,7 @@ class TestUnit:
             (f"{START}\nEnvironmentFile=/no/such", "/no/such: no such file or directory"),
             (f"{START}\nEnvironmentFile=/etc/*.env", "is not the full path of one file"),
             (f"{START}\nEnvironmentFile=/dev/zero", "not a regular file"),
+            (f'{START}\nEnvironment="A=x\0y"', "a word of it is not NAME=VALUE"),
             (f"{START}\nWorkingDirectory=x", "WorkingDirectory=x is not a full path"),
             (f"{START}\nRootImage=/x.raw", "RootImage, and sees other files"),
             ("ExecStart=/bin/bash -c 'a && vllm serve m'", "'&' is for a shell"),

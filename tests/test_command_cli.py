@@ -376,6 +376,15 @@ def test_launch_starts_exactly_the_command(cpu_server: Environment, tmp_path: Pa
     assert row["env"]["EXITS"] == "7"
 
 
+@pytest.mark.parametrize(
+    "words", [("numactl", "-N", "0", *SERVE), ("nohup", "bash", "-c", " ".join(SERVE))]
+)
+def test_launch_leaves_out_nothing_of_the_command(words: tuple[str, ...]) -> None:
+    said = run_doctor("launch", *LATER, "--", *words)
+    assert said.code == 2
+    assert f"{words[0]}: the server would be started without it" in said.err
+
+
 def test_a_refused_command_is_not_started(server: Environment) -> None:
     add_server(server)
     said = run_doctor("launch", "--python", server.prefix, *LATER, "--", *SERVE)
@@ -393,11 +402,12 @@ def test_a_profile_holds_what_the_command_says_and_no_secret(
         "hf_overrides": {"a": [1, None], "b": "\u00fc\x7f"},
         "allowed_origins": ["a", 'b"c'],
         "quantization": "fp8",
+        "ratio": float("inf"),
         "api_key": [PASSWORD],
         "seed": None,
     }
     served = Profile("org/m", port=80, tensor_parallel_size=2, max_model_len=4096)
-    command = ServerCommand((), (), env={"A": "1", "HF_TOKEN": PASSWORD})
+    command = ServerCommand((), (), env={"A": "1", 'B"\nport = 9': "2", "HF_TOKEN": PASSWORD})
     file = tmp_path / "mine.toml"
     file.write_text("".join(f"{line}\n" for line in profile_lines(served, values, command)))
     said = file.read_text() + capsys.readouterr().err
@@ -411,8 +421,10 @@ def test_a_profile_holds_what_the_command_says_and_no_secret(
         "hf_overrides": json.dumps(values["hf_overrides"]),
         "allowed_origins": ["a", 'b"c'],
         "quantization": "fp8",
+        "ratio": float("inf"),
     }
-    assert (made.port, made.tensor_parallel_size, made.env) == (80, 2, {"A": "1"})
+    env = {"A": "1", 'B"\nport = 9': "2"}
+    assert (made.port, made.tensor_parallel_size, made.env) == (80, 2, env)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -99,14 +100,21 @@ def profile_lines(
     if kept:
         yield ""
         yield "[env]"
-        yield from (f"{name} = {_toml(value)}" for name, value in kept.items())
+        yield from (f"{_key(name)} = {_toml(value)}" for name, value in kept.items())
+
+
+def _key(name: str) -> str:
+    """A container's variable may have any name."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
 
 
 def _toml(value: Any) -> str:
     """A value of TOML; a table as JSON in a text, as the option takes it."""
     if isinstance(value, (list, tuple)) and not any(isinstance(v, (list, dict)) for v in value):
         return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, (bool, int, float)):
+    if isinstance(value, float):
+        return repr(value)  # also inf and nan, as TOML has them
+    if isinstance(value, (bool, int)):
         return json.dumps(value)
     text = value if isinstance(value, str) else json.dumps(value)
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -34,8 +34,8 @@ def read_process(pid: int, proc: Path = PROC) -> ServerCommand:
     if not (proc / str(pid)).is_dir():
         raise UsageError(Text("--pid {pid}: there is no such process", pid=pid))
     with _reading(pid):
-        holder, words, made = _holder(pid, proc)
-        _must_be_here(holder, made, proc)
+        holder, words = _holder(pid, proc)
+        _must_be_here(holder, proc)
         environ = _environ(holder, proc)
         folder = Path((proc / str(holder) / "cwd").readlink())
         made = read_command(words, folder)
@@ -70,15 +70,16 @@ def _reading(pid: int) -> Iterator[None]:
         raise DoctorError(said, UNKNOWN) from None
 
 
-def _holder(pid: int, proc: Path) -> tuple[int, tuple[str, ...], ServerCommand]:
-    """(the process that holds the server's command, its words, the command): this one, or the one
-    that started it; workers and the engine's core have another title."""
+def _holder(pid: int, proc: Path) -> tuple[int, tuple[str, ...]]:
+    """(the process that holds the server's command, its words): this one, or the one that started
+    it; workers and the engine's core have another title."""
     first = _words(pid, proc)
     at, words, wrong = pid, first, None
     for _ in range(_ANCESTORS):
         if words and not _OF_VLLM.match(os.fsencode(words[0])):
             try:
-                return at, words, _direct(read_command(words))
+                _must_be_direct(read_command(words))
+                return at, words
             except UsageError as error:
                 wrong = wrong or error
         at = _parent(at, proc)
@@ -90,11 +91,10 @@ def _holder(pid: int, proc: Path) -> tuple[int, tuple[str, ...], ServerCommand]:
     raise UsageError(said) from wrong
 
 
-def _direct(made: ServerCommand) -> ServerCommand:
+def _must_be_direct(made: ServerCommand) -> None:
     """Raises UsageError for a shell, or docker's own client, which is not the server itself."""
     if made.inner or made.container:
         raise UsageError(Text("a shell or a container's client is not the server itself"))
-    return made
 
 
 def _words(pid: int, proc: Path) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def _environ(pid: int, proc: Path) -> dict[str, str]:
     return {name: value for name, equals, value in rows if name and equals}
 
 
-def _must_be_here(pid: int, made: ServerCommand, proc: Path) -> None:
+def _must_be_here(pid: int, proc: Path) -> None:
     """Raises UsageError for a process that sees other files than the doctor, which would judge
     those of this machine in their place."""
     theirs = (proc / str(pid) / "ns/mnt").readlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from doctor.errors import UsageError
 from doctor.model import Text, printable
@@ -13,6 +13,8 @@ from doctor.redact import beginning
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 """NAME=VALUE in front of a command."""
 
+_WORDS_MOST = 4096
+"""More than any server's command has; the time to read one grows with their square."""
 _WORD_MOST = 131_072
 """Bytes that Linux passes in one word (MAX_ARG_STRLEN, linux/binfmts.h)."""
 _SHOWN = 60  # characters of a word in a sentence
@@ -22,8 +24,11 @@ _EXPANDS = "$`"
 _SPECIAL = "|&;<>()*?[]{}~#!\n"
 
 
-def must_be_words(words: Iterable[str]) -> None:
+def must_be_words(words: Sequence[str]) -> None:
     """Raises UsageError for words that no program can be given, or that only a slip makes."""
+    if len(words) > _WORDS_MOST:
+        said = Text("the command has more than {most} words", most=_WORDS_MOST)
+        raise UsageError(said)
     for word in words:
         if "\0" in word:
             raise UsageError(Text("{word}: a NUL is in this word of the command", word=brief(word)))

@@ -76,11 +76,23 @@ def _files(name: str, folders: Iterable[Path]) -> list[Path]:
     if own is None:
         return []
     dropped: dict[str, Path] = {}
-    for one in (*spellings, "service"):
+    for one in (*spellings, *_beginnings(name), "service"):
         for folder in folders:
             for path in sorted((folder / f"{one}.d").glob("*.conf")):
                 dropped.setdefault(path.name, path)
-    return [own, *(dropped[file] for file in sorted(dropped))]
+    return [own, *(dropped[file] for file in sorted(dropped) if not _is_masked(dropped[file]))]
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    """a-b-.service and a-.service for a-b-c.service, the longest first."""
+    stem = name.removesuffix(".service").partition("@")[0]
+    for at in range(len(stem) - 1, 0, -1):
+        if stem[at - 1] == "-":
+            yield f"{stem[:at]}.service"
+
+
+def _is_masked(path: Path) -> bool:
+    return os.path.realpath(path) == os.devnull
 
 
 class _Unit:
@@ -92,7 +104,7 @@ class _Unit:
         self._user = place.user
         self._home = home if place.user else "/root"
         self._settings: dict[str, list[str]] = {}
-        if os.path.realpath(files[0]) == os.devnull or not self._text(files[0]).strip():
+        if _is_masked(files[0]) or not self._text(files[0]).strip():
             raise self._wrong(Text("the unit is masked"))
         for file in files:
             for key, value in _rows(self._text(file)):
@@ -193,7 +205,7 @@ class _Unit:
         made: dict[str, str] = {}
         for word in self._words("Environment", row):
             variable = ASSIGNMENT.fullmatch(word)
-            if variable is None:
+            if variable is None or "\0" in word:
                 raise self._wrong(Text("Environment: a word of it is not NAME=VALUE"))
             made[variable[1]] = variable[2]
         return made

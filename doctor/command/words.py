@@ -15,7 +15,7 @@ from doctor.model import Text
 
 # Programs that only start another one: those of their options that take a word, and how many words
 # stand before the command (coreutils, util-linux, numactl; bash for exec and time).
-_IN_FRONT: dict[str, tuple[frozenset[str], int]] = {
+IN_FRONT: dict[str, tuple[frozenset[str], int]] = {
     "exec": (frozenset(("-a",)), 0),
     "time": (frozenset(("-f", "-o", "--format", "--output")), 0),
     "nohup": (frozenset(), 0),
@@ -124,8 +124,8 @@ def _peeled(words: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
             if rest and rest[0].startswith("-"):
                 said = Text("env {option}: options of env are not read", option=brief(rest[0]))
                 raise UsageError(said)
-        elif name in _IN_FRONT:
-            rest = _without(rest[1:], *_IN_FRONT[name])
+        elif name in IN_FRONT:
+            rest = _without(rest[1:], *IN_FRONT[name])
         else:
             break
     return env, tuple(rest)

@@ -21,12 +21,15 @@ _SHORTHANDS = "OnlineQuantizationConfig"  # the class of all methods that a loop
 
 
 def deprecated_methods(source: Source) -> frozenset[str]:
-    """Those that need --allow-deprecated-quantization. Raises Unreadable."""
+    """Those that need --allow-deprecated-quantization; releases without such a list have none.
+    Raises Unreadable."""
     path = source.root / _INDEX
     rows = source.target.search(path, r"(?s)\nDEPRECATED_QUANTIZATION_METHODS = \[(.*?)\n?\]")
-    if not rows:
+    if rows:
+        return frozenset(re.findall(r'"([^"]+)"', rows[0]))
+    if rows is None or source.has(_INDEX, r"\bDEPRECATED_QUANTIZATION_METHODS\b"):
         raise Unreadable(path, "which quantization methods are deprecated")
-    return frozenset(re.findall(r'"([^"]+)"', rows[0]))
+    return frozenset()
 
 
 def least_capabilities(source: Source, methods: Iterable[str]) -> dict[str, int | None]:

@@ -29,7 +29,9 @@ def backend_takes(vllm: Source, source: Source, architecture: str, model_type: s
     types = source.target.search(source.root / _AUTO, rf'\("([\w-]+)", "{name}"\)')
     if types is None:
         raise Unreadable(source.root / _AUTO, "which classes of models there are")
-    for kind in dict.fromkeys((*types, *([model_type] if model_type else []))):
+    kinds = dict.fromkeys((*types, *([model_type] if model_type else [])))
+    # The part about language is a type of its own, in the file of the whole (aria_text).
+    for kind in dict.fromkeys((*kinds, *(kind.removesuffix("_text") for kind in kinds))):
         module = kind.replace("-", "_")
         path = source.root / "models" / module / f"modeling_{module}.py"
         found = source.target.search(path, rf"(?m)^class {name}\(|{_DECIDING}")

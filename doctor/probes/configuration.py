@@ -88,7 +88,12 @@ def _overridden(found: ModelConfiguration, arguments: ServerArguments) -> ModelC
     if changes is None:
         why = Text("--hf-overrides is not a JSON object")
         return dataclasses.replace(found, values={}, weights=None, why=why)
-    return dataclasses.replace(found, values=overridden(found.values, changes))
+    values = overridden(found.values, changes)
+    how = _said(arguments, "quantization"), _said(arguments, "dtype") or "auto"
+    before, after = (loaded_bytes(ConfigJson(v), *how) for v in (found.values, values))
+    # A model that is cut down does not load all that its files hold.
+    weights = found.weights if before == after else None
+    return dataclasses.replace(found, values=values, weights=weights)
 
 
 def _said(arguments: ServerArguments, name: str) -> str | None:

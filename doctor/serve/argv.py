@@ -74,6 +74,24 @@ def must_be_startable(command: ServerCommand) -> None:
                 what=command.found,
             )
         )
+    if left := _left_out(command):
+        raise WrongArguments(
+            Text(
+                "{program}: the server would be started without it; put it in front of the doctor "
+                "itself: {program} ... vllm-doctor launch -- vllm serve MODEL",
+                program=left,
+            )
+        )
+
+
+def _left_out(command: ServerCommand) -> str | None:
+    """A program in front of the server, such as numactl, that changes how it runs."""
+    from doctor.command.words import IN_FRONT
+
+    outer = command.words[:-1] if command.inner else ()
+    whole = (*outer, *(command.inner or command.words))
+    front = (Path(word).name for word in whole[: len(whole) - len(command.arguments)])
+    return next((n for n in front if n in IN_FRONT and n not in ("exec", "time")), None)
 
 
 def argv_of(target: Target, interpreter: Interpreter, command: ServerCommand) -> tuple[str, ...]:
