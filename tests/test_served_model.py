@@ -102,17 +102,18 @@ def test_a_model_that_overrides_cut_down_is_not_as_large_as_its_files(
     said = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_attention_heads": 4}
     said |= {"num_hidden_layers": 40, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
     said |= {"vocab_size": 1000, "num_key_value_heads": 4, "dtype": "bfloat16"}
+    said |= {"tie_word_embeddings": True}
     model = folder_of(tmp_path, **said)
     (tmp_path / "model.safetensors").write_bytes(bytes(1 << 20))
 
-    def weights(changes: dict[str, Any]) -> float | None:
+    def weights(changes: dict[str, Any]) -> int | None:
         sets = (*LATER, model, f"hf_overrides={json.dumps(changes)}")
-        return facts_of(server, sets=sets).get(Profile).needs.weights_gib
+        return facts_of(server, sets=sets).get(ModelConfiguration).weights
 
     whole, cut = weights({"max_position_embeddings": 9}), weights({"num_hidden_layers": 1})
-    assert whole is not None
+    assert whole == 1 << 20
     assert cut is not None
-    assert cut < whole / 2
+    assert cut < whole
 
 
 def test_overrides_that_cannot_be_read_leave_it_open(server: Environment, tmp_path: Path) -> None:
