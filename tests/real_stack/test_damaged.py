@@ -29,6 +29,9 @@ COST_3 = {
     "flashinfer/jit/cpp_ext.py",
     "transformers/models/auto/auto_mappings.py",
     "transformers/models/auto/configuration_auto.py",
+    # The profile names both parsers, and a name that vLLM does not have ends it.
+    "vllm/reasoning/__init__.py",
+    "vllm/tool_parsers/__init__.py",
 }
 JUDGED = ("vllm", "flashinfer", "torch", "transformers")
 NEEDED = {
