@@ -11,7 +11,7 @@ from doctor.fixes import Command
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.served import Profile
 from doctor.profile import ServeRequest
-from doctor.redact import holds_secret, redacted_words
+from doctor.redact import holds_secret
 
 # What NCCL and vLLM's own processes were seen to need for two GPUs.
 _ENOUGH = 1 << 30
@@ -37,14 +37,13 @@ def container_not_entered(request: ServeRequest, where: Where) -> None:
     container = command.container if command else None
     if command is None or container is None or where.found_by is not FoundBy.IMAGE:
         return
-    from doctor.command.container import entering  # late: few commands are a container's
+    from doctor.command.container import entering_line  # late: few commands are a container's
 
-    line = shlex.join(redacted_words(entering(command, container)))
     raise Missing(
         Text(
             "the image {image} was not entered; run vllm-doctor in it: {line}",
             image=container.image,
-            line=line,
+            line=entering_line(command, container),
         )
     )
 

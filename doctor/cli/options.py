@@ -4,7 +4,6 @@ the rules that judge it."""
 from __future__ import annotations
 
 import functools
-import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
@@ -25,7 +24,7 @@ from doctor.model import Rule, Severity, Text, os_refusal, printable
 from doctor.patience import Patience
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.profile import Profile, ServeRequest
-from doctor.redact import hide_values_of, redacted_words
+from doctor.redact import hide_values_of
 from doctor.shipped import rules_folder
 from doctor.target import Live, Target
 from doctor.trust import ALLOW, why_not_trusted
@@ -183,13 +182,13 @@ class CommonOptions:
         """As `named`. Raises UsageError for an image that was not entered."""
         target, where = self.named(command)
         if command and command.container and where.found_by is FoundBy.IMAGE:
-            from doctor.command.container import entering
+            from doctor.command.container import entering_line
 
             raise UsageError(
                 Text(
                     "the image {image} is not entered; run vllm-doctor in it: {command}",
                     image=command.container.image,
-                    command=shlex.join(redacted_words(entering(command, command.container))),
+                    command=entering_line(command, command.container),
                 )
             )
         return target, where

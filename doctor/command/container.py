@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from doctor.command.server import Container, ServerCommand
 from doctor.command.shell import brief
 from doctor.errors import UsageError, naming
 from doctor.model import Text
-from doctor.redact import is_secret_name
+from doctor.redact import is_secret_name, redacted_words
 from doctor.target import must_read
 
 # The options of `run` that take no value: all others take one (`docker run --help` of 28.2,
@@ -314,3 +315,8 @@ def entering(command: ServerCommand, container: Container) -> tuple[str, ...]:
         *(container.program, "run", "--rm", *kept, "--entrypoint", "vllm-doctor"),
         *(container.image, *doctor),
     )
+
+
+def entering_line(command: ServerCommand, container: Container) -> str:
+    """The same as a line for a shell, without its secrets."""
+    return shlex.join(redacted_words(entering(command, container)))

@@ -192,11 +192,6 @@ class ConfigJson:
     def text_model_type(self) -> str | None:
         return _name(self.text.get("model_type"))
 
-    @property
-    def transformers_version(self) -> str | None:
-        """The release that wrote the file."""
-        return _name(self.values.get("transformers_version"))
-
     @functools.cached_property
     def attention_heads(self) -> int | None:
         """get_total_num_attention_heads"""

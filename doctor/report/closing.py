@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from doctor.model import Finding, Needs, Severity, Text, Verdict
-from doctor.redact import redacted_words
 from doctor.report.lines import Line, Style, columns, counted, wrapped
 
 if TYPE_CHECKING:
@@ -101,9 +99,8 @@ def _commands(report: Report, style: Style) -> Iterator[tuple[Text, str]]:
         label = Text("every command:") if found else Text("details:")
         yield label, say("diagnose", "-v")
     if (command := report.command) and command.container and report.asked is None:
-        from doctor.command.container import entering
+        from doctor.command.container import entering_line
 
-        there = redacted_words(entering(command, command.container))
-        yield Text("in the image:"), shlex.join(there)
+        yield Text("in the image:"), entering_line(command, command.container)
     if report.primary and report.verdict != "healthy":
         yield Text("why:"), say("rules", "show", report.primary.rule.id)
