@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from doctor.fit.reckoning import model_of, reckon
+from doctor.fit.reckoning import model_of, reckon, reckon_like
 from doctor.fit.verdict import Answer, Cause, Fit, FitQuestion
 from doctor.frozen import dataclass
 
@@ -33,7 +33,7 @@ def smallest_tp(fit: Fit) -> int | None:
     asked = question.options.layout.tensor
     for size in sizes(question):
         same = size == asked and fit.question.available is None
-        tried = fit if same else reckon(_with(question, Way((_tensor(size),))))
+        tried = fit if same else _tried(fit, Way((_tensor(size),)))
         if tried.answer is Answer.FITS:
             return size
     return None
@@ -58,9 +58,9 @@ def ways(fit: Fit, smallest: int | None) -> Iterator[Way]:
 
 
 def _checked(fit: Fit, smallest: int | None) -> Iterator[Way]:
-    question, found = fit.question, 0
+    found = 0
     for way in _thought_of(fit, smallest):
-        if reckon(_with(question, way)).answer is Answer.FITS:
+        if _tried(fit, way).answer is Answer.FITS:
             yield way
             found += 1
         if found == _MOST_WAYS:
@@ -76,6 +76,7 @@ def _thought_of(fit: Fit, smallest: int | None) -> Iterator[Way]:
     if fit.cause is Cause.FREE and base:
         yield Way(base)
         yield from _shorter(fit, base)
+        yield from (Way((*base, _tensor(size))) for size in sizes(question))
     unsaid = question.options.max_model_len is None
     if unsaid and fit.cause is not Cause.FREE:
         yield from _shorter(fit, ())
@@ -122,9 +123,8 @@ def _share(fit: Fit) -> tuple[tuple[str, str], ...]:
 
 def _shorter(fit: Fit, beside: tuple[tuple[str, str], ...]) -> Iterator[Way]:
     """The longest context that fits at the low end, with these settings beside it."""
-    question = _with(fit.question, Way(beside)) if beside else fit.question
-    longest = (reckon(question) if beside else fit).kv.longest
-    asked = question.options.max_model_len or question.length
+    longest = (_tried(fit, Way(beside)) if beside else fit).kv.longest
+    asked = fit.question.options.max_model_len or fit.question.length
     if longest is None or longest.low < _SHORTEST or (asked and longest.low >= asked):
         return
     yield Way((*beside, ("max_model_len", str(longest.low))))
@@ -137,6 +137,12 @@ def _eight_bits(question: FitQuestion) -> tuple[tuple[str, str], ...]:
     if question.options.kv_cache_dtype != "auto" or not kinds or not kinds <= known:
         return ()
     return (("kv_cache_dtype", "fp8"),)
+
+
+def _tried(fit: Fit, way: Way) -> Fit:
+    question = _with(dataclasses.replace(fit.question, available=None), way)
+    same = question.options.layout == fit.question.options.layout
+    return reckon_like(fit, question) if same else reckon(question)
 
 
 def _with(question: FitQuestion, way: Way) -> FitQuestion:

@@ -47,9 +47,18 @@ class _Values:
     weights: int | None = None
 
 
+LoadedWeights = Mapping[int, "Weights | NotKnown"]
+"""By pipeline stage."""
+
+
 def reckon(question: FitQuestion) -> Fit:
     """The answer without advice. What cannot be told makes it unknown; nothing is raised."""
     return _Reckoning(question).fit
+
+
+def reckon_like(fit: Fit, question: FitQuestion) -> Fit:
+    """The same of a question whose weights are those of an earlier one."""
+    return _Reckoning(question, fit.loaded).fit
 
 
 def model_of(question: FitQuestion) -> SharedModel:
@@ -78,8 +87,9 @@ def _taken(question: FitQuestion) -> Band:
 class _Reckoning:
     """Each part is reckoned once; of one that cannot be told, `NotKnown` says why."""
 
-    def __init__(self, question: FitQuestion) -> None:
+    def __init__(self, question: FitQuestion, loaded: LoadedWeights | None = None) -> None:
         self.question = question
+        self.loaded = loaded
         self.options = question.options
         self.layout = question.options.layout
 
@@ -98,6 +108,7 @@ class _Reckoning:
             weights_from=weights[0].source.value if len(weights) == len(self.weights) else None,
             utilization=self.utilization,
             most_utilization=most_utilization(question),
+            loaded=self.weights,
             sources=tuple(self._sources()),
         )
 
@@ -128,8 +139,9 @@ class _Reckoning:
             return unknown
 
     @functools.cached_property
-    def weights(self) -> Mapping[int, Weights | NotKnown]:
-        """By pipeline stage."""
+    def weights(self) -> LoadedWeights:
+        if self.loaded is not None:
+            return self.loaded
         return {stage: self._weights_of(stage) for stage in {self._stage(r) for r in self._counted}}
 
     def _weights_of(self, stage: int) -> Weights | NotKnown:

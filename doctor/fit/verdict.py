@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from enum import Enum
+from typing import Any
 
 from doctor.consumers.model_config import ConfigJson
 from doctor.fit.options import MemoryOptions
@@ -108,7 +109,8 @@ class Fit:
     "headers", "config", or None; `flags`: to be added to the server's command, so that it fits;
     `sources`: where each estimate comes from; `smallest_tp`: the smallest tensor parallel size that
     divides the model, fits, and is there; `utilization`: what the server would take of each GPU;
-    `most_utilization`: the most that free memory allows."""
+    `most_utilization`: the most that free memory allows; `loaded`: what the weights were reckoned
+    to, so that a question about the same ones need not begin anew."""
 
     question: FitQuestion
     answer: Answer
@@ -121,4 +123,5 @@ class Fit:
     flags: tuple[str, ...] = ()
     utilization: float | None = None
     most_utilization: float | None = None
+    loaded: Any = field(default=None, compare=False, repr=False)
     sources: tuple[Text, ...] = field(default_factory=tuple)
