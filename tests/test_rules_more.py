@@ -68,13 +68,6 @@ def test_an_nvcc_that_does_not_list_its_architectures_cannot_be_judged() -> None
         list(RULES["nvcc-too-old-for-arch"](*arguments) or ())  # type: ignore[arg-type]
 
 
-def test_a_gpu_of_unified_memory_is_not_judged_by_its_memory() -> None:
-    gpu = Device(0, "NVIDIA GB10", "GPU-a", "12.1", None, None)
-    profile = Profile("m", needs=ModelNeeds(weights_gib=55.8))
-    with pytest.raises(Missing, match="unified memory"):
-        RULES["gpu-memory-too-small"](Gpus((gpu,), 1), profile, None, None)
-
-
 @pytest.mark.parametrize("temporary", ["/nonexistent", "/proc"])
 def test_a_test_build_without_a_place_to_build_says_so_and_blames_no_toolkit(
     temporary: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from doctor.fit.reckoning import model_of, reckon, reckon_like
+from doctor.fit.reckoning import model_of, most_utilization, reckon, reckon_like
 from doctor.fit.verdict import Answer, Cause, Fit, FitQuestion
 from doctor.frozen import dataclass
 
@@ -72,11 +72,13 @@ _MOST_WAYS = 3
 
 def _thought_of(fit: Fit, smallest: int | None) -> Iterator[Way]:
     question = fit.question
-    base = _share(fit)
+    base = _share(fit, question)
     if fit.cause is Cause.FREE and base:
         yield Way(base)
         yield from _shorter(fit, base)
-        yield from (Way((*base, _tensor(size))) for size in sizes(question))
+        for size in sizes(question):
+            alone = Way((_tensor(size),))
+            yield Way((*_share(fit, _with(question, alone)), *alone.settings))
     unsaid = question.options.max_model_len is None
     if unsaid and fit.cause is not Cause.FREE:
         yield from _shorter(fit, ())
@@ -111,10 +113,10 @@ def _tensor(size: int) -> tuple[str, str]:
     return ("tensor_parallel_size", str(size))
 
 
-def _share(fit: Fit) -> tuple[tuple[str, str], ...]:
+def _share(fit: Fit, question: FitQuestion) -> tuple[tuple[str, str], ...]:
     """Another utilization: lower where others hold the memory, else the highest that is free."""
-    most = fit.most_utilization
-    if most is None or fit.utilization is None or fit.question.options.kv_cache_bytes is not None:
+    most = most_utilization(question)
+    if most is None or fit.utilization is None or question.options.kv_cache_bytes is not None:
         return ()
     if fit.cause is not Cause.FREE and most <= fit.utilization:
         return ()
