@@ -27,7 +27,7 @@ from doctor.fixes.recipes import use_wheels
 from doctor.model import Finding, Fix, Installer, Missing, Needs, NotApplicable
 from doctor.probes.arguments import ServerArguments
 from doctor.probes.cuda_home import HomeOfLinks
-from doctor.probes.driver import CuInit, DeepAsked, Device, Driver, Gpus
+from doctor.probes.driver import CuInit, DeepAsked, Driver
 from doctor.probes.environment import HOME, LaunchEnv
 from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.jit import Jit, Workaround
@@ -35,7 +35,7 @@ from doctor.probes.kernel_cache import CachedOp, KernelCache
 from doctor.probes.repairs import Repairs
 from doctor.probes.toolkit import Toolkit, Toolkits, WheelToolkit
 from doctor.probes.wheels import Packages, Vllm
-from doctor.profile import ModelNeeds, Profile, ServeRequest
+from doctor.profile import Profile, ServeRequest
 from doctor.shipped import rules_folder
 from doctor.target import Live
 from doctor.variables import SETTABLE
