@@ -7,6 +7,7 @@ the KV cache (v1/worker/gpu_worker.py), and one request must fit into it (v1/cor
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,8 @@ from doctor.frozen import dataclass
 from doctor.model import Text
 
 _MOST_RANKS = 1024
+_LARGE = 70 * GIB
+_USUAL_BLOCK = 16
 _OFF = 0.02  # how far weights that are reckoned from config.json alone were off
 # What NCCL, cuBLAS and CUDA's context take before vLLM reads what is free: 0.6 GiB on one GPU and
 # 1.5 GiB with two ranks were seen.
@@ -116,11 +119,23 @@ class _Reckoning:
 
     @functools.cached_property
     def settled(self) -> Settled | NotKnown:
-        first = self.question.gpus[0] if self.question.gpus else None
+        question = self.question
         try:
-            return settled(self.question.config, self.options, self.question.release, first)
+            made = settled(question.config, self.options, question.release, self.first)
         except NotKnown as unknown:
             return unknown
+        if self.first is None and made.block_size is None:
+            return dataclasses.replace(made, block_size=_USUAL_BLOCK)
+        return made
+
+    @functools.cached_property
+    def first(self) -> GpuMemory | None:
+        """The GPU that vLLM asks for all. One whose kind is not said is taken for a usual one of
+        its size."""
+        for gpu in self.question.gpus[:1]:
+            usual = 90 if gpu.total >= _LARGE else 89
+            return dataclasses.replace(gpu, capability=gpu.capability or usual)
+        return None
 
     @property
     def utilization(self) -> float | None:
@@ -131,7 +146,10 @@ class _Reckoning:
         question, chosen = self.question, self.settled
         if isinstance(chosen, NotKnown):
             return chosen
-        capability = question.gpus[0].capability if question.gpus else None
+        capability = self.first.capability if self.first else None
+        if self.layout.pipeline > _MOST_RANKS:
+            count = self.layout.pipeline
+            return NotKnown(Text("{count} pipeline stages are too many to reckon", count=count))
         try:
             layers = kv_layers(question.config, self.options, question.release, capability)
             return pool(layers, question.config, self.options, question.release, chosen)
@@ -146,6 +164,8 @@ class _Reckoning:
 
     def _weights_of(self, stage: int) -> Weights | NotKnown:
         question = self.question
+        if isinstance(self.pool, NotKnown) and self.layout.pipeline > _MOST_RANKS:
+            return self.pool
         try:
             return weights_on(
                 question.config, question.tensors, self.options, question.release, stage
@@ -462,6 +482,11 @@ class _Reckoning:
 
     def _sources(self) -> Iterator[Text]:
         yield from (said for said in (self.question.release.said,) if said)
+        if self.question.gpus and self.question.gpus[0].capability is None and self.first:
+            yield Text(
+                "the kind of GPU is not said: reckoned as for compute capability {kind}",
+                kind=f"{(self.first.capability or 0) / 10:.1f}",
+            )
         kinds = {one.source for one in self.weights.values() if isinstance(one, Weights)}
         if WeightsFrom.HEADERS in kinds:
             yield Text("weights: from the headers of the checkpoint")
