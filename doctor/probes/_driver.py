@@ -59,20 +59,18 @@ def told(call: "Callable[[], Any]") -> Any:
 
 def processes(nvml: Any, handle: Any) -> "list[dict[str, Any]] | None":
     """Who has something on the GPU; None where NVML lists nobody's."""
-    lists = [
-        told(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)),
-        told(lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)),
-        told(lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses(handle)),
-    ]
-    if lists[0] is None:
+    compute = told(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    if compute is None:
         return None
-    rows: "dict[int, int | None]" = {}  # a process that computes and draws stands in two lists
-    for one in lists:
+    clients = told(lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses(handle))
+    drawing = told(lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses(handle))
+    rows: "dict[int, dict[str, Any]]" = {}  # who computes and draws stands in two lists
+    for one, computes in ((compute, True), (clients, True), (drawing, False)):
         for row in one or ():
-            held = row.usedGpuMemory
-            if rows.get(row.pid) is None:
-                rows[row.pid] = None if held is None else int(held)
-    return [{"pid": pid, "held": held} for pid, held in sorted(rows.items())[:PROCESSES_MOST]]
+            made = rows.setdefault(row.pid, {"pid": row.pid, "held": None, "computes": computes})
+            if made["held"] is None and row.usedGpuMemory is not None:
+                made["held"] = int(row.usedGpuMemory)
+    return [rows[pid] for pid in sorted(rows)][:PROCESSES_MOST]
 
 
 PROCESSES_MOST = 256

@@ -37,10 +37,11 @@ class ComputeMode(int, Enum):
 @dataclass(frozen=True)
 class ProcessOnGpu:
     """One that NVML lists on a GPU, by its number on the host. `held`: bytes, None where NVML does
-    not say."""
+    not say; `computes`: it does not only draw."""
 
     pid: int
     held: int | None = None
+    computes: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Device:
     name: str
     uuid: str
     capability: str
-    total: int | None
-    free: int | None
+    total: int | None = None
+    free: int | None = None
     reserved: int | None = None
     mode: int | None = None
     mig: bool | None = None
@@ -120,6 +121,8 @@ class CuInit(Fact):
     code: int | None = None
 
 
+DEVICE_ORDER, BUS_ORDER = "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
+"""With it CUDA counts GPUs as NVML does; else the fastest is the first."""
 NO_GPU_NEEDED = Text("this server runs on the CPU")
 GPUS_LATER = Text("the profile says that the GPUs come later")
 _NO_MIG = Text("MIG instances are not judged")
