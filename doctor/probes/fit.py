@@ -23,8 +23,8 @@ from doctor.probes.wheels import Vllm
 if TYPE_CHECKING:
     from doctor.fit.releases import Release
 
-# What the driver keeps of a GPU's memory and NVML counts, and torch does not: 0.3 to 0.8 GiB of
-# 15 to 80 GiB.
+# What the driver keeps of a GPU's memory and torch does not see, where NVML does not tell it: 0.3
+# to 0.8 GiB of 15 to 80 GiB.
 _KEPT, _KEPT_PART = 200 << 20, 0.006
 _LATER_UNSCALED = (*UNSCALED, "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 _BLOCKS_DIVIDED = 32  # refine_fp8_moe_block_shape, which 0.33 has and 0.22 has not
@@ -105,7 +105,9 @@ def gpu_memories(devices: Iterable[Device]) -> tuple[GpuMemory, ...]:
 def _memory(device: Device) -> GpuMemory:
     if device.total is None:
         raise NotApplicable(Text("a GPU with unified memory does not report its size"))
-    kept = _KEPT + int(device.total * _KEPT_PART)
+    kept = device.reserved
+    if kept is None:
+        kept = _KEPT + int(device.total * _KEPT_PART)
     total = max(device.total - kept, device.free or 0)
     return GpuMemory(device.name, total, device.free, _capability(device.capability))
 
