@@ -91,6 +91,17 @@ def refuse(message: str) -> NoReturn:
 def judged(cell: dict[str, Any], stage: list[str]) -> None:
     """Goes through what a server does with its arguments, and raises what vLLM raises; `stage`:
     where that is."""
+    config = configured(cell, stage)
+    stage[0] = "worker"
+    imported("platforms").current_platform.check_if_supports_dtype(config.model_config.dtype)
+    stage[0] = "model"
+    if config.parallel_config.data_parallel_size == 1:  # the other replicas would be waited for
+        shorten(config.model_config.hf_config)
+        construct(config)
+
+
+def configured(cell: dict[str, Any], stage: list[str]) -> Any:
+    """The configuration that vLLM makes of a cell's arguments."""
     options = imported("entrypoints.common.cli_args", "entrypoints.openai.cli_args")
     server = imported("entrypoints.common.cli_args", "entrypoints.openai.api_server")
     stage[0] = "parser"
@@ -106,20 +117,14 @@ def judged(cell: dict[str, Any], stage: list[str]) -> None:
     engine = imported("engine.arg_utils").AsyncEngineArgs.from_cli_args(arguments)
     engine.skip_tokenizer_init = True
     engine.load_format = "dummy"
-    config = engine.create_engine_config()
-    stage[0] = "worker"
-    imported("platforms").current_platform.check_if_supports_dtype(config.model_config.dtype)
-    stage[0] = "model"
-    if config.parallel_config.data_parallel_size == 1:  # the other replicas would be waited for
-        construct(config)
+    return engine.create_engine_config()
 
 
 def construct(config: Any) -> None:
-    """Makes the first layers of rank 0, on no device."""
+    """Makes the layers of rank 0, on no device, and those of a drafter behind them."""
     import torch
     from vllm.config import set_current_vllm_config
 
-    shorten(config.model_config.hf_config)
     state, ranks = (
         imported("distributed.parallel_state"),
         config.parallel_config.tensor_parallel_size,
@@ -134,7 +139,8 @@ def construct(config: Any) -> None:
         imported("v1.worker.workspace").init_workspace_manager(torch.device("meta"))
         torch.set_default_dtype(config.model_config.dtype)
         with torch.device("meta"):
-            imported("model_executor.model_loader.utils").initialize_model(vllm_config=config)
+            make = imported("model_executor.model_loader.utils").initialize_model
+            make(vllm_config=config)
 
 
 def shorten(config: Any) -> None:
