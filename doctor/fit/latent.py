@@ -34,6 +34,13 @@ class LatentCache:
             )
 
 
+def latent_layers(asked: AskedModel, count: int) -> Iterator[KvLayer]:
+    """Of a decoder of so many layers."""
+    cache = latent_cache(asked)
+    for number in range(count):
+        yield from cache.layers(number, indexed(asked, number))
+
+
 def latent_cache(asked: AskedModel) -> LatentCache:
     size = needed(asked.config.head_size, "kv_lora_rank")
     kept = cache_type(asked)
