@@ -12,7 +12,8 @@ from typing import Any
 
 from doctor.consumers.model_config import ConfigJson
 from doctor.fit.asked import MOST_LAYERS, AskedModel, missing, needed
-from doctor.fit.cache_type import cache_type
+from doctor.fit.attention import BLOCK, attention_layer, token_bytes
+from doctor.fit.drafters import draft_layers
 from doctor.fit.kv import Keeps, KvLayer
 from doctor.fit.latent import latent_layers
 from doctor.fit.options import MemoryOptions
@@ -22,7 +23,6 @@ from doctor.fit.states import state_bytes
 from doctor.fit.windows import windows
 from doctor.model import Text
 
-BLOCK = 16  # the least block of the backends of full attention
 _INDEX_WIDTH = 2  # bytes of a number of MiniMax-M3's index key
 
 
@@ -32,9 +32,7 @@ def kv_layers(
     """Of one rank, all layers of the decoder, a drafter's behind. `capability`: of the GPU, 90 is
     9.0. Raises NotKnown for a model that is not known, and where config.json leaves out a value."""
     asked = AskedModel(config, options, release, capability)
-    if options.speculative:
-        raise NotKnown(Text("what a drafter keeps is not known"))
-    return tuple(_decoder(asked))
+    return (*_decoder(asked), *draft_layers(asked, decoder_layers(config)))
 
 
 def decoder_layers(config: ConfigJson) -> int:
@@ -53,7 +51,7 @@ def _decoder(asked: AskedModel) -> Iterable[KvLayer]:
     if family is None and asked.config.mla and kind not in _OTHER_LATENT:
         return latent_layers(asked, decoder_layers(asked.config))
     if family is None:
-        raise NotKnown(Text("what the layers of a model of the type {kind} keep", kind=kind))
+        raise NotKnown(Text("what the layers of a {kind} keep is not known", kind=kind))
     return family(asked)
 
 
@@ -64,22 +62,6 @@ def _attention(asked: AskedModel) -> Iterator[KvLayer]:
     token = token_bytes(asked)
     for number, window in enumerate(windows(asked, decoder_layers(asked.config))):
         yield attention_layer(number, token, window)
-
-
-def token_bytes(
-    asked: AskedModel, heads: int | None = None, key: int | None = None, value: int | None = None
-) -> int:
-    """What a rank keeps of a token in one layer: of so many KV heads of the model, else of as many
-    as config.json says. `key`, `value`: the numbers of each head."""
-    heads = heads or needed(asked.config.key_value_heads, "num_key_value_heads")
-    key = key or needed(asked.config.head_size, "head_dim")
-    return asked.shared(heads) * cache_type(asked).pair(key, value or key)
-
-
-def attention_layer(number: int, token: int, window: int | None = None) -> KvLayer:
-    keeps = Keeps.FULL if window is None else Keeps.SLIDING
-    name = f"layers.{number}.self_attn.attn"
-    return KvLayer(number, keeps, token, window=window, align=BLOCK, name=name)
 
 
 def _llama4(asked: AskedModel) -> Iterator[KvLayer]:

@@ -62,18 +62,14 @@ class _Mamba2:
     state: int
     kernel: int
 
-    def shape(
-        self, asked: AskedModel, drafted: int, key: str | None, type_: str | None
-    ) -> StateShape:
+    def shape(self, asked: AskedModel, drafted: int = 0) -> StateShape:
         """Groups that the ranks do not divide are copied."""
         ranks, groups = asked.ranks, self.groups
         groups += 0 if groups % ranks == 0 else ranks - groups
-        row = asked.part(
-            self.inner + 2 * groups * self.state, "the convolution of its Mamba layers"
-        )
+        inner = self.inner + 2 * groups * self.state
+        row = asked.part(inner, "the convolution of its Mamba layers")
         heads = asked.part(self.heads, "the heads of its Mamba layers")
-        rows = self.kernel - 1 + drafted
-        return StateShape(row, rows, heads * self.dim * self.state, key, type_)
+        return StateShape(row, self.kernel - 1 + drafted, heads * self.dim * self.state)
 
 
 def _nemotron_h(asked: AskedModel) -> StateShape:

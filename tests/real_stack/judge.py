@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -30,9 +31,10 @@ _start: Any = importlib.import_module("_start")  # this is no part of a package 
 
 LIMIT_S = 60
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "depth")
+FEW_POSITIONS = {"max_position_embeddings": 8192}  # a table of all positions is computed
 _SHORTER = {
+    **FEW_POSITIONS,
     **dict.fromkeys(_LAYERS, 4),  # the kinds of them alternate, the first are dense
-    "max_position_embeddings": 8192,  # a table of all positions is computed
 }
 
 
@@ -143,14 +145,14 @@ def construct(config: Any) -> None:
             make(vllm_config=config)
 
 
-def shorten(config: Any) -> None:
+def shorten(config: Any, shorter: Mapping[str, int] = _SHORTER) -> None:
     """Takes away most of the layers and positions of a configuration, in each of its parts."""
-    for name, most in _SHORTER.items():
+    for name, most in shorter.items():
         if isinstance(size := vars(config).get(name), int) and size > most:
             setattr(config, name, most)
     for part in vars(config).values():
         if hasattr(part, "to_dict"):
-            shorten(part)
+            shorten(part, shorter)
 
 
 def answer(cell: dict[str, Any]) -> dict[str, Any]:

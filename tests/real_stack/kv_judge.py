@@ -96,6 +96,7 @@ def answer(cell: dict[str, Any]) -> dict[str, Any]:
     try:
         config = _judge.configured(cell, stage)
         stage[0] = "model"
+        _judge.shorten(config.model_config.hf_config, _judge.FEW_POSITIONS)
         _judge.construct(config)
         stage[0] = "draft"
         draft(config)
