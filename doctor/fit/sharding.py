@@ -19,6 +19,7 @@ from doctor.fit.sizes import GIB, NotKnown
 from doctor.fit.verdict import Tensor
 from doctor.frozen import dataclass
 from doctor.model import Text
+from doctor.safetensors import bits_of
 
 # How the ranks share a layer, by the last part of its name.
 _CUT = frozenset(
@@ -88,15 +89,6 @@ _NAME = re.compile(
 )
 _PADDED = 64  # vocab_parallel_embedding.py (DEFAULT_VOCAB_PADDING_SIZE)
 _FLOATS = frozenset(("F16", "BF16", "F32", "F64"))
-_ODD_BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
-
-
-def bits_of(dtype: str) -> int | None:
-    """Of one element of a safetensors dtype; None for one that does not say."""
-    if (known := _ODD_BITS.get(dtype)) is not None:
-        return known
-    found = re.fullmatch(r"(?:BF|F|I|U|C)(8|16|32|64)(?:_\w+)?", dtype)
-    return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)

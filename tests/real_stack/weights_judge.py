@@ -29,7 +29,7 @@ LIMIT_S = 60
 def tensors_of(cell: dict[str, Any]) -> list[list[Any]]:
     import torch
 
-    options = _judge.imported("entrypoints.openai.cli_args")
+    options = _judge.imported("entrypoints.common.cli_args", "entrypoints.openai.cli_args")
     parser = options.make_arg_parser(
         _judge.imported("utils.argparse_utils").FlexibleArgumentParser()
     )
