@@ -18,11 +18,12 @@ _SHOWN = 80  # characters of a name that nobody knows
 
 @dataclass(frozen=True)
 class KnownGpu:
-    """One row of the table. `keys`: what it is called beside its `name`; `source`: where its total
-    was read."""
+    """One row of the table. `keys`: what it is called beside its `name`; `box`: the gigabytes that
+    are on the box; `source`: where its total was read."""
 
     name: str
     keys: tuple[str, ...]
+    box: int
     memory: GpuMemory
     source: str
 
@@ -34,8 +35,8 @@ def known_gpus() -> tuple[KnownGpu, ...]:
 
 def _row(row: dict[str, object]) -> KnownGpu:
     name, keys, gib = str(row["name"]), row["keys"], row["gib"]
-    capability = row["capability"]
-    if not isinstance(keys, list) or not isinstance(gib, (int, float)):
+    box, capability = row["gb"], row["capability"]
+    if not isinstance(keys, list) or not isinstance(gib, (int, float)) or not isinstance(box, int):
         raise ValueError(f"{_TABLE}: {name}")
     memory = GpuMemory(
         name,
@@ -43,7 +44,7 @@ def _row(row: dict[str, object]) -> KnownGpu:
         capability=capability if isinstance(capability, int) else None,
         unified=row.get("unified") is True,
     )
-    return KnownGpu(name, tuple(map(str, keys)), memory, str(row["source"]))
+    return KnownGpu(name, tuple(map(str, keys)), box, memory, str(row["source"]))
 
 
 def gpu_named(name: str) -> KnownGpu:
@@ -53,11 +54,8 @@ def gpu_named(name: str) -> KnownGpu:
     named = {plain: row for row in rows for plain in _names(row)}
     if (found := named.get(_plain(name))) is not None:
         return found
-    from difflib import get_close_matches
-
-    keys = {_plain(key): key for row in rows for key in row.keys}
-    near = get_close_matches(_plain(shortened(name, _SHOWN)), keys, 3, cutoff=0.4)
     asked = shortened(name, _SHOWN)
+    near = _nearest(_plain(asked), rows)
     if not near:
         raise UsageError(
             Text("--gpu {name}: unknown GPU; say its memory with --gpu-memory", name=asked)
@@ -66,13 +64,24 @@ def gpu_named(name: str) -> KnownGpu:
         Text(
             "--gpu {name}: unknown GPU; did you mean {near}? Else say its memory with --gpu-memory",
             name=asked,
-            near=[keys[one] for one in near],
+            near=near,
         )
     )
 
 
+def _nearest(plain: str, rows: tuple[KnownGpu, ...]) -> list[str]:
+    """Those that begin so, such as A100s of both sizes; else what looks like it."""
+    from difflib import get_close_matches
+
+    keys = {_plain(key): key for row in rows for key in row.keys}
+    longer = sorted((key for one, key in keys.items() if plain and one.startswith(plain)), key=len)
+    return longer[:3] or [keys[one] for one in get_close_matches(plain, keys, 3, cutoff=0.5)]
+
+
 def _names(row: KnownGpu) -> set[str]:
-    return {_plain(one) for one in (row.name, *row.keys)}
+    """Also with the size of its memory behind."""
+    plain = {_plain(one) for one in (row.name, *row.keys)}
+    return plain | {f"{one}{row.box}{unit}" for one in plain for unit in ("gb", "g", "gib")}
 
 
 _MAKER = ("nvidia", "geforce", "quadro", "tesla", "amd", "instinct")
