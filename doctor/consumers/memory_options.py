@@ -36,7 +36,7 @@ _INTEGERS = (
     "prefill-context-parallel-size",
 )
 _SIZES = ("kv-cache-memory-bytes", "max-num-batched-tokens")
-_NUMBERS = ("cpu-offload-gb", "swap-space")
+_NUMBERS = ("cpu-offload-gb", "mm-ipc-gpu-memory-gb", "swap-space")
 _WORDS = (
     "attention-backend",
     "chat-template",

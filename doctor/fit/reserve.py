@@ -8,9 +8,12 @@ those of public starts of 0.11 to 0.31; for 0.22 and later there are few of them
 
 from __future__ import annotations
 
+import dataclasses
+
 from packaging.version import Version
 
 from doctor.consumers.model_config import ConfigJson
+from doctor.consumers.options import GivenOptions
 from doctor.fit.options import MemoryOptions
 from doctor.fit.releases import Release
 from doctor.fit.sizes import GIB, Band, NotKnown
@@ -64,14 +67,21 @@ def reserve(
     NotKnown for a model whose sizes are not known."""
     made = version_of(release.version)
     version = made if made is not None else release.rules
-    peak = _sampler(config, version, seqs).or_more(_forward(config, options, batched))
+    peak = _sampler(config, options, version, seqs).or_more(_forward(config, options, batched))
     peak = peak.or_more(_encoder(config, options))
     ranks = options.layout.tensor * options.layout.pipeline
     total = peak + _outside(ranks) + _graphs(options, version, gpu) + _more(options, version, gpu)
-    return Reserve(
-        Band(round(total.low * GIB), round(total.likely * GIB), round(total.high * GIB)),
-        (_source(version),),
-    )
+    apart = set_apart(options, release)
+    band = Band(round(total.low * GIB), round(total.likely * GIB), round(total.high * GIB))
+    return Reserve(band.each(lambda size: size + apart), (_source(version),))
+
+
+def set_apart(options: MemoryOptions, release: Release) -> int:
+    """Bytes that are taken off what is available for the KV cache, of --kv-cache-memory-bytes too
+    (reserve_mm_ipc_gpu_memory, multimodal/gpu_ipc_memory.py, from 0.25)."""
+    if not release.since("0.25"):
+        return 0
+    return round(GivenOptions(options.given).amount("mm_ipc_gpu_memory_gb") * GIB)
 
 
 def _source(version: Version) -> Text:
@@ -87,13 +97,14 @@ def _source(version: Version) -> Text:
     )
 
 
-def _sampler(config: ConfigJson, version: Version, seqs: int) -> _Part:
-    """Logits of all requests in 32 bit, so many times over."""
+def _sampler(config: ConfigJson, options: MemoryOptions, version: Version, seqs: int) -> _Part:
+    """Logits of all requests in 32 bit, so many times over; of a pipeline the last stage alone."""
     if config.pooling:
         return _Part()
     if config.vocabulary is None:
         raise NotKnown(Text("config.json does not say how large the vocabulary is"))
-    return _copies(version).times(seqs * config.vocabulary * 4 / GIB)
+    made = _copies(version).times(seqs * config.vocabulary * 4 / GIB)
+    return made if options.layout.pipeline == 1 else dataclasses.replace(made, low=0)
 
 
 def _copies(version: Version) -> _Part:
@@ -103,9 +114,9 @@ def _copies(version: Version) -> _Part:
         return _Part(5.0, 9.0, 10.2)
     if version < Version("0.22"):
         return _Part(5.0, 6.2, 10.2)
-    if version < Version("0.26"):
-        return _Part(0.8, 5.0, 7.0)
-    return _Part(0.5, 1.7, 4.0)
+    if version < Version("0.26"):  # the older runner keeps 3.5, the newer one less
+        return _Part(0.9, 3.5, 6.5)
+    return _Part(0.7, 1.7, 3.5)
 
 
 def _forward(config: ConfigJson, options: MemoryOptions, batched: int) -> _Part:
@@ -136,9 +147,12 @@ def _outside(ranks: int) -> _Part:
 
 def _graphs(options: MemoryOptions, version: Version, gpu: GpuMemory) -> _Part:
     """Before 0.20 they are captured beside what was asked for; later an estimate is taken off."""
-    if options.eager or version < Version("0.20"):
+    if options.eager:
         return _Part()
-    return _Part(0, 0.5, 2.4) if gpu.total >= _LARGE else _Part(0, 0.2, 1.2)
+    compiled = _Part(high=0.9)  # where the cache of torch.compile is cold
+    if version < Version("0.20"):
+        return compiled
+    return compiled + (_Part(0, 0.5, 2.4) if gpu.total >= _LARGE else _Part(0, 0.2, 1.0))
 
 
 def _more(options: MemoryOptions, version: Version, gpu: GpuMemory) -> _Part:
@@ -146,14 +160,12 @@ def _more(options: MemoryOptions, version: Version, gpu: GpuMemory) -> _Part:
     made = _Part()
     if version < Version("0.9"):
         made += _Part(high=1.8)  # its older engine runs a whole prompt at once
-    if not options.eager and version >= Version("0.20"):
-        made += _Part(high=0.9)  # a cold cache of torch.compile
     if options.speculative:
-        made += _Part(high=2.5)
+        made += _Part(0, 0.5, 2.5)
     if options.layout.experts_whole:
         made += _Part(high=1.5)
     if gpu.unified:
-        made += _Part(high=5.0)  # the page cache counts
+        made += _Part(0, 1.5, 6.0)  # the page cache counts
     if gpu.total >= _HUGE:
-        made += _Part(high=4.0)
+        made += _Part(high=5.0)
     return made
