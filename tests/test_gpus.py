@@ -71,16 +71,13 @@ def test_a_name_that_nobody_knows_gets_the_nearest(name: str, near: str) -> None
     assert f"--gpu {name}: unknown GPU; did you mean {near}" in str(said.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["", "-", "banana", "x" * 100_000, "\x1b[31m", "h100\n", "４０９０"]
-)
+@pytest.mark.parametrize("name", ["", "-", "banana", "x" * 100_000, "\x1b[31m", "４０９０"])
 def test_nonsense_is_refused_in_one_line(name: str) -> None:
-    try:
-        assert gpu_named(name).name == "NVIDIA H100 80GB HBM3"  # a line's end is no part of a name
-    except UsageError as error:
-        assert "\n" not in str(error)
-        assert "--gpu-memory" in str(error)
-        assert len(str(error)) < 300
+    with pytest.raises(UsageError) as said:
+        gpu_named(name)
+    assert "\n" not in str(said.value)
+    assert "--gpu-memory" in str(said.value)
+    assert len(str(said.value)) < 300
 
 
 @pytest.mark.parametrize(
