@@ -182,10 +182,8 @@ def tp_not_dividing_heads(
     need not divide the experts. Key and value heads may also be fewer than the ranks, if they
     divide them. So are the heads of linear attention and of Mamba layers divided, and those of a
     vision tower, unless `--mm-encoder-tp-mode data` gives each rank all of it. With
-    --enable-expert-parallel experts stay whole; without it data parallel ranks cut them too. Where
-    an fp8 checkpoint has one scale for a block of 128 x 128 weights, each part must be whole blocks
-    (`is not divisible by weight quantization block_n = 128`); later releases divide the blocks of
-    experts down to 32. The vocabulary is padded to a multiple of 64, which the ranks then share.
+    --enable-expert-parallel experts stay whole; without it data parallel ranks cut them too. The
+    vocabulary is padded to a multiple of 64, which the ranks then share.
 
     --decode-context-parallel-size makes groups of the same ranks: it must divide them, and, without
     MLA, be no more than the ranks that hold the same key/value head.
@@ -197,13 +195,13 @@ def tp_not_dividing_heads(
 
     Sources: the model's config.json, vllm/config/model.py (0.22.0 and 0.33.0), vllm#2652, vllm#4232
 
-    See also: tp-exceeds-visible-gpus, gpu-memory-too-small
+    See also: tp-exceeds-visible-gpus, quantized-shape-not-divisible, gpu-memory-too-small
     """
     needs, ranks = profile.needs, profile.tensor_parallel_size
     if needs.attention_heads is None:
         raise NotApplicable(Text("the profile does not give the number of attention heads"))
     model, read = _shared(profile, served, blocks), served.needs_read if served else ()
-    if wrong := model.undivided(ranks):
+    if wrong := model.uneven(ranks):
         fits = model.sizes(needs.attention_heads)
         yield Finding(
             Text(
@@ -225,6 +223,49 @@ def tp_not_dividing_heads(
             read,
             (Fix(Text("take a size that fits"), (line,), Needs.PERSON),),
         )
+
+
+@rule("quantized-shape-not-divisible", Severity.ERROR, Stage.MODEL)
+def quantized_shape_not_divisible(
+    served: ServedModel, profile: Profile, gpus: Gpus | None, blocks: ExpertBlocks | None
+) -> Finding | None:
+    """tensor_parallel_size cuts through the blocks of a quantised checkpoint.
+
+    Quantised weights share a scale: in blocks of 128 x 128 in most fp8 checkpoints, in groups of 32
+    to 128 along the inputs with AWQ, GPTQ and compressed-tensors. Each rank's part must be whole
+    blocks, or vLLM ends while it builds the model: `is not divisible by weight quantization
+    block_n = 128`, `The input size is not aligned with the quantized weight shape`, `Failed to find
+    a kernel that can implement the`. What the same model shares well without quantisation may so
+    not be shared with it: 29568 inputs are 231 groups of 128, which two ranks cannot halve.
+
+    Later releases divide the blocks of an fp8 checkpoint's experts down to 32. A GPTQ checkpoint
+    with desc_act is not judged, and neither are layers that its list leaves out.
+
+    Manual: One of the sizes that the report lists: `--set tensor_parallel_size=N`.
+
+    Workaround: `--enable-expert-parallel` leaves experts whole, `--pipeline-parallel-size` all
+    layers; or the checkpoint in another quantisation.
+
+    Sources: vllm/model_executor/layers/quantization (fp8_utils.py, awq.py, marlin_utils.py; 0.22.0
+    and 0.33.0)
+
+    See also: tp-not-dividing-heads
+    """
+    if served.config.quantization is None:
+        raise NotApplicable(Text("the model is not quantised"))
+    model, ranks = _shared(profile, served, blocks), profile.tensor_parallel_size
+    if not (wrong := model.unblocked(ranks)):
+        return None
+    return Finding(
+        Text(
+            "tensor_parallel_size={ranks} does not divide {what} of {model}",
+            ranks=ranks,
+            what=wrong,
+            model=profile.model,
+        ),
+        (Text("valid values: {fits}", fits=model.sizes(64)), *served.read),
+        _other_size(profile, model, gpus),
+    )
 
 
 @rule("expert-parallel-without-experts", Severity.ERROR, Stage.MODEL)

@@ -44,7 +44,10 @@ def judged(
     gpus: Gpus, profile: Profile | None = None, arguments: ServerArguments | None = None
 ) -> ServedFit:
     profile = profile or load_profile("glm-4.7-flash")
-    return served_fit(profile, gpus, VLLM, configuration(profile.model or GLM), arguments, None)
+    model = configuration(profile.model or GLM)
+    return served_fit(profile, gpus, VLLM, model, arguments, None, None)
+        profile, gpus, VLLM, configuration(profile.model or GLM), arguments, None, None
+    )
 
 
 def found(fit: ServedFit) -> dict[str, Finding]:
@@ -125,12 +128,12 @@ def test_a_model_whose_configuration_is_not_known_is_not_judged() -> None:
     profile = Profile("org/own")
     nothing = ModelConfiguration({}, None, None)
     with pytest.raises(NotApplicable, match=r"config\.json of org/own"):
-        served_fit(profile, machine(1, 80), VLLM, nothing, None, None)
+        served_fit(profile, machine(1, 80), VLLM, nothing, None, None, None)
 
 
 def test_what_cannot_be_told_is_not_checked_with_the_reason() -> None:
     odd = ModelConfiguration({"model_type": "odd"}, ReadFrom.FOLDER, Text("here"))
-    fit = served_fit(Profile("org/own"), machine(1, 80), VLLM, odd, None, None)
+    fit = served_fit(Profile("org/own"), machine(1, 80), VLLM, odd, None, None, None)
     assert fit.answer is Answer.UNKNOWN
     with pytest.raises(NotApplicable):
         RULES["kv-cache-too-small"](fit)

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from doctor.consumers import names
 from doctor.consumers.model_config import UNSCALED, ConfigJson
+from doctor.consumers.options import GivenOptions
+from doctor.consumers.shares import layout_of
 from doctor.engine import probe
 from doctor.fit.verdict import Answer, Cause, Fit, FitQuestion, GpuMemory, Tensor
 from doctor.frozen import dataclass
 from doctor.model import NO_MODEL, Fact, NotApplicable, Text
 from doctor.numbers import number_of
 from doctor.probes.arguments import ServerArguments
+from doctor.probes.checkpoint import CheckpointHeaders
 from doctor.probes.configuration import ModelConfiguration
 from doctor.probes.driver import Device, Gpus
 from doctor.probes.models import ExpertBlocks
@@ -51,16 +54,35 @@ def served_fit(
     configuration: ModelConfiguration | None,
     arguments: ServerArguments | None,
     blocks: ExpertBlocks | None,
+    headers: CheckpointHeaders | None,
 ) -> ServedFit:
     """Reckoned once, for all rules of memory."""
     if profile.model is None:
         raise NotApplicable(NO_MODEL)
     if configuration is None or not configuration.values:
         raise NotApplicable(Text("the config.json of {model} is not known", model=profile.model))
+    if elsewhere := layout_of(profile).elsewhere:
+        raise NotApplicable(elsewhere)
+    if GivenOptions(profile.options).says("offload_group_size"):
+        raise NotApplicable(Text("--offload-group-size is not reckoned with"))
     question = _asked(profile, gpus, vllm, configuration, arguments)
+    question = dataclasses.replace(question, tensors=tensors_in(headers))
     if blocks is not None:
         question = dataclasses.replace(question, finest=blocks.finest)
     return _summed_up(_judged(question))
+
+
+def tensors_in(headers: CheckpointHeaders | None) -> tuple[Tensor, ...] | None:
+    """Those of the checkpoint's headers; None where they are not there, or are no good."""
+    if headers is None:
+        return None
+    from doctor.fit.headers import tensors_of
+    from doctor.fit.sizes import NotKnown
+
+    try:
+        return tensors_of(headers.rows)
+    except NotKnown:
+        return None
 
 
 def _asked(
