@@ -46,8 +46,6 @@ def judged(
     profile = profile or load_profile("glm-4.7-flash")
     model = configuration(profile.model or GLM)
     return served_fit(profile, gpus, VLLM, model, arguments, None, None)
-        profile, gpus, VLLM, configuration(profile.model or GLM), arguments, None, None
-    )
 
 
 def found(fit: ServedFit) -> dict[str, Finding]:
