@@ -396,7 +396,8 @@ class _Reckoning:
         if kv.max_model_len is None and not self.options.longest:
             why = Text("how long a request may be is not known: say it with --max-model-len")
             return _Found(Answer.UNKNOWN, why)
-        if kv.needed is None and not self.options.longest:
+        searched = self.options.longest and (kv.longest is not None or self.left is None)
+        if kv.needed is None and not searched:
             return _Found(Answer.UNKNOWN, self._why_no_cache(self.pool, kv))
         if self.left is not None:
             return None
