@@ -17,6 +17,7 @@ from doctor.probes.arguments import ServerArguments
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.driver import Device, Gpus
 from doctor.probes.fit import ServedFit, served_fit
+from doctor.probes.memory import MainMemory
 from doctor.probes.wheels import Vllm
 from doctor.profile import Profile, load_profile
 from doctor.shipped import rules_folder
@@ -45,7 +46,7 @@ def judged(
 ) -> ServedFit:
     profile = profile or load_profile("glm-4.7-flash")
     model = configuration(profile.model or GLM)
-    return served_fit(profile, gpus, VLLM, model, arguments, None, None)
+    return served_fit(profile, gpus, VLLM, model, arguments, None, None, None)
 
 
 def found(fit: ServedFit) -> dict[str, Finding]:
@@ -126,12 +127,25 @@ def test_a_model_whose_configuration_is_not_known_is_not_judged() -> None:
     profile = Profile("org/own")
     nothing = ModelConfiguration({}, None, None)
     with pytest.raises(NotApplicable, match=r"config\.json of org/own"):
-        served_fit(profile, machine(1, 80), VLLM, nothing, None, None, None)
+        served_fit(profile, machine(1, 80), VLLM, nothing, None, None, None, None)
 
 
 def test_what_cannot_be_told_is_not_checked_with_the_reason() -> None:
     odd = ModelConfiguration({"model_type": "odd"}, ReadFrom.FOLDER, Text("here"))
-    fit = served_fit(Profile("org/own"), machine(1, 80), VLLM, odd, None, None, None)
+    fit = served_fit(Profile("org/own"), machine(1, 80), VLLM, odd, None, None, None, None)
     assert fit.answer is Answer.UNKNOWN
     with pytest.raises(NotApplicable):
         RULES["kv-cache-too-small"](fit)
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_machines() -> None:
+    gpus = Gpus((Device(0, "NVIDIA GB10", "GPU-a", "12.1", None, None),), 1)
+    profile = Profile(GLM, max_model_len=32768, gpu_memory_utilization=0.8)
+    with pytest.raises(NotApplicable, match="unified memory"):
+        served_fit(profile, gpus, VLLM, configuration(), None, None, None, None)
+    memory = MainMemory(int(119.6 * GIB), int(110 * GIB))
+    fit = served_fit(profile, gpus, VLLM, configuration(), None, None, None, memory)
+    assert fit.answer is Answer.FITS
+    small = MainMemory(int(62 * GIB), int(60 * GIB))
+    fit = served_fit(profile, gpus, VLLM, configuration(), None, None, None, small)
+    assert fit.cause is Cause.WEIGHTS

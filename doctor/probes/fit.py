@@ -19,6 +19,7 @@ from doctor.probes.arguments import ServerArguments
 from doctor.probes.checkpoint import CheckpointHeaders
 from doctor.probes.configuration import ModelConfiguration
 from doctor.probes.driver import Device, Gpus
+from doctor.probes.memory import MainMemory
 from doctor.probes.models import ExpertBlocks
 from doctor.probes.served import Profile
 from doctor.probes.wheels import Vllm
@@ -55,6 +56,7 @@ def served_fit(
     arguments: ServerArguments | None,
     blocks: ExpertBlocks | None,
     headers: CheckpointHeaders | None,
+    memory: MainMemory | None,
 ) -> ServedFit:
     """Reckoned once, for all rules of memory."""
     if profile.model is None:
@@ -65,8 +67,16 @@ def served_fit(
         raise NotApplicable(elsewhere)
     if GivenOptions(profile.options).says("offload_group_size"):
         raise NotApplicable(Text("--offload-group-size is not reckoned with"))
-    question = _asked(profile, gpus, vllm, configuration, arguments)
-    question = dataclasses.replace(question, tensors=tensors_in(headers))
+    from doctor.fit.releases import release
+
+    question = fit_question(
+        profile,
+        configuration,
+        said_values(profile, arguments),
+        release(str(vllm.version)),
+        gpu_memories(gpus.visible, memory),
+        tensors_in(headers),
+    )
     if blocks is not None:
         question = dataclasses.replace(question, finest=blocks.finest)
     return _summed_up(_judged(question))
@@ -83,20 +93,6 @@ def tensors_in(headers: CheckpointHeaders | None) -> tuple[Tensor, ...] | None:
         return tensors_of(headers.rows)
     except NotKnown:
         return None
-
-
-def _asked(
-    profile: Profile,
-    gpus: Gpus,
-    vllm: Vllm,
-    configuration: ModelConfiguration,
-    arguments: ServerArguments | None,
-) -> FitQuestion:
-    from doctor.fit.releases import release
-
-    memories = gpu_memories(gpus.visible)
-    values = said_values(profile, arguments)
-    return fit_question(profile, configuration, values, release(str(vllm.version)), memories)
 
 
 def _judged(question: FitQuestion) -> Fit:
@@ -119,19 +115,25 @@ def _summed_up(fit: Fit) -> ServedFit:
     return ServedFit(fit.answer, fit.why, fit.cause, settings, fit.sources)
 
 
-def gpu_memories(devices: Iterable[Device]) -> tuple[GpuMemory, ...]:
-    """The GPUs as torch sees them. Raises NotApplicable for one that has no memory of its own."""
-    return tuple(map(_memory, devices))
+def gpu_memories(
+    devices: Iterable[Device], memory: MainMemory | None = None
+) -> tuple[GpuMemory, ...]:
+    """The GPUs as torch sees them. `memory`: the machine's, of which those have a part that have
+    none of their own. Raises NotApplicable where it is needed and not known."""
+    return tuple(_memory(device, memory) for device in devices)
 
 
-def _memory(device: Device) -> GpuMemory:
+def _memory(device: Device, memory: MainMemory | None) -> GpuMemory:
+    kind = _capability(device.capability)
     if device.total is None:
-        raise NotApplicable(Text("a GPU with unified memory does not report its size"))
+        if memory is None:
+            raise NotApplicable(Text("a GPU with unified memory does not report its size"))
+        return GpuMemory(device.name, memory.total, memory.available, kind, unified=True)
     kept = device.reserved
     if kept is None:
         kept = _KEPT + int(device.total * _KEPT_PART)
     total = max(device.total - kept, device.free or 0)
-    return GpuMemory(device.name, total, device.free, _capability(device.capability))
+    return GpuMemory(device.name, total, device.free, kind)
 
 
 def _capability(said: str) -> int | None:
