@@ -123,6 +123,25 @@ def test_too_few_gpus_and_undivided_models_are_other_rules_matter() -> None:
             assert not isinstance(missing.value, NotApplicable)
 
 
+def test_the_rules_of_ranks_advise_what_fits() -> None:
+    """Of five ranks that do not divide the experts the nearest size is four; of three GPUs of 48 GB
+    two hold it; on two of 24 GB nothing does."""
+    rules = {one.id: one.function for one in load_rules(rules_folder()) if one.area == "gpu"}
+    asked = ((8, 5, 80, "4"), (3, 5, 45, "2"), (2, 5, 24, None))
+    for count, tensor, gib, size in asked:
+        gpus = machine(count, gib)
+        profile = Profile(GLM, tensor_parallel_size=tensor, max_model_len=8192)
+        fewer = machine(min(count, 4), gib)
+        finding = rules["tp-exceeds-visible-gpus"](
+            fewer, profile, None, None, judged(gpus, profile)
+        )
+        assert isinstance(finding, Finding)
+        (fix,) = finding.fixes
+        lines = [str(step) for step in fix.steps]
+        wanted = f"vllm-doctor diagnose --set tensor_parallel_size={size}"
+        assert lines == ([wanted] if size else [])
+
+
 def test_a_model_whose_configuration_is_not_known_is_not_judged() -> None:
     profile = Profile("org/own")
     nothing = ModelConfiguration({}, None, None)
