@@ -278,8 +278,7 @@ def quantized_shape_not_divisible(
     Workaround: `--enable-expert-parallel` leaves experts whole, `--pipeline-parallel-size` all
     layers; or the checkpoint in another quantisation.
 
-    Sources: vllm/model_executor/layers/quantization (fp8_utils.py, awq.py, marlin_utils.py; 0.22.0
-    and 0.33.0)
+    Sources: vllm/model_executor/layers/quantization (0.22.0 and 0.33.0)
 
     See also: tp-not-dividing-heads
     """
