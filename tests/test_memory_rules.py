@@ -168,3 +168,9 @@ def test_a_gpu_without_memory_of_its_own_has_the_machines() -> None:
     small = MainMemory(int(62 * GIB), int(60 * GIB))
     fit = served_fit(profile, gpus, VLLM, configuration(), None, None, None, small)
     assert fit.cause is Cause.WEIGHTS
+
+
+def test_a_snapshot_from_before_these_checks_has_its_gpus_counted_all_the_same() -> None:
+    """Other rules go without this reckoning where what it rests on was not recorded."""
+    assert ServedFit.dispensable
+    assert MainMemory.dispensable

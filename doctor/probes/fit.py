@@ -40,6 +40,7 @@ class ServedFit(Fact):
     that make it fit, the least change first; `notes`: where its estimates come from."""
 
     since: ClassVar[str] = "0.7.0"
+    dispensable: ClassVar[bool] = True  # how ranks share a model is judged all the same
     answer: Answer
     why: Text
     cause: Cause | None = None
