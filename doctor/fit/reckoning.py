@@ -28,6 +28,7 @@ from doctor.model import Text
 _MOST_RANKS = 1024
 _LARGE = 70 * GIB
 _USUAL_BLOCK = 16
+_FINEST = 32  # refine_fp8_moe_block_shape, from 0.29 on
 _OFF = 0.02  # how far weights that are reckoned from config.json alone were off
 # What NCCL, cuBLAS and CUDA's context take before vLLM reads what is free: 0.6 GiB on one GPU and
 # 1.5 GiB with two ranks were seen.
@@ -69,7 +70,10 @@ def model_of(question: FitQuestion) -> SharedModel:
     options = question.options
     whole = options.whole_tower or options.language_model_only
     needs = needs_of(_Values(question.config.values))
-    return SharedModel(needs, question.config, options.layout, whole, question.finest)
+    finest = question.finest
+    if finest is None and question.release.since("0.29"):
+        finest = _FINEST
+    return SharedModel(needs, question.config, options.layout, whole, finest)
 
 
 def most_utilization(question: FitQuestion) -> float | None:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 # What the driver keeps of a GPU's memory and torch does not see, where NVML does not tell it: 0.3
 # to 0.8 GiB of 15 to 80 GiB.
 _KEPT, _KEPT_PART = 200 << 20, 0.006
+# From 0.30 on (_get_and_verify_max_len).
 _LATER_UNSCALED = (*UNSCALED, "yarn", "deepseek_yarn", "deepseek_llama_scaling")
-_BLOCKS_DIVIDED = 32  # refine_fp8_moe_block_shape, which 0.33 has and 0.22 has not
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,7 @@ def fit_question(
     from doctor.fit.options import memory_options
 
     config = ConfigJson(configuration.values)
-    later = release.since("0.33")
-    length = config.length(_LATER_UNSCALED if later else UNSCALED)
+    length = config.length(_LATER_UNSCALED if release.since("0.30") else UNSCALED)
     return FitQuestion(
         model=profile.model or "",
         config=config,
@@ -180,5 +179,4 @@ def fit_question(
         length=length.tokens if length else None,
         tensors=tensors,
         available=available,
-        finest=_BLOCKS_DIVIDED if later else None,
     )
