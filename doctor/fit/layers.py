@@ -12,7 +12,7 @@ from typing import Any
 
 from doctor.consumers.model_config import ConfigJson
 from doctor.fit.asked import MOST_LAYERS, AskedModel, missing, needed
-from doctor.fit.attention import BLOCK, attention_layer, token_bytes
+from doctor.fit.attention import ATTENTION_BLOCK, attention_layer, token_bytes
 from doctor.fit.drafters import draft_layers
 from doctor.fit.kv import Keeps, KvLayer
 from doctor.fit.latent import latent_cache, latent_layers
@@ -82,7 +82,9 @@ def _llama4(asked: AskedModel) -> Iterator[KvLayer]:
             yield attention_layer(number, token)
         else:
             name = f"layers.{number}.self_attn.attn"
-            yield KvLayer(number, Keeps.CHUNKED, token, window=chunk, align=BLOCK, name=name)
+            yield KvLayer(
+                number, Keeps.CHUNKED, token, window=chunk, align=ATTENTION_BLOCK, name=name
+            )
 
 
 def _gemma4(asked: AskedModel) -> Iterator[KvLayer]:
@@ -181,7 +183,7 @@ def _whisper(asked: AskedModel) -> Iterator[KvLayer]:
     for number in range(decoder_layers(asked.config)):
         yield attention_layer(number, token)
         name = f"layers.{number}.encoder_attn.attn"
-        yield KvLayer(number, Keeps.CROSS, token, align=BLOCK, name=name)
+        yield KvLayer(number, Keeps.CROSS, token, align=ATTENTION_BLOCK, name=name)
 
 
 # Layers of which some keep a state instead.
