@@ -122,9 +122,8 @@ def test_the_length_that_a_refusal_estimated() -> None:
 
 
 def test_windows_keep_every_batch_that_is_scheduled_at_once() -> None:
-    asked = {"max_num_batched_tokens": 32768}
-    before = pooled(GEMMA_4_31B, "0.25.1", **asked).needed(262144)
-    after = pooled(GEMMA_4_31B, "0.26.0", **asked).needed(262144)
+    before = pooled(GEMMA_4_31B, "0.25.1", max_num_batched_tokens=32768).needed(262144)
+    after = pooled(GEMMA_4_31B, "0.26.0", max_num_batched_tokens=32768).needed(262144)
     assert (round(before / GIB, 2), round(after / GIB, 2)) == (45.79, 70.79)
 
 
