@@ -293,6 +293,7 @@ def test_without_a_gpu_its_batch_is_not_known() -> None:
     assert pooled(QWEN3_32B, gpu=None).needed(16) == 64 * 16 * 4096
 
 
+FP8_CACHE = {"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}
 MLA = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
 
 
@@ -306,7 +307,7 @@ MLA = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
         (B200, "0.22.0", {"qk_nope_head_dim": 96}, 128),
         (RTX_4090, "0.22.0", {}, 16),
         (H100, "0.22.0", {"index_topk": 2048}, 64),
-        (H100, "0.22.0", {"quantization_config": {"kv_cache_scheme": {"num_bits": 8}}}, 64),
+        (H100, "0.22.0", {"quantization_config": FP8_CACHE}, 64),
         (None, "0.22.0", {}, None),
     ],
 )
@@ -320,6 +321,23 @@ def test_the_block_of_latent_attention(
 def test_fp8_has_another_kernel_on_hopper() -> None:
     config = config_of(61, "deepseek_v3", **MLA)
     assert settled_as(config, kv_cache_dtype="fp8").block_size == 64
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "kind", "block"),
+    [
+        ("0.30.0", H100, "fp8", 16),
+        ("0.31.0", H100, "fp8", 64),
+        ("0.31.0", H100, "auto", 16),
+        ("0.31.0", B200, "fp8", 16),
+        ("0.31.0", H100, "a_type_of_tomorrow", None),
+    ],
+)
+def test_wide_heads_in_fp8_on_hopper(
+    version: str, gpu: GpuMemory, kind: str, block: int | None
+) -> None:
+    gemma = config_of(60, "gemma4_text", head_dim=256, global_head_dim=512)
+    assert settled_as(gemma, version, gpu, kv_cache_dtype=kind).block_size == block
 
 
 @pytest.mark.parametrize(

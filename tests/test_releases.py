@@ -31,6 +31,7 @@ CHANGES = [
     ("packs_pages", "0.29.0", "0.28.0"),
     ("v2_runner", "0.29.0", "0.28.0"),
     ("v2_estimates_graphs", "0.29.0", "0.28.0"),
+    ("wide_fp8_blocks", "0.31.0", "0.30.0"),
     ("mamba2_checkpoints", "0.32.0", "0.31.0"),
     ("delta_net_checkpoints", "0.33.0", "0.32.0"),
     ("blocks_at_checkpoints", "0.33.0", "0.32.0"),

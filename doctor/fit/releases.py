@@ -142,6 +142,11 @@ class Release:
         return self.since("0.26")
 
     @property
+    def wide_fp8_blocks(self) -> bool:
+        """Whether Hopper has a kernel for heads of 512 numbers in fp8, with blocks of 64 tokens."""
+        return self.since("0.31")
+
+    @property
     def mamba2_checkpoints(self) -> bool:
         """Whether layers of Mamba-2 keep a state from within a prefill."""
         return self.since("0.32")
