@@ -15,6 +15,8 @@ from doctor.fit.allocator import allocated
 from doctor.fit.checkpoints import Loading, tied
 from doctor.fit.kv import stage_sizes
 from doctor.fit.options import MemoryOptions
+from doctor.fit.releases import Release
+from doctor.fit.rotary import rotary_bytes
 from doctor.fit.sizes import GIB, NotKnown
 from doctor.fit.verdict import Tensor
 from doctor.frozen import dataclass
@@ -106,6 +108,7 @@ class WeightShare:
     config: ConfigJson
     options: MemoryOptions
     loading: Loading
+    release: Release
     stage: int
 
     def bytes_of(self, tensors: Iterable[Tensor]) -> int:
@@ -114,7 +117,8 @@ class WeightShare:
         merged: dict[str, int] = {}
         for held in self._held(tensors):
             merged[held.key] = merged.get(held.key, 0) + held.size
-        made = sum(map(allocated, merged.values())) + rotary_bytes(self.config, self.loading.width)
+        made = sum(map(allocated, merged.values()))
+        made += rotary_bytes(self.config, self.loading.width, self.release)
         if any(".kv_b_proj." in key for key in merged) and self._compressed(merged):
             made += self._copies()
         return self._offloaded(made)
@@ -224,24 +228,3 @@ class WeightShare:
             if self.loading.online and part == "weight" and linear and leaf != "conv1d":
                 bits = 8
         return math.prod(tensor.shape) * bits // 8
-
-
-def rotary_bytes(config: ConfigJson, width: int) -> int:
-    """The table of sines and cosines of all positions, which the layers share
-    (rotary_embedding/base.py; mrope.py makes it four times as long)."""
-    size = config.count("qk_rope_head_dim") if config.mla else config.head_size
-    places = config.count("max_position_embeddings")
-    if not size or not places or config.text_model_type in _NO_ROTARY:
-        return 0
-    tables = (*config.ropes, config.text)
-    ropes = [rope for rope in tables if isinstance(rope, dict)]
-    part = next((rope[_PART] for rope in ropes if rope.get(_PART) is not None), 1.0)
-    if isinstance(part, (int, float)) and 0 < part <= 1 and not config.mla:
-        size = int(size * part)
-    inner = config.text.get("rope_parameters") or config.text.get("rope_scaling")
-    sections = isinstance(inner, dict) and inner.get("mrope_section")
-    return allocated(places * (4 if sections else 1) * size * width)
-
-
-_PART = "partial_rotary_factor"
-_NO_ROTARY = frozenset(("bert", "roberta", "xlm-roberta", "gpt2", "opt", "bloom", "nemotron_h"))

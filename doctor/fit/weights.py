@@ -50,7 +50,7 @@ def weights_on(
     source = WeightsFrom.CONFIG if tensors is None else WeightsFrom.HEADERS
     if tensors is None:
         tensors = checkpoint_of(config, loading)
-    size = WeightShare(config, options, loading, stage).bytes_of(tensors)
+    size = WeightShare(config, options, loading, release, stage).bytes_of(tensors)
     more = max(3 * GIB // 20, size // 100) if release.since("0.22") else 0
     return Weights(size, size + more, source)
 
