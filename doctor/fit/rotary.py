@@ -19,30 +19,35 @@ _PARTS = {
     "qwen3_next": 0.25,
 }
 _NONE = frozenset(("bert", "roberta", "xlm-roberta", "gpt2", "opt", "bloom", "nemotron_h"))
+_TWO = frozenset(("gemma3_text", "mimo_v2_flash"))  # another base in layers with a window
 _MOST = 1 << 27  # positions
 
 
 def rotary_bytes(config: ConfigJson, width: int, release: Release) -> int:
-    """Of the one table that all layers share, of `width` bytes a number
+    """Of the tables that all layers of a kind share, of `width` bytes a number
     (layers/rotary_embedding/base.py)."""
-    size, places = _rotated(config), _positions(config, release)
-    return allocated(size * places * width)
+    places = _positions(config, release)
+    return sum(allocated(size * places * width) for size in _rotated(config))
 
 
-def _rotated(config: ConfigJson) -> int:
-    """How many numbers of a head are rotated."""
-    if config.text_model_type in _NONE:
-        return 0
+def _rotated(config: ConfigJson) -> tuple[int, ...]:
+    """How many numbers of a head are rotated, for each table."""
+    kind = config.text_model_type
+    if kind in _NONE:
+        return ()
+    if kind == "gemma4_text":  # its global layers rotate a whole head, most of it by nothing
+        return config.count("head_dim") or 0, config.count("global_head_dim") or 0
     if config.mla:
-        return config.count("qk_rope_head_dim") or 0
+        return (config.count("qk_rope_head_dim") or 0,)
     if (said := config.count("rotary_dim")) is not None:
-        return said
+        return (said,)
     tables = (*_ropes(config), config.text)
     part = next((table[_PART] for table in tables if table.get(_PART) is not None), None)
     if part is None:
-        part = _PARTS.get(config.text_model_type or "", 1.0)
-    sane = isinstance(part, (int, float)) and 0 < part <= 1
-    return int((config.head_size or 0) * part) if sane else 0
+        part = _PARTS.get(kind or "", 1.0)
+    if not isinstance(part, (int, float)) or not 0 < part <= 1:
+        return ()
+    return (int((config.head_size or 0) * part),) * (2 if kind in _TWO else 1)
 
 
 def _positions(config: ConfigJson, release: Release) -> int:

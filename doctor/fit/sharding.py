@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from doctor.consumers.model_config import ConfigJson
 from doctor.fit.allocator import allocated
-from doctor.fit.checkpoints import Loading, tied
+from doctor.fit.checkpoints import Loading, heads_of, tied
 from doctor.fit.kv import stage_sizes
 from doctor.fit.options import MemoryOptions
 from doctor.fit.releases import Release
@@ -67,8 +67,23 @@ _CUT = frozenset(
     ]
 )
 _PAIRS = frozenset(("k_proj", "v_proj"))  # of as many heads as there are keys and values
-_FIRST = frozenset(("embed_tokens", "word_embeddings", "wte", "embed_in"))
+_FIRST = frozenset(("embed_tokens", "embeddings", "word_embeddings", "wte", "embed_in"))
 _LAST = frozenset(("lm_head", "embed_out"))
+# Whole on every rank, and large.
+_REPLICATED = frozenset(
+    [
+        "q_a_proj",
+        "kv_a_proj_with_mqa",
+        "gate",
+        "eh_proj",
+        "fc",
+        "fc1_latent_proj",
+        "fc2_latent_proj",
+        "wpe",
+        "position_embeddings",
+        "shared_expert_gate",
+    ]
+)
 # What vLLM holds in one tensor.
 _MERGED = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "query", "key", "value"), "qkv_proj"),
@@ -77,28 +92,46 @@ _MERGED = {
     **dict.fromkeys(("in_proj_qkv", "in_proj_z"), "in_proj_qkvz"),
     **dict.fromkeys(("in_proj_b", "in_proj_a"), "in_proj_ba"),
 }
+_KNOWN = _CUT | _PAIRS | _FIRST | _LAST | _REPLICATED
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d{1,6})\.")
 _EXPERT = re.compile(r"\.experts\.\d{1,6}(?=\.)")
 _TOWER = re.compile(
     r"(?:^|\.)(?:visual|vision\w*|vit\w*|vpm|multi_modal_projector|mm_projector|audio\w*)\."
 )
 _DRAFT = re.compile(r"(?:^|\.)mtp\w*\.")
+_WHOLE = re.compile(r"\.(?:indexer|router)\.")  # of no rank a part
 _NOT_LOADED = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
 _NAME = re.compile(
     r"(?P<module>.+?)[._](?P<part>weight|bias|weight_scale_inv|weight_scale|weight_scale_2"
     r"|weight_packed|weight_shape|weight_global_scale|weight_zero_point|qweight|qzeros|scales"
     r"|g_idx|input_scale|input_global_scale|k_scale|v_scale|blocks|e_score_correction_bias)"
 )
+_ODD_PART = 100
 _PADDED = 64  # vocab_parallel_embedding.py (DEFAULT_VOCAB_PADDING_SIZE)
 _FLOATS = frozenset(("F16", "BF16", "F32", "F64"))
 
 
+def drafts(options: MemoryOptions) -> bool:
+    """Whether layers of the model's own draft tokens (MTP). Raises NotKnown where another model
+    does."""
+    said = options.speculative
+    method, model = said.get("method"), said.get("model")
+    if not said or (isinstance(method, str) and method.startswith(("ngram", "suffix"))):
+        return False
+    own = model is None or model == options.given.get("model")
+    if own and isinstance(method, str) and method.endswith("mtp"):
+        return True
+    raise NotKnown(Text("the weights of the model that drafts are not known"))
+
+
 @dataclass(frozen=True)
 class _Held:
-    """A tensor of the rank, or a part of one: `key` names the one that vLLM makes."""
+    """A tensor of the rank, or a part of one: `key` names the one that vLLM makes; `odd`: it is
+    taken for whole only because nothing is known of it."""
 
     key: str
     size: int
+    odd: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,13 +143,18 @@ class WeightShare:
     loading: Loading
     release: Release
     stage: int
+    capability: int | None = None
 
     def bytes_of(self, tensors: Iterable[Tensor]) -> int:
         """What torch counts for them on the rank, and for what vLLM makes of the configuration
         beside. Raises NotKnown."""
         merged: dict[str, int] = {}
+        odd = 0
         for held in self._held(tensors):
             merged[held.key] = merged.get(held.key, 0) + held.size
+            odd += held.size if held.odd else 0
+        if self.options.layout.tensor > 1 and odd > sum(merged.values()) // _ODD_PART:
+            raise NotKnown(Text("how ranks share the layers of this checkpoint is not known"))
         made = sum(map(allocated, merged.values()))
         made += rotary_bytes(self.config, self.loading.width, self.release)
         if any(".kv_b_proj." in key for key in merged) and self._compressed(merged):
@@ -164,25 +202,32 @@ class WeightShare:
 
     def _one(self, tensor: Tensor, mine: range, ends: tuple[bool, bool]) -> _Held | None:
         name = _EXPERT.sub(".experts", tensor.name)
-        if _NOT_LOADED.search(name) or _DRAFT.search(name):
+        if _NOT_LOADED.search(name):
             return None
         found = _NAME.fullmatch(name)
         module, part = (found["module"], found["part"]) if found else (name, "weight")
         leaf = module.rpartition(".")[2]
-        if _TOWER.search(name):
-            if self.options.language_model_only:
-                return None
-        elif layer := _LAYER.search(name):
-            if int(layer[1]) not in mine:
-                return None
-        elif leaf in _FIRST:
-            if not (ends[0] or (ends[1] and self._tied)):
-                return None
-        elif (leaf in _LAST and self._tied) or not ends[1]:
+        if not self._is_here(name, leaf, mine, ends):
             return None
         size = self._share(name, leaf, tensor, part)
         merged = _MERGED.get(leaf, leaf)
-        return _Held(f"{module[: len(module) - len(leaf)]}{merged}.{part}", size)
+        known = leaf in _KNOWN or _WHOLE.search(name) or _TOWER.search(name)
+        odd = not known and len(tensor.shape) > 1
+        return _Held(f"{module[: len(module) - len(leaf)]}{merged}.{part}", size, odd)
+
+    def _is_here(self, name: str, leaf: str, mine: range, ends: tuple[bool, bool]) -> bool:
+        """Whether a stage with these layers, that is the first or the last one, has the tensor."""
+        layer = _LAYER.search(name)
+        if _TOWER.search(name):
+            return not self.options.language_model_only
+        if _DRAFT.search(name) or (layer and int(layer[1]) >= (self.config.layers or 0)):
+            shared = leaf in _FIRST or leaf == "head"  # of the model itself
+            return ends[1] and not shared and drafts(self.options)
+        if layer:
+            return int(layer[1]) in mine
+        if leaf in _FIRST:
+            return ends[0] or (ends[1] and self._tied)
+        return ends[1] and not (leaf in _LAST and self._tied)
 
     @property
     def _tied(self) -> bool:
@@ -200,21 +245,42 @@ class WeightShare:
             rows = tensor.shape[0] if tensor.shape else 1
             padded = -(-rows // _PADDED) * _PADDED
             return whole * padded // max(rows, 1) // ranks
-        if ".indexer." in name:
+        if _WHOLE.search(name):
             return whole
-        if leaf in _PAIRS and not _TOWER.search(name):
-            heads = self.config.key_value_heads or ranks
-            return whole * max(1, heads // ranks) // heads
+        if leaf in _PAIRS and (layer := _LAYER.search(name)) and not _TOWER.search(name):
+            heads = heads_of(self.config, int(layer[1]))
+            times = 2 if heads.shared and leaf == "k_proj" else 1
+            return times * whole * max(1, heads.pairs // ranks) // heads.pairs
         return whole // ranks if leaf in _CUT else whole
 
     def _of_experts(self, whole: int) -> int:
         layout, experts = self.options.layout, self.config.experts
         ranks = layout.tensor * layout.data * layout.context
         if not layout.experts_whole:
-            return whole // ranks
+            return self._padded(whole // ranks, ranks)
         if not experts:
             raise NotKnown(Text("config.json does not say {name}", name="num_experts"))
-        return whole * -(-experts // ranks) // experts
+        return self._padded(whole * -(-experts // ranks) // experts, 1)
+
+    def _padded(self, size: int, ranks: int) -> int:
+        """Experts in mxfp4 have whole blocks of the kernels' own sizes
+        (mxfp4_round_up_hidden_size_and_intermediate_size, and triton's own layout on 9.0)."""
+        rows, hidden = self.config.expert_size, self.config.hidden_size
+        if self.loading.kind is None or self.loading.kind.method != "mxfp4":
+            return size
+        if not rows or not hidden:
+            raise NotKnown(Text("config.json does not say {name}", name="hidden_size"))
+        rows, (row_block, block) = -(-rows // ranks), self._blocks()
+        grown = -(-rows // row_block) * row_block * (-(-hidden // block) * block)
+        return size * grown // (rows * hidden)
+
+    def _blocks(self) -> tuple[int, int]:
+        """Of an expert's rows and of the hidden size: those of triton on 9.0, of TRT-LLM on 10.0,
+        and of Marlin; of a GPU that is not known, those of 9.0."""
+        if self.capability is None or self.capability == 90:
+            return 64, 256
+        trtllm = self.capability // 10 == 10
+        return 256 if trtllm and not self.release.since("0.33") else 128, 256
 
     def _bytes(self, tensor: Tensor, leaf: str, part: str) -> int:
         """Of the whole tensor once it is loaded."""
