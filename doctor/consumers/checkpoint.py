@@ -19,7 +19,7 @@ _MOST_LISTS = 1 << 18
 _TOTAL = rb'"total_size":\s*(\d{1,18})\b'
 _SHARD = r"(.*)-(\d{1,6})-of-(\d{1,6})\.safetensors"
 _DAMAGED: dict[Damage, Text] = {
-    "length": Text("is no safetensors file: its header would be longer than it can be"),
+    "length": Text("is not a safetensors file: its header would be longer than it can be"),
     "not-json": Text("has a header that is not JSON"),
     "tensors": Text("has a header with rows that are not tensors, or too many"),
     "offsets": Text("has a header whose offsets do not fit its tensors"),

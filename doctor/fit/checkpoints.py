@@ -91,6 +91,11 @@ class Loading:
     kind: Quantization | None = None
     online: bool = False
 
+    @property
+    def padded(self) -> bool:
+        """Whether the kernels of the GPU pad experts."""
+        return self.kind is not None and self.kind.method == "mxfp4"
+
 
 def loading_of(config: ConfigJson, options: MemoryOptions, headers: bool) -> Loading:
     """What the configuration and the options come to. Raises NotKnown where it cannot be told,

@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from doctor.consumers.model_config import ConfigJson
 from doctor.fit.allocator import allocated
+from doctor.fit.asked import AskedModel
 from doctor.fit.checkpoints import Loading, heads_of, tied
 from doctor.fit.kv import stage_sizes
+from doctor.fit.latent import indexed
+from doctor.fit.lora import lora_bytes
 from doctor.fit.options import MemoryOptions
 from doctor.fit.releases import Release
 from doctor.fit.rotary import rotary_bytes
@@ -159,6 +162,9 @@ class WeightShare:
         made += rotary_bytes(self.config, self.loading.width, self.release)
         if any(".kv_b_proj." in key for key in merged) and self._compressed(merged):
             made += self._copies()
+        if self.options.lora:
+            room = lora_bytes(self.config, self.options, self.loading.width)
+            made += room * len(self._layers()) // (self.config.layers or 1)
         return self._offloaded(made)
 
     def _compressed(self, merged: Mapping[str, int]) -> bool:
@@ -224,10 +230,15 @@ class WeightShare:
             shared = leaf in _FIRST or leaf == "head"  # of the model itself
             return ends[1] and not shared and drafts(self.options)
         if layer:
-            return int(layer[1]) in mine
+            return int(layer[1]) in mine and self._computes(name, int(layer[1]))
         if leaf in _FIRST:
             return ends[0] or (ends[1] and self._tied)
         return ends[1] and not (leaf in _LAST and self._tied)
+
+    def _computes(self, name: str, layer: int) -> bool:
+        """Not where sparse attention takes over what another layer's indexer chose."""
+        asked = AskedModel(self.config, self.options, self.release, self.capability)
+        return ".indexer." not in name or indexed(asked, layer)
 
     @property
     def _tied(self) -> bool:
@@ -266,7 +277,7 @@ class WeightShare:
         """Experts in mxfp4 have whole blocks of the kernels' own sizes
         (mxfp4_round_up_hidden_size_and_intermediate_size, and triton's own layout on 9.0)."""
         rows, hidden = self.config.expert_size, self.config.hidden_size
-        if self.loading.kind is None or self.loading.kind.method != "mxfp4":
+        if not self.loading.padded:
             return size
         if not rows or not hidden:
             raise NotKnown(Text("config.json does not say {name}", name="hidden_size"))

@@ -7,6 +7,7 @@ models do (0.22.0 and 0.33.0), and torch's allocator counts each merged one.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable
 from enum import Enum
@@ -54,9 +55,14 @@ def weights_on(
     if tensors is None:
         drafter = drafter_of(config, loading) if drafts(options) else ()
         tensors = itertools.chain(checkpoint_of(config, loading), drafter)
-    size = WeightShare(config, options, loading, release, stage, capability).bytes_of(tensors)
+    counted = tuple(tensors)
+    share = WeightShare(config, options, loading, release, stage, capability)
+    size = share.bytes_of(counted)
+    most = size
+    if capability is None and loading.padded:
+        most = max(dataclasses.replace(share, capability=c).bytes_of(counted) for c in (80, 100))
     more = max(3 * GIB // 20, size // 100) if release.since("0.22") else 0
-    return Weights(size, size + more, source)
+    return Weights(size, max(size, most) + more, source)
 
 
 def loaded_bytes(config: ConfigJson, asked: str | None = None, dtype: str = "auto") -> int | None:
