@@ -326,12 +326,13 @@ def _has_experts(config: ConfigJson, layer: int) -> bool:
         raise _not_understood(config)
     if isinstance(which := text.get("moe_layer_freq"), list) and layer < len(which):
         return bool(which[layer])
-    if every := config.count("interleave_moe_layer_step"):
-        return (layer + 1) % every == 0
+    if step := config.count("interleave_moe_layer_step"):
+        return (layer + 1) % step == 0
     alone = text.get("mlp_only_layers")
     if isinstance(alone, list) and layer in alone:
         return False
-    return layer >= (config.count("first_k_dense_replace") or 0)
+    every = config.count("moe_layer_freq") or 1
+    return layer >= (config.count("first_k_dense_replace") or 0) and layer % every == 0
 
 
 @dataclass(frozen=True)

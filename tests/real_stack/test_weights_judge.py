@@ -132,7 +132,7 @@ def shortened(values: Mapping[str, Any], most: int) -> dict[str, Any]:
             made[name] = shortened(value, most)
         elif name in _LAYERS and isinstance(value, int):
             made[name] = min(value, most)
-        elif name in _OF_EACH_LAYER:
+        elif name in _OF_EACH_LAYER and not isinstance(value, int):
             made[name] = value[:most]
     return made
 

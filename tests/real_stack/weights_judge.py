@@ -59,8 +59,8 @@ def tensors_of(cell: dict[str, Any]) -> list[list[Any]]:
 def published(folder: str) -> list[list[Any]]:
     """Of transformers' own class for the model."""
     import torch
-    import transformers
 
+    transformers: Any = importlib.import_module("transformers")
     config = transformers.AutoConfig.from_pretrained(folder)
     kinds = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
     kind = next(kind for kind in reversed(kinds) if type(config) in kind._model_mapping)
