@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from doctor.command import ServerCommand
@@ -91,20 +92,16 @@ class _Page:
     # The machine.
 
     def _machine(self) -> Iterator[Line]:
-        question = self._fit.question
-        rules = question.release.version
-        if question.gpus:
-            first = question.gpus[0]
-            said = Text(
-                "{count} x {name}, {total} each; vLLM {version}",
-                count=len(question.gpus),
-                name=first.name,
-                total=_gib(first.total),
-                version=rules or "?",
-            )
-        else:
-            said = Text("no GPU is named; vLLM {version}", version=rules or "?")
-        yield from self._paragraph(self._say(said), "")
+        rules = self._fit.question.release.version or "?"
+        kinds = Counter((gpu.name, gpu.total) for gpu in self._fit.question.gpus)
+        for (name, total), count in kinds.items():
+            said = Text("{count} x {name}, {total} each", count=count, name=name, total=_gib(total))
+            if count == 1:
+                said = Text("{name}, {total}", name=name, total=_gib(total))
+            yield from self._paragraph(self._say(said), "")
+        if not kinds:
+            yield from self._paragraph(self._say(Text("no GPU is named")), "")
+        yield from self._paragraph(self._say(Text("by the rules of vLLM {v}", v=rules)), "")
 
     def _bars(self) -> Iterator[Line]:
         ranks = [one for one in self._fit.ranks if one.weights is not None or one.reserve]
@@ -121,18 +118,13 @@ class _Page:
         return gpus[rank.rank] if rank.rank < len(gpus) else None
 
     def _bar(self, rank: RankMemory, gpu: GpuMemory) -> Iterator[Line]:
-        pieces = _pieces(rank, self._fit.kv.needed)
-        held = sum(piece.size for piece in pieces)
-        if held <= gpu.total:
-            label = Text("free") if rank.weights is not None else Text("rest")
-            pieces.append(_Piece("", "░", label, gpu.total - held))
+        pieces, missing = _pieces(rank, self._fit.kv.needed, gpu.total)
         head = self._say(Text("GPU {number}", number=rank.rank)) + "  "
         room = self._style.width - columns(head) - 1
-        yield (("", head), *_drawn(pieces, max(held, gpu.total), room))
-        missing = held - gpu.total
+        yield (("", head), *_drawn(pieces, room))
         numbers = [self._number(piece) for piece in pieces]
         if missing > 0:
-            numbers.append((("bold red", self._say(Text("missing {size}", size=_gib(missing)))),))
+            numbers.append((("bold red", self._say(Text("missing: {size}", size=_gib(missing)))),))
         yield from self._flowing(numbers, " " * columns(head))
 
     def _number(self, piece: _Piece) -> Line:
@@ -181,11 +173,11 @@ class _Page:
                     block=f"{kv.block_size:,}",
                 )
             )
-        if kv.tokens is not None:
+        if kv.tokens is not None and kv.tokens.high > 0:
             said.append(Text("GPU KV cache size: {tokens} tokens", tokens=_range(kv.tokens)))
-        if kv.longest is not None:
+        if kv.longest is not None and kv.longest.high > 0:
             said.append(Text("longest --max-model-len: {tokens}", tokens=_range(kv.longest)))
-        if kv.concurrency is not None:
+        if kv.concurrency:
             said.append(
                 Text("requests of full length at once: {number}", number=f"{kv.concurrency:.2f}")
             )
@@ -222,25 +214,35 @@ def _with_flags(command: ServerCommand, flags: Sequence[str]) -> tuple[str, ...]
     return command.with_arguments(arguments)
 
 
-def _pieces(rank: RankMemory, needed: int | None) -> list[_Piece]:
-    """What is known of a GPU, in the order of its bar."""
-    reserve = rank.reserve
+def _pieces(rank: RankMemory, needed: int | None, total: int) -> tuple[list[_Piece], int]:
+    """What is known of a GPU, in the order of its bar, and how much more than vLLM may use of it
+    that is. What others hold may lie in the part that vLLM does not ask for."""
+    reserve, may_use = rank.reserve, total if rank.requested is None else rank.requested
     parts = (
-        ("magenta", "▞", Text("others"), rank.others or None, None),
         ("blue", "█", Text("weights"), rank.weights, None),
         ("green", "▓", Text("KV cache"), needed, None),
         ("yellow", "▒", Text("reserve"), reserve.likely if reserve else None, reserve),
     )
-    return [
+    made = [
         _Piece(colour, sign, label, size, band)
         for colour, sign, label, size, band in parts
         if size is not None and size >= 0
     ]
+    held, others = sum(piece.size for piece in made), rank.others or 0
+    if held < may_use:
+        label = Text("free") if rank.weights is not None else Text("rest")
+        made.append(_Piece("", "░", label, may_use - held))
+    if others:
+        made.append(_Piece("magenta", "▞", Text("other processes"), others))
+    if (unused := total - max(held, may_use) - others) > 0:
+        made.append(_Piece("dim", "·", Text("not used"), unused))
+    return made, max(held - may_use, held + others - total)
 
 
-def _drawn(pieces: Sequence[_Piece], total: int, room: int) -> Iterator[tuple[str, str]]:
+def _drawn(pieces: Sequence[_Piece], room: int) -> Iterator[tuple[str, str]]:
     """The bar, each piece as wide as its part of the whole; the ends are rounded, so that all come
     to the room."""
+    total = sum(piece.size for piece in pieces)
     done = at = 0
     for piece in pieces:
         done += piece.size
