@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers.model_config import ConfigJson
 from doctor.consumers.options import GivenOptions
 from doctor.consumers.shares import SharedModel, context_groups, layout_of, shared_model
@@ -251,83 +251,4 @@ def expert_parallel_without_experts(served: ServedModel, profile: Profile) -> Fi
         Text("--enable-expert-parallel: {model} has no experts", model=profile.model),
         served.read,
         (Fix(Text("leave it out"), (line,), Needs.PERSON),),
-    )
-
-
-@rule("gpu-memory-too-small", Severity.ERROR, Stage.GPUS)
-def gpu_memory_too_small(
-    gpus: Gpus, profile: Profile, served: ServedModel | None, blocks: ExpertBlocks | None
-) -> Finding | None:
-    """The model does not fit into GPU memory.
-
-    An error if the weights and one request of the full length do not fit into
-    `gpu_memory_utilization` of a GPU (`No available memory for the cache blocks`); a warning if
-    almost nothing is left beside them: 1 GiB is counted for activations, CUDA graphs and the
-    context, of which 1 to 3 GiB were measured. With MLA every rank holds the whole KV cache: it is
-    not divided by the ranks.
-
-    Manual: Serve on more GPUs (`--set tensor_parallel_size=N`; the report names a size that fits),
-    on larger ones, or a quantised checkpoint.
-
-    Workaround: A smaller `max_model_len` needs a smaller KV cache.
-
-    See also: no-kv-cache-memory, kv-cache-too-small, gpu-memory-below-utilization, cuda-oom-startup
-    """
-    layout, given = layout_of(profile), GivenOptions(profile.options)
-    if profile.needs.weights_gib is None:
-        raise NotApplicable(Text("the profile does not give the size of the weights"))
-    if layout.elsewhere:
-        raise NotApplicable(layout.elsewhere)
-    if len(gpus.visible) < layout.ranks:
-        raise Missing(Text("too few GPUs are visible"), ("tp-exceeds-visible-gpus",))
-    for option in ("offload_group_size", "kv_cache_memory_bytes"):
-        if given.says(option):
-            name = option.replace("_", "-")
-            raise NotApplicable(Text("--{name} is not reckoned with", name=name))
-    fit = _fit(profile, gpus, layout.tensor)
-    if fit is None:
-        raise NotApplicable(Text("a GPU with unified memory does not report its size"))
-    if fit.roomy:
-        return None
-    error = fit.weights + fit.cache > fit.budget
-    return Finding(
-        _too_small(fit, profile.max_model_len or 0),
-        (
-            Text(
-                "{name} has {total} GiB, of which vLLM may use {part}",
-                name=fit.name,
-                total=f"{fit.total:.1f}",
-                part=f"{profile.gpu_memory_utilization:.0%}",
-            ),
-        ),
-        _other_size(profile, _shared(profile, served, blocks), gpus),
-        None if error else Severity.WARNING,
-    )
-
-
-def _too_small(fit: _Fit, tokens: int) -> Text:
-    weights, budget, cache = (f"{gib:.1f}" for gib in (fit.weights, fit.budget, fit.cache))
-    if fit.weights > fit.budget:
-        return Text(
-            "each GPU must hold {weights} GiB of weights, but {budget} GiB may be used",
-            weights=weights,
-            budget=budget,
-        )
-    if fit.weights + fit.cache > fit.budget:
-        return Text(
-            "{weights} GiB of weights and {cache} GiB of KV cache (one request of {tokens} tokens) "
-            "exceed the {budget} GiB that may be used on each GPU",
-            weights=weights,
-            cache=cache,
-            tokens=tokens,
-            budget=budget,
-        )
-    return Text(
-        "{weights} GiB of weights and {cache} GiB of KV cache (one request of {tokens} tokens) "
-        "leave less than {beside} of the {budget} GiB on each GPU for everything else",
-        weights=weights,
-        cache=cache,
-        tokens=tokens,
-        beside=f"{_BESIDE_GIB:g}",
-        budget=budget,
     )
