@@ -15,6 +15,7 @@ QWEN, FLASH = "Qwen/Qwen3-32B", "zai-org/GLM-4.7-Flash"
 NEWEST = ("--vllm-version", "0.33.0")
 JSON = ("--format", "json")
 H100 = ("--gpu", "h100-80gb")
+MODULE = ("python", "-m", "vllm.entrypoints.openai.api_server")
 
 
 def asked(*words: str | Path) -> tuple[dict[str, Any], int]:
@@ -42,8 +43,7 @@ def _before(words: tuple[str | Path, ...]) -> Said:
         (*H100, QWEN, "-tp", "2", *NEWEST),
         (QWEN, "--tensor-parallel-size=2", *NEWEST, *H100),
         (*H100, *NEWEST, QWEN, "--", "--tensor-parallel-size", "2"),
-        (*H100, *NEWEST, "--", "python", "-m", "vllm.entrypoints.openai.api_server", "--model")
-        + (QWEN, "-tp", "2"),
+        (*H100, *NEWEST, "--", *MODULE, "--model", QWEN, "-tp", "2"),
     ],
 )
 def test_each_form_asks_the_same(words: tuple[str, ...]) -> None:
@@ -189,7 +189,7 @@ def test_no_gpu_here_and_none_named() -> None:
         ((QWEN, *H100, "--", "vllm", "serve", "x"), "the command behind -- names the model"),
         ((QWEN, "--config", "/no/such/file", *H100, *NEWEST), "--config /no/such/file: no such"),
         ((QWEN, "--from", "/no/such/file"), "--from /no/such/file: no such"),
-        (("--", "vllm", "bench"), "not the command of a vLLM server"),
+        (("--", "vllm", "bench"), "vllm bench: not the command of a server"),
     ],
 )
 def test_what_cannot_be_is_refused(words: tuple[str, ...], why: str) -> None:

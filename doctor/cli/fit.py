@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,11 +43,11 @@ from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory
 from doctor.frozen import dataclass
 from doctor.locate import nobody_named
 from doctor.model import Missing, Text, shortened
-from doctor.numbers import number_of
 from doctor.probes.arguments import ServerArguments
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
+from doctor.probes.fit import fit_question, gpu_memories, said_values
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.served import Profile
 from doctor.probes.wheels import Vllm
@@ -66,8 +67,10 @@ class _FitCommand(ServingCommand):
         own, server = self._parted(args[:at])
         behind = args[at + 1 :]
         if server and server[0].startswith("-"):
-            hint = did_you_mean(server[0].partition("=")[0], self._own_names(), _AFTER_MODEL)
-            raise click.UsageError(f"No such option: {server[0]}{hint}", ctx)
+            option = server[0].partition("=")[0]
+            known = option in MEMORY_OPTIONS.strings
+            hint = _AFTER_MODEL if known else did_you_mean(option, self._own(), _AFTER_MODEL)
+            raise click.UsageError(f"No such option: {option}{hint}", ctx)
         if server and behind and not behind[0].startswith("-"):
             raise click.UsageError(
                 f"{server[0]}: the command behind -- names the model; leave one out", ctx
@@ -76,7 +79,7 @@ class _FitCommand(ServingCommand):
             behind = ["vllm", "serve", *server, *behind]
         return super().parse_args(ctx, [*own, *(["--", *behind] if behind else [])])
 
-    def _own_names(self) -> list[str]:
+    def _own(self) -> list[str]:
         return [name for one in self.params for name in one.opts if name.startswith("-")]
 
     def _parted(self, args: list[str]) -> tuple[list[str], list[str]]:
@@ -90,7 +93,7 @@ class _FitCommand(ServingCommand):
             if name in ("-h", "--help") or (name in flags and (equals or flags[name].is_flag)):
                 own.append(word)
             elif name in flags:
-                own += [word, *filter(None, (next(words, None),))]
+                own += [word, *itertools.islice(words, 1)]
             else:
                 others.append(word)
         return own, others
@@ -233,18 +236,13 @@ class _Question:
             raise Missing(arguments.unread)
         _refuse(arguments.problems, self._release is not None)
         profile = facts.get(Profile)
-        options = memory_options(profile, arguments.values)
-        configuration = _or_none(facts, ModelConfiguration)
-        config = ConfigJson(configuration.values if configuration else {})
-        length = config.length()
-        return FitQuestion(
-            model=profile.model or "",
-            config=config,
-            config_from=str(configuration.place or "") if configuration else "",
-            options=options,
-            release=self._release or release(facts.get(Vllm).version.public),
-            gpus=self._gpus(facts, options),
-            length=length.tokens if length else None,
+        values = said_values(profile, arguments)
+        return fit_question(
+            profile,
+            _configuration(facts),
+            values,
+            self._release or release(str(facts.get(Vllm).version)),
+            self._gpus(facts, memory_options(profile, values)),
             available=self._available,
         )
 
@@ -255,11 +253,7 @@ class _Question:
         if self._named is not None:
             return (self._named,) * (count or ranks)
         try:
-            here = [
-                GpuMemory(one.name, one.total, one.free, _capability(one.capability))
-                for one in facts.get(Gpus).visible
-                if one.total
-            ]
+            here = gpu_memories(facts.get(Gpus).visible)
         except Missing as missing:
             if self._available is not None:
                 return ()
@@ -270,10 +264,10 @@ class _Question:
             raise Missing(said) from None
         if not here and self._available is None:
             raise Missing(Text("no GPU is visible here: name one with --gpu or --gpu-memory"))
-        return (here[0],) * count if here and count else tuple(here)
+        return here[:1] * count if here and count else here
 
     def _no_model(self, facts: Facts, question: FitQuestion) -> Fit:
-        configuration = _or_none(facts, ModelConfiguration)
+        configuration = _configuration(facts)
         if not question.model:
             why = Text("no model is named: fit MODEL")
         else:
@@ -281,7 +275,7 @@ class _Question:
                 "{model}: its config.json is not known ({why}): name the file with --config, "
                 "the model's folder, or ask the hub with --online",
                 model=question.model,
-                why=(configuration.why if configuration else None) or Text("not found"),
+                why=configuration.why or Text("not found"),
             )
         return Fit(question, Answer.UNKNOWN, why, _ranks(question))
 
@@ -310,11 +304,12 @@ def _ranks(question: FitQuestion) -> tuple[RankMemory, ...]:
     return tuple(RankMemory(number) for number in range(max(1, len(question.gpus))))
 
 
-def _or_none(facts: Facts, kind: type[ModelConfiguration]) -> ModelConfiguration | None:
+def _configuration(facts: Facts) -> ModelConfiguration:
+    """Without values where none can be told."""
     try:
-        return facts.get(kind)
-    except Missing:
-        return None
+        return facts.get(ModelConfiguration)
+    except Missing as missing:
+        return ModelConfiguration(why=missing.reason)
 
 
 # What the options say.
@@ -361,12 +356,6 @@ def _config(path: str | None) -> Mapping[str, Any] | None:
         if not isinstance(made, dict) or not made:
             raise UsageError(Text("it is not the JSON object of a config.json"))
     return made
-
-
-def _capability(text: str) -> int | None:
-    major, _, minor = text.partition(".")
-    first, second = number_of(major), number_of(minor or "0")
-    return None if first is None or second is None else first * 10 + second
 
 
 def _arguments(target: Target, request: ServeRequest) -> ServerArguments:
