@@ -9,8 +9,9 @@ from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, ru
 from doctor.consumers.model_config import ConfigJson
 from doctor.consumers.options import GivenOptions
 from doctor.consumers.shares import SharedModel, context_groups, layout_of, shared_model
-from doctor.fixes import Doctor, UnsetVariable
-from doctor.probes.driver import Gpus
+from doctor.fixes import Command, Doctor, SetVariable, UnsetVariable
+from doctor.probes.driver import BUS_ORDER, DEVICE_ORDER, Gpus
+from doctor.probes.environment import LaunchEnv
 from doctor.probes.models import ExpertBlocks, ServedModel
 from doctor.probes.served import Profile
 
@@ -251,4 +252,74 @@ def expert_parallel_without_experts(served: ServedModel, profile: Profile) -> Fi
         Text("--enable-expert-parallel: {model} has no experts", model=profile.model),
         served.read,
         (Fix(Text("leave it out"), (line,), Needs.PERSON),),
+    )
+
+
+@rule("mig-enabled", Severity.ERROR, Stage.GPUS)
+def mig_enabled(gpus: Gpus, profile: Profile) -> Finding | None:
+    """The ranks run on MIG instances of one card.
+
+    A card with MIG enabled is split into instances. A process sees one of them, and NCCL cannot
+    communicate between instances of the same card (`Duplicate GPU detected`): tensor parallelism
+    across them cannot work. A single rank can serve on one instance, which is only mentioned: it
+    has a part of the card's memory.
+
+    Manual: Serve on one instance with tensor_parallel_size=1, or have an administrator disable MIG
+    (`nvidia-smi -i INDEX -mig 0`, as root; it ends everything that runs on the card).
+
+    Sources: vllm#17047, vllm#6582, vllm#41848
+
+    See also: cuda-visible-devices-uuid, tp-exceeds-visible-gpus
+    """
+    layout = layout_of(profile)
+    if layout.elsewhere:
+        raise NotApplicable(layout.elsewhere)
+    if gpus.visible and all(device.mig is None for device in gpus.visible):
+        raise NotApplicable(Text("the driver does not say whether MIG is on"))
+    split = [device.index for device in gpus.visible if device.mig]
+    whole = len(gpus.visible) - len(split)
+    if not split or whole >= layout.ranks:
+        return None
+    off = tuple(Command(f"nvidia-smi -i {index} -mig 0") for index in split)
+    return Finding(
+        Text("MIG is on: GPU {gpus}", gpus=split),
+        (Text("the server has {ranks} ranks; a process sees one instance", ranks=layout.ranks),),
+        (
+            Fix(
+                Text("disable MIG, as root; ends everything that runs on the card"),
+                off,
+                Needs.PERSON,
+            ),
+        ),
+        None if layout.ranks > 1 else Severity.INFO,
+    )
+
+
+@rule("mixed-gpus-order", Severity.WARNING, Stage.GPUS)
+def mixed_gpus_order(gpus: Gpus, profile: Profile, env: LaunchEnv) -> Finding | None:
+    """The GPUs differ, and CUDA numbers them differently from nvidia-smi.
+
+    CUDA puts the fastest card first; nvidia-smi and vLLM's own checks use the PCI bus order. With
+    different cards, an index in CUDA_VISIBLE_DEVICES may select another card than intended, smaller
+    or older: `Detected different devices in the system`. Not a failure in itself, and harmless
+    where the server uses all of them. Tensor parallelism over different cards is limited by the
+    smallest.
+
+    Fix: Saves CUDA_DEVICE_ORDER=PCI_BUS_ID for the next start. Needs no consent.
+
+    Sources: vllm/platforms/cuda.py, vllm#16740, vllm#34076
+
+    See also: invalid-device-ordinal, no-kernel-image
+    """
+    kinds = tuple(dict.fromkeys(device.name for device in gpus.visible))
+    if len(kinds) < 2 or env.get(DEVICE_ORDER) == BUS_ORDER:
+        return None
+    order = SetVariable(DEVICE_ORDER, BUS_ORDER)
+    layout = layout_of(profile)
+    all_used = layout.elsewhere is None and layout.ranks >= gpus.installed
+    return Finding(
+        Text("the GPUs differ ({kinds}), and CUDA_DEVICE_ORDER is not PCI_BUS_ID", kinds=kinds),
+        (),
+        (Fix(Text("number them in bus order"), (order,)),),
+        Severity.INFO if all_used else None,
     )
