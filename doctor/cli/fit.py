@@ -37,13 +37,16 @@ from doctor.errors import UsageError, naming
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.fit.amounts import bytes_of
 from doctor.fit.gpus import gpu_named
+from doctor.fit.headers import tensors_of
 from doctor.fit.options import MemoryOptions, memory_options
 from doctor.fit.releases import NEWEST, Release, release
-from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory
+from doctor.fit.sizes import NotKnown
+from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory, Tensor
 from doctor.frozen import dataclass
 from doctor.locate import nobody_named
 from doctor.model import Missing, Text, shortened
 from doctor.probes.arguments import ServerArguments
+from doctor.probes.checkpoint import CheckpointHeaders
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
@@ -176,6 +179,7 @@ class _Question:
         self._available = _size("--available-kv", asked.available_kv)
         self._named = _named_gpu(asked)
         self._config = _config(asked.config)
+        self._notes: list[Text] = []
         self.request = common.request()
 
     def answer(self) -> Fit:
@@ -189,7 +193,8 @@ class _Question:
             return self._no_model(facts, question)
         from doctor.fit.judge import judge_fit
 
-        return judge_fit(question)
+        made = judge_fit(question)
+        return dataclasses.replace(made, sources=(*made.sources, *self._notes))
 
     def _facts(self) -> Facts:
         """Raises Missing where no vLLM is named and none is here."""
@@ -243,8 +248,20 @@ class _Question:
             values,
             self._release or release(str(facts.get(Vllm).version)),
             self._gpus(facts, memory_options(profile, values)),
+            self._tensors(facts),
             available=self._available,
         )
+
+    def _tensors(self, facts: Facts) -> tuple[Tensor, ...] | None:
+        """Of the checkpoint, where it is here and no other configuration is said to be its."""
+        if self._config is not None:
+            return None
+        try:
+            return tensors_of(facts.get(CheckpointHeaders).rows)
+        except (Missing, NotKnown) as odd:
+            if isinstance(odd, NotKnown):
+                self._notes.append(odd.why)
+            return None
 
     def _gpus(self, facts: Facts, options: MemoryOptions) -> tuple[GpuMemory, ...]:
         """Raises Missing where none is named, none is here, and it is not said what is
@@ -381,15 +398,16 @@ def _refuse(problems: tuple[ArgumentProblem, ...], of_any_release: bool) -> None
         slip = one.option.startswith("--") and one.meant
         if of_any_release and one.kind is Wrong.UNKNOWN and not slip:
             continue
-        hint = did_you_mean(one.option, one.meant) if one.meant else Text("")
+        hint = did_you_mean(one.value or one.option, one.meant) if one.meant else Text("")
         if one.kind is Wrong.UNKNOWN:
             said = Text("{option}: vLLM has no such option{hint}", option=one.option, hint=hint)
         else:
             said = Text(
-                "vLLM would refuse {option}{value}{why}",
+                "vLLM would refuse {option}{value}{why}{hint}",
                 option=one.option,
                 value=f" {one.value}" if one.value else "",
                 why=Text(": {why}", why=one.why) if one.why else "",
+                hint=hint,
             )
         raise UsageError(said)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ _HEADS = {
     Answer.DOES_NOT_FIT: ("bold red", "✗", Text("it does not fit")),
     Answer.UNKNOWN: ("bold yellow", "?", Text("unknown")),
 }
-_SAME_MOST = 8  # bars; what further ranks hold is said by the tightest of them
+_BARS_MOST = 16
 
 
 def fit_lines(
@@ -104,28 +105,32 @@ class _Page:
         yield from self._paragraph(self._say(Text("by the rules of vLLM {v}", v=rules)), "")
 
     def _bars(self) -> Iterator[Line]:
-        ranks = [one for one in self._fit.ranks if one.weights is not None or one.reserve]
-        for rank in ranks[:_SAME_MOST]:
-            gpu = self._gpu(rank)
-            if gpu is not None:
-                yield from self._bar(rank, gpu)
-        if len(ranks) > _SAME_MOST:
-            more = Text("... and {count} more GPUs", count=len(ranks) - _SAME_MOST)
+        """One for each GPU; the numbers of several that are filled alike stand below the last."""
+        ranks = [one for one in self._fit.ranks if self._gpu(one) is not None]
+        shown = ranks[:_BARS_MOST]
+        for rank, later in itertools.zip_longest(shown, shown[1:]):
+            pieces, missing = self._filled(rank)
+            head = self._say(Text("GPU {number}", number=rank.rank)) + "  "
+            yield (("", head), *_drawn(pieces, self._style.width - columns(head) - 1))
+            if later is None or self._filled(later) != (pieces, missing):
+                yield from self._flowing(self._numbers(pieces, missing), " " * columns(head))
+        if len(ranks) > len(shown):
+            more = Text("... and {count} more GPUs", count=len(ranks) - len(shown))
             yield (("", self._say(more)),)
 
     def _gpu(self, rank: RankMemory) -> GpuMemory | None:
         gpus = self._fit.question.gpus
-        return gpus[rank.rank] if rank.rank < len(gpus) else None
+        known = rank.weights is not None or rank.reserve is not None
+        return gpus[rank.rank] if known and rank.rank < len(gpus) else None
 
-    def _bar(self, rank: RankMemory, gpu: GpuMemory) -> Iterator[Line]:
-        pieces, missing = _pieces(rank, self._fit.kv.needed, gpu.total)
-        head = self._say(Text("GPU {number}", number=rank.rank)) + "  "
-        room = self._style.width - columns(head) - 1
-        yield (("", head), *_drawn(pieces, room))
-        numbers = [self._number(piece) for piece in pieces]
+    def _filled(self, rank: RankMemory) -> tuple[list[_Piece], int]:
+        return _pieces(rank, self._fit.kv.needed, self._fit.question.gpus[rank.rank].total)
+
+    def _numbers(self, pieces: Sequence[_Piece], missing: int) -> list[Line]:
+        made = [self._number(piece) for piece in pieces]
         if missing > 0:
-            numbers.append((("bold red", self._say(Text("missing: {size}", size=_gib(missing)))),))
-        yield from self._flowing(numbers, " " * columns(head))
+            made.append((("bold red", self._say(Text("missing: {size}", size=_gib(missing)))),))
+        return made
 
     def _number(self, piece: _Piece) -> Line:
         band = piece.band
