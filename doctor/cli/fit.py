@@ -398,7 +398,8 @@ def _refuse(problems: tuple[ArgumentProblem, ...], of_any_release: bool) -> None
         slip = one.option.startswith("--") and one.meant
         if of_any_release and one.kind is Wrong.UNKNOWN and not slip:
             continue
-        hint = did_you_mean(one.value or one.option, one.meant) if one.meant else Text("")
+        typed = one.value if one.kind is Wrong.CHOICE and one.value else one.option
+        hint = did_you_mean(typed, one.meant) if one.meant else Text("")
         if one.kind is Wrong.UNKNOWN:
             said = Text("{option}: vLLM has no such option{hint}", option=one.option, hint=hint)
         else:
