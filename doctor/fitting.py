@@ -36,6 +36,7 @@ from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.fit import fit_question, gpu_memories, said_values
 from doctor.probes.interpreter import Where
+from doctor.probes.memory import MainMemory
 from doctor.probes.served import Profile
 from doctor.probes.wheels import Vllm
 from doctor.profile import ServeRequest
@@ -153,7 +154,7 @@ class _Fitting:
         if self._instead.gpu is not None:
             return (self._instead.gpu,) * (count or ranks)
         try:
-            here = gpu_memories(facts.get(Gpus).visible)
+            here = _here(facts)
         except Missing as missing:
             if self._instead.available is not None:
                 return ()
@@ -202,6 +203,26 @@ class _Fitting:
 def _ranks(question: FitQuestion) -> tuple[RankMemory, ...]:
     """One row for each GPU, and one at least, of which nothing is known."""
     return tuple(RankMemory(number) for number in range(max(1, len(question.gpus))))
+
+
+def _here(facts: Facts) -> tuple[GpuMemory, ...]:
+    """The GPUs of this machine; one that has no memory of its own has the machine's. Raises
+    Missing."""
+    devices = facts.get(Gpus).visible
+    if not any(device.total is None for device in devices):
+        return gpu_memories(devices)
+    main = facts.get(MainMemory)
+    alone = [
+        dataclasses.replace(device, total=main.total, free=main.available)
+        if device.total is None
+        else device
+        for device in devices
+    ]
+    made = zip(devices, gpu_memories(alone), strict=True)
+    return tuple(
+        dataclasses.replace(gpu, total=main.total, unified=True) if device.total is None else gpu
+        for device, gpu in made
+    )
 
 
 def _configuration(facts: Facts) -> ModelConfiguration:

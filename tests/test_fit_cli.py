@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from doctor.report.fit_json import fit_schema
+from tests import stand_ins
 from tests.conftest import Said, must_fit, run_doctor, run_inside
 
 QWEN, FLASH = "Qwen/Qwen3-32B", "zai-org/GLM-4.7-Flash"
@@ -302,3 +303,87 @@ def test_the_command_is_said_whole_with_what_to_change() -> None:
     (line,) = (line.strip() for line in said.out.splitlines() if line.strip().startswith("vllm "))
     assert "--port 9000" in line
     assert line.count("-tp") + line.count("--tensor-parallel-size") == 1
+
+
+# The machine's own GPUs.
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stand_ins.build(tmp_path_factory.mktemp("driver"))
+
+
+def here(libraries: Path, *words: str, **settings: object) -> tuple[dict[str, Any], int]:
+    said = run_doctor(
+        "fit", *words, *NEWEST, *JSON, env=stand_ins.environment(libraries, **settings)
+    )
+    made = json.loads(said.out)
+    must_fit(made, fit_schema)
+    return made, said.code
+
+
+def test_the_gpus_here_are_asked_and_what_others_hold(libraries: Path) -> None:
+    made, code = here(libraries, QWEN, "-tp", "2", gpus=2, reserved_mib=480)
+    assert (code, made["gpu"]["count"]) == (0, 2)
+    assert made["gpu"]["total_bytes"] == (81559 - 480) << 20
+    assert made["gpu"]["free_bytes"] is not None
+    busy, code = here(libraries, QWEN, "-tp", "2", gpus=2, free_mib=60000)
+    assert (code, busy["verdict"]) == (1, "does-not-fit")
+    assert all(rank["others_bytes"] > 20 << 30 for rank in busy["per_gpu"])
+    assert any("--gpu-memory-utilization" in flag for flag in busy["flags"])
+
+
+def test_more_gpus_of_the_kind_that_is_here(libraries: Path) -> None:
+    made, _ = here(libraries, QWEN, "--gpus", "4", "-tp", "4", gpus=1)
+    assert made["gpu"]["count"] == 4
+    assert len(made["per_gpu"]) == 4
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_machines(libraries: Path, tmp_path: Path) -> None:
+    scenario = tmp_path / "scenario"
+    scenario.write_text("* fail nvmlDeviceGetMemoryInfo 3\n", encoding="utf-8")
+    made, code = here(libraries, QWEN, gpus=1, name="NVIDIA GB10", cc="12.1", scenario=scenario)
+    assert code in (0, 1, 3)
+    total = Path("/proc/meminfo").read_text(encoding="utf-8").split()[1]
+    assert made["gpu"]["total_bytes"] == int(total) << 10
+
+
+def test_a_gpu_that_is_named_is_judged_and_not_the_one_here(libraries: Path) -> None:
+    made, _ = here(libraries, QWEN, *H100, gpus=1, memory_mib=8192, name="NVIDIA RTX 4000")
+    assert made["gpu"]["name"] == "NVIDIA H100 80GB HBM3"
+    assert made["gpu"]["free_bytes"] is None
+
+
+# A snapshot.
+
+TAPE = Path(__file__).parent.parent / "fixtures/tapes/cuda-home-unset.json"
+
+
+def test_a_snapshot_is_judged_by_its_own_vllm_and_gpus() -> None:
+    made, code = asked("--from", TAPE)
+    assert (code, made["verdict"], made["rules"]) == (0, "fits", "vllm 0.22.0")
+    assert made["gpu"]["name"] == "NVIDIA H100 80GB HBM3"
+    other, _ = asked(QWEN, "--from", TAPE, "--gpu", "rtx-4090", *NEWEST)
+    assert (other["rules"], other["verdict"]) == ("vllm 0.33.0", "does-not-fit")
+
+
+def test_a_snapshot_has_no_processes() -> None:
+    said = run_inside("fit", "--from", str(TAPE), "--pid", "1")
+    assert said.code == 2
+    assert "--from" in said.err
+
+
+def test_the_schema_is_printed() -> None:
+    assert run_inside("schema", "fit").report == fit_schema()
+
+
+def test_a_crash_of_ours_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import doctor.fit.judge
+
+    def crash(question: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(doctor.fit.judge, "judge_fit", crash)
+    made, code = asked(QWEN, *H100, *NEWEST)
+    assert (code, made["verdict"]) == (3, "unknown")
+    assert "please report it" in made["why"]

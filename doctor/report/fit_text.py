@@ -221,7 +221,8 @@ def _with_flags(command: ServerCommand, flags: Sequence[str]) -> tuple[str, ...]
 
 def _pieces(rank: RankMemory, needed: int | None, total: int) -> tuple[list[_Piece], int]:
     """What is known of a GPU, in the order of its bar, and how much more than vLLM may use of it
-    that is. What others hold may lie in the part that vLLM does not ask for."""
+    that is, or than is free of it. What others hold may lie in the part that vLLM does not ask
+    for."""
     reserve, may_use = rank.reserve, total if rank.requested is None else rank.requested
     parts = (
         ("blue", "█", Text("weights"), rank.weights, None),
@@ -234,14 +235,15 @@ def _pieces(rank: RankMemory, needed: int | None, total: int) -> tuple[list[_Pie
         if size is not None and size >= 0
     ]
     held, others = sum(piece.size for piece in made), rank.others or 0
-    if held < may_use:
+    room = total - others
+    if held < (least := min(may_use, room)):
         label = Text("free") if rank.weights is not None else Text("rest")
-        made.append(_Piece("", "░", label, may_use - held))
+        made.append(_Piece("", "░", label, least - held))
     if others:
         made.append(_Piece("magenta", "▞", Text("other processes"), others))
-    if (unused := total - max(held, may_use) - others) > 0:
+    if (unused := room - max(held, may_use)) > 0:
         made.append(_Piece("dim", "·", Text("not used"), unused))
-    return made, max(held - may_use, held + others - total)
+    return made, max(held, may_use) - min(may_use, room)
 
 
 def _drawn(pieces: Sequence[_Piece], room: int) -> Iterator[tuple[str, str]]:
