@@ -4,7 +4,7 @@ and its answer."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from doctor.arguments import (
@@ -29,7 +29,7 @@ from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory, 
 from doctor.frozen import dataclass
 from doctor.locate import nobody_named
 from doctor.model import Missing, Text
-from doctor.probes.arguments import ServerArguments
+from doctor.probes.arguments import ServerArguments, out_of_range
 from doctor.probes.checkpoint import CheckpointHeaders
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.driver import Gpus
@@ -255,7 +255,29 @@ def _arguments(target: Target, request: ServeRequest) -> ServerArguments:
         return config_of(file, target.read(request.folder / file, READ_MOST + 1))
 
     made = parse_arguments(words, MEMORY_OPTIONS, command.by if command else "serve", read)
-    return ServerArguments(made.values, made.problems, parsed=True)
+    out = (*dict(out_of_range(made.values)).values(), *_too_few(made.values))
+    return ServerArguments(made.values, (*made.problems, *out), parsed=True)
+
+
+# Positive in vLLM's configuration classes (config/cache.py, scheduler.py and parallel.py of 0.33).
+_COUNTS = (
+    "block_size",
+    "data_parallel_size",
+    "decode_context_parallel_size",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "pipeline_parallel_size",
+    "prefill_context_parallel_size",
+)
+
+
+def _too_few(values: Mapping[str, Any]) -> Iterator[ArgumentProblem]:
+    for name in _COUNTS:
+        value = values.get(name)
+        if isinstance(value, int) and value < 1:
+            option = "--" + name.replace("_", "-")
+            said = Text("it has to be 1 or more")
+            yield ArgumentProblem(Wrong.RANGE, option, str(value), why=said)
 
 
 def _refuse(problems: tuple[ArgumentProblem, ...], of_any_release: bool) -> None:

@@ -187,7 +187,7 @@ def _gpu(name: str | None, memory: str | None) -> GpuMemory | None:
         raise UsageError(Text("--gpu-memory {text}: less than any GPU has", text=memory))
     known = gpu_named(name).memory if name is not None else None
     if known is None:
-        return None if size is None else GpuMemory(str(memory), size)
+        return None if size is None else GpuMemory("", size)
     return known if size is None else dataclasses.replace(known, total=size)
 
 

@@ -95,7 +95,8 @@ class _Page:
     def _machine(self) -> Iterator[Line]:
         rules = self._fit.question.release.version or "?"
         kinds = Counter((gpu.name, gpu.total) for gpu in self._fit.question.gpus)
-        for (name, total), count in kinds.items():
+        for (named, total), count in kinds.items():
+            name = named or Text("GPU")
             said = Text("{count} x {name}, {total} each", count=count, name=name, total=_gib(total))
             if count == 1:
                 said = Text("{name}, {total}", name=name, total=_gib(total))
