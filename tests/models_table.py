@@ -50,28 +50,43 @@ PARTS = ("text_config", "llm_config", "language_config", "vision_config", "rope_
 
 KEPT = frozenset(
     """architectures auto_map dtype model_type torch_dtype transformers_version
-    attention_bias attention_chunk_size attention_k_eq_v attn_output_gate attn_type_list
-    block_configs compress_ratios decoder_sparse_step dense_intermediate_size depth
-    deepstack_visual_indexes expert_dtype first_k_dense_replace full_attention_interval
-    full_attn_layers global_head_dim head_dim hidden_size hidden_size_per_layer_input
-    hybrid_layer_pattern hybrid_override_pattern in_channels index_head_dim index_n_heads index_topk
-    index_skip_topk_offset index_topk_freq index_topk_pattern interleave_moe_layer_step
-    intermediate_size intermediate_size_mlp kv_lora_rank layer_types layers_block_type
-    linear_attn_config linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads
-    linear_num_value_heads linear_value_head_dim mamba_head_dim mamba_num_heads mlp_bias
-    max_position_embeddings merge_kernel_size mlp_layer_types mlp_only_layers model_max_length
-    moe_intermediate_size moe_latent_size moe_layer_freq moe_layers_enum
-    moe_shared_expert_intermediate_size mtp_num_hidden_layers n_groups n_routed_experts
-    n_shared_experts num_attention_heads num_experts num_experts_per_tok num_global_key_value_heads
+    add_full_attention_sink_bias add_swa_attention_sink_bias attention_bias attention_chunk_size
+    attention_head_dim attention_k_eq_v attn_bias attn_output_gate attn_res_block_size
+    attn_type_list audio_config block_configs chunk_size compress_ratios conv_kernel
+    decoder_sparse_step deepstack_visual_indexes default_output_length dense_intermediate_size depth
+    enable_moe_block expand expert_dtype expert_intermediate_size first_k_dense_replace
+    full_attention_interval full_attn_layers global_head_dim hc_mult head_dim hidden_size
+    hidden_size_per_layer_input hybrid_layer_pattern hybrid_override_pattern image_size
+    img_token_compression_config in_channels index_head_dim index_n_heads
+    index_share_for_mtp_iteration index_skip_topk_offset index_topk index_topk_freq
+    index_topk_pattern indexer_types init_pos_emb_height init_pos_emb_time init_pos_emb_width
+    interleave_moe_layer_step intermediate_size intermediate_size_mlp kv_lora_rank
+    language_model_only latent_moe_use_norm layer_types layers_block_type linear_attn_config
+    linear_bias linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads
+    linear_num_value_heads linear_value_head_dim mamba_head_dim mamba_num_heads mamba_proj_bias
+    mamba_ssm_cache_dtype mamba_ssm_dtype max_position_embeddings max_window_layers
+    merge_kernel_size mla_use_output_gate mlp_bias mlp_layer_types mlp_only_layers mlp_type
+    mm_hidden_size mm_projector_type model_max_length moe_intermediate_size moe_latent_size
+    moe_layer_freq moe_layers_enum moe_shared_expert_intermediate_size moe_shared_expert_overlap
+    mtp_hybrid_override_pattern mtp_layers_block_type mtp_num_hidden_layers mtp_transformer_layers
+    mtp_use_dedicated_embeddings multi_modal_projector_bias multimodal_projector_bias n_group
+    n_groups n_routed_experts n_shared_experts no_rope_layers num_attention_heads num_channels
+    num_experts num_experts_per_tok num_experts_per_token num_global_key_value_heads num_hash_layers
     num_heads num_hidden_layers num_key_value_heads num_kv_shared_layers num_local_experts
-    num_nextn_predict_layers num_position_embeddings o_groups o_lora_rank
-    original_max_position_embeddings out_hidden_size patch_size q_lora_rank qk_nope_head_dim
-    qk_rope_head_dim quantization_config rope_scaling shared_expert_intermediate_size
+    num_mtp_modules num_nextn_predict_layers num_position_embeddings num_shared_experts o_groups
+    o_lora_rank original_max_position_embeddings out_hidden_size output_gate_type patch_size
+    pixel_shuffle_ratio pooling_kernel_size position_embedding_size projection_dim
+    projector_hidden_size projector_input_dim projector_output_dim q_lora_rank qk_head_dim
+    qk_nope_head_dim qk_norm_type qk_rope_head_dim qkv_bias qkv_hidden_size quantization_config
+    rope_scaling routed_expert_hidden_size scoring_func shared_expert_intermediate_size
     shared_intermediate_size sliding_window sliding_window_pattern sliding_window_size
     sparse_attention_config spatial_merge_size ssm_state_size swa_head_dim swa_num_attention_heads
-    swa_num_key_value_heads swa_v_head_dim temporal_patch_size tie_word_embeddings
-    use_sliding_window v_head_dim vocab_size vt_hidden_size vt_intermediate_size
-    vt_num_attention_heads vt_num_hidden_layers""".split()  # noqa: SIM905 - a list to read
+    swa_num_key_value_heads swa_v_head_dim temporal_patch_size text_hidden_size tie_word_embeddings
+    top_k_experts topk_method use_bias use_bidirectional_attention use_conv_bias use_double_wide_mlp
+    use_mtp use_qk_norm use_routing_bias use_sliding_window v_head_dim
+    vision_feature_select_strategy vision_output_dim vision_soft_tokens_per_image vocab_size
+    vocab_size_per_layer_input vt_hidden_size vt_intermediate_size vt_num_attention_heads
+    vt_num_hidden_layers""".split()  # noqa: SIM905 - a list to read
 )
 _NAMES = ("exclude_modules", "ignore", "ignored_layers", "modules_to_not_convert", "targets")
 # Of a quantisation, what only its own layers need.
