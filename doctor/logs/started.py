@@ -28,6 +28,7 @@ _TOKENS = re.compile(r"GPU KV cache size: ([0-9,]{1,24}) tokens")
 _CONCURRENCY = re.compile(
     r"Maximum concurrency for ([0-9,]{1,24}) tokens per request: ([0-9]{1,9}\.[0-9]{1,4})x"
 )
+_BATCH = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=([0-9]{1,9})\b")
 _VALUE = r"('[^'\n]{0,400}'|[0-9]{1,12}(?:\.[0-9]{1,6})?(?![\w.])|True|False)"
 _ARGUMENT = re.compile(r"'([a-z][a-z_]{1,60})': " + _VALUE)
 _SETTING = re.compile(r"\b([a-z][a-z_]{1,60})=" + _VALUE)
@@ -133,6 +134,8 @@ def _options(before: str, engine: str) -> dict[str, Any]:
     said = list(_ARGUMENTS.finditer(before))
     line = said[-1][1] if said else ""
     made = _arguments(_TABLE.sub("", line))
+    if batches := _BATCH.findall(before):
+        made["max_num_batched_tokens"] = int(batches[-1])
     if drafting := _SPECULATIVE.search(line):
         made["speculative_config"] = _arguments(drafting[1])
     own = {name: _value(value) for name, value in _SETTING.findall(engine)}
