@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from doctor.consumers.known_models import NULLS
 from doctor.shipped import rules_folder
 
 TABLE = rules_folder() / "tables" / "models.toml"
@@ -25,6 +26,7 @@ HEADER = """\
 # What the config.json of models says that people serve, the values that decide a start: read before
 # a model is downloaded, and never where it is there. Made by `python -m tests.models_table`, which
 # says what is left out. `source`: where the values were read, most in a copy of the hub's own file.
+# `null`: the keys whose value is null there, which is not the same as absent.
 """
 
 # When the commits are of that hold copies of the hub's files.
@@ -94,7 +96,7 @@ _DROPPED = frozenset(("input_activations", "output_activations", "producer", "ob
 
 
 def essentials(values: dict[str, Any]) -> dict[str, Any]:
-    """What of a config.json is shipped; nulls are left out, which TOML has not."""
+    """What of a config.json is shipped."""
     made = dict(values)
     separate = made.pop("_hf_quant_config", None)
     if separate and not made.get("quantization_config"):
@@ -109,7 +111,7 @@ def _kept(part: dict[str, Any]) -> dict[str, Any]:
             made[key] = _plain(value) if key == "rope_parameters" else _kept(value)
         elif key == "quantization_config" and isinstance(value, dict):
             made[key] = _quantization(value)
-        elif (key == "auto_map" and isinstance(value, dict)) or (key in KEPT and value is not None):
+        elif (key == "auto_map" and isinstance(value, dict)) or key in KEPT:
             made[key] = _plain(value)
     return {key: value for key, value in made.items() if value != {}}
 
@@ -160,11 +162,13 @@ def _key(name: str) -> str:
 
 
 def section(header: str, values: dict[str, Any]) -> Iterator[str]:
-    """Its lines, the tables in it after it."""
+    """Its lines, the tables in it after it. TOML has no null: what is null is named by `null`."""
     yield f"[{header}]"
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
+    if nulls := [key for key, value in values.items() if value is None]:
+        yield f"{NULLS} = {written(nulls)}"
     for key, value in values.items():
-        if key not in tables:
+        if key not in tables and value is not None:
             yield f"{_key(key)} = {written(value)}"
     for key, value in tables.items():
         yield ""

@@ -64,7 +64,8 @@ def test_what_is_predicted_stands_beside_what_was_printed(tmp_path: Path) -> Non
     assert (said["model"], said["vllm"]) == ("zai-org/GLM-4.7-Flash", "0.22.0")
     assert said["weights_bytes"]["real"] == round(55.87 * (1 << 30))
     assert said["kv_tokens"]["real"] == 298048
-    assert said["kv_tokens"]["predicted"]["likely"] == 298048
+    tokens = said["kv_tokens"]["predicted"]
+    assert 297900 < tokens["low"] <= 298048 <= tokens["high"] < 298250
     assert said["max_concurrency"] == {"predicted": pytest.approx(7.28, abs=0.005), "real": 7.28}
     assert said["available_kv_bytes"] == {"predicted": None, "real": round(15.03 * (1 << 30))}
     low, high = (said["weights_bytes"]["predicted"][end] for end in ("low", "high"))

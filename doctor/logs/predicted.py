@@ -14,6 +14,7 @@ from doctor.fit.options import MemoryOptions, memory_options
 from doctor.fit.pool import Pool, pool
 from doctor.fit.releases import Release, release
 from doctor.fit.sizes import GIB, Band, NotKnown
+from doctor.fit.verdict import GpuMemory
 from doctor.fit.weights import weights_on
 from doctor.frozen import dataclass
 from doctor.logs.started import StartedMemory
@@ -23,7 +24,14 @@ from doctor.profile import Profile
 _PRINTED = GIB // 200
 """A printed GiB has two decimals: so much less or more may it be."""
 _MOST_RANKS = 512
-_LONGEST = 1 << 32
+# Of each kind whose blocks or batches are others; the smallest that can have held it is first.
+_GPUS = (
+    GpuMemory("24 GB", 24 * GIB, capability=89),
+    GpuMemory("H100 80GB", 80 * GIB, capability=90),
+    GpuMemory("A100 80GB", 80 * GIB, capability=80),
+    GpuMemory("96 GB", 96 * GIB, capability=120),
+    GpuMemory("B200", 180 * GIB, capability=100),
+)
 
 
 @dataclass(frozen=True)
@@ -69,13 +77,13 @@ def _of(
 ) -> PredictedMemory:
     weights = tokens = concurrency = why = None
     try:
-        made = _pool(config, options, rules)
-        tokens = _tokens(real, made)
-        concurrency = made.concurrency(round(real.available * GIB), min(real.length, _LONGEST))
+        weights = _weights(config, options, rules)
     except NotKnown as error:
         why = error.why
     try:
-        weights = _weights(config, options, rules)
+        made = _pools(real, config, options, rules)
+        tokens = _tokens(real, made)
+        concurrency = made[0].concurrency(round(real.available * GIB), real.length)
     except NotKnown as error:
         why = error.why
     return PredictedMemory(real, weights, tokens, concurrency, why)
@@ -99,16 +107,33 @@ def _size(options: Mapping[str, Any], name: str) -> int:
     return max(1, said) if whole and said is not None else 1
 
 
-def _pool(config: ConfigJson, options: MemoryOptions, rules: Release) -> Pool:
-    layers = kv_layers(config, options, rules, None)
-    return pool(layers, config, options, rules, settled(config, options, rules, None))
+def _pools(
+    real: StartedMemory, config: ConfigJson, options: MemoryOptions, rules: Release
+) -> list[Pool]:
+    """Those of the GPUs that may have been there, the likeliest first: the log names none. Raises
+    NotKnown where that of none can be told."""
+    made: list[Pool] = []
+    why = Text("no GPU has so much memory")
+    for gpu in _GPUS:
+        if gpu.total < (real.loaded + real.available) * GIB:
+            continue
+        try:
+            layers = kv_layers(config, options, rules, gpu.capability)
+            made.append(pool(layers, config, options, rules, settled(config, options, rules, gpu)))
+        except NotKnown as error:
+            why = error.why
+    if not made:
+        raise NotKnown(why)
+    return made
 
 
-def _tokens(real: StartedMemory, made: Pool) -> Band:
-    available, length = round(real.available * GIB), min(real.length, _LONGEST)
-    near = (available - _PRINTED, available, available + _PRINTED)
-    low, likely, high = (made.tokens(max(0, one), length) for one in near)
-    return Band(low, likely, high)
+def _tokens(real: StartedMemory, pools: list[Pool]) -> Band:
+    available, off = round(real.available * GIB), _PRINTED
+    return Band(
+        min(one.tokens(max(0, available - off), real.length) for one in pools),
+        pools[0].tokens(available, real.length),
+        max(one.tokens(available + off, real.length) for one in pools),
+    )
 
 
 def _weights(config: ConfigJson, options: MemoryOptions, rules: Release) -> Band:

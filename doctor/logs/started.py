@@ -20,6 +20,7 @@ _SIZE = b"GPU KV cache size: "
 _BEFORE, _AFTER = 512 << 10, 16 << 10
 """Bytes around the last "KV cache size" that are read."""
 _MOST_OPTIONS = 200
+_LONGEST = 1 << 32
 _ENGINE = re.compile(r"LLM engine \(v([0-9][0-9a-z.+]{0,63})\) with config: ([^\n]{0,16384})")
 _ARGUMENTS = re.compile(r"non-default args: \{([^\n]{0,16384})")
 _LOADED = re.compile(r"Model loading took ([0-9]{1,6}(?:\.[0-9]{1,6})?) GiB")
@@ -112,6 +113,8 @@ def _started(text: str) -> StartedMemory | None:
     told = _CONCURRENCY.search(own)
     tokens = number_of(sizes[-1][1].replace(",", ""))
     length = number_of(told[1].replace(",", "")) if told else None
+    if length is not None and length > _LONGEST:
+        return None
     options = _options(text[: engine.start()], engine[2])
     model = _model(options, engine[2])
     if told is None or not (loaded and available and tokens and length and model):
