@@ -15,7 +15,7 @@ from doctor.fit.options import MemoryOptions, memory_options
 from doctor.fit.pool import Pool, pool
 from doctor.fit.releases import Release, release
 from doctor.fit.sizes import GIB
-from doctor.fit.verdict import GpuMemory
+from doctor.fit.verdict import FitQuestion, GpuMemory
 from doctor.frozen import dataclass
 from doctor.profile import Profile
 
@@ -86,6 +86,21 @@ class FitCase:
         said = self.told.get("max_model_len")
         found = self.config.length()
         return said or (found.tokens if found else 0)
+
+    def question(self, *, available: int | None = None) -> FitQuestion:
+        """All that the case says of the server and of its GPUs."""
+        found = self.config.length()
+        gpus = (self.gpu,) * self.told["gpus"] if self.gpu else ()
+        return FitQuestion(
+            self.told["model"],
+            self.config,
+            "the table of models",
+            self.options,
+            self.release,
+            gpus,
+            found.tokens if found else None,
+            available=available,
+        )
 
     @property
     def pool(self) -> Pool:

@@ -26,7 +26,8 @@ HEADER = """\
 # What the config.json of models says that people serve, the values that decide a start: read before
 # a model is downloaded, and never where it is there. Made by `python -m tests.models_table`, which
 # says what is left out. `source`: where the values were read, most in a copy of the hub's own file.
-# `null`: the keys whose value is null there, which is not the same as absent.
+# `null`: the keys whose value is null there, which is not the same as absent; modules "...": those
+# that the copy does not name.
 """
 
 # When the commits are of that hold copies of the hub's files.
@@ -46,6 +47,8 @@ _DOUBTED = frozenset(
         *("MiniMaxAI/MiniMax-M3", "XiaomiMiMo/MiMo-7B-Base"),
     )
 )
+
+NOT_COPIED = "..."
 
 # Parts whose own values count.
 PARTS = ("text_config", "llm_config", "language_config", "vision_config", "rope_parameters")
@@ -100,8 +103,18 @@ def essentials(values: dict[str, Any]) -> dict[str, Any]:
     made = dict(values)
     separate = made.pop("_hf_quant_config", None)
     if separate and not made.get("quantization_config"):
-        made["quantization_config"] = separate
+        made["quantization_config"] = _whole(separate)
     return _kept(made)
+
+
+def _whole(separate: dict[str, Any]) -> dict[str, Any]:
+    """hf_quant_config.json, which modelopt alone writes, of a copy that has its algorithms alone:
+    without the producer vLLM would take it for nothing, and which modules are left as they are is
+    not said there."""
+    if "producer" in separate:
+        return separate
+    inner = {"exclude_modules": [NOT_COPIED], **separate.get("quantization", {})}
+    return {**separate, "producer": {"name": "modelopt"}, "quantization": inner}
 
 
 def _kept(part: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from doctor.fit.judge import judge_fit
 from doctor.fit.sizes import GIB
+from doctor.fit.verdict import Answer
+from doctor.fit.weights import weights_on
 from tests.fit_cases import CASES, FitCase
 
 _PRINTED = GIB // 200  # bytes that two decimals of a GiB leave open
@@ -56,3 +59,62 @@ def test_the_longest_length_is_the_one_that_was_printed(case: FitCase) -> None:
     assert made.longest(least, case.length) == longest
     assert made.longest(least - 1, case.length) < longest
     assert not made.fits(least, case.length)
+
+
+@pytest.mark.parametrize("case", cases("weights_gib", computable="weights"), ids=named)
+def test_weights_are_within_two_hundredths_of_what_was_printed(case: FitCase) -> None:
+    made = weights_on(case.config, None, case.options, case.release, 0)
+    assert made.bytes / GIB == pytest.approx(case.told["weights_gib"], rel=0.02)
+
+
+@pytest.mark.parametrize("case", cases("available_kv_gib", computable="available"), ids=named)
+def test_what_was_available_lies_in_the_band(case: FitCase) -> None:
+    band = judge_fit(case.question()).ranks[0].available
+    assert band is not None
+    assert band.low <= case.told["available_kv_gib"] * GIB <= band.high
+
+
+@pytest.mark.parametrize("case", cases("gpu_total_gib"), ids=named)
+def test_the_verdict_is_never_the_other_one(case: FitCase) -> None:
+    wrong = Answer.FITS if "failure" in case.told else Answer.DOES_NOT_FIT
+    assert judge_fit(case.question()).answer not in (wrong, Answer.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("id", "answer"),
+    [
+        ("h100-r1-tp1-oom", Answer.DOES_NOT_FIT),
+        ("h100-qwen3-32b-32k", Answer.DOES_NOT_FIT),
+        ("h100-qwen3-32b-tp2", Answer.FITS),
+        ("h100-llama31-8b", Answer.FITS),
+        ("qwen3-0.6b-l40s", Answer.FITS),
+    ],
+)
+def test_where_the_band_is_clear_the_verdict_is(id: str, answer: Answer) -> None:
+    (case,) = (one for one in CASES if one.id == id)
+    assert judge_fit(case.question()).answer is answer
+
+
+@pytest.mark.parametrize("case", cases("available_kv_gib"), ids=named)
+def test_with_what_the_log_says_is_available_the_verdict_is_exact(case: FitCase) -> None:
+    if "max_model_len" not in case.told:
+        pytest.skip("the case does not say how long a request is")
+    fit = judge_fit(case.question(available=case.gib("available_kv_gib")))
+    fails = case.told.get("failure") == "kv-too-small"
+    assert fit.answer is (Answer.DOES_NOT_FIT if fails else Answer.FITS)
+    assert fit.kv.tokens is not None
+    assert fit.kv.tokens.exact
+
+
+def test_every_case_is_asked_something_or_named_here() -> None:
+    asked = {
+        case.id
+        for name, computable in (
+            ("kv_tokens", "kv_bytes"),
+            ("needed_gib", None),
+            ("weights_gib", "weights"),
+            ("gpu_total_gib", None),
+        )
+        for case in cases(name, computable=computable)
+    }
+    assert {case.id for case in CASES} - asked == {"llama31-8b-lora", "qwen35-35b-rocm"}
