@@ -15,6 +15,7 @@ from doctor.elf import Elf
 from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, NotApplicable, Text
 from doctor.numbers import YEAR_10000, version_of
+from doctor.safetensors import Header
 from doctor.target import READ_MOST, Ran, Stat, Target
 
 A = TypeVar("A")
@@ -82,6 +83,7 @@ class Recording:
     executable: dict[str, bool] = field(default_factory=dict)
     realpath: dict[str, str] = field(default_factory=dict)
     elf: dict[str, Elf | None] = field(default_factory=dict)
+    tensors: dict[str, Header | None] = field(default_factory=dict)
     recorded: float | None = None
     host: str | None = None
     asked: tuple[str, ...] | None = None
@@ -146,6 +148,9 @@ class Tape:
     def elf(self, path: Path) -> Elf | None:
         return _answer(self._tape.elf, path)
 
+    def tensors(self, path: Path) -> Header | None:
+        return _answer(self._tape.tensors, path)
+
 
 def _answer(answers: Mapping[str, A], key: Path | str) -> A:
     try:
@@ -204,6 +209,9 @@ class Recorder:
 
     def elf(self, path: Path) -> Elf | None:
         return self._note("elf", path, self._target.elf(path))
+
+    def tensors(self, path: Path) -> Header | None:
+        return self._note("tensors", path, self._target.tensors(path))
 
     def _note(self, method: str, path: Path, answer: A) -> A:
         self._notes.setdefault(method, {})[str(path)] = answer

@@ -23,10 +23,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from doctor import elf, trust
+from doctor import elf, safetensors, trust
 from doctor.elf import Elf
 from doctor.frozen import dataclass
 from doctor.model import Missing, Text, os_reason
+from doctor.safetensors import Header
 
 READ_MOST = 1 << 20
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
@@ -115,6 +116,10 @@ class Target(Protocol):
     def realpath(self, path: Path) -> Path: ...
 
     def elf(self, path: Path) -> Elf | None: ...
+
+    def tensors(self, path: Path) -> Header | None:
+        """The header of a safetensors file; None where there is no file that can be read."""
+        ...
 
 
 class OutOfFiles(Missing):
@@ -261,6 +266,14 @@ class Live:
         try:
             with _regular(path) as file:
                 return elf.parse(file)
+        except OSError as error:
+            _must_be_an_answer(error)
+            return None
+
+    def tensors(self, path: Path) -> Header | None:
+        try:
+            with _regular(path) as file:
+                return safetensors.header_in(file)
         except OSError as error:
             _must_be_an_answer(error)
             return None

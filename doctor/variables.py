@@ -53,6 +53,7 @@ VARIABLES = (
         _BUILD | Trait.SET | Trait.LIST | Trait.CODE_FOLDERS,
     ),
     Variable("CPLUS_INCLUDE_PATH", Text("folders of headers of g++"), _BUILD | Trait.CODE_FOLDERS),
+    Variable("CUDA_DEVICE_ORDER", Text("how CUDA counts the GPUs"), _READ | Trait.SET),
     Variable(
         "CUDA_HOME",
         Text("where FlashInfer finds nvcc, its headers and its libraries"),

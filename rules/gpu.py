@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers.model_config import ConfigJson
 from doctor.consumers.options import GivenOptions
 from doctor.consumers.shares import SharedModel, context_groups, layout_of, shared_model
-from doctor.fixes import Doctor, UnsetVariable
-from doctor.probes.driver import Gpus
+from doctor.fixes import Command, Doctor, SetVariable, UnsetVariable
+from doctor.probes.driver import BUS_ORDER, DEVICE_ORDER, Gpus
+from doctor.probes.environment import LaunchEnv
 from doctor.probes.models import ExpertBlocks, ServedModel
 from doctor.probes.served import Profile
 
@@ -254,80 +255,71 @@ def expert_parallel_without_experts(served: ServedModel, profile: Profile) -> Fi
     )
 
 
-@rule("gpu-memory-too-small", Severity.ERROR, Stage.GPUS)
-def gpu_memory_too_small(
-    gpus: Gpus, profile: Profile, served: ServedModel | None, blocks: ExpertBlocks | None
-) -> Finding | None:
-    """The model does not fit into GPU memory.
+@rule("mig-enabled", Severity.ERROR, Stage.GPUS)
+def mig_enabled(gpus: Gpus, profile: Profile) -> Finding | None:
+    """The ranks run on MIG instances of one card.
 
-    An error if the weights and one request of the full length do not fit into
-    `gpu_memory_utilization` of a GPU (`No available memory for the cache blocks`); a warning if
-    almost nothing is left beside them: 1 GiB is counted for activations, CUDA graphs and the
-    context, of which 1 to 3 GiB were measured. With MLA every rank holds the whole KV cache: it is
-    not divided by the ranks.
+    A card with MIG enabled is split into instances. A process sees one of them, and NCCL cannot
+    communicate between instances of the same card (`Duplicate GPU detected`): tensor parallelism
+    across them cannot work. A single rank can serve on one instance, which is only mentioned: it
+    has a part of the card's memory.
 
-    Manual: Serve on more GPUs (`--set tensor_parallel_size=N`; the report names a size that fits),
-    on larger ones, or a quantised checkpoint.
+    Manual: Serve on one instance with tensor_parallel_size=1, or have an administrator disable MIG
+    (`nvidia-smi -i INDEX -mig 0`, as root; it ends everything that runs on the card).
 
-    Workaround: A smaller `max_model_len` needs a smaller KV cache.
+    Sources: vllm#17047, vllm#6582, vllm#41848
 
-    See also: no-kv-cache-memory, kv-cache-too-small, gpu-memory-below-utilization, cuda-oom-startup
+    See also: cuda-visible-devices-uuid, tp-exceeds-visible-gpus
     """
-    layout, given = layout_of(profile), GivenOptions(profile.options)
-    if profile.needs.weights_gib is None:
-        raise NotApplicable(Text("the profile does not give the size of the weights"))
+    layout = layout_of(profile)
     if layout.elsewhere:
         raise NotApplicable(layout.elsewhere)
-    if len(gpus.visible) < layout.ranks:
-        raise Missing(Text("too few GPUs are visible"), ("tp-exceeds-visible-gpus",))
-    for option in ("offload_group_size", "kv_cache_memory_bytes"):
-        if given.says(option):
-            name = option.replace("_", "-")
-            raise NotApplicable(Text("--{name} is not reckoned with", name=name))
-    fit = _fit(profile, gpus, layout.tensor)
-    if fit is None:
-        raise NotApplicable(Text("a GPU with unified memory does not report its size"))
-    if fit.roomy:
+    if gpus.visible and all(device.mig is None for device in gpus.visible):
+        raise NotApplicable(Text("the driver does not say whether MIG is on"))
+    split = [device.index for device in gpus.visible if device.mig]
+    whole = len(gpus.visible) - len(split)
+    if not split or whole >= layout.ranks:
         return None
-    error = fit.weights + fit.cache > fit.budget
+    off = tuple(Command(f"nvidia-smi -i {index} -mig 0") for index in split)
     return Finding(
-        _too_small(fit, profile.max_model_len or 0),
+        Text("MIG is on: GPU {gpus}", gpus=split),
+        (Text("the server has {ranks} ranks; a process sees one instance", ranks=layout.ranks),),
         (
-            Text(
-                "{name} has {total} GiB, of which vLLM may use {part}",
-                name=fit.name,
-                total=f"{fit.total:.1f}",
-                part=f"{profile.gpu_memory_utilization:.0%}",
+            Fix(
+                Text("disable MIG, as root; ends everything that runs on the card"),
+                off,
+                Needs.PERSON,
             ),
         ),
-        _other_size(profile, _shared(profile, served, blocks), gpus),
-        None if error else Severity.WARNING,
+        None if layout.ranks > 1 else Severity.INFO,
     )
 
 
-def _too_small(fit: _Fit, tokens: int) -> Text:
-    weights, budget, cache = (f"{gib:.1f}" for gib in (fit.weights, fit.budget, fit.cache))
-    if fit.weights > fit.budget:
-        return Text(
-            "each GPU must hold {weights} GiB of weights, but {budget} GiB may be used",
-            weights=weights,
-            budget=budget,
-        )
-    if fit.weights + fit.cache > fit.budget:
-        return Text(
-            "{weights} GiB of weights and {cache} GiB of KV cache (one request of {tokens} tokens) "
-            "exceed the {budget} GiB that may be used on each GPU",
-            weights=weights,
-            cache=cache,
-            tokens=tokens,
-            budget=budget,
-        )
-    return Text(
-        "{weights} GiB of weights and {cache} GiB of KV cache (one request of {tokens} tokens) "
-        "leave less than {beside} of the {budget} GiB on each GPU for everything else",
-        weights=weights,
-        cache=cache,
-        tokens=tokens,
-        beside=f"{_BESIDE_GIB:g}",
-        budget=budget,
+@rule("mixed-gpus-order", Severity.WARNING, Stage.GPUS)
+def mixed_gpus_order(gpus: Gpus, profile: Profile, env: LaunchEnv) -> Finding | None:
+    """The GPUs differ, and CUDA numbers them differently from nvidia-smi.
+
+    CUDA puts the fastest card first; nvidia-smi and vLLM's own checks use the PCI bus order. With
+    different cards, an index in CUDA_VISIBLE_DEVICES may select another card than intended, smaller
+    or older: `Detected different devices in the system`. Not a failure in itself, and harmless
+    where the server uses all of them. Tensor parallelism over different cards is limited by the
+    smallest.
+
+    Fix: Saves CUDA_DEVICE_ORDER=PCI_BUS_ID for the next start. Needs no consent.
+
+    Sources: vllm/platforms/cuda.py, vllm#16740, vllm#34076
+
+    See also: invalid-device-ordinal, no-kernel-image
+    """
+    kinds = tuple(dict.fromkeys(device.name for device in gpus.visible))
+    if len(kinds) < 2 or env.get(DEVICE_ORDER) == BUS_ORDER:
+        return None
+    order = SetVariable(DEVICE_ORDER, BUS_ORDER)
+    layout = layout_of(profile)
+    all_used = layout.elsewhere is None and layout.ranks >= gpus.installed
+    return Finding(
+        Text("the GPUs differ ({kinds}), and CUDA_DEVICE_ORDER is not PCI_BUS_ID", kinds=kinds),
+        (),
+        (Fix(Text("number them in bus order"), (order,)),),
+        Severity.INFO if all_used else None,
     )

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
+from doctor.consumers.options import GivenOptions
+from doctor.consumers.shares import layout_of
 from doctor.fixes import Command, CudaHome, PipInstall, PrependPath, SetVariable, UnsetVariable
 from doctor.fixes.recipes import prove_it, use_wheels, without_compiler
 from doctor.model import Step
@@ -16,9 +18,11 @@ from doctor.probes.host import HostCompilers, Ninja, PythonHeaders
 from doctor.probes.interpreter import Interpreter
 from doctor.probes.jit import Jit
 from doctor.probes.libraries import TritonLibcuda
+from doctor.probes.memory import MainMemory
 from doctor.probes.proof import Proof
 from doctor.probes.served import Profile
 from doctor.probes.toolkit import RSQRT_GLIBC, Toolkits, WheelToolkit, minor
+from doctor.profile import ServeRequest
 
 _INSTALL_GCC = Fix(
     Text("install the system compilers"),
@@ -347,3 +351,90 @@ def glibc_headers_vs_cuda(
 
 
 SINPI_GLIBC = Version("2.41")
+_GIB = 1 << 30
+
+
+@rule("host-oom-killed", Severity.ERROR, Stage.GPUS)
+def host_oom_killed(
+    memory: MainMemory, profile: Profile, request: ServeRequest
+) -> Iterator[Finding]:
+    """The kernel killed a process because host memory ran out.
+
+    Main memory ran out, or the container's limit was reached: most often while every rank reads its
+    shards. There is no traceback, only SIGKILL (exit code -9, or 137 of a container). The kernel
+    log ("Out of memory: Killed process") and oom_kill in the cgroup's memory.events prove it; a
+    manual kill -9 looks the same in the server's log. Exit code -15, or "died unexpectedly" alone,
+    is not this: it also follows the real error of another rank.
+
+    Before a start only that is counted which stays in main memory: with `--device cpu` the weights,
+    else `--cpu-offload-gb` of each rank and `--kv-offloading-size`. Shards of a GPU server are not:
+    they are mapped, and the kernel takes those pages back. An error if it is more than the machine
+    with its swap, or the control group's limit, has at all; a warning if more than is available
+    now. That the kernel has killed processes of this control group before is only mentioned.
+
+    Manual: Raise the container's limit (`docker run --memory=...`, `MemoryMax=` in systemd), keep
+    less in main memory (`--set cpu_offload_gb=N`), or use a machine with more.
+
+    Sources: vllm/config/offload.py and cache.py (0.33.0), cgroups(7), vllm#3895, vllm#1765,
+    vllm#15800
+
+    See also: jit-oom-parallelism, worker-failed, process-exited
+    """
+    if request.command and request.command.container:
+        raise NotApplicable(Text("the container may have limits of its own"))
+    needed, what = _kept(profile)
+    if needed:
+        yield from _too_little_memory(needed, what, memory)
+    if memory.oom_kills:
+        yield Finding(
+            Text(
+                "the kernel has killed {count} processes of this control group for want of memory",
+                count=memory.oom_kills,
+            ),
+            (Text("since the group was made; it says nothing of this server"),),
+            severity=Severity.INFO,
+        )
+
+
+def _kept(profile: Profile) -> tuple[float, Text]:
+    """What the ranks here keep in main memory, at least, in GiB, and what it is."""
+    layout, given, weights = (
+        layout_of(profile),
+        GivenOptions(profile.options),
+        profile.needs.weights_gib,
+    )
+    if layout.elsewhere:
+        raise NotApplicable(layout.elsewhere)
+    if profile.device == "cpu":
+        copies = layout.here if weights else 0
+        return (weights or 0.0) * copies, Text("the weights")
+    each = given.amount("cpu_offload_gb")
+    if weights is not None:
+        each = min(each, weights / (layout.tensor * layout.pipeline))
+    cache = given.amount("kv_offloading_size")
+    return each * layout.ranks + cache, Text("--cpu-offload-gb and --kv-offloading-size")
+
+
+def _too_little_memory(needed: float, what: Text, memory: MainMemory) -> Iterator[Finding]:
+    group = memory.group
+    rows = [(memory.total, memory.available, Text("this machine"))]
+    if group:
+        rows.append((group.limit, group.free, Text("the control group {path}", path=group.path)))
+    most, free, where = min(rows, key=lambda row: row[1])
+    # What is known of the weights may be some percent too much, and swap takes the rest.
+    error = any(0.95 * needed * _GIB > limit + memory.swap for limit, _, _ in rows)
+    if not error and needed * _GIB <= free:
+        return
+    yield Finding(
+        Text(
+            "{what} need {needed} GiB of main memory; {where} has {free} of {most} GiB available",
+            what=what,
+            needed=f"{needed:.1f}",
+            where=where,
+            free=f"{free / _GIB:.1f}",
+            most=f"{most / _GIB:.1f}",
+        ),
+        (),
+        (Fix(Text("raise the limit, or keep less in main memory"), (), Needs.PERSON),),
+        None if error else Severity.WARNING,
+    )

@@ -35,7 +35,7 @@ from tests.assumptions.wheels import Wheels
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 TAPES = sorted((FIXTURES / "tapes").glob("*.json"))
 ANSWERS = FIXTURES / "answers.json"
-_SECTIONS = ("read", "listdir", "stat", "executable", "realpath", "elf")
+_SECTIONS = ("read", "listdir", "stat", "executable", "realpath", "elf", "tensors")
 _WHEELS = ("vllm", "transformers", "flashinfer-python")
 
 A = TypeVar("A")

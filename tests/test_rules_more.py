@@ -27,7 +27,7 @@ from doctor.fixes.recipes import use_wheels
 from doctor.model import Finding, Fix, Installer, Missing, Needs, NotApplicable
 from doctor.probes.arguments import ServerArguments
 from doctor.probes.cuda_home import HomeOfLinks
-from doctor.probes.driver import CuInit, DeepAsked, Device, Driver, Gpus
+from doctor.probes.driver import CuInit, DeepAsked, Driver
 from doctor.probes.environment import HOME, LaunchEnv
 from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.jit import Jit, Workaround
@@ -35,7 +35,7 @@ from doctor.probes.kernel_cache import CachedOp, KernelCache
 from doctor.probes.repairs import Repairs
 from doctor.probes.toolkit import Toolkit, Toolkits, WheelToolkit
 from doctor.probes.wheels import Packages, Vllm
-from doctor.profile import ModelNeeds, Profile, ServeRequest
+from doctor.profile import Profile, ServeRequest
 from doctor.shipped import rules_folder
 from doctor.target import Live
 from doctor.variables import SETTABLE
@@ -66,13 +66,6 @@ def test_an_nvcc_that_does_not_list_its_architectures_cannot_be_judged() -> None
     arguments = (Toolkits(kit), WheelToolkit(Path("/w"), Path("/h")), None, Jit(("90a",)), None)
     with pytest.raises(Missing, match="does not list its architectures"):
         list(RULES["nvcc-too-old-for-arch"](*arguments) or ())  # type: ignore[arg-type]
-
-
-def test_a_gpu_of_unified_memory_is_not_judged_by_its_memory() -> None:
-    gpu = Device(0, "NVIDIA GB10", "GPU-a", "12.1", None, None)
-    profile = Profile("m", needs=ModelNeeds(weights_gib=55.8))
-    with pytest.raises(Missing, match="unified memory"):
-        RULES["gpu-memory-too-small"](Gpus((gpu,), 1), profile, None, None)
 
 
 @pytest.mark.parametrize("temporary", ["/nonexistent", "/proc"])

@@ -50,7 +50,6 @@ def findings(profile: Profile, gpus: Gpus) -> Iterator[Finding]:
     for id, arguments in (
         ("tp-exceeds-visible-gpus", (gpus, profile, None, None)),
         ("tp-not-dividing-heads", (profile, gpus, None, None)),
-        ("gpu-memory-too-small", (gpus, profile, None, None)),
     ):
         try:
             answer = RULES[id](*arguments)

@@ -53,8 +53,8 @@ class _Commands(MutableMapping[str, click.Command]):
 
 
 _COMMANDS = _Commands(
-    *("diagnose", "explain", "fix", "undo", "launch", "profile", "env"),
-    *("rules", "snapshot", "schema"),
+    *("diagnose", "explain", "fit", "fix", "undo", "launch", "profile"),
+    *("env", "rules", "snapshot", "schema"),
 )
 
 

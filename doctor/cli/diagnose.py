@@ -38,7 +38,8 @@ _TAPE_MOST = 4 << 20  # bytes; a real snapshot is far below one MiB
 _PARTS_MOST = 100_000  # lists and tables; a real one holds some hundreds
 
 
-def _from_tape(path: str) -> tuple[Target, Where, Recorded]:
+def from_tape(path: str) -> tuple[Target, Where, Recorded]:
+    """What --from names. Raises UsageError."""
     with naming("--from", path):
         tape = load_tape(parse_json(must_read(Path(path), _TAPE_MOST), _PARTS_MOST))
         where = recorded_where(tape.python, tape.found_by)
@@ -90,7 +91,7 @@ def diagnose(
     with rules_print_to_stderr():
         known = common.rules() if accept else common.rules_when_asked()
         accepted = ids("--accept", accept, known) if accept else frozenset()
-    target, where, recorded = _from_tape(tape) if tape else (*common.named(asked.command), None)
+    target, where, recorded = from_tape(tape) if tape else (*common.named(asked.command), None)
     if deep and where.found_by is FoundBy.IMAGE:
         common.entered(asked.command)
     question = Question(common.profile_name, deep, Severity(fail_on), accepted, recorded)

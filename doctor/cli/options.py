@@ -238,6 +238,7 @@ ALLOW_HELP = "foreign-owner: as root, run and load also what another user could 
 CONSENT_HELP = {
     "core": " core: change an installed torch, vLLM, FlashInfer or triton.",
     "running": " running: change an environment that a process is using.",
+    "processes": " processes: end engine processes whose server is gone.",
 }
 
 

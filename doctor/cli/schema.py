@@ -12,14 +12,15 @@ from doctor.cli.output import (
 @click.command()
 @click.argument(
     "what",
-    type=click.Choice(["report", "fix", "create", "snapshot", "explain", "rules"]),
+    type=click.Choice(["report", "fix", "create", "snapshot", "explain", "fit", "rules"]),
     default="report",
 )
 def schema(what: str) -> None:
-    """Print the JSON Schema of the report, of what fix, fix --create without --apply, explain or
-    rules give, or of the snapshot."""
+    """Print the JSON Schema of the report, of what fix, fix --create without --apply, explain,
+    fit or rules give, or of the snapshot."""
     from doctor.report.ailment import listing_schema
     from doctor.report.explained import explained_schema
+    from doctor.report.fit_json import fit_schema
     from doctor.report.json import report_schema
     from doctor.report.repair_json import creation_schema, repair_schema
     from doctor.report.schema import snapshot_schema
@@ -30,6 +31,7 @@ def schema(what: str) -> None:
         "create": creation_schema,
         "snapshot": snapshot_schema,
         "explain": explained_schema,
+        "fit": fit_schema,
         "rules": listing_schema,
     }
     print_json(made[what](), indent=1)

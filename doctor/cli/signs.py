@@ -20,6 +20,12 @@ STAND_INS = {
     "’": "'",
     "“": '"',
     "”": '"',
+    # The bars of `fit`.
+    "█": "#",
+    "▓": "=",
+    "▒": "%",
+    "░": ".",
+    "▞": "@",
     # uv draws its explanations with these.
     "├": "|-",
     "╰": "`-",

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from doctor.elf import Elf
 from doctor.model import Text
+from doctor.safetensors import Header
 from doctor.target import READ_MOST, Ran, Stat, Target
 
 # Where the driver is looked for: it is the host's.
@@ -67,3 +68,6 @@ class Inside:
 
     def elf(self, path: Path) -> Elf | None:
         return self._target.elf(self._at(path))
+
+    def tensors(self, path: Path) -> Header | None:
+        return self._target.tensors(self._at(path))

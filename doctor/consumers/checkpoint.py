@@ -8,6 +8,7 @@ from typing import Any
 
 from doctor.codec import CodecError, parse_json
 from doctor.model import Text
+from doctor.safetensors import Damage, TensorRow
 from doctor.target import Target
 
 CONFIG = "config.json"
@@ -16,7 +17,14 @@ _INDEX = "model.safetensors.index.json"
 _MOST = 8 << 20  # bytes; that of nvidia/MiniMax-M3-NVFP4, which lists every layer, has 5.6 million
 _MOST_LISTS = 1 << 18
 _TOTAL = rb'"total_size":\s*(\d{1,18})\b'
-_SHARD = r"(.*)-(\d{5})-of-(\d{5})\.safetensors"
+_SHARD = r"(.*)-(\d{1,6})-of-(\d{1,6})\.safetensors"
+_DAMAGED = {
+    Damage.LENGTH: Text("is no safetensors file: its header would be longer than it can be"),
+    Damage.NOT_JSON: Text("has a header that is not JSON"),
+    Damage.TENSORS: Text("has a header with rows that are not tensors, or too many"),
+    Damage.OFFSETS: Text("has a header whose offsets do not fit its tensors"),
+    Damage.CUT: Text("ends before its last tensor: it is not downloaded to its end"),
+}
 
 
 def configuration_in(target: Target, folder: Path) -> dict[str, Any]:
@@ -75,6 +83,25 @@ def bytes_in(target: Target, folder: Path) -> int | None:
     stats = [target.stat(folder / name) for name in _shards(names)]
     sizes = [stat.size for stat in stats if stat is not None]
     return sum(sizes) if sizes and len(sizes) == len(stats) else None
+
+
+def headers_in(target: Target, folder: Path) -> tuple[TensorRow, ...]:
+    """What the headers of its *.safetensors files say, of all of them. Raises CodecError with one
+    sentence where one cannot be read, or not all are there."""
+    shards = _shards(target.listdir(folder) or ())
+    if not shards:
+        why = Text("{folder} has no safetensors files, or not all of a model's", folder=folder)
+        raise CodecError("", why)
+    rows: list[TensorRow] = []
+    for shard in shards:
+        header = target.tensors(folder / shard)
+        if header is None:
+            raise CodecError("", Text("{path} cannot be read", path=folder / shard))
+        if header.damage is not None:
+            why = _DAMAGED[header.damage]
+            raise CodecError("", Text("{path} {why}", path=folder / shard, why=why))
+        rows += header.rows
+    return tuple(rows)
 
 
 def _shards(names: tuple[str, ...]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from enum import Enum
+from typing import Any
 
 from doctor.consumers.model_config import ConfigJson
 from doctor.fit.options import MemoryOptions
@@ -39,9 +40,9 @@ class Tensor:
 class FitQuestion:
     """`model`: a label; `config_from`: where its config.json was read, as a person is told;
     `tensors`: of the checkpoint's headers, None where there are none; `length`: the model's own,
-    which vLLM takes without --max-model-len; `gpus`: those that the ranks of this node would have,
-    in their order; `available`: bytes for the KV cache on each rank as a log printed them, and then
-    nothing is estimated."""
+    which vLLM takes without --max-model-len; `gpus`: all that the server sees, in CUDA's order, of
+    which each rank takes one; `available`: bytes for the KV cache on each rank as a log printed
+    them, and then nothing is estimated; `finest`: as SharedModel has it."""
 
     model: str
     config: ConfigJson
@@ -52,6 +53,7 @@ class FitQuestion:
     length: int | None = None
     tensors: tuple[Tensor, ...] | None = None
     available: int | None = None
+    finest: int | None = None
 
 
 class Answer(str, Enum):
@@ -59,6 +61,17 @@ class Answer(str, Enum):
     TOO_CLOSE = "too-close"
     DOES_NOT_FIT = "does-not-fit"
     UNKNOWN = "unknown"
+
+
+class Cause(str, Enum):
+    """What it fails for, or comes close to."""
+
+    GPUS = "gpus"  # fewer than ranks
+    SHARES = "shares"  # the ranks cannot share the model evenly
+    FREE = "free"  # others hold what vLLM would ask for
+    WEIGHTS = "weights"  # they alone exceed what may be used
+    NOTHING_LEFT = "nothing-left"  # for the KV cache, beside weights and reserve
+    REQUEST = "request"  # of the full length: its KV cache is larger than what is left
 
 
 @dataclass(frozen=True)
@@ -92,16 +105,23 @@ class KvFit:
 
 @dataclass(frozen=True)
 class Fit:
-    """What `fit` says. `weights_from`: "headers", "config", or None; `flags`: to be added to the
-    server's command; `sources`: where each estimate comes from; `smallest_tp`: the smallest tensor
-    parallel size that divides the model, fits, and is there."""
+    """What `fit` says. `cause`: of an answer that is neither fits nor unknown; `weights_from`:
+    "headers", "config", or None; `flags`: to be added to the server's command, so that it fits;
+    `sources`: where each estimate comes from; `smallest_tp`: the smallest tensor parallel size that
+    divides the model, fits, and is there; `utilization`: what the server would take of each GPU;
+    `most_utilization`: the most that free memory allows; `loaded`: what the weights were reckoned
+    to, so that a question about the same ones need not begin anew."""
 
     question: FitQuestion
     answer: Answer
     why: Text
     ranks: tuple[RankMemory, ...]
     kv: KvFit = KvFit()
+    cause: Cause | None = None
     weights_from: str | None = None
     smallest_tp: int | None = None
     flags: tuple[str, ...] = ()
+    utilization: float | None = None
+    most_utilization: float | None = None
+    loaded: Any = field(default=None, compare=False, repr=False)
     sources: tuple[Text, ...] = field(default_factory=tuple)

@@ -9,8 +9,9 @@ from doctor.fixes.environment import Environment, PrependPath, SetVariable, Unse
 from doctor.fixes.files import FilesSetAside, SetAside
 from doctor.fixes.person import Command, Doctor, LoadVariables
 from doctor.fixes.pip import Install, PipInstall, PipUninstall
+from doctor.fixes.processes import EndProcess, ProcessesEnded
 
-KINDS = Kinds(Install(), CudaHomes(), Environment(), FilesSetAside())
+KINDS = Kinds(ProcessesEnded(), Install(), CudaHomes(), Environment(), FilesSetAside())
 
 
 def kind_named(name: str) -> Kind | None:
@@ -29,6 +30,7 @@ __all__ = [
     "Command",
     "CudaHome",
     "Doctor",
+    "EndProcess",
     "Kind",
     "LoadVariables",
     "PipInstall",

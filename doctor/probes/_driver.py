@@ -5,11 +5,11 @@ libcuda is opened the way torch does (dlopen by its soname, in the server's envi
 through nvidia-ml-py. With the word "init" it calls cuInit and nothing else: that can take seconds.
 """
 
-import contextlib
 import ctypes
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -47,11 +47,41 @@ def text(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
+def told(call: "Callable[[], Any]") -> Any:
+    """What a call answers; None where this driver or this GPU does not support it."""
+    import pynvml
+
+    try:
+        return call()
+    except (pynvml.NVMLError, AttributeError, ValueError):
+        return None
+
+
+def processes(nvml: Any, handle: Any) -> "list[dict[str, Any]] | None":
+    """Who has something on the GPU; None where NVML lists nobody's."""
+    compute = told(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    if compute is None:
+        return None
+    clients = told(lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses(handle))
+    drawing = told(lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses(handle))
+    rows: "dict[int, dict[str, Any]]" = {}  # who computes and draws stands in two lists
+    for one, computes in ((compute, True), (clients, True), (drawing, False)):
+        for row in one or ():
+            made = rows.setdefault(row.pid, {"pid": row.pid, "held": None, "computes": computes})
+            if made["held"] is None and row.usedGpuMemory is not None:
+                made["held"] = int(row.usedGpuMemory)
+    return [rows[pid] for pid in sorted(rows)][:PROCESSES_MOST]
+
+
+PROCESSES_MOST = 256
+
+
 def device(nvml: Any, index: int) -> "dict[str, Any]":
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = None
-    with contextlib.suppress(nvml.NVMLError):  # unified memory: the GPU has none of its own
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    # Unified memory: the GPU has none of its own.
+    memory = told(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    newer = told(lambda: nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2))
+    mig = told(lambda: nvml.nvmlDeviceGetMigMode(handle))
     return {
         "index": index,
         "name": text(nvml.nvmlDeviceGetName(handle)),
@@ -59,6 +89,10 @@ def device(nvml: Any, index: int) -> "dict[str, Any]":
         "capability": "%d.%d" % tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
         "total": int(memory.total) if memory else None,
         "free": int(memory.free) if memory else None,
+        "reserved": int(newer.reserved) if newer else None,
+        "mode": told(lambda: int(nvml.nvmlDeviceGetComputeMode(handle))),
+        "mig": None if mig is None else bool(mig[0]),
+        "processes": processes(nvml, handle),
     }
 
 

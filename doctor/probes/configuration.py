@@ -59,25 +59,47 @@ def model_configuration(
     then its cache, what the hub says where it may be asked, and the doctor's own table. A
     configuration that is there and cannot be read is what vLLM would end for; of a model whose
     --hf-overrides cannot be read nothing is known."""
-    default = arguments.defaults.get("model") if request.command else None
-    model = _said(arguments, "model") or request.profile.model or default
-    if not model:
-        raise NotApplicable(NO_MODEL)
+    model = _model(request, arguments)
     named = _said(arguments, "hf_config_path") or model
-    revision = _said(arguments, "revision") or hub.REVISION
-    folder = _said(arguments, "download_dir")
-    caches = (hub.cache(env.vars), *([request.folder / folder] if folder else []))
-    modelscope = (env.get("VLLM_USE_MODELSCOPE") or "").strip().lower() in ("1", "true")
-    here = _Here(target, request.folder, caches, revision, modelscope)
+    here = _here(target, request, arguments, env)
     found = here.configuration(named)
     if found.source is None and hub.is_repository(named) and not here.modelscope:
         if request.online:
-            found = _asked(target, env, named, revision, found)
-        if found.source is None and revision == hub.REVISION:
+            found = _asked(target, env, named, here.revision, found)
+        if found.source is None and here.revision == hub.REVISION:
             found = _known(named, found)
     if found.weights is None:
         found = dataclasses.replace(found, weights=here.bytes_of(model))
     return _as_loaded(_overridden(found, arguments), arguments)
+
+
+def weights_folder(
+    target: Target, request: ServeRequest, arguments: ServerArguments, env: LaunchEnv
+) -> Path | None:
+    """Where the weights of the model are on this machine, None where they are not. Raises
+    NotApplicable where no model was named, and NotRecorded."""
+    return _here(target, request, arguments, env).weights_folder(_model(request, arguments))
+
+
+def _model(request: ServeRequest, arguments: ServerArguments) -> str:
+    default = arguments.defaults.get("model") if request.command else None
+    model = _said(arguments, "model") or request.profile.model or default
+    if not model:
+        raise NotApplicable(NO_MODEL)
+    return model
+
+
+def _here(
+    target: Target, request: ServeRequest, arguments: ServerArguments, env: LaunchEnv
+) -> _Here:
+    folder = _said(arguments, "download_dir")
+    return _Here(
+        target,
+        request.folder,
+        (hub.cache(env.vars), *([request.folder / folder] if folder else [])),
+        _said(arguments, "revision") or hub.REVISION,
+        (env.get("VLLM_USE_MODELSCOPE") or "").strip().lower() in ("1", "true"),
+    )
 
 
 def _overridden(found: ModelConfiguration, arguments: ServerArguments) -> ModelConfiguration:
@@ -182,17 +204,20 @@ class _Here:
 
     def bytes_of(self, name: str) -> int | None:
         """What the weights of the model come to, where they are here."""
-        if not _is_read(name):
-            return None
         try:
-            there = self._stat(name) is not None
-            if not there and (self.modelscope or not hub.is_repository(name)):
-                return None
-            last_first = reversed(self.caches)  # --download-dir is for weights
-            folder = self.start / name if there else self._cached(last_first, name, "")
+            folder = self.weights_folder(name)
             return None if folder is None else bytes_in(self.target, folder)
         except NotRecorded:
             return None
+
+    def weights_folder(self, name: str) -> Path | None:
+        if not _is_read(name):
+            return None
+        there = self._stat(name) is not None
+        if not there and (self.modelscope or not hub.is_repository(name)):
+            return None
+        last_first = reversed(self.caches)  # --download-dir is for weights
+        return self.start / name if there else self._cached(last_first, name, "")
 
 
 def _is_read(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,16 +25,43 @@ from doctor.trust import NotTrusted
 F = TypeVar("F", bound=Fact)
 
 
+class ComputeMode(int, Enum):
+    """Who may compute on a GPU (nvml.h, nvmlComputeMode_t)."""
+
+    DEFAULT = 0
+    EXCLUSIVE_THREAD = 1
+    PROHIBITED = 2
+    EXCLUSIVE_PROCESS = 3
+
+
+@dataclass(frozen=True)
+class ProcessOnGpu:
+    """One that NVML lists on a GPU, by its number on the host. `held`: bytes, None where NVML does
+    not say; `computes`: it does not only draw."""
+
+    pid: int
+    held: int | None = None
+    computes: bool = True
+
+
 @dataclass(frozen=True)
 class Device:
-    """One GPU as NVML lists it (bus order); memory in bytes, None where it has none of its own."""
+    """One GPU as NVML lists it (bus order); memory in bytes, None where it has none of its own.
+
+    `reserved`: what of `total` the driver keeps for itself, so that CUDA shows that much less;
+    `mode`: a ComputeMode; `mig`: MIG is on; `processes`: who has something on it. None where the
+    driver does not say, or the doctor that recorded it did not ask."""
 
     index: int
     name: str
     uuid: str
     capability: str
-    total: int | None
-    free: int | None
+    total: int | None = None
+    free: int | None = None
+    reserved: int | None = None
+    mode: int | None = None
+    mig: bool | None = None
+    processes: tuple[ProcessOnGpu, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +121,8 @@ class CuInit(Fact):
     code: int | None = None
 
 
+DEVICE_ORDER, BUS_ORDER = "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
+"""With it CUDA counts GPUs as NVML does; else the fastest is the first."""
 NO_GPU_NEEDED = Text("this server runs on the CPU")
 GPUS_LATER = Text("the profile says that the GPUs come later")
 _NO_MIG = Text("MIG instances are not judged")

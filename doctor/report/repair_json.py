@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from doctor import about
 from doctor.fixes import KINDS
 from doctor.model import Fix, Installer, printable
+from doctor.repair.action import CONSENTS
 from doctor.report.json import (
     BOOL,
     INT,
@@ -115,9 +116,7 @@ def repair_schema() -> dict[str, Any]:
         "why": MAYBE_TEXT,
         "download_bytes": _MAYBE_INT,
         "manual": list_of(object_of(**fix)),
-        "withheld": list_of(
-            object_of(id=TEXT, why=TEXT, allow={"enum": ["core", "running", None]})
-        ),
+        "withheld": list_of(object_of(id=TEXT, why=TEXT, allow={"enum": [*CONSENTS, None]})),
         "untried": list_of(object_of(**fix, conflicts=BOOL)),
     }
     outcome = {"enum": ["healed", "already-healed", "still-there", "failed"]}

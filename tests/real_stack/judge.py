@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -30,9 +31,10 @@ _start: Any = importlib.import_module("_start")  # this is no part of a package 
 
 LIMIT_S = 60
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "depth")
+FEW_POSITIONS = {"max_position_embeddings": 8192}  # a table of all positions is computed
 _SHORTER = {
+    **FEW_POSITIONS,
     **dict.fromkeys(_LAYERS, 4),  # the kinds of them alternate, the first are dense
-    "max_position_embeddings": 8192,  # a table of all positions is computed
 }
 
 
@@ -91,6 +93,17 @@ def refuse(message: str) -> NoReturn:
 def judged(cell: dict[str, Any], stage: list[str]) -> None:
     """Goes through what a server does with its arguments, and raises what vLLM raises; `stage`:
     where that is."""
+    config = configured(cell, stage)
+    stage[0] = "worker"
+    imported("platforms").current_platform.check_if_supports_dtype(config.model_config.dtype)
+    stage[0] = "model"
+    if config.parallel_config.data_parallel_size == 1:  # the other replicas would be waited for
+        shorten(config.model_config.hf_config)
+        construct(config)
+
+
+def configured(cell: dict[str, Any], stage: list[str]) -> Any:
+    """The configuration that vLLM makes of a cell's arguments."""
     options = imported("entrypoints.common.cli_args", "entrypoints.openai.cli_args")
     server = imported("entrypoints.common.cli_args", "entrypoints.openai.api_server")
     stage[0] = "parser"
@@ -106,20 +119,14 @@ def judged(cell: dict[str, Any], stage: list[str]) -> None:
     engine = imported("engine.arg_utils").AsyncEngineArgs.from_cli_args(arguments)
     engine.skip_tokenizer_init = True
     engine.load_format = "dummy"
-    config = engine.create_engine_config()
-    stage[0] = "worker"
-    imported("platforms").current_platform.check_if_supports_dtype(config.model_config.dtype)
-    stage[0] = "model"
-    if config.parallel_config.data_parallel_size == 1:  # the other replicas would be waited for
-        construct(config)
+    return engine.create_engine_config()
 
 
 def construct(config: Any) -> None:
-    """Makes the first layers of rank 0, on no device."""
+    """Makes the layers of rank 0, on no device, and those of a drafter behind them."""
     import torch
     from vllm.config import set_current_vllm_config
 
-    shorten(config.model_config.hf_config)
     state, ranks = (
         imported("distributed.parallel_state"),
         config.parallel_config.tensor_parallel_size,
@@ -134,17 +141,18 @@ def construct(config: Any) -> None:
         imported("v1.worker.workspace").init_workspace_manager(torch.device("meta"))
         torch.set_default_dtype(config.model_config.dtype)
         with torch.device("meta"):
-            imported("model_executor.model_loader.utils").initialize_model(vllm_config=config)
+            make = imported("model_executor.model_loader.utils").initialize_model
+            make(vllm_config=config)
 
 
-def shorten(config: Any) -> None:
+def shorten(config: Any, shorter: Mapping[str, int] = _SHORTER) -> None:
     """Takes away most of the layers and positions of a configuration, in each of its parts."""
-    for name, most in _SHORTER.items():
+    for name, most in shorter.items():
         if isinstance(size := vars(config).get(name), int) and size > most:
             setattr(config, name, most)
     for part in vars(config).values():
         if hasattr(part, "to_dict"):
-            shorten(part)
+            shorten(part, shorter)
 
 
 def answer(cell: dict[str, Any]) -> dict[str, Any]:

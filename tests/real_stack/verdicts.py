@@ -29,9 +29,11 @@ from tests.tapes import FIXTURES
 MODELS = FIXTURES / "models"
 CELLS = FIXTURES / "commands" / "judged.toml"
 _SCRIPT = Path(__file__).with_name("judge.py")
-_AREAS = ("gpu", "model", "names", "options", "parsers", "quantization")
+_AREAS = ("gpu", "memory", "model", "names", "options", "parsers", "quantization")
 # The judge has no weights, and no memory to put them into.
-_ELSEWHERE = frozenset(("gpu-memory-too-small", "model-path-missing"))
+_ELSEWHERE = frozenset(
+    ("gpu-memory-too-small", "kv-cache-too-small", "model-path-missing", "no-kv-cache-memory")
+)
 
 SAID = {
     "architecture-not-in-transformers": r"Transformers does not recognize this architecture",

@@ -1,0 +1,98 @@
+"""What multi-head latent attention (MLA) keeps of each token, and the indexer of a sparse one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from doctor.fit.asked import AskedModel, needed
+from doctor.fit.cache_type import CacheType, cache_type
+from doctor.fit.kv import Keeps, KvLayer
+from doctor.fit.sizes import NotKnown
+from doctor.frozen import dataclass
+from doctor.model import Text
+
+_PACKED = 656  # fp8_ds_mla: 512 bytes, four scales, 64 numbers of the rope in bfloat16
+_INDEX_GROUP = 128  # numbers of the indexer's key that share a scale of four bytes
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """What one layer's latent takes of a token, and the blocks in which its kernels read."""
+
+    token_bytes: int
+    align: int
+    index_bytes: int = 0
+
+    def layers(self, number: int, indexed: bool, draft: bool = False) -> Iterator[KvLayer]:
+        """The entries of one layer; each rank keeps them whole."""
+        name = f"layers.{number}.self_attn"
+        yield KvLayer(number, Keeps.MLA, self.token_bytes, align=self.align, draft=draft, name=name)
+        if indexed and self.index_bytes:
+            name = f"layers.{number}.self_attn.indexer.k_cache"
+            yield KvLayer(
+                number, Keeps.MLA, self.index_bytes, align=self.align, draft=draft, name=name
+            )
+
+
+def latent_layers(asked: AskedModel, count: int) -> Iterator[KvLayer]:
+    """Of a decoder of so many layers."""
+    cache = latent_cache(asked)
+    for number in range(count):
+        yield from cache.layers(number, indexed(asked, number))
+
+
+def latent_cache(asked: AskedModel) -> LatentCache:
+    size = needed(asked.config.head_size, "kv_lora_rank")
+    kept = cache_type(asked)
+    if asked.said("index_topk") is None:
+        return LatentCache(kept.bytes_of(size), _dense_block(asked, kept))
+    index = asked.count("index_head_dim")
+    index_bytes = index + 4 * (index // _INDEX_GROUP)
+    return LatentCache(_sparse_bytes(asked, kept, size), 64, index_bytes)
+
+
+def _dense_block(asked: AskedModel, kept: CacheType) -> int:
+    """The least block of the backend that vLLM takes (platforms/cuda.py): FlashAttention's and
+    Triton's have 16, FlashMLA 64, FlashInfer's 32, CUTLASS 128."""
+    capability = asked.capability or 90
+    if capability // 10 == 9:
+        return 64 if kept.quantized else 16
+    if capability // 10 == 10:
+        return 32 if asked.count("qk_nope_head_dim") == 128 else 128
+    return 16
+
+
+def _sparse_bytes(asked: AskedModel, kept: CacheType, size: int) -> int:
+    """FlashMLA's sparse kernels keep fp8 in a layout of their own, FlashInfer's as it is."""
+    capability = asked.capability
+    if not kept.quantized and (capability is None or capability // 10 != 12):
+        return kept.bytes_of(size)
+    if capability is None:
+        raise NotKnown(
+            Text(
+                "how many bytes sparse MLA keeps of a token in {type} depends on the GPU, which "
+                "is not known",
+                type=kept.name,
+            )
+        )
+    if capability // 10 == 10 and kept.name != "fp8_ds_mla":
+        return kept.bytes_of(size)
+    return _PACKED
+
+
+def indexed(asked: AskedModel, number: int) -> bool:
+    """Whether a layer of the decoder has an indexer: to 0.23 every one, since then those that do
+    not take over what another one chose (deepseek_v2.py)."""
+    if not asked.release.since("0.24"):
+        return True
+    pattern = asked.said("index_topk_pattern")
+    if pattern is not None:
+        if not isinstance(pattern, (str, list)) or number >= len(pattern):
+            raise NotKnown(Text("index_topk_pattern of config.json is not understood"))
+        return bool(pattern[number] != "S")
+    every = asked.count("index_topk_freq", default=1)
+    offset = asked.said("index_skip_topk_offset")
+    offset = 2 if offset is None else offset
+    if not isinstance(offset, int) or isinstance(offset, bool):
+        raise NotKnown(Text("index_skip_topk_offset of config.json is not understood"))
+    return max(number - offset + 1, 0) % every == 0

@@ -1,0 +1,157 @@
+"""Whether the model that is served fits into the memory of the GPUs here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from doctor.consumers import names
+from doctor.consumers.model_config import UNSCALED, ConfigJson
+from doctor.engine import probe
+from doctor.fit.verdict import Answer, Cause, Fit, FitQuestion, GpuMemory, Tensor
+from doctor.frozen import dataclass
+from doctor.model import NO_MODEL, Fact, NotApplicable, Text
+from doctor.numbers import number_of
+from doctor.probes.arguments import ServerArguments
+from doctor.probes.configuration import ModelConfiguration
+from doctor.probes.driver import Device, Gpus
+from doctor.probes.models import ExpertBlocks
+from doctor.probes.served import Profile
+from doctor.probes.wheels import Vllm
+
+if TYPE_CHECKING:
+    from doctor.fit.releases import Release
+
+# What the driver keeps of a GPU's memory and NVML counts, and torch does not: 0.3 to 0.8 GiB of
+# 15 to 80 GiB.
+_KEPT, _KEPT_PART = 200 << 20, 0.006
+_LATER_UNSCALED = (*UNSCALED, "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+_BLOCKS_DIVIDED = 32  # refine_fp8_moe_block_shape, which 0.33 has and 0.22 has not
+
+
+@dataclass(frozen=True)
+class ServedFit(Fact):
+    """What `fit` says of it, free memory apart, which is another rule's matter. `ways`: settings
+    that make it fit, the least change first; `notes`: where its estimates come from."""
+
+    since: ClassVar[str] = "0.7.0"
+    answer: Answer
+    why: Text
+    cause: Cause | None = None
+    ways: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[Text, ...] = ()
+
+
+@probe
+def served_fit(
+    profile: Profile,
+    gpus: Gpus,
+    vllm: Vllm,
+    configuration: ModelConfiguration | None,
+    arguments: ServerArguments | None,
+    blocks: ExpertBlocks | None,
+) -> ServedFit:
+    """Reckoned once, for all rules of memory."""
+    if profile.model is None:
+        raise NotApplicable(NO_MODEL)
+    if configuration is None or not configuration.values:
+        raise NotApplicable(Text("the config.json of {model} is not known", model=profile.model))
+    question = _asked(profile, gpus, vllm, configuration, arguments)
+    if blocks is not None:
+        question = dataclasses.replace(question, finest=blocks.finest)
+    return _summed_up(_judged(question))
+
+
+def _asked(
+    profile: Profile,
+    gpus: Gpus,
+    vllm: Vllm,
+    configuration: ModelConfiguration,
+    arguments: ServerArguments | None,
+) -> FitQuestion:
+    from doctor.fit.releases import release
+
+    memories = gpu_memories(gpus.visible)
+    values = said_values(profile, arguments)
+    return fit_question(profile, configuration, values, release(str(vllm.version)), memories)
+
+
+def _judged(question: FitQuestion) -> Fit:
+    from doctor.fit.reckoning import reckon
+
+    fit = reckon(question)
+    if fit.cause is not Cause.FREE:
+        return fit
+    unheld = tuple(dataclasses.replace(gpu, free=None) for gpu in question.gpus)
+    return reckon(dataclasses.replace(question, gpus=unheld))
+
+
+def _summed_up(fit: Fit) -> ServedFit:
+    if fit.answer in (Answer.FITS, Answer.UNKNOWN):
+        return ServedFit(fit.answer, fit.why)
+    from doctor.fit.advice import smallest_tp, ways
+
+    found = (way.settings for way in ways(fit, smallest_tp(fit)))
+    settings = tuple(tuple(f"{name}={value}" for name, value in way) for way in found)
+    return ServedFit(fit.answer, fit.why, fit.cause, settings, fit.sources)
+
+
+def gpu_memories(devices: Iterable[Device]) -> tuple[GpuMemory, ...]:
+    """The GPUs as torch sees them. Raises NotApplicable for one that has no memory of its own."""
+    return tuple(map(_memory, devices))
+
+
+def _memory(device: Device) -> GpuMemory:
+    if device.total is None:
+        raise NotApplicable(Text("a GPU with unified memory does not report its size"))
+    kept = _KEPT + int(device.total * _KEPT_PART)
+    total = max(device.total - kept, device.free or 0)
+    return GpuMemory(device.name, total, device.free, _capability(device.capability))
+
+
+def _capability(said: str) -> int | None:
+    major, _, minor = said.partition(".")
+    first, second = number_of(major), number_of(minor or "0")
+    return None if first is None or second is None else first * 10 + second
+
+
+def said_values(profile: Profile, arguments: ServerArguments | None) -> dict[str, Any]:
+    """What is really said to vLLM, by the options' names, and the installed version's own
+    utilization where nothing is."""
+    if arguments is None:
+        settings = {setting: value for setting, _, value in names.passed(profile)}
+        return {**settings, **profile.options}
+    share = arguments.defaults.get("gpu_memory_utilization")
+    own = {} if share is None else {"gpu_memory_utilization": share}
+    return {**own, **arguments.values}
+
+
+def fit_question(
+    profile: Profile,
+    configuration: ModelConfiguration,
+    values: Mapping[str, Any],
+    release: Release,
+    gpus: tuple[GpuMemory, ...],
+    tensors: tuple[Tensor, ...] | None = None,
+    available: int | None = None,
+) -> FitQuestion:
+    """Of this profile in force and this configuration of its model, as this vLLM reads them.
+    `values`: what is really said to vLLM (`said_values`)."""
+    from doctor.fit.options import memory_options
+
+    config = ConfigJson(configuration.values)
+    later = release.since("0.33")
+    length = config.length(_LATER_UNSCALED if later else UNSCALED)
+    return FitQuestion(
+        model=profile.model or "",
+        config=config,
+        config_from=str(configuration.place or ""),
+        options=memory_options(profile, values),
+        release=release,
+        gpus=gpus,
+        length=length.tokens if length else None,
+        tensors=tensors,
+        available=available,
+        finest=_BLOCKS_DIVIDED if later else None,
+    )
