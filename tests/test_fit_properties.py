@@ -45,7 +45,7 @@ ranks = st.sampled_from(RANKS)
 lengths = st.integers(1, 1 << 20)
 gib = st.integers(4, 300)
 capabilities = st.sampled_from([80, 89, 90, 100, 120])
-often = settings(deadline=None, max_examples=40)
+often = settings(deadline=None, max_examples=15)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +255,7 @@ def whole(fit: Fit) -> None:
 
 
 @pytest.mark.hardening
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(
     models.flatmap(lambda name: damaged(MODELS[name])),
     options_given,
