@@ -271,7 +271,7 @@ def _paged(layers: Sequence[KvLayer], release: Release, settled: Settled) -> tup
     states = [layer for layer in layers if layer.keeps is Keeps.STATE]
     tokens = [layer for layer in layers if layer.keeps is not Keeps.STATE]
     padded = 0
-    if states and tokens:
+    if states and any(not layer.draft for layer in tokens):
         size = _hybrid_block(layers, size, release, settled)
         padded = round(size * _main(tokens).token_bytes)
     return tuple(_page(layer, size, padded) for layer in layers)
@@ -289,7 +289,7 @@ def _page(layer: KvLayer, size: int, padded: int) -> _Paged:
 
 def _main(tokens: Sequence[KvLayer]) -> KvLayer:
     """The kind of attention that vLLM asks of a hybrid's configuration."""
-    own = [layer for layer in tokens if not layer.draft] or list(tokens)
+    own = [layer for layer in tokens if not layer.draft]
     whole = [layer for layer in own if layer.keeps in _WHOLE] or own
     return max(whole, key=lambda layer: layer.token_bytes)
 
@@ -328,7 +328,8 @@ def _promoted(paged: tuple[_Paged, ...], release: Release) -> tuple[_Paged, ...]
         else one
         for one in paged
     )
-    if not _is_uniform(made):
+    windows = {(one.layer.keeps, one.layer.window) for one in paged if one.layer.window}
+    if not _is_uniform(made) or len(windows) > 1:
         raise NotKnown(Text("vLLM cannot serve it with --disable-hybrid-kv-cache-manager"))
     return made
 
