@@ -116,7 +116,8 @@ def _own_layers(asked: AskedModel, count: int) -> int:
     said = asked.said("num_kv_shared_layers")
     if said is None and asked.config.text_model_type == "gemma3n_text":
         said = 15
-    if said is not None and (not isinstance(said, int) or not 0 <= said < count):
+    whole = isinstance(said, int) and not isinstance(said, bool)
+    if said is not None and (not whole or not 0 <= said < count):
         raise missing("num_kv_shared_layers")
     return count - (said or 0)
 

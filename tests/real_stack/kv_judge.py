@@ -121,13 +121,22 @@ def in_a_fork(cell: dict[str, Any]) -> dict[str, Any]:
         return dict(json.loads(said.read_text()))
 
 
+def make_the_parser() -> None:
+    """It is the same for all cells, and slow to make."""
+    options = _judge.imported("entrypoints.common.cli_args", "entrypoints.openai.cli_args")
+    plain = _judge.imported("utils.argparse_utils").FlexibleArgumentParser()
+    parser = options.make_arg_parser(plain)
+    options.make_arg_parser = lambda _: parser
+
+
 def main() -> None:
     cells = json.load(sys.stdin)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    os.environ["STAND_IN_CC"] = "9.0"
+    os.environ.update(STAND_IN_CC="9.0", VLLM_CONFIGURE_LOGGING="0")
     _judge.answer_for_more()
     _judge.prepare({cell["model"] for cell in cells})
+    make_the_parser()
     _start.forget()
     for cell in cells:
         print(json.dumps(in_a_fork(cell)), file=answers, flush=True)

@@ -107,7 +107,6 @@ NEWEST = (
     KvCase("zai-org/GLM-4.7-Flash", 2),
     KvCase("zai-org/GLM-4.7-Flash", 2, "fp8", drafted=1),
     KvCase("zai-org/GLM-5.1", 8, "fp8_e4m3"),
-    KvCase("zai-org/GLM-5.1", 8, capability="12.0"),
 )
 """Kinds that transformers 4.57 does not know, beside which 0.22.0 is installed."""
 
