@@ -62,6 +62,8 @@ def _decoder(asked: AskedModel) -> Iterable[KvLayer]:
 
 
 def _attention(asked: AskedModel) -> Iterator[KvLayer]:
+    if asked.said("is_causal") is False or asked.said("use_bidirectional_attention") is True:
+        raise NotKnown(Text("what a decoder that looks both ways keeps is not known"))
     token = token_bytes(asked)
     for number, window in enumerate(windows(asked, decoder_layers(asked.config))):
         yield attention_layer(number, token, window)
@@ -196,7 +198,7 @@ def _hybrid(kinds: Callable[[AskedModel, int], list[str]]) -> Callable[..., Iter
     def layers(asked: AskedModel) -> Iterator[KvLayer]:
         count = decoder_layers(asked.config)
         letters = kinds(asked, count)
-        if len(letters) < count:
+        if len(letters) < count or asked.config.sliding_window is not None:
             raise missing("layer_types")
         token, state = token_bytes(asked), state_bytes(asked)
         for number in range(count):
