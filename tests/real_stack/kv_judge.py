@@ -96,8 +96,7 @@ def answer(cell: dict[str, Any]) -> dict[str, Any]:
         platform.update_block_size_for_backend(config)
         stage[0] = "specs"
         with _judge.imported("config").set_current_vllm_config(config):
-            found = specs(config)
-        rows = [row(name, *spec) for name, spec in found.items()]
+            rows = [row(name, *spec) for name, spec in specs(config).items()]
         return {"layers": [{**one, "draft": one["name"] not in own} for one in rows]}
     except BaseException as error:
         refused = [stage[0], type(error).__name__, str(error)[-1000:]]

@@ -249,7 +249,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 LEFT_OUT: dict[str, dict[str, str]] = {
-    "0.22.0": {},
+    "0.22.0": {"gemma4_text": "transformers 4.57, beside which it is installed, has none"},
     "0.33.0": {
         "bamba": "vLLM has no class of its own for it since 0.24",
         "minimax": "vLLM has no class of its own for it since 0.24",
