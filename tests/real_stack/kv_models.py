@@ -79,7 +79,6 @@ KINDS: dict[str, dict[str, Any]] = {
         sliding_window=512,
         hidden_size_per_layer_input=0,
     ),
-    "glm4": _model("glm4", "Glm4ForCausalLM", head_dim=128, partial_rotary_factor=0.5),
     "gpt2": {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -90,7 +89,6 @@ KINDS: dict[str, dict[str, Any]] = {
         "vocab_size": 32000,
         "torch_dtype": "float32",
     },
-    "granite": _model("granite", "GraniteForCausalLM"),
     "granitemoehybrid": _model(
         "granitemoehybrid",
         "GraniteMoeHybridForCausalLM",
@@ -193,7 +191,6 @@ KINDS: dict[str, dict[str, Any]] = {
     ),
     "mistral with a window": _model("mistral", "MistralForCausalLM", sliding_window=4096),
     "olmo3": _model("olmo3", "Olmo3ForCausalLM", sliding_window=1024),
-    "olmoe": _model("olmoe", "OlmoeForCausalLM", **_EXPERTS),
     "opt": _model(
         "opt", "OPTForCausalLM", num_key_value_heads=16, ffn_dim=4096, word_embed_proj_dim=2048
     ),

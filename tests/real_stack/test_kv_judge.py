@@ -51,9 +51,6 @@ _ALONE = {
 }
 
 
-_LEFT_OUT = {"rotary_dim": 64}  # of a fixture, by which no cache is decided
-
-
 @dataclass(frozen=True)
 class KvCase:
     """A model and what a server of it is told. `drafted`: tokens that its MTP layers draft."""
@@ -82,7 +79,6 @@ class KvCase:
 
 ALIKE = (
     *map(KvCase, KINDS),
-    KvCase("Qwen/Qwen3-32B", 4),
     KvCase("Qwen/Qwen3-32B", 4, "fp8"),
     KvCase("Qwen/Qwen3-30B-A3B", 8),
     KvCase("Qwen/Qwen3-30B-A3B", 2, "fp8", capability="8.9"),
@@ -95,13 +91,11 @@ ALIKE = (
     KvCase("zai-org/GLM-4.5-Air", 2, drafted=1),
     KvCase("granitemoehybrid", 2),
     KvCase("jamba", 2),
-    KvCase("gemma2", 4),
     KvCase("falcon_h1", 2, "fp8"),
     KvCase("opt", cache="int8_per_token_head"),
 )
 """What both releases can tell."""
 NEWEST = (
-    KvCase("MiniMaxAI/MiniMax-M2.7", 8),
     KvCase("Qwen/Qwen3.5-35B-A3B", 2, drafted=2),
     KvCase("Qwen/Qwen3.5-27B", 4, "fp8"),
     KvCase("google/gemma-4-26B-A4B", 2),
@@ -137,7 +131,7 @@ def first_layers(values: Mapping[str, Any], depth: int) -> dict[str, Any]:
 
 def served(values: Mapping[str, Any]) -> dict[str, Any]:
     """As vLLM's own classes read them, with no code of the model's."""
-    made = {**_LEFT_OUT, **{key: value for key, value in values.items() if key != "auto_map"}}
+    made = {key: value for key, value in values.items() if key != "auto_map"}
     if made.get("model_type") in _ALONE:
         made["architectures"] = [_ALONE[made["model_type"]]]
     return made
