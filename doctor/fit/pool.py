@@ -8,6 +8,7 @@ block holds a page of each layer of the largest group.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -164,8 +165,14 @@ class Pool:
     def _blocks_of(self, length: int) -> int:
         """Of one request, in all groups."""
         return sum(
-            max(self.request.pages(paged, length) for paged in set(group)) for group in self.groups
+            max(self.request.pages(paged, length) for paged in group) for group in self._unlike
         )
+
+    @functools.cached_property
+    def _unlike(self) -> tuple[_Group, ...]:
+        """Of each group, one layer of each kind."""
+        kinds = ({paged.kind: paged for paged in group} for group in self.groups)
+        return tuple(tuple(group.values()) for group in kinds)
 
     def _unpadded(self, length: int) -> int:
         """Layer by layer, as releases before groups were counted had it; stages are not told
