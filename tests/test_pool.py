@@ -22,6 +22,7 @@ RTX_4090 = GpuMemory("NVIDIA GeForce RTX 4090", int(23.51 * GIB), capability=89)
 A100 = GpuMemory("NVIDIA A100-SXM4-80GB", int(79.15 * GIB), capability=80)
 H100 = GpuMemory("NVIDIA H100 80GB HBM3", int(79.18 * GIB), capability=90)
 B200 = GpuMemory("NVIDIA B200", int(178.35 * GIB), capability=100)
+THOR = GpuMemory("NVIDIA Thor", int(122.8 * GIB), capability=110, unified=True)
 GB10 = GpuMemory("NVIDIA GB10", int(119.6 * GIB), capability=121, unified=True)
 
 
@@ -273,8 +274,10 @@ def test_an_encoder_keeps_nothing() -> None:
         (H100, "0.22.0", 1024, 8192),
         (B200, "0.27.1", 1024, 8192),
         (B200, "0.28.0", 1024, 16384),
-        (GB10, "0.32.0", 1024, 8192),
+        (GB10, "0.22.0", 256, 2048),
         (GB10, "0.33.0", 256, 2048),
+        (THOR, "0.32.0", 256, 2048),
+        (THOR, "0.33.0", 1024, 8192),
     ],
 )
 def test_the_defaults_of_a_batch(gpu: GpuMemory, version: str, seqs: int, tokens: int) -> None:

@@ -170,10 +170,13 @@ def _fitted(
 
 def _tier(gpu: GpuMemory, release: Release) -> tuple[int, int]:
     """get_batch_defaults of a server."""
+    unseen = gpu.unified and not release.names_gb10  # NVML does not say how much memory it has
+    if unseen or gpu.total < _LARGE:
+        return 256, 2048
     if release.largest_tier and gpu.total >= _LARGEST:
         return 1024, 16384
     small = "a100" in gpu.name.lower() or (release.names_gb10 and gpu.capability == _GB10)
-    return (1024, 8192) if gpu.total >= _LARGE and not small else (256, 2048)
+    return (256, 2048) if small else (1024, 8192)
 
 
 def _concurrent_batches(config: ConfigJson, options: MemoryOptions, release: Release) -> int:
