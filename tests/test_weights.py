@@ -210,6 +210,13 @@ def test_data_parallel_ranks_share_experts_and_nothing_else() -> None:
     assert one - two == pytest.approx(experts // 4, rel=1e-3)
 
 
+def test_shared_experts_are_whole_where_ranks_share_tokens() -> None:
+    layout = Layout(tensor=8, data=2, experts_whole=True)
+    made = of_rank("deepseek-ai/DeepSeek-R1", layout).bytes
+    other = of_rank("deepseek-ai/DeepSeek-R1", Layout(tensor=8, data=2)).bytes
+    assert made - other == pytest.approx(58 * 3 * 7168 * 2048 * 7 / 8, rel=0.01)
+
+
 def test_a_stage_has_its_layers_and_the_ends_have_the_tables() -> None:
     stages = [of_rank("Qwen/Qwen3-32B", Layout(pipeline=3), stage=n).bytes for n in range(3)]
     table = allocated(2 * 151936 * 5120)
