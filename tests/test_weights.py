@@ -106,7 +106,6 @@ def test_they_are_as_many_as_the_model_is_said_to_have(model: str, billions: flo
         "nvidia/GLM-5-NVFP4",  # layers that are not quantised beside those that are
         "RedHatAI/Llama-4-Scout-17B-16E-Instruct-FP8-dynamic",
         "moonshotai/Kimi-K2.5",
-        "google/gemma-4-26B-A4B",
         "nvidia/Llama-3_3-Nemotron-Super-49B-v1",
         "deepseek-ai/DeepSeek-V4-Flash",
     ],
@@ -337,6 +336,17 @@ def test_a_tensor_that_nobody_knows_is_of_no_rank_a_part() -> None:
 def test_odd_types_are_not_guessed() -> None:
     with pytest.raises(NotKnown, match="X3"):
         of_rank("Qwen/Qwen3-0.6B", None, [Tensor("model.norm.weight", "X3", (8,))])
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), -1, 10**30, "4", None, True])
+def test_no_rope_breaks_it(factor: Any) -> None:
+    rope = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 32768}
+    config = {**REAL["Qwen/Qwen3-32B"]["config"], "rope_parameters": rope, "rope_scaling": rope}
+    options = MemoryOptions(offload_gib=float("inf") if factor is None else 0.0)
+    made = weights_on(ConfigJson(config), None, options, release("0.33.0"), 0).bytes
+    assert made == (
+        0 if factor is None else pytest.approx(of_rank("Qwen/Qwen3-32B").bytes, rel=0.01)
+    )
 
 
 @pytest.mark.parametrize("value", [None, -1, "4", 1 << 50, float("nan"), [], {}, True, 10**9])

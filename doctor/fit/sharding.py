@@ -215,7 +215,7 @@ class WeightShare:
 
     def _offloaded(self, size: int) -> int:
         """Less what --cpu-offload-gb puts into the machine's memory."""
-        return max(0, size - int(self.options.offload_gib * GIB))
+        return max(0, size - int(min(self.options.offload_gib, size / GIB) * GIB))
 
     def _layers(self) -> range:
         """The decoder's layers of this stage. Raises NotKnown."""
