@@ -61,6 +61,10 @@ def published(cell: dict[str, Any]) -> list[list[Any]]:
     """Of transformers' own class for the model."""
     import torch
 
+    for name in ("empty", "zeros", "ones", "full", "tensor", "arange"):
+        made = getattr(torch, name)  # as _start.py wraps it, no device applies to it
+        setattr(torch, name, getattr(made, "__wrapped__", made))
+    importlib.import_module("torch.utils._device")._device_constructors.cache_clear()
     transformers: Any = importlib.import_module("transformers")
     config = transformers.AutoConfig.from_pretrained(cell["model"])
     kinds = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
