@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +12,7 @@ from typing import Any
 
 import click
 
-from doctor.arguments import (
-    ArgumentProblem,
-    Wrong,
-    config_of,
-    parse_arguments,
-    plain_values,
-    profile_words,
-)
+from doctor.cli.diagnose import from_tape
 from doctor.cli.options import (
     CommonOptions,
     ServingCommand,
@@ -28,32 +23,19 @@ from doctor.cli.output import print_json, print_lines, text_width
 from doctor.codec import parse_json
 from doctor.command import ServerCommand
 from doctor.consumers.memory_options import MEMORY_OPTIONS
-from doctor.consumers.model_config import ConfigJson, overridden
-from doctor.consumers.options import GivenOptions
-from doctor.diagnose import facts_about
-from doctor.engine import Facts
 from doctor.errors import UsageError, naming
 from doctor.exits import FINDINGS, HEALTHY, UNKNOWN
 from doctor.fit.amounts import bytes_of
 from doctor.fit.gpus import gpu_named
-from doctor.fit.options import MemoryOptions, memory_options
-from doctor.fit.releases import NEWEST, Release, release
-from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory
-from doctor.frozen import dataclass
-from doctor.locate import nobody_named
-from doctor.model import Missing, Text, shortened
-from doctor.numbers import number_of
-from doctor.probes.arguments import ServerArguments
-from doctor.probes.configuration import ModelConfiguration, ReadFrom
-from doctor.probes.driver import Gpus
-from doctor.probes.environment import LaunchEnv
+from doctor.fit.releases import Release, release
+from doctor.fit.verdict import Answer, Fit, GpuMemory
+from doctor.fitting import Instead, fit_of
+from doctor.model import Text, shortened
 from doctor.probes.interpreter import FoundBy, Where
-from doctor.probes.served import Profile
-from doctor.probes.wheels import Vllm
 from doctor.profile import ServeRequest
-from doctor.target import READ_MOST, Target, must_read
+from doctor.target import Live, Target, must_read
 
-_CONFIG_MOST = 4 << 20  # bytes; the largest of a real model has some 300 KiB
+_CONFIG_MOST = 16 << 20  # bytes; with every layer that is not quantised by name 5.4 MiB were seen
 _PARTS_MOST = 200_000  # lists and tables in it
 
 
@@ -66,8 +48,10 @@ class _FitCommand(ServingCommand):
         own, server = self._parted(args[:at])
         behind = args[at + 1 :]
         if server and server[0].startswith("-"):
-            hint = did_you_mean(server[0].partition("=")[0], self._own_names(), _AFTER_MODEL)
-            raise click.UsageError(f"No such option: {server[0]}{hint}", ctx)
+            option = server[0].partition("=")[0]
+            known = option in MEMORY_OPTIONS.strings
+            hint = _AFTER_MODEL if known else did_you_mean(option, self._own(), _AFTER_MODEL)
+            raise click.UsageError(f"No such option: {option}{hint}", ctx)
         if server and behind and not behind[0].startswith("-"):
             raise click.UsageError(
                 f"{server[0]}: the command behind -- names the model; leave one out", ctx
@@ -76,7 +60,7 @@ class _FitCommand(ServingCommand):
             behind = ["vllm", "serve", *server, *behind]
         return super().parse_args(ctx, [*own, *(["--", *behind] if behind else [])])
 
-    def _own_names(self) -> list[str]:
+    def _own(self) -> list[str]:
         return [name for one in self.params for name in one.opts if name.startswith("-")]
 
     def _parted(self, args: list[str]) -> tuple[list[str], list[str]]:
@@ -90,7 +74,7 @@ class _FitCommand(ServingCommand):
             if name in ("-h", "--help") or (name in flags and (equals or flags[name].is_flag)):
                 own.append(word)
             elif name in flags:
-                own += [word, *filter(None, (next(words, None),))]
+                own += [word, *itertools.islice(words, 1)]
             else:
                 others.append(word)
         return own, others
@@ -99,21 +83,8 @@ class _FitCommand(ServingCommand):
 _AFTER_MODEL = Text("; the server's options stand behind the model: fit MODEL --option ...")
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What the options say in the place of what would be looked up."""
-
-    config: str | None
-    gpu: str | None
-    gpu_memory: str | None
-    gpus: int | None
-    vllm_version: str | None
-    available_kv: str | None
-    tape: str | None
-
-
 @click.command(cls=_FitCommand)
-@serving_options
+@functools.partial(serving_options, rules=False)
 @click.option("--config", metavar="FILE", help="The model's config.json.")
 @click.option("--gpu", metavar="NAME", help="A GPU that is not here, such as h100-80gb.")
 @click.option("--gpu-memory", metavar="SIZE", help="Of each GPU, as torch says it: 79.18GiB.")
@@ -126,7 +97,17 @@ class _Asked:
 @click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
-def fit(common: CommonOptions, form: str, **given: Any) -> None:
+def fit(
+    common: CommonOptions,
+    config: str | None,
+    gpu: str | None,
+    gpu_memory: str | None,
+    gpus: int | None,
+    vllm_version: str | None,
+    available_kv: str | None,
+    tape: str | None,
+    form: str,
+) -> None:
     """Say whether a model fits, and with what options it does: fit MODEL [OPTIONS OF VLLM SERVE].
 
     Behind -- stands a whole command, such as `vllm serve MODEL ...`. Without a model: the
@@ -134,15 +115,26 @@ def fit(common: CommonOptions, form: str, **given: Any) -> None:
 
     Exit codes: 0 fits, 1 does not fit, 2 usage, 3 unknown or too close.
     """
-    asked = _Asked(**given)
-    question = _Question(common, asked)
-    made = question.answer()
+    if tape and (common.python or common.pid or common.unit):
+        said = Text("--from {file}: a snapshot has its own python and processes", file=tape)
+        raise UsageError(said)
+    instead = Instead(
+        _config(config),
+        config,
+        _gpu(gpu, gpu_memory),
+        gpus,
+        _release(vllm_version),
+        _size("--available-kv", available_kv),
+    )
+    request = common.request()
+    target, where = _place(common, request, tape, instead)
+    made = fit_of(target, where, request, instead)
     if form == "json":
         from doctor.report.fit_json import fit_json
 
         print_json(fit_json(made))
     else:
-        _print(made, question.request.command)
+        _print(made, request.command)
     raise SystemExit(_CODES[made.answer])
 
 
@@ -154,167 +146,18 @@ _CODES = {
 }
 
 
-_NOWHERE = Where(Path(sys.executable), FoundBy.OWN)  # no environment is asked
-
-
-class _Question:
-    """What is asked, put together of options, files and the machine."""
-
-    def __init__(self, common: CommonOptions, asked: _Asked) -> None:
-        if asked.tape and (common.python or common.pid or common.unit):
-            said = Text(
-                "--from {file}: a snapshot has its own python and processes", file=asked.tape
-            )
-            raise UsageError(said)
-        self._asked = asked
-        self._common = common
-        # What is wrong with an option is told before anything is looked up.
-        self._release = _release(asked.vllm_version)
-        self._available = _size("--available-kv", asked.available_kv)
-        self._named = _named_gpu(asked)
-        self._config = _config(asked.config)
-        self.request = common.request()
-
-    def answer(self) -> Fit:
-        """Never raises for what cannot be told. Raises UsageError."""
-        try:
-            facts = self._facts()
-            question = self._of(facts)
-        except Missing as missing:
-            return self._unknown(missing.reason)
-        if not question.config.values:
-            return self._no_model(facts, question)
-        from doctor.fit.judge import judge_fit
-
-        return judge_fit(question)
-
-    def _facts(self) -> Facts:
-        """Raises Missing where no vLLM is named and none is here."""
-        target, where = self._target()
-        request = self.request
-        if self._release is None:
-            if nobody_named(where):
-                raise Missing(
-                    Text(
-                        "no vLLM is here by whose rules to judge: name an environment with "
-                        "--python, or a version with --vllm-version"
-                    )
-                )
-            facts = facts_about(target, where, request)
-        else:
-            env = {**target.env, **(request.command.env if request.command else {})}
-            profile = request.profile
-            env = {**profile.env, **env, **profile.env_asked}
-            facts = Facts(target, (where, request, LaunchEnv(env), _arguments(target, request)))
-        if self._config is None:
-            return facts
-        given = GivenOptions(facts.get(ServerArguments).values)
-        values = overridden(self._config, given.table("hf_overrides") or {})
-        place = Text("{path}", path=self._asked.config)
-        return facts.given(ModelConfiguration(values, ReadFrom.FOLDER, place))
-
-    def _target(self) -> tuple[Target, Where]:
-        if self._asked.tape:
-            from doctor.cli.diagnose import from_tape
-
-            target, where, _ = from_tape(self._asked.tape)
-            return target, where
-        if self._release is not None and self._common.python is None:
-            from doctor.target import Live
-
-            command = self.request.command
-            return Live(command.environ if command else None), _NOWHERE
-        return self._common.located(self.request.command)
-
-    def _of(self, facts: Facts) -> FitQuestion:
-        """Raises Missing."""
-        arguments = facts.get(ServerArguments)
-        if arguments.unread:
-            raise Missing(arguments.unread)
-        _refuse(arguments.problems, self._release is not None)
-        profile = facts.get(Profile)
-        options = memory_options(profile, arguments.values)
-        configuration = _or_none(facts, ModelConfiguration)
-        config = ConfigJson(configuration.values if configuration else {})
-        length = config.length()
-        return FitQuestion(
-            model=profile.model or "",
-            config=config,
-            config_from=str(configuration.place or "") if configuration else "",
-            options=options,
-            release=self._release or release(facts.get(Vllm).version.public),
-            gpus=self._gpus(facts, options),
-            length=length.tokens if length else None,
-            available=self._available,
-        )
-
-    def _gpus(self, facts: Facts, options: MemoryOptions) -> tuple[GpuMemory, ...]:
-        """Raises Missing where none is named, none is here, and it is not said what is
-        available."""
-        count, ranks = self._asked.gpus, options.layout.ranks
-        if self._named is not None:
-            return (self._named,) * (count or ranks)
-        try:
-            here = [
-                GpuMemory(one.name, one.total, one.free, _capability(one.capability))
-                for one in facts.get(Gpus).visible
-                if one.total
-            ]
-        except Missing as missing:
-            if self._available is not None:
-                return ()
-            said = Text(
-                "no GPU can be asked here ({why}): name one with --gpu or --gpu-memory",
-                why=missing.reason,
-            )
-            raise Missing(said) from None
-        if not here and self._available is None:
-            raise Missing(Text("no GPU is visible here: name one with --gpu or --gpu-memory"))
-        return (here[0],) * count if here and count else tuple(here)
-
-    def _no_model(self, facts: Facts, question: FitQuestion) -> Fit:
-        configuration = _or_none(facts, ModelConfiguration)
-        if not question.model:
-            why = Text("no model is named: fit MODEL")
-        else:
-            why = Text(
-                "{model}: its config.json is not known ({why}): name the file with --config, "
-                "the model's folder, or ask the hub with --online",
-                model=question.model,
-                why=(configuration.why if configuration else None) or Text("not found"),
-            )
-        return Fit(question, Answer.UNKNOWN, why, _ranks(question))
-
-    def _unknown(self, why: Text) -> Fit:
-        """Where not even the question can be put together."""
-        request = self.request
-        model = request.profile.model
-        if request.command:
-            said = plain_values(request.command.arguments, request.command.by)
-            model = str(said.get("model") or "")
-        gpus = (self._named,) * (self._asked.gpus or 1) if self._named else ()
-        question = FitQuestion(
-            model or "",
-            ConfigJson({}),
-            "",
-            MemoryOptions(),
-            self._release or Release("", NEWEST),
-            gpus,
-            available=self._available,
-        )
-        return Fit(question, Answer.UNKNOWN, why, _ranks(question))
-
-
-def _ranks(question: FitQuestion) -> tuple[RankMemory, ...]:
-    """One row for each GPU, and one at least, of which nothing is known."""
-    return tuple(RankMemory(number) for number in range(max(1, len(question.gpus))))
-
-
-def _or_none(facts: Facts, kind: type[ModelConfiguration]) -> ModelConfiguration | None:
-    try:
-        return facts.get(kind)
-    except Missing:
-        return None
+def _place(
+    common: CommonOptions, request: ServeRequest, tape: str | None, instead: Instead
+) -> tuple[Target, Where]:
+    """What is asked; no environment where a version is named."""
+    if tape:
+        target, where, _ = from_tape(tape)
+        return target, where
+    if instead.release is not None and common.python is None:
+        command = request.command
+        environ = command.environ if command else None
+        return Live(environ), Where(Path(sys.executable), FoundBy.OWN)
+    return common.located(request.command)
 
 
 # What the options say.
@@ -338,15 +181,14 @@ def _size(option: str, text: str | None) -> int | None:
         return bytes_of(text)
 
 
-def _named_gpu(asked: _Asked) -> GpuMemory | None:
+def _gpu(name: str | None, memory: str | None) -> GpuMemory | None:
     """As --gpu and --gpu-memory describe it."""
-    size = _size("--gpu-memory", asked.gpu_memory)
+    size = _size("--gpu-memory", memory)
     if size is not None and size < _LEAST:
-        said = Text("--gpu-memory {text}: less than any GPU has", text=asked.gpu_memory)
-        raise UsageError(said)
-    known = gpu_named(asked.gpu).memory if asked.gpu is not None else None
+        raise UsageError(Text("--gpu-memory {text}: less than any GPU has", text=memory))
+    known = gpu_named(name).memory if name is not None else None
     if known is None:
-        return None if size is None else GpuMemory(str(asked.gpu_memory), size)
+        return None if size is None else GpuMemory("", size)
     return known if size is None else dataclasses.replace(known, total=size)
 
 
@@ -361,48 +203,6 @@ def _config(path: str | None) -> Mapping[str, Any] | None:
         if not isinstance(made, dict) or not made:
             raise UsageError(Text("it is not the JSON object of a config.json"))
     return made
-
-
-def _capability(text: str) -> int | None:
-    major, _, minor = text.partition(".")
-    first, second = number_of(major), number_of(minor or "0")
-    return None if first is None or second is None else first * 10 + second
-
-
-def _arguments(target: Target, request: ServeRequest) -> ServerArguments:
-    """The server's command line, where no installed vLLM says which options there are."""
-    profile, command = request.profile, request.command
-    words: tuple[str, ...] = request.extra
-    if command is not None:
-        words = command.arguments
-    elif profile.model is not None:
-        words = (*profile_words(profile, MEMORY_OPTIONS), *words)
-
-    def read(file: str) -> Mapping[Any, Any]:
-        return config_of(file, target.read(request.folder / file, READ_MOST + 1))
-
-    made = parse_arguments(words, MEMORY_OPTIONS, command.by if command else "serve", read)
-    return ServerArguments(made.values, made.problems, parsed=True)
-
-
-def _refuse(problems: tuple[ArgumentProblem, ...], of_any_release: bool) -> None:
-    """Raises UsageError for what vLLM would end for. Where it is not asked which options it has,
-    only a slip of the pen is known to be none of them."""
-    for one in problems:
-        slip = one.option.startswith("--") and one.meant
-        if of_any_release and one.kind is Wrong.UNKNOWN and not slip:
-            continue
-        hint = did_you_mean(one.option, one.meant) if one.meant else Text("")
-        if one.kind is Wrong.UNKNOWN:
-            said = Text("{option}: vLLM has no such option{hint}", option=one.option, hint=hint)
-        else:
-            said = Text(
-                "vLLM would refuse {option}{value}{why}",
-                option=one.option,
-                value=f" {one.value}" if one.value else "",
-                why=Text(": {why}", why=one.why) if one.why else "",
-            )
-        raise UsageError(said)
 
 
 def _print(made: Fit, command: ServerCommand | None) -> None:

@@ -142,7 +142,7 @@ def _encoder(config: ConfigJson, options: MemoryOptions) -> _Part:
 
 def _outside(ranks: int) -> _Part:
     """CUDA's context grows, and NCCL has its buffers."""
-    return _Part(0.05, 0.15, 0.6) if ranks == 1 else _Part(0.2, 0.6, 2.0)
+    return _Part(0.05, 0.15, 0.6) if ranks == 1 else _Part(0.2, 0.6, 1.2)
 
 
 def _graphs(options: MemoryOptions, version: Version, gpu: GpuMemory) -> _Part:

@@ -104,7 +104,7 @@ def server_arguments(target: Target, request: ServeRequest, vllm: Vllm | None) -
         # A plain profile was judged without it; of a command nobody has looked at the options.
         not_asked = recorder is not None and command is None
         return ServerArguments(plain, unread=recorder or missing.reason, not_asked=not_asked)
-    out = dict(_out_of_range(made.values))
+    out = dict(out_of_range(made.values))
     values = {name: value for name, value in made.values.items() if name not in out}
     defaults = {} if made.ended else _defaults(table)
     return ServerArguments(values, (*made.problems, *out.values()), defaults, parsed=True)
@@ -132,7 +132,7 @@ def _defaults(table: OptionTable) -> dict[str, Any]:
 _DEFAULTS = ("model", "host", "port", "gpu_memory_utilization")
 
 
-def _out_of_range(values: Mapping[str, Any]) -> Iterator[tuple[str, ArgumentProblem]]:
+def out_of_range(values: Mapping[str, Any]) -> Iterator[tuple[str, ArgumentProblem]]:
     """Of a profile's settings, those that no server can have, by name."""
     for name, option in names.OPTIONS.items():
         value = values.get(name)

@@ -36,6 +36,7 @@ class MainMemory(Fact):
     group the kernel has killed for want of memory, None where it does not say."""
 
     since: ClassVar[str] = "0.7.0"
+    dispensable: ClassVar[bool] = True  # most GPUs have memory of their own
     total: int
     available: int
     swap: int = 0

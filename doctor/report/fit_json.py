@@ -25,7 +25,7 @@ def fit_json(fit: Fit) -> dict[str, Any]:
         },
         "rules": f"vllm {question.release.version}" if question.release.version else None,
         "gpu": {
-            "name": printable(first.name) if first else None,
+            "name": (printable(first.name) or None) if first else None,
             "total_bytes": first.total if first else None,
             "free_bytes": first.free if first else None,
             "count": len(question.gpus),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from doctor.command import ServerCommand
@@ -21,7 +23,7 @@ _HEADS = {
     Answer.DOES_NOT_FIT: ("bold red", "✗", Text("it does not fit")),
     Answer.UNKNOWN: ("bold yellow", "?", Text("unknown")),
 }
-_SAME_MOST = 8  # bars; what further ranks hold is said by the tightest of them
+_BARS_MOST = 16
 
 
 def fit_lines(
@@ -91,49 +93,45 @@ class _Page:
     # The machine.
 
     def _machine(self) -> Iterator[Line]:
-        question = self._fit.question
-        rules = question.release.version
-        if question.gpus:
-            first = question.gpus[0]
-            said = Text(
-                "{count} x {name}, {total} each; vLLM {version}",
-                count=len(question.gpus),
-                name=first.name,
-                total=_gib(first.total),
-                version=rules or "?",
-            )
-        else:
-            said = Text("no GPU is named; vLLM {version}", version=rules or "?")
-        yield from self._paragraph(self._say(said), "")
+        rules = self._fit.question.release.version or "?"
+        kinds = Counter((gpu.name, gpu.total) for gpu in self._fit.question.gpus)
+        for (named, total), count in kinds.items():
+            name = named or Text("GPU")
+            said = Text("{count} x {name}, {total} each", count=count, name=name, total=_gib(total))
+            if count == 1:
+                said = Text("{name}, {total}", name=name, total=_gib(total))
+            yield from self._paragraph(self._say(said), "")
+        if not kinds:
+            yield from self._paragraph(self._say(Text("no GPU is named")), "")
+        yield from self._paragraph(self._say(Text("by the rules of vLLM {v}", v=rules)), "")
 
     def _bars(self) -> Iterator[Line]:
-        ranks = [one for one in self._fit.ranks if one.weights is not None or one.reserve]
-        for rank in ranks[:_SAME_MOST]:
-            gpu = self._gpu(rank)
-            if gpu is not None:
-                yield from self._bar(rank, gpu)
-        if len(ranks) > _SAME_MOST:
-            more = Text("... and {count} more GPUs", count=len(ranks) - _SAME_MOST)
+        """One for each GPU; the numbers of several that are filled alike stand below the last."""
+        ranks = [one for one in self._fit.ranks if self._gpu(one) is not None]
+        shown = ranks[:_BARS_MOST]
+        for rank, later in itertools.zip_longest(shown, shown[1:]):
+            pieces, missing = self._filled(rank)
+            head = self._say(Text("GPU {number}", number=rank.rank)) + "  "
+            yield (("", head), *_drawn(pieces, self._style.width - columns(head) - 1))
+            if later is None or self._filled(later) != (pieces, missing):
+                yield from self._flowing(self._numbers(pieces, missing), " " * columns(head))
+        if len(ranks) > len(shown):
+            more = Text("... and {count} more GPUs", count=len(ranks) - len(shown))
             yield (("", self._say(more)),)
 
     def _gpu(self, rank: RankMemory) -> GpuMemory | None:
         gpus = self._fit.question.gpus
-        return gpus[rank.rank] if rank.rank < len(gpus) else None
+        known = rank.weights is not None or rank.reserve is not None
+        return gpus[rank.rank] if known and rank.rank < len(gpus) else None
 
-    def _bar(self, rank: RankMemory, gpu: GpuMemory) -> Iterator[Line]:
-        pieces = _pieces(rank, self._fit.kv.needed)
-        held = sum(piece.size for piece in pieces)
-        if held <= gpu.total:
-            label = Text("free") if rank.weights is not None else Text("rest")
-            pieces.append(_Piece("", "░", label, gpu.total - held))
-        head = self._say(Text("GPU {number}", number=rank.rank)) + "  "
-        room = self._style.width - columns(head) - 1
-        yield (("", head), *_drawn(pieces, max(held, gpu.total), room))
-        missing = held - gpu.total
-        numbers = [self._number(piece) for piece in pieces]
+    def _filled(self, rank: RankMemory) -> tuple[list[_Piece], int]:
+        return _pieces(rank, self._fit.kv.needed, self._fit.question.gpus[rank.rank].total)
+
+    def _numbers(self, pieces: Sequence[_Piece], missing: int) -> list[Line]:
+        made = [self._number(piece) for piece in pieces]
         if missing > 0:
-            numbers.append((("bold red", self._say(Text("missing {size}", size=_gib(missing)))),))
-        yield from self._flowing(numbers, " " * columns(head))
+            made.append((("bold red", self._say(Text("missing: {size}", size=_gib(missing)))),))
+        return made
 
     def _number(self, piece: _Piece) -> Line:
         band = piece.band
@@ -181,11 +179,11 @@ class _Page:
                     block=f"{kv.block_size:,}",
                 )
             )
-        if kv.tokens is not None:
+        if kv.tokens is not None and kv.tokens.high > 0:
             said.append(Text("GPU KV cache size: {tokens} tokens", tokens=_range(kv.tokens)))
-        if kv.longest is not None:
+        if kv.longest is not None and kv.longest.high > 0:
             said.append(Text("longest --max-model-len: {tokens}", tokens=_range(kv.longest)))
-        if kv.concurrency is not None:
+        if kv.concurrency:
             said.append(
                 Text("requests of full length at once: {number}", number=f"{kv.concurrency:.2f}")
             )
@@ -222,25 +220,37 @@ def _with_flags(command: ServerCommand, flags: Sequence[str]) -> tuple[str, ...]
     return command.with_arguments(arguments)
 
 
-def _pieces(rank: RankMemory, needed: int | None) -> list[_Piece]:
-    """What is known of a GPU, in the order of its bar."""
-    reserve = rank.reserve
+def _pieces(rank: RankMemory, needed: int | None, total: int) -> tuple[list[_Piece], int]:
+    """What is known of a GPU, in the order of its bar, and how much more than vLLM may use of it
+    that is, or than is free of it. What others hold may lie in the part that vLLM does not ask
+    for."""
+    reserve, may_use = rank.reserve, total if rank.requested is None else rank.requested
     parts = (
-        ("magenta", "▞", Text("others"), rank.others or None, None),
         ("blue", "█", Text("weights"), rank.weights, None),
         ("green", "▓", Text("KV cache"), needed, None),
         ("yellow", "▒", Text("reserve"), reserve.likely if reserve else None, reserve),
     )
-    return [
+    made = [
         _Piece(colour, sign, label, size, band)
         for colour, sign, label, size, band in parts
         if size is not None and size >= 0
     ]
+    held, others = sum(piece.size for piece in made), rank.others or 0
+    room = total - others
+    if held < (least := min(may_use, room)):
+        label = Text("free") if rank.weights is not None else Text("rest")
+        made.append(_Piece("", "░", label, least - held))
+    if others:
+        made.append(_Piece("magenta", "▞", Text("other processes"), others))
+    if (unused := room - max(held, may_use)) > 0:
+        made.append(_Piece("dim", "·", Text("not used"), unused))
+    return made, max(held, may_use) - min(may_use, room)
 
 
-def _drawn(pieces: Sequence[_Piece], total: int, room: int) -> Iterator[tuple[str, str]]:
+def _drawn(pieces: Sequence[_Piece], room: int) -> Iterator[tuple[str, str]]:
     """The bar, each piece as wide as its part of the whole; the ends are rounded, so that all come
     to the room."""
+    total = sum(piece.size for piece in pieces)
     done = at = 0
     for piece in pieces:
         done += piece.size

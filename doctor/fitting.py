@@ -1,0 +1,304 @@
+"""Whether a model fits: the question put together of what was said, of files and of the machine,
+and its answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from doctor.arguments import (
+    ArgumentProblem,
+    Wrong,
+    config_of,
+    parse_arguments,
+    plain_values,
+    profile_words,
+)
+from doctor.consumers.memory_options import MEMORY_OPTIONS
+from doctor.consumers.model_config import ConfigJson, overridden
+from doctor.consumers.options import GivenOptions
+from doctor.diagnose import facts_about
+from doctor.engine import Crashed, Facts, place
+from doctor.errors import DoctorError, UsageError
+from doctor.fit.headers import tensors_of
+from doctor.fit.options import MemoryOptions, memory_options
+from doctor.fit.releases import NEWEST, Release, release
+from doctor.fit.sizes import NotKnown
+from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory, Tensor
+from doctor.frozen import dataclass
+from doctor.locate import nobody_named
+from doctor.model import Missing, Text
+from doctor.probes.arguments import ServerArguments, out_of_range
+from doctor.probes.checkpoint import CheckpointHeaders
+from doctor.probes.configuration import ModelConfiguration, ReadFrom
+from doctor.probes.driver import Gpus
+from doctor.probes.environment import LaunchEnv
+from doctor.probes.fit import fit_question, gpu_memories, said_values
+from doctor.probes.interpreter import Where
+from doctor.probes.memory import MainMemory
+from doctor.probes.served import Profile
+from doctor.probes.wheels import Vllm
+from doctor.profile import ServeRequest
+from doctor.target import READ_MOST, Target
+
+
+@dataclass(frozen=True)
+class Instead:
+    """What a person says in the place of what would be looked up: the values of a `config` and the
+    `file` that they are of; a `gpu` that is not here, and how many there are (`count`); the
+    `release` of vLLM; what a log says is `available` for the KV cache, in bytes."""
+
+    config: Mapping[str, Any] | None = None
+    file: str | None = None
+    gpu: GpuMemory | None = None
+    count: int | None = None
+    release: Release | None = None
+    available: int | None = None
+
+
+def fit_of(target: Target, where: Where, request: ServeRequest, instead: Instead) -> Fit:
+    """The answer, unknown where something that decides cannot be told. Raises UsageError for a
+    command that vLLM would refuse."""
+    asked = _Fitting(target, where, request, instead)
+    try:
+        return asked.answer()
+    except (Missing, Crashed) as missing:
+        return asked.unknown(missing.reason if isinstance(missing, Missing) else missing.text)
+    except DoctorError:
+        raise
+    except Exception as error:
+        why = Text("crashed, and could not judge it: {why}; please report it", why=place(error))
+        return asked.unknown(why)
+
+
+class _Fitting:
+    def __init__(
+        self, target: Target, where: Where, request: ServeRequest, instead: Instead
+    ) -> None:
+        self._target = target
+        self._where = where
+        self._request = request
+        self._instead = instead
+        self._notes: list[Text] = []
+
+    def answer(self) -> Fit:
+        """Raises Missing, Crashed and UsageError."""
+        facts = self._facts()
+        question = self._question(facts)
+        if not question.config.values:
+            return self._no_model(facts, question)
+        from doctor.fit.judge import judge_fit
+
+        made = judge_fit(question)
+        return dataclasses.replace(made, sources=(*made.sources, *self._notes))
+
+    def _facts(self) -> Facts:
+        """Raises Missing where no vLLM is named and none is here."""
+        target, request = self._target, self._request
+        if self._instead.release is None:
+            if nobody_named(self._where):
+                raise Missing(
+                    Text(
+                        "no vLLM is here by whose rules to judge: name an environment with "
+                        "--python, or a version with --vllm-version"
+                    )
+                )
+            facts = facts_about(target, self._where, request)
+        else:
+            env = {**target.env, **(request.command.env if request.command else {})}
+            profile = request.profile
+            env = {**profile.env, **env, **profile.env_asked}
+            arguments = _arguments(target, request)
+            facts = Facts(target, (self._where, request, LaunchEnv(env), arguments))
+        if self._instead.config is None:
+            return facts
+        given = GivenOptions(facts.get(ServerArguments).values)
+        values = overridden(self._instead.config, given.table("hf_overrides") or {})
+        place = Text("{path}", path=self._instead.file)
+        return facts.given(ModelConfiguration(values, ReadFrom.FOLDER, place))
+
+    def _question(self, facts: Facts) -> FitQuestion:
+        """Raises Missing."""
+        arguments = facts.get(ServerArguments)
+        if arguments.unread:
+            raise _without_version(arguments.unread)
+        _refuse(arguments.problems, self._instead.release is not None)
+        profile = facts.get(Profile)
+        values = said_values(profile, arguments)
+        return fit_question(
+            profile,
+            _configuration(facts),
+            values,
+            self._instead.release or _installed(facts),
+            self._gpus(facts, memory_options(profile, values)),
+            self._tensors(facts),
+            available=self._instead.available,
+        )
+
+    def _tensors(self, facts: Facts) -> tuple[Tensor, ...] | None:
+        """Of the checkpoint, where it is here and no other configuration is said to be its."""
+        if self._instead.config is not None:
+            return None
+        try:
+            return tensors_of(facts.get(CheckpointHeaders).rows)
+        except (Missing, NotKnown) as odd:
+            if isinstance(odd, NotKnown):
+                self._notes.append(odd.why)
+            return None
+
+    def _gpus(self, facts: Facts, options: MemoryOptions) -> tuple[GpuMemory, ...]:
+        """Raises Missing where none is named, none is here, and it is not said what is
+        available."""
+        count, ranks = self._instead.count, options.layout.ranks
+        if self._instead.gpu is not None:
+            return (self._instead.gpu,) * (count or ranks)
+        try:
+            here = _here(facts)
+        except Missing as missing:
+            if self._instead.available is not None:
+                return ()
+            said = Text(
+                "no GPU can be asked here ({why}): name one with --gpu or --gpu-memory",
+                why=missing.reason,
+            )
+            raise Missing(said) from None
+        if not here and self._instead.available is None:
+            raise Missing(Text("no GPU is visible here: name one with --gpu or --gpu-memory"))
+        return here[:1] * count if here and count else here
+
+    def _no_model(self, facts: Facts, question: FitQuestion) -> Fit:
+        configuration = _configuration(facts)
+        if not question.model:
+            why = Text("no model is named: fit MODEL")
+        else:
+            why = Text(
+                "{model}: its config.json is not known ({why}): name the file with --config, "
+                "the model's folder, or ask the hub with --online",
+                model=question.model,
+                why=configuration.why or Text("not found"),
+            )
+        return Fit(question, Answer.UNKNOWN, why, _ranks(question))
+
+    def unknown(self, why: Text) -> Fit:
+        """Where not even the question can be put together."""
+        request = self._request
+        model = request.profile.model
+        if request.command:
+            said = plain_values(request.command.arguments, request.command.by)
+            model = str(said.get("model") or "")
+        gpus = (self._instead.gpu,) * (self._instead.count or 1) if self._instead.gpu else ()
+        question = FitQuestion(
+            model or "",
+            ConfigJson({}),
+            "",
+            MemoryOptions(),
+            self._instead.release or Release("", NEWEST),
+            gpus,
+            available=self._instead.available,
+        )
+        return Fit(question, Answer.UNKNOWN, why, _ranks(question))
+
+
+def _ranks(question: FitQuestion) -> tuple[RankMemory, ...]:
+    """One row for each GPU, and one at least, of which nothing is known."""
+    return tuple(RankMemory(number) for number in range(max(1, len(question.gpus))))
+
+
+def _here(facts: Facts) -> tuple[GpuMemory, ...]:
+    """The GPUs of this machine; one that has no memory of its own has the machine's. Raises
+    Missing."""
+    devices = facts.get(Gpus).visible
+    if not any(device.total is None for device in devices):
+        return gpu_memories(devices)
+    main = facts.get(MainMemory)
+    alone = [
+        dataclasses.replace(device, total=main.total, free=main.available)
+        if device.total is None
+        else device
+        for device in devices
+    ]
+    made = zip(devices, gpu_memories(alone), strict=True)
+    return tuple(
+        dataclasses.replace(gpu, total=main.total, unified=True) if device.total is None else gpu
+        for device, gpu in made
+    )
+
+
+def _configuration(facts: Facts) -> ModelConfiguration:
+    """Without values where none can be told."""
+    try:
+        return facts.get(ModelConfiguration)
+    except Missing as missing:
+        return ModelConfiguration(why=missing.reason)
+
+
+def _installed(facts: Facts) -> Release:
+    """The rules of the vLLM that is installed. Raises Missing."""
+    try:
+        return release(str(facts.get(Vllm).version))
+    except Missing as missing:
+        raise _without_version(missing.reason) from None
+
+
+def _without_version(why: Text) -> Missing:
+    return Missing(Text("{why}: name a version with --vllm-version", why=why))
+
+
+def _arguments(target: Target, request: ServeRequest) -> ServerArguments:
+    """The server's command line, where no installed vLLM says which options there are."""
+    profile, command = request.profile, request.command
+    words: tuple[str, ...] = request.extra
+    if command is not None:
+        words = command.arguments
+    elif profile.model is not None:
+        words = (*profile_words(profile, MEMORY_OPTIONS), *words)
+
+    def read(file: str) -> Mapping[Any, Any]:
+        return config_of(file, target.read(request.folder / file, READ_MOST + 1))
+
+    made = parse_arguments(words, MEMORY_OPTIONS, command.by if command else "serve", read)
+    out = (*dict(out_of_range(made.values)).values(), *_too_few(made.values))
+    return ServerArguments(made.values, (*made.problems, *out), parsed=True)
+
+
+# Positive in vLLM's configuration classes (config/cache.py, scheduler.py and parallel.py of 0.33).
+_COUNTS = (
+    "block_size",
+    "data_parallel_size",
+    "decode_context_parallel_size",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "pipeline_parallel_size",
+    "prefill_context_parallel_size",
+)
+
+
+def _too_few(values: Mapping[str, Any]) -> Iterator[ArgumentProblem]:
+    for name in _COUNTS:
+        value = values.get(name)
+        if isinstance(value, int) and value < 1:
+            option = "--" + name.replace("_", "-")
+            said = Text("it has to be 1 or more")
+            yield ArgumentProblem(Wrong.RANGE, option, str(value), why=said)
+
+
+def _refuse(problems: tuple[ArgumentProblem, ...], of_any_release: bool) -> None:
+    """Raises UsageError for what vLLM would end for. Where it is not asked which options it has,
+    only a slip of the pen is known to be none of them."""
+    for one in problems:
+        slip = one.option.startswith("--") and one.meant
+        if of_any_release and one.kind is Wrong.UNKNOWN and not slip:
+            continue
+        hint = Text("; did you mean {near}?", near=one.meant[0]) if one.meant else Text("")
+        if one.kind is Wrong.UNKNOWN:
+            said = Text("{option}: vLLM has no such option{hint}", option=one.option, hint=hint)
+        else:
+            said = Text(
+                "vLLM would refuse {option}{value}{why}{hint}",
+                option=one.option,
+                value=f" {one.value}" if one.value else "",
+                why=Text(": {why}", why=one.why) if one.why else "",
+                hint=hint,
+            )
+        raise UsageError(said)
