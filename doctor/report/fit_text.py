@@ -78,6 +78,12 @@ class _Page:
     def _advice(self) -> Iterator[Line]:
         flags = self._fit.flags
         if not flags:
+            if self._fit.answer is Answer.DOES_NOT_FIT and self._fit.question.gpus:
+                no = Text(
+                    "no option makes it fit on these GPUs: take more or larger ones, or a "
+                    "quantised checkpoint"
+                )
+                yield from self._paragraph(self._say(no), "  ")
             return
         yield ()
         said = Text("fits with:") if self._fit.answer is not Answer.FITS else Text("may be added:")
