@@ -10,8 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from enum import Enum
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from doctor.codec import CodecError, parse_json
 from doctor.frozen import dataclass
@@ -27,14 +26,10 @@ RANGE = re.compile(r"(?<![^.])(\d{1,6})-(\d{1,6})(?![^.])")
 _ODD_BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
-class Damage(str, Enum):
-    """Why a file's header says nothing."""
-
-    LENGTH = "length"  # it would be longer than the file, or than any header is
-    NOT_JSON = "not-json"
-    TENSORS = "tensors"  # a row is not what a row has to be, or there are too many
-    OFFSETS = "offsets"  # the data overlap, have holes, or are of another size than the shape says
-    CUT = "cut"  # the file ends before its data
+Damage = Literal["length", "not-json", "tensors", "offsets", "cut"]
+"""Why a header says nothing: it would be longer than the file, or than any is; its rows are not
+those of tensors, or too many; the data overlap, have holes or are of another size than the shape
+says; the file ends before its data."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class Header:
 
 class _Damaged(Exception):
     def __init__(self, damage: Damage) -> None:
-        super().__init__(damage.value)
+        super().__init__(damage)
         self.damage = damage
 
 
@@ -82,22 +77,22 @@ def _read(file: BinaryIO) -> list[tuple[str, str, tuple[int, ...]]]:
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= min(_MOST, size - 8):
-        raise _Damaged(Damage.LENGTH)
+        raise _Damaged("length")
     try:
         said = parse_json(file.read(length), _MOST_LISTS)
     except CodecError:
-        raise _Damaged(Damage.NOT_JSON) from None
+        raise _Damaged("not-json") from None
     if not isinstance(said, dict):
-        raise _Damaged(Damage.NOT_JSON)
+        raise _Damaged("not-json")
     said.pop("__metadata__", None)
     rows = [_row(name, row) for name, row in said.items()]
     end = 0
     for begin, after in sorted(row[3:] for row in rows):
         if begin != end or after < begin:
-            raise _Damaged(Damage.OFFSETS)
+            raise _Damaged("offsets")
         end = after
     if end != size - 8 - length:
-        raise _Damaged(Damage.CUT if end > size - 8 - length else Damage.OFFSETS)
+        raise _Damaged("cut" if end > size - 8 - length else "offsets")
     return [row[:3] for row in rows]
 
 
@@ -109,11 +104,11 @@ def _row(name: str, row: Any) -> tuple[str, str, tuple[int, ...], int, int]:
             bits = bits_of(dtype)
             odd = len(shape) > _MOST_DIMENSIONS or len(name) > _LONGEST_NAME
             if not plain or bits is None or odd or "#" in name or RANGE.search(name):
-                raise _Damaged(Damage.TENSORS)
+                raise _Damaged("tensors")
             if math.prod(shape) * bits != 8 * (end - begin):
-                raise _Damaged(Damage.OFFSETS)
+                raise _Damaged("offsets")
             return name, dtype, tuple(shape), begin, end
-    raise _Damaged(Damage.TENSORS)
+    raise _Damaged("tensors")
 
 
 def _grouped(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> Iterator[TensorRow]:

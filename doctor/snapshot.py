@@ -23,6 +23,8 @@ from doctor.variables import RECORDED
 # Who helps somebody wants to know that one of these was set.
 _NAMED = re.compile(r"(?:VLLM|HF|CUDA|NCCL|GLOO|FLASHINFER)_\w+|TORCH\w*")
 
+# Whose answers are names of people.
+_USERS = frozenset(("/etc/passwd",))
 # A name ends where no further letter of a name follows.
 _END = r"(?![\w-]|\.\w)"
 # Folder names that say nothing of a person, also where a user is called so.
@@ -60,6 +62,11 @@ def shareable(recording: dict[str, Any], home: str | None) -> dict[str, Any]:
     shell = recording["env"]
     env = {name: value for name, value in shell.items() if name in RECORDED}
     names = sorted(filter(_NAMED.fullmatch, shell))
+    searched = dict(recording.get("search", {}))
+    for path in _USERS.intersection(searched):
+        searched[path] = dict.fromkeys(searched[path])  # as where it cannot be read
+    if searched:
+        recording = {**recording, "search": searched}
     made: dict[str, Any] = _Nameless(home)({**recording, "env": env, "env_names": names})
     clean: dict[str, Any] = redacted(made)
     return clean

@@ -9,9 +9,11 @@ from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, ru
 from doctor.consumers.model_config import ConfigJson
 from doctor.consumers.options import GivenOptions
 from doctor.consumers.shares import SharedModel, context_groups, layout_of, shared_model
+from doctor.fit.verdict import Cause
 from doctor.fixes import Command, Doctor, SetVariable, UnsetVariable
 from doctor.probes.driver import BUS_ORDER, DEVICE_ORDER, Gpus
 from doctor.probes.environment import LaunchEnv
+from doctor.probes.fit import ServedFit
 from doctor.probes.models import ExpertBlocks, ServedModel
 from doctor.probes.served import Profile
 
@@ -61,10 +63,15 @@ def _fit(profile: Profile, gpus: Gpus, ranks: int, share: int | None = None) -> 
     )
 
 
-def _other_size(profile: Profile, model: SharedModel, gpus: Gpus | None) -> tuple[Fix, ...]:
+def _other_size(
+    profile: Profile, model: SharedModel, gpus: Gpus | None, judged: ServedFit | None
+) -> tuple[Fix, ...]:
     """What every rule here says of another tensor parallel size: the one nearest to what was asked
     for (rather fewer GPUs than more) that the model can be shared by, that there are GPUs for, and
-    into whose memory it fits; where there is none, what it would take, in words."""
+    into whose memory it fits; where there is none, what it would take, in words. `judged`: what of
+    that was reckoned; without it the profile's own word for the weights counts."""
+    if judged is not None and judged.cause in (Cause.GPUS, Cause.SHARES) and gpus is not None:
+        return tuple(_reckoned(profile, model, gpus, judged))
     asked = profile.tensor_parallel_size
     there = asked if gpus is None else len(gpus.visible) // (model.layout.beside or 1)
     sizes = [n for n in model.sizes(there) if n != asked]
@@ -77,6 +84,19 @@ def _other_size(profile: Profile, model: SharedModel, gpus: Gpus | None) -> tupl
     if gpus is None or not gpus.visible:
         return ()
     return (Fix(_in_words(profile, model, gpus), (), Needs.PERSON),)
+
+
+def _reckoned(profile: Profile, model: SharedModel, gpus: Gpus, judged: ServedFit) -> Iterator[Fix]:
+    for way in judged.ways[:1]:
+        said = dict(one.split("=", 1) for one in way)
+        size = int(said.get("tensor_parallel_size", profile.tensor_parallel_size))
+        title = _on(size * model.layout.beside, profile.device)
+        if tokens := said.get("max_model_len"):
+            title = Text("{where}, with at most {tokens} tokens", where=title, tokens=tokens)
+        words = tuple(word for one in way for word in ("--set", one))
+        yield Fix(title, (Doctor("diagnose", words),), Needs.PERSON)
+    if not judged.ways and gpus.visible:
+        yield Fix(_in_words(profile, model, gpus), (), Needs.PERSON)
 
 
 def _on(count: int, device: str) -> Text:
@@ -101,7 +121,11 @@ def _in_words(profile: Profile, model: SharedModel, gpus: Gpus) -> Text:
 
 @rule("tp-exceeds-visible-gpus", Severity.ERROR, Stage.GPUS)
 def tp_exceeds_visible_gpus(
-    gpus: Gpus, profile: Profile, served: ServedModel | None, blocks: ExpertBlocks | None
+    gpus: Gpus,
+    profile: Profile,
+    served: ServedModel | None,
+    blocks: ExpertBlocks | None,
+    judged: ServedFit | None,
 ) -> Finding | None:
     """The server has more ranks than there are GPUs that CUDA sees.
 
@@ -144,7 +168,7 @@ def tp_exceeds_visible_gpus(
             have=have,
         ),
         tuple(evidence),
-        (*fixes, *_other_size(profile, _shared(profile, served, blocks), gpus)),
+        (*fixes, *_other_size(profile, _shared(profile, served, blocks), gpus, judged)),
     )
 
 
@@ -171,7 +195,11 @@ def _shared(
 
 @rule("tp-not-dividing-heads", Severity.ERROR, Stage.MODEL)
 def tp_not_dividing_heads(
-    profile: Profile, gpus: Gpus | None, served: ServedModel | None, blocks: ExpertBlocks | None
+    profile: Profile,
+    gpus: Gpus | None,
+    served: ServedModel | None,
+    blocks: ExpertBlocks | None,
+    judged: ServedFit | None,
 ) -> Iterator[Finding]:
     """The model cannot be divided evenly by tensor_parallel_size.
 
@@ -182,10 +210,8 @@ def tp_not_dividing_heads(
     need not divide the experts. Key and value heads may also be fewer than the ranks, if they
     divide them. So are the heads of linear attention and of Mamba layers divided, and those of a
     vision tower, unless `--mm-encoder-tp-mode data` gives each rank all of it. With
-    --enable-expert-parallel experts stay whole; without it data parallel ranks cut them too. Where
-    an fp8 checkpoint has one scale for a block of 128 x 128 weights, each part must be whole blocks
-    (`is not divisible by weight quantization block_n = 128`); later releases divide the blocks of
-    experts down to 32. The vocabulary is padded to a multiple of 64, which the ranks then share.
+    --enable-expert-parallel experts stay whole; without it data parallel ranks cut them too. The
+    vocabulary is padded to a multiple of 64, which the ranks then share.
 
     --decode-context-parallel-size makes groups of the same ranks: it must divide them, and, without
     MLA, be no more than the ranks that hold the same key/value head.
@@ -197,13 +223,13 @@ def tp_not_dividing_heads(
 
     Sources: the model's config.json, vllm/config/model.py (0.22.0 and 0.33.0), vllm#2652, vllm#4232
 
-    See also: tp-exceeds-visible-gpus, gpu-memory-too-small
+    See also: tp-exceeds-visible-gpus, quantized-shape-not-divisible, gpu-memory-too-small
     """
     needs, ranks = profile.needs, profile.tensor_parallel_size
     if needs.attention_heads is None:
         raise NotApplicable(Text("the profile does not give the number of attention heads"))
     model, read = _shared(profile, served, blocks), served.needs_read if served else ()
-    if wrong := model.undivided(ranks):
+    if wrong := model.uneven(ranks):
         fits = model.sizes(needs.attention_heads)
         yield Finding(
             Text(
@@ -213,7 +239,7 @@ def tp_not_dividing_heads(
                 model=profile.model,
             ),
             (Text("valid values: {fits}", fits=fits), *read),
-            _other_size(profile, model, gpus),
+            _other_size(profile, model, gpus, judged),
         )
     size = GivenOptions(profile.options).size("decode_context_parallel_size")
     if size > 1 and model.layout.context == 1 and (why := context_groups(model, size)):
@@ -225,6 +251,52 @@ def tp_not_dividing_heads(
             read,
             (Fix(Text("take a size that fits"), (line,), Needs.PERSON),),
         )
+
+
+@rule("quantized-shape-not-divisible", Severity.ERROR, Stage.MODEL)
+def quantized_shape_not_divisible(
+    served: ServedModel,
+    profile: Profile,
+    gpus: Gpus | None,
+    blocks: ExpertBlocks | None,
+    judged: ServedFit | None,
+) -> Finding | None:
+    """tensor_parallel_size cuts through the blocks of a quantised checkpoint.
+
+    Quantised weights share a scale: in blocks of 128 x 128 in most fp8 checkpoints, in groups of 32
+    to 128 along the inputs with AWQ, GPTQ and compressed-tensors. Each rank's part must be whole
+    blocks, or vLLM ends while it builds the model: `is not divisible by weight quantization
+    block_n = 128`, `The input size is not aligned with the quantized weight shape`, `Failed to find
+    a kernel that can implement the`. What the same model shares well without quantisation may so
+    not be shared with it: 29568 inputs are 231 groups of 128, which two ranks cannot halve.
+
+    Later releases divide the blocks of an fp8 checkpoint's experts down to 32. A GPTQ checkpoint
+    with desc_act is not judged, and neither are layers that its list leaves out.
+
+    Manual: One of the sizes that the report lists: `--set tensor_parallel_size=N`.
+
+    Workaround: `--enable-expert-parallel` leaves experts whole, `--pipeline-parallel-size` all
+    layers; or the checkpoint in another quantisation.
+
+    Sources: vllm/model_executor/layers/quantization (0.22.0 and 0.33.0)
+
+    See also: tp-not-dividing-heads
+    """
+    if served.config.quantization is None:
+        raise NotApplicable(Text("the model is not quantised"))
+    model, ranks = _shared(profile, served, blocks), profile.tensor_parallel_size
+    if not (wrong := model.unblocked(ranks)):
+        return None
+    return Finding(
+        Text(
+            "tensor_parallel_size={ranks} does not divide {what} of {model}",
+            ranks=ranks,
+            what=wrong,
+            model=profile.model,
+        ),
+        (Text("valid values: {fits}", fits=model.sizes(64)), *served.read),
+        _other_size(profile, model, gpus, judged),
+    )
 
 
 @rule("expert-parallel-without-experts", Severity.ERROR, Stage.MODEL)

@@ -264,6 +264,15 @@ def _stopped(rows: Iterable[_Budget]) -> Iterator[Fix]:
     yield Fix(Text("stop what is no longer needed"), commands[:_HOLDERS_SHOWN], Needs.PERSON)
 
 
+def _listed(gpus: Gpus, holders: GpuHolders) -> set[int]:
+    """The visible GPUs, by NVML's index, whose processes NVML lists. Raises NotApplicable where it
+    lists nobody's."""
+    listed = {device.index for device in gpus.visible}.difference(holders.untold)
+    if gpus.visible and not listed:
+        raise NotApplicable(Text("the driver does not list the processes on a GPU"))
+    return listed
+
+
 @rule("orphan-engine-holds-gpu", Severity.ERROR, Stage.GPUS)
 def orphan_engine_holds_gpu(gpus: Gpus, holders: GpuHolders) -> Iterator[Finding]:
     """An engine whose server is gone still holds GPU memory.
@@ -289,7 +298,7 @@ def orphan_engine_holds_gpu(gpus: Gpus, holders: GpuHolders) -> Iterator[Finding
 
     See also: gpu-memory-below-utilization, unkillable-gpu-process
     """
-    visible = {device.index for device in gpus.visible}
+    visible = _listed(gpus, holders)
     found: dict[int, list[Holder]] = {}
     for one in holders.holders:
         if one.orphan and one.held != 0 and one.own and one.gpu in visible:
@@ -314,7 +323,7 @@ def orphan_engine_holds_gpu(gpus: Gpus, holders: GpuHolders) -> Iterator[Finding
 
 
 @rule("unkillable-gpu-process", Severity.WARNING, Stage.GPUS)
-def unkillable_gpu_process(holders: GpuHolders) -> Iterator[Finding]:
+def unkillable_gpu_process(gpus: Gpus, holders: GpuHolders) -> Iterator[Finding]:
     """A process on the GPU was killed and does not end.
 
     SIGKILL was sent to it (it is pending in /proc/PID/status), and it is still there, running or in
@@ -328,9 +337,9 @@ def unkillable_gpu_process(holders: GpuHolders) -> Iterator[Finding]:
 
     See also: orphan-engine-holds-gpu, gpu-hardware-error
     """
-    done = set()
+    done, listed = set(), _listed(gpus, holders)
     for one in holders.holders:
-        if one.killed and one.state in ("D", "R") and one.pid not in done:
+        if one.gpu in listed and one.killed and one.state in ("D", "R") and one.pid not in done:
             done.add(one.pid)
             yield Finding(
                 Text(

@@ -45,7 +45,7 @@ COUNTS: dict[str, Callable[[], int]] = {
     "variables": lambda: len(RECORDED),
     "models": lambda: len(load_toml(rules_folder() / TABLE)),
 }
-_ASKS_FILES = re.compile(r" --from | --no-live | rules\b| schema\b| --version")
+_ASKS_FILES = re.compile(r" --from | --no-live | --vllm-version | rules\b| schema\b| --version")
 
 
 def generated() -> dict[Path, str]:

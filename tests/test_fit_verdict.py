@@ -214,3 +214,9 @@ def test_a_gpu_whose_kind_is_not_said_is_reckoned_as_a_usual_one() -> None:
     fit, named = judge_fit(asked(GLM, unnamed)), judge_fit(asked(GLM, H100))
     assert fit.kv == named.kv
     assert "compute capability 9.0" in str(fit.sources[0])
+
+
+@pytest.mark.parametrize(("version", "shared"), [("0.28.0", False), ("0.29.0", True)])
+def test_blocks_of_experts_are_divided_from_0_29_on(version: str, shared: bool) -> None:
+    fit = judge_fit(asked("Qwen/Qwen3-235B-A22B-FP8", *[H100] * 8, tensor=8, version=version))
+    assert (fit.cause is not Cause.SHARES) is shared

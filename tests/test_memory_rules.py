@@ -17,6 +17,7 @@ from doctor.probes.arguments import ServerArguments
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.driver import Device, Gpus
 from doctor.probes.fit import ServedFit, served_fit
+from doctor.probes.memory import MainMemory
 from doctor.probes.wheels import Vllm
 from doctor.profile import Profile, load_profile
 from doctor.shipped import rules_folder
@@ -44,7 +45,8 @@ def judged(
     gpus: Gpus, profile: Profile | None = None, arguments: ServerArguments | None = None
 ) -> ServedFit:
     profile = profile or load_profile("glm-4.7-flash")
-    return served_fit(profile, gpus, VLLM, configuration(profile.model or GLM), arguments, None)
+    model = configuration(profile.model or GLM)
+    return served_fit(profile, gpus, VLLM, model, arguments, None, None, None)
 
 
 def found(fit: ServedFit) -> dict[str, Finding]:
@@ -121,16 +123,54 @@ def test_too_few_gpus_and_undivided_models_are_other_rules_matter() -> None:
             assert not isinstance(missing.value, NotApplicable)
 
 
+def test_the_rules_of_ranks_advise_what_fits() -> None:
+    """Of five ranks that do not divide the experts the nearest size is four; of three GPUs of 48 GB
+    two hold it; on two of 24 GB nothing does."""
+    rules = {one.id: one.function for one in load_rules(rules_folder()) if one.area == "gpu"}
+    asked = ((8, 5, 80, "4"), (3, 5, 45, "2"), (2, 5, 24, None))
+    for count, tensor, gib, size in asked:
+        gpus = machine(count, gib)
+        profile = Profile(GLM, tensor_parallel_size=tensor, max_model_len=8192)
+        fewer = machine(min(count, 4), gib)
+        finding = rules["tp-exceeds-visible-gpus"](
+            fewer, profile, None, None, judged(gpus, profile)
+        )
+        assert isinstance(finding, Finding)
+        (fix,) = finding.fixes
+        lines = [str(step) for step in fix.steps]
+        wanted = f"vllm-doctor diagnose --set tensor_parallel_size={size}"
+        assert lines == ([wanted] if size else [])
+
+
 def test_a_model_whose_configuration_is_not_known_is_not_judged() -> None:
     profile = Profile("org/own")
     nothing = ModelConfiguration({}, None, None)
     with pytest.raises(NotApplicable, match=r"config\.json of org/own"):
-        served_fit(profile, machine(1, 80), VLLM, nothing, None, None)
+        served_fit(profile, machine(1, 80), VLLM, nothing, None, None, None, None)
 
 
 def test_what_cannot_be_told_is_not_checked_with_the_reason() -> None:
     odd = ModelConfiguration({"model_type": "odd"}, ReadFrom.FOLDER, Text("here"))
-    fit = served_fit(Profile("org/own"), machine(1, 80), VLLM, odd, None, None)
+    fit = served_fit(Profile("org/own"), machine(1, 80), VLLM, odd, None, None, None, None)
     assert fit.answer is Answer.UNKNOWN
     with pytest.raises(NotApplicable):
         RULES["kv-cache-too-small"](fit)
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_machines() -> None:
+    gpus = Gpus((Device(0, "NVIDIA GB10", "GPU-a", "12.1", None, None),), 1)
+    profile = Profile(GLM, max_model_len=32768, gpu_memory_utilization=0.8)
+    with pytest.raises(NotApplicable, match="unified memory"):
+        served_fit(profile, gpus, VLLM, configuration(), None, None, None, None)
+    memory = MainMemory(int(119.6 * GIB), int(110 * GIB))
+    fit = served_fit(profile, gpus, VLLM, configuration(), None, None, None, memory)
+    assert fit.answer is Answer.FITS
+    small = MainMemory(int(62 * GIB), int(60 * GIB))
+    fit = served_fit(profile, gpus, VLLM, configuration(), None, None, None, small)
+    assert fit.cause is Cause.WEIGHTS
+
+
+def test_a_snapshot_from_before_these_checks_has_its_gpus_counted_all_the_same() -> None:
+    """Other rules go without this reckoning where what it rests on was not recorded."""
+    assert ServedFit.dispensable
+    assert MainMemory.dispensable

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from doctor.consumers.known_models import TABLE, known_model
+from doctor.consumers.known_models import TABLE, known_model, with_nulls
 from doctor.consumers.model_config import (
     UNSCALED,
     ConfigJson,
@@ -408,5 +408,8 @@ def test_the_table_is_written_so_that_it_is_read_the_same(tmp_path: Path) -> Non
     values = essentials({**BY_NAME["nvidia/GLM-5-NVFP4"], "head_dim": None, "eos_token_id": 1})
     path = tmp_path / "x.toml"
     path.write_text("\n".join(section('"a/b"', values)) + "\n")
-    assert load_section(path, "a/b") == values
+    row = load_section(path, "a/b")
+    assert row is not None
+    assert with_nulls(row) == values
+    assert values["head_dim"] is None
     assert "eos_token_id" not in values

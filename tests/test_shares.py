@@ -48,8 +48,8 @@ def machine(count: int, gib: float) -> Gpus:
 
 def findings(profile: Profile, gpus: Gpus) -> Iterator[Finding]:
     for id, arguments in (
-        ("tp-exceeds-visible-gpus", (gpus, profile, None, None)),
-        ("tp-not-dividing-heads", (profile, gpus, None, None)),
+        ("tp-exceeds-visible-gpus", (gpus, profile, None, None, None)),
+        ("tp-not-dividing-heads", (profile, gpus, None, None, None)),
     ):
         try:
             answer = RULES[id](*arguments)

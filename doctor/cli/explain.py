@@ -26,12 +26,14 @@ from doctor.logs.explain import Explanation, explain_log
 from doctor.logs.index import SignatureIndex, shipped_index
 from doctor.logs.several import Whole, together, wholes, with_place
 from doctor.logs.source import LogError
+from doctor.logs.started import MemoryWatch, StartedMemory
 from doctor.model import Installer, Rule, Text
 from doctor.profile import ServeRequest
 from doctor.report.formats import CASE_FORMS
 
 if TYPE_CHECKING:
     from doctor.logs.confirm import Confirmed
+    from doctor.logs.predicted import PredictedMemory
 
 
 @click.command()
@@ -64,7 +66,7 @@ def explain(
     with contextlib.suppress(AttributeError, OSError, ValueError):  # stdin may be closed
         if "-" in names and sys.stdin.isatty():
             tell("paste the log, then Ctrl-D")
-    logs, told = _read(names, index)
+    logs, told, started = _read(names, index)
     ids = [f.id for f in told.findings]
     # Of most ailments that only a log can name there is no rule to load.
     carried = all(known.explains(id) for id in ids) and common.rules_dir is None
@@ -85,6 +87,7 @@ def explain(
         confirmed,
         not no_live,
         installer,
+        _predicted(started),
     )
     if form == "json":
         print_json(explained_json(made))
@@ -97,12 +100,26 @@ def explain(
     raise SystemExit(told.exit_code)
 
 
-def _read(names: Iterable[str], index: SignatureIndex) -> tuple[list[Whole], Explanation]:
-    """The logs that could be read, and what they come to together. Raises LogError."""
+def _predicted(started: StartedMemory | None) -> PredictedMemory | None:
+    if started is None:
+        return None
+    from doctor.logs.predicted import predicted
+
+    return predicted(started)
+
+
+def _read(
+    names: Iterable[str], index: SignatureIndex
+) -> tuple[list[Whole], Explanation, StartedMemory | None]:
+    """The logs that could be read, what they come to together, and what the first that says so
+    tells of its server's memory. Raises LogError."""
     logs, told = [], []
+    started = None
     found = wholes(names)
     for whole in found:
-        one = explain_log(whole.blocks(), index)
+        watch = MemoryWatch()
+        one = explain_log(watch.watching(whole.blocks()), index)
+        started = started or watch.started()
         if len(found) == 1 or not _says_nothing(whole, one):
             logs.append(whole)
             told.append(with_place(one, whole))
@@ -114,7 +131,7 @@ def _read(names: Iterable[str], index: SignatureIndex) -> tuple[list[Whole], Exp
     if len(logs) == 1 or over_all.verdict in ("nothing-found", "too-repetitive"):
         for whole, one in zip(logs, told, strict=True):
             _must_tell_something(whole, one)
-    return logs, over_all
+    return logs, over_all, started
 
 
 def _says_nothing(whole: Whole, told: Explanation) -> bool:

@@ -18,12 +18,12 @@ _MOST = 8 << 20  # bytes; that of nvidia/MiniMax-M3-NVFP4, which lists every lay
 _MOST_LISTS = 1 << 18
 _TOTAL = rb'"total_size":\s*(\d{1,18})\b'
 _SHARD = r"(.*)-(\d{1,6})-of-(\d{1,6})\.safetensors"
-_DAMAGED = {
-    Damage.LENGTH: Text("is no safetensors file: its header would be longer than it can be"),
-    Damage.NOT_JSON: Text("has a header that is not JSON"),
-    Damage.TENSORS: Text("has a header with rows that are not tensors, or too many"),
-    Damage.OFFSETS: Text("has a header whose offsets do not fit its tensors"),
-    Damage.CUT: Text("ends before its last tensor: it is not downloaded to its end"),
+_DAMAGED: dict[Damage, Text] = {
+    "length": Text("is not a safetensors file: its header would be longer than it can be"),
+    "not-json": Text("has a header that is not JSON"),
+    "tensors": Text("has a header with rows that are not tensors, or too many"),
+    "offsets": Text("has a header whose offsets do not fit its tensors"),
+    "cut": Text("ends before its last tensor: it is not downloaded to its end"),
 }
 
 

@@ -10,6 +10,8 @@ from doctor.shipped import rules_folder
 from doctor.toml import load_section
 
 TABLE = "tables/models.toml"
+NULLS = "null"
+"""The key of a table that names those which are null: TOML has no word for it."""
 
 
 @dataclass(frozen=True)
@@ -29,4 +31,11 @@ def known_model(repository: str) -> KnownModel | None:
     if row is None:
         return None
     source = row.pop("source")
-    return KnownModel(row, str(source))
+    return KnownModel(with_nulls(row), str(source))
+
+
+def with_nulls(table: dict[str, Any]) -> dict[str, Any]:
+    """A row as its config.json has it."""
+    made = {k: with_nulls(v) if isinstance(v, dict) else v for k, v in table.items()}
+    nulls = made.pop(NULLS, ())
+    return {**made, **dict.fromkeys(nulls)}

@@ -93,6 +93,10 @@ class SharedModel:
 
     def undivided(self, ranks: int) -> tuple[Text, ...]:
         """What of it so many ranks of tensor parallelism cannot share."""
+        return (*self.uneven(ranks), *self.unblocked(ranks))
+
+    def uneven(self, ranks: int) -> tuple[Text, ...]:
+        """The heads and rows that they cannot have equal parts of."""
         needs, experts = self.needs, self._expert_ranks(ranks)
         if experts != ranks:
             needs = dataclasses.replace(needs, moe_intermediate_size=None)
@@ -118,7 +122,6 @@ class SharedModel:
                 size=rows,
                 ranks=experts,
             )
-        yield from self._blocks(ranks, experts)
         config = self.config
         if (rows := config.vocabulary) and -(-rows // _PADDED) * _PADDED % ranks:
             yield Text("the {size} rows of the vocabulary (padded to a multiple of 64)", size=rows)
@@ -132,6 +135,21 @@ class SharedModel:
         tower = None if self.whole_tower else config.vision_heads
         if tower and config.model_type in _CUT_TOWERS and tower % ranks:
             yield Text("the {size} heads of its vision tower", size=tower)
+
+    def unblocked(self, ranks: int) -> tuple[Text, ...]:
+        """The quantised weights whose blocks or groups they would cut through."""
+        return (*self._blocks(ranks, self._expert_ranks(ranks)), *self._groups(ranks))
+
+    def _groups(self, ranks: int) -> Iterator[Text]:
+        """The inputs of a dense layer's last matrix are cut: each part must be whole groups of
+        weights that share a scale (awq.py; verify_marlin_supports_shape)."""
+        group, rows = _group(self.config), self.needs.intermediate_size
+        if group and rows and rows % group == 0 and rows % ranks == 0 and rows // ranks % group:
+            yield Text(
+                "the {size} inputs of each dense layer into whole groups of {group} (group_size)",
+                size=rows,
+                group=group,
+            )
 
     def _blocks(self, ranks: int, experts: int) -> Iterator[Text]:
         """Where weights in fp8 have a scale for each block, a part must be whole blocks. Layers of
@@ -167,6 +185,20 @@ def _block(config: ConfigJson) -> int | None:
         case [int(side), int(other)] if side == other and side > 0:
             return None if any(map(_fed_forward, made.ignored)) else side
     return None
+
+
+def _group(config: ConfigJson) -> int | None:
+    """How many weights share a scale in a checkpoint of 4 or 8 bits whose order of inputs is kept,
+    and where no layer of the feed-forward part is left out of the quantisation."""
+    said, made = config.values.get("quantization_config"), config.quantization
+    if made is None or not isinstance(said, dict) or any(map(_fed_forward, made.ignored)):
+        return None
+    packed = made.method == "compressed-tensors" and made.algorithm == "pack-quantized"
+    kept = made.method in _GROUPED and said.get("desc_act") is not True
+    return made.group if packed or kept else None
+
+
+_GROUPED = frozenset(("awq", "awq_marlin", "gptq", "gptq_marlin", "auto_awq", "auto_gptq"))
 
 
 def _fed_forward(module: str) -> bool:

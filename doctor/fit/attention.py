@@ -6,7 +6,7 @@ from doctor.fit.asked import AskedModel, needed
 from doctor.fit.cache_type import cache_type
 from doctor.fit.kv import Keeps, KvLayer
 
-BLOCK = 16  # the least block of its backends
+ATTENTION_BLOCK = 16  # the least block of its backends
 
 
 def token_bytes(
@@ -24,4 +24,6 @@ def attention_layer(
 ) -> KvLayer:
     keeps = Keeps.FULL if window is None else Keeps.SLIDING
     name = f"layers.{number}.self_attn.attn"
-    return KvLayer(number, keeps, token, window=window, align=BLOCK, draft=draft, name=name)
+    return KvLayer(
+        number, keeps, token, window=window, align=ATTENTION_BLOCK, draft=draft, name=name
+    )

@@ -22,6 +22,7 @@ _DENSE = frozenset(
     [
         "gemma2",
         "gemma3_text",
+        "gemma4_text",
         "glm4",
         "granite",
         "llama",
@@ -47,6 +48,8 @@ _MOE = frozenset(
         "glm_moe_dsa",
         "gpt_oss",
         "kimi_k2",
+        "llama4_text",
+        "mimo_v2_flash",
         "minimax_m2",
         "mixtral",
         "qwen2_moe",
@@ -56,13 +59,22 @@ _MOE = frozenset(
         "qwen3_vl_moe_text",
     ]
 )
+_NEMOTRON = "nemotron_h"
 _ENCODERS = frozenset(("bert", "roberta", "xlm-roberta"))
+_DRAFTING = frozenset(
+    ("deepseek_v3", "deepseek_v32", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "kimi_k2")
+)
 # Every fourth layer of these has attention, the others a gated delta net.
 _HYBRID = frozenset(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"))
-_VISION = frozenset(("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen3_5_text"))
+_QWEN_TOWERS = frozenset(("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen3_5_text"))
+_TOWERS = frozenset(("gemma3", "gemma3_text", "gemma4", "llama4", "mistral", "mistral3"))
+_GATED_TOWERS = frozenset(("gemma4", "mistral", "mistral3"))
 # Whose heads each have a norm for queries and one for keys.
-_HEAD_NORMS = frozenset(("qwen3", "qwen3_moe", "qwen3_vl_text", "qwen3_vl_moe_text", "gemma3_text"))
-_FOUR_NORMS = frozenset(("gemma2", "gemma3_text", "glm4"))
+_HEAD_NORMS = frozenset(
+    ("qwen3", "qwen3_moe", "qwen3_vl_text", "qwen3_vl_moe_text", "gemma3_text", "gemma4_text")
+)
+_FOUR_NORMS = frozenset(("gemma2", "gemma3_text", "gemma4_text", "glm4"))
+_UNTIED = frozenset(("llama4_text",))  # of its class, where a config.json does not say so
 
 _MOST_LAYERS = 4096
 
@@ -78,6 +90,11 @@ class Loading:
     width: int
     kind: Quantization | None = None
     online: bool = False
+
+    @property
+    def padded(self) -> bool:
+        """Whether the kernels of the GPU pad experts."""
+        return self.kind is not None and self.kind.method == "mxfp4"
 
 
 def loading_of(config: ConfigJson, options: MemoryOptions, headers: bool) -> Loading:
@@ -177,6 +194,25 @@ def checkpoint_of(config: ConfigJson, loading: Loading) -> Iterator[Tensor]:
             yield Tensor(named, "BF16", shape)
 
 
+def drafter_of(config: ConfigJson, loading: Loading) -> Iterator[Tensor]:
+    """The tensors of the layers that draft tokens (MTP), which only speculative decoding loads; the
+    tables of embeddings are the model's own. Raises NotKnown."""
+    kind, hidden = config.text_model_type, _need(config.hidden_size, "hidden_size")
+    first = _need(config.layers, "num_hidden_layers")
+    if kind not in _DRAFTING and kind not in _HYBRID:
+        raise NotKnown(Text("the layers with which a {kind} model drafts are not known", kind=kind))
+    more = config.count("num_nextn_predict_layers", "mtp_num_hidden_layers") or 1
+    packing = _packing(loading.kind) if loading.kind else None
+    for layer in range(first, first + _layers(more, "num_nextn_predict_layers")):
+        yield Tensor(f"model.layers.{layer}.eh_proj.weight", "BF16", (hidden, 2 * hidden))
+        for name, shape, quantised in _layer(config, layer, drafts=True):
+            full = f"model.layers.{layer}.{name}"
+            if packing and quantised:
+                yield from _packed(full, shape, packing)
+            else:
+                yield Tensor(full if full.endswith("bias") else f"{full}.weight", "BF16", shape)
+
+
 def _packed(name: str, shape: tuple[int, ...], packing: _Packing) -> Iterator[Tensor]:
     """In bytes: what is written as whole numbers of another size has as many of them."""
     *outer, columns = shape
@@ -223,7 +259,7 @@ def _rows(config: ConfigJson) -> Iterator[_Row]:
     if kind in _ENCODERS:
         yield from _encoder(config)
         return
-    if kind not in _DENSE and kind not in _MOE:
+    if kind not in _DENSE and kind not in _MOE and kind != _NEMOTRON:
         raise _not_understood(config)
     yield from _vision(config)
     hidden = _need(config.hidden_size, "hidden_size")
@@ -233,7 +269,8 @@ def _rows(config: ConfigJson) -> Iterator[_Row]:
         yield "lm_head", (vocabulary, hidden), False
     yield "model.norm", (hidden,), False
     for layer in range(_layers(config.layers, "num_hidden_layers")):
-        for name, shape, quantised in _layer(config, layer):
+        rows = _mixer(config, layer) if kind == _NEMOTRON else _layer(config, layer)
+        for name, shape, quantised in rows:
             yield f"model.layers.{layer}.{name}", shape, quantised
 
 
@@ -242,10 +279,12 @@ def tied(config: ConfigJson) -> bool:
     for part in (config.text, config.values):
         if isinstance(said := part.get("tie_word_embeddings"), bool):
             return said
+    if config.text_model_type in _UNTIED:
+        return False
     raise NotKnown(Text("config.json does not say {name}", name="tie_word_embeddings"))
 
 
-def _layer(config: ConfigJson, layer: int) -> Iterator[_Row]:
+def _layer(config: ConfigJson, layer: int, drafts: bool = False) -> Iterator[_Row]:
     hidden = _need(config.hidden_size, "hidden_size")
     yield "input_layernorm", (hidden,), False
     yield "post_attention_layernorm", (hidden,), False
@@ -254,14 +293,16 @@ def _layer(config: ConfigJson, layer: int) -> Iterator[_Row]:
         yield "post_feedforward_layernorm", (hidden,), False
     if config.mla:
         yield from _mla(config)
-    elif config.text_model_type in _HYBRID and _linear(config, layer):
+    elif config.text_model_type in _HYBRID and not drafts and _linear(config, layer):
         yield from _delta_net(config)
     else:
-        yield from _gqa(config)
-    if _has_experts(config, layer):
+        yield from _gqa(config, layer)
+    experts = _has_experts(config, layer)
+    if experts:
         yield from _sparse(config)
-    else:
-        yield from _feed_forward("mlp", hidden, _count(config, "intermediate_size"))
+    if not experts or config.text_model_type == "gemma4_text":  # which has both
+        rows = _count(config, "intermediate_size_mlp", "intermediate_size")
+        yield from _feed_forward("mlp", hidden, rows)
 
 
 def _linear(config: ConfigJson, layer: int) -> bool:
@@ -272,32 +313,134 @@ def _linear(config: ConfigJson, layer: int) -> bool:
 
 
 def _has_experts(config: ConfigJson, layer: int) -> bool:
-    if config.text_model_type in _DENSE:
+    text, kind = config.text, config.text_model_type
+    if kind == "gemma4_text":
+        if config.experts and "enable_moe_block" not in text:
+            raise NotKnown(Text("config.json does not say {name}", name="enable_moe_block"))
+        return text.get("enable_moe_block") is True
+    if kind in _DENSE:
         return False
     if not config.experts:
         raise NotKnown(Text("config.json does not say {name}", name="num_experts"))
     if config.count("decoder_sparse_step") not in (None, 1):
         raise _not_understood(config)
-    alone = config.text.get("mlp_only_layers")
+    if isinstance(which := text.get("moe_layer_freq"), list) and layer < len(which):
+        return bool(which[layer])
+    if step := config.count("interleave_moe_layer_step"):
+        return (layer + 1) % step == 0
+    alone = text.get("mlp_only_layers")
     if isinstance(alone, list) and layer in alone:
         return False
-    return layer >= (config.count("first_k_dense_replace") or 0)
+    every = config.count("moe_layer_freq") or 1
+    return layer >= (config.count("first_k_dense_replace") or 0) and layer % every == 0
 
 
-def _gqa(config: ConfigJson) -> Iterator[_Row]:
+@dataclass(frozen=True)
+class Heads:
+    """Of one layer's attention: how many, and of which size those of keys and those of values are.
+    `shared`: values are the keys, and the checkpoint has them once."""
+
+    queries: int
+    pairs: int
+    keys: int
+    values: int
+    shared: bool = False
+
+
+def heads_of(config: ConfigJson, layer: int) -> Heads:
+    """Raises NotKnown."""
+    text, kind = config.text, config.text_model_type
+    queries = _need(config.attention_heads, "num_attention_heads")
+    pairs = _need(config.key_value_heads, "num_key_value_heads")
+    if kind == "gemma4_text":
+        if config.count("hidden_size_per_layer_input", "num_kv_shared_layers"):
+            raise _not_understood(config)
+        if not _is_full(config, layer):
+            size = _count(config, "head_dim")
+            return Heads(queries, pairs, size, size)
+        size, shared = _count(config, "global_head_dim"), text.get("attention_k_eq_v") is True
+        pairs = (config.count("num_global_key_value_heads") if shared else None) or pairs
+        return Heads(queries, pairs, size, size, shared)
+    size = _need(config.head_size, "head_dim")
+    if kind == "mimo_v2_flash":
+        sliding = text.get("hybrid_layer_pattern")
+        if isinstance(sliding, list) and layer < len(sliding) and sliding[layer] == 1:
+            more = _count(config, "swa_num_attention_heads"), _count(config, "swa_head_dim")
+            pairs = _count(config, "swa_num_key_value_heads")
+            return Heads(more[0], pairs, more[1], _count(config, "swa_v_head_dim"))
+        return Heads(queries, pairs, size, _count(config, "v_head_dim"))
+    return Heads(queries, pairs, size, size)
+
+
+def _is_full(config: ConfigJson, layer: int) -> bool:
+    kinds = config.text.get("layer_types")
+    if not isinstance(kinds, list) or layer >= len(kinds):
+        raise NotKnown(Text("config.json does not say {name}", name="layer_types"))
+    return bool(kinds[layer] == "full_attention")
+
+
+def _gqa(config: ConfigJson, layer: int, name: str = "self_attn") -> Iterator[_Row]:
     kind, hidden = config.text_model_type, _need(config.hidden_size, "hidden_size")
-    heads, size = _need(config.attention_heads, "heads"), _need(config.head_size, "head_dim")
-    pairs = _need(config.key_value_heads, "num_key_value_heads") * size
-    queries = heads * size * (2 if kind in _HYBRID else 1)  # with a gate
+    heads = heads_of(config, layer)
+    queries = heads.queries * heads.keys * (2 if kind in _HYBRID else 1)  # with a gate
+    parts = [("q_proj", queries), ("k_proj", heads.pairs * heads.keys)]
+    if not heads.shared:
+        parts.append(("v_proj", heads.pairs * heads.values))
     biased = kind == "qwen2" or config.text.get("attention_bias") is True
-    for name, rows in (("q_proj", queries), ("k_proj", pairs), ("v_proj", pairs)):
-        yield f"self_attn.{name}", (rows, hidden), True
+    for part, rows in parts:
+        yield f"{name}.{part}", (rows, hidden), True
         if biased:
-            yield f"self_attn.{name}.bias", (rows,), False
-    yield "self_attn.o_proj", (hidden, heads * size), True
+            yield f"{name}.{part}.bias", (rows,), False
+    yield f"{name}.o_proj", (hidden, heads.queries * heads.values), True
     if kind in _HEAD_NORMS or kind in _HYBRID:
-        yield "self_attn.q_norm", (size,), False
-        yield "self_attn.k_norm", (size,), False
+        yield f"{name}.q_norm", (heads.keys,), False
+        yield f"{name}.k_norm", (heads.keys,), False
+
+
+def _mixer(config: ConfigJson, layer: int) -> Iterator[_Row]:
+    """A layer of Nemotron-H, which is one thing alone: a Mamba, attention, experts or a dense
+    part."""
+    hidden = _need(config.hidden_size, "hidden_size")
+    said = config.text.get("hybrid_override_pattern")
+    if not isinstance(said, str) or layer >= len(said):
+        raise NotKnown(Text("config.json does not say {name}", name="hybrid_override_pattern"))
+    yield "norm", (hidden,), False
+    if said[layer] == "M":
+        yield from _mamba(config)
+    elif said[layer] == "*":
+        yield from _gqa(config, layer, "mixer")
+    elif said[layer] == "E":
+        yield from _nemotron_experts(config)
+    else:
+        rows = _count(config, "intermediate_size")
+        yield "mixer.up_proj", (rows, hidden), True
+        yield "mixer.down_proj", (hidden, rows), True
+
+
+def _mamba(config: ConfigJson) -> Iterator[_Row]:
+    hidden, heads = _need(config.hidden_size, "hidden_size"), _count(config, "mamba_num_heads")
+    wide = heads * _count(config, "mamba_head_dim")
+    states = 2 * _count(config, "n_groups") * _count(config, "ssm_state_size")
+    yield "mixer.in_proj", (2 * wide + states + heads, hidden), True
+    yield "mixer.conv1d", (wide + states, _count(config, "conv_kernel")), False
+    yield "mixer.out_proj", (hidden, wide), True
+    yield "mixer.norm", (wide,), False
+
+
+def _nemotron_experts(config: ConfigJson) -> Iterator[_Row]:
+    hidden, experts = _need(config.hidden_size, "hidden_size"), _need(config.experts, "experts")
+    rows, latent = _count(config, "moe_intermediate_size"), config.count("moe_latent_size")
+    yield "mixer.gate", (experts, hidden), False
+    yield "mixer.experts.up_proj", (experts, rows, latent or hidden), True
+    yield "mixer.experts.down_proj", (experts, latent or hidden, rows), True
+    if latent:
+        yield "mixer.fc1_latent_proj", (latent, hidden), False
+        yield "mixer.fc2_latent_proj", (hidden, latent), False
+    shared = _count(config, "moe_shared_expert_intermediate_size")
+    shared *= config.count("n_shared_experts") or 0
+    if shared:
+        yield "mixer.shared_experts.up_proj", (shared, hidden), True
+        yield "mixer.shared_experts.down_proj", (hidden, shared), True
 
 
 def _mla(config: ConfigJson) -> Iterator[_Row]:
@@ -346,6 +489,9 @@ def _sparse(config: ConfigJson) -> Iterator[_Row]:
     yield "mlp.experts.gate_up_proj", (experts, 2 * rows, hidden), True
     yield "mlp.experts.down_proj", (experts, hidden, rows), True
     yield "mlp.gate", (experts, hidden), False
+    if config.text_model_type == "llama4_text":
+        yield from _feed_forward("mlp.shared_expert", hidden, rows)
+        return
     if config.text_model_type == "gpt_oss":
         yield "mlp.experts.gate_up_proj.bias", (experts, 2 * rows), False
         yield "mlp.experts.down_proj.bias", (experts, hidden), False
@@ -389,9 +535,31 @@ def _vision(config: ConfigJson) -> Iterator[_Row]:
         if any(config.values.get(name) for name in other):
             raise _not_understood(config)
         return
-    if not isinstance(said, dict) or config.model_type not in _VISION:
+    if not isinstance(said, dict):
         raise _not_understood(config)
-    yield from _qwen_tower(said)
+    if config.model_type in _QWEN_TOWERS and "depth" in said:
+        yield from _qwen_tower(said)
+    elif config.model_type in _QWEN_TOWERS or config.model_type in _TOWERS:
+        yield from _tower(config, ConfigJson(said))
+    else:
+        raise _not_understood(config)
+
+
+def _tower(config: ConfigJson, part: ConfigJson) -> Iterator[_Row]:
+    """A transformer of the usual form and what leads from it into the language model; the table of
+    places is not known."""
+    wide, rows = _count(part, "hidden_size"), _count(part, "intermediate_size")
+    hidden = _need(config.hidden_size, "hidden_size")
+    merged = 4 * wide if config.model_type in _QWEN_TOWERS else wide
+    yield "multi_modal_projector.linear_1", (merged, merged), False
+    yield "multi_modal_projector.linear_2", (hidden, merged), False
+    gates = 2 if config.model_type in _GATED_TOWERS else 1
+    for layer in range(_layers(part.layers, "num_hidden_layers")):
+        name = f"vision_tower.layers.{layer}"
+        yield f"{name}.self_attn.qkv_proj", (3 * wide, wide), False
+        yield f"{name}.self_attn.o_proj", (wide, wide), False
+        yield f"{name}.mlp.fc1", (gates * rows, wide), False
+        yield f"{name}.mlp.fc2", (wide, rows), False
 
 
 def _qwen_tower(said: Mapping[str, Any]) -> Iterator[_Row]:

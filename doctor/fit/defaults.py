@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from doctor.consumers.model_config import ConfigJson
 from doctor.consumers.options import GivenOptions
+from doctor.fit.asked import AskedModel
+from doctor.fit.cache_type import cache_type
 from doctor.fit.options import MemoryOptions
 from doctor.fit.releases import Release
-from doctor.fit.sizes import GIB
+from doctor.fit.sizes import GIB, NotKnown
 from doctor.fit.verdict import GpuMemory
 from doctor.frozen import dataclass
 
 _LARGE = 70 * GIB
 _LARGEST = 160 * GIB
 _GB10 = 121
+_HOPPER, _BLACKWELL = 9, 10  # generations by compute capability
+_WIDE_HEAD = 512
 _USUAL_BLOCK = 16  # CacheConfig.DEFAULT_BLOCK_SIZE
 _BATCHED_DP_TOKENS = 256  # DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP
 _BATCHED_DP = ("deepep_low_latency", "nixl_ep", "pplx")
@@ -204,28 +208,30 @@ def _block_size(
 ) -> int | None:
     """What the backend prefers (get_preferred_block_size): those without latent attention take the
     usual one."""
-    if not config.mla:
-        return _USUAL_BLOCK
-    if config.count("index_topk"):  # sparse attention, of which the indexer takes nothing else
+    wide = config.head_size == _WIDE_HEAD and release.wide_fp8_blocks
+    if config.mla and config.count("index_topk"):  # whose indexer takes nothing else
         return 64
+    if not config.mla and not wide:
+        return _USUAL_BLOCK
     if gpu is None or gpu.capability is None:
         return None
+    try:
+        small = cache_type(AskedModel(config, options, release, gpu.capability)).quantized
+    except NotKnown:
+        return None
     generation = gpu.capability // 10
-    if not release.since("0.19"):
-        return {9: 64, 10: 128}.get(generation, _USUAL_BLOCK)
-    if generation == 10:  # FLASHINFER_MLA, else CUTLASS_MLA
-        return 32 if config.count("qk_nope_head_dim") in (64, 128, 192) else 128
-    whole = options.kv_cache_dtype in ("auto", "float16", "bfloat16") and not _fp8_cache(config)
-    # FLASH_ATTN_MLA on Hopper, FLASHMLA where it has no fp8; TRITON_MLA elsewhere.
-    return 64 if generation == 9 and not whole else _USUAL_BLOCK
+    if generation == _HOPPER:  # FLASHMLA and FlashAttention 4, where there is fp8
+        old = config.mla and not release.since("0.19")
+        return 64 if small or old else _USUAL_BLOCK
+    if generation == _BLACKWELL and config.mla:
+        return _blackwell_block(config, release)
+    return _USUAL_BLOCK
 
 
-def _fp8_cache(config: ConfigJson) -> bool:
-    """Whether the checkpoint itself asks for a cache of fp8."""
-    said = config.values.get("quantization_config")
-    if not isinstance(said, dict):
-        return False
-    return bool(said.get("kv_cache_scheme") or said.get("kv_cache_quant_algo"))
+def _blackwell_block(config: ConfigJson, release: Release) -> int:
+    """Of FLASHINFER_MLA, else of CUTLASS_MLA."""
+    known = config.count("qk_nope_head_dim") in (64, 128, 192) and release.since("0.19")
+    return 32 if known else 128
 
 
 def _retained_tokens(config: ConfigJson, options: MemoryOptions, release: Release) -> int:

@@ -34,7 +34,7 @@ def draft_layers(asked: AskedModel, first: int) -> Iterable[KvLayer]:
     one. Raises NotKnown."""
     said = asked.options.speculative
     method = said.get("method")
-    if not said or method in _WITHOUT_LAYERS:
+    if not said or (isinstance(method, str) and method in _WITHOUT_LAYERS):
         return ()
     mtp = isinstance(method, str) and (method == "mtp" or method.endswith("_mtp"))
     if not mtp or said.get("model") is not None:

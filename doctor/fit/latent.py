@@ -63,21 +63,28 @@ def _dense_block(asked: AskedModel, kept: CacheType) -> int:
 
 
 def _sparse_bytes(asked: AskedModel, kept: CacheType, size: int) -> int:
-    """FlashMLA's sparse kernels keep fp8 in a layout of their own, FlashInfer's as it is."""
-    capability = asked.capability
-    if not kept.quantized and (capability is None or capability // 10 != 12):
+    """FlashMLA's sparse kernels keep fp8 in a layout of their own, as those for 12.0 keep all;
+    FlashInfer's keep it as it is. Raises NotKnown where vLLM has no kernels."""
+    family, name, since = (asked.capability or 0) // 10, kept.name, asked.release.since
+    if not kept.quantized and family in (0, 9, 10):
         return kept.bytes_of(size)
-    if capability is None:
+    if family == 0:
         raise NotKnown(
-            Text(
-                "how many bytes sparse MLA keeps of a token in {type} depends on the GPU, which "
-                "is not known",
-                type=kept.name,
-            )
+            Text("how sparse MLA keeps {type} depends on the GPU, which is not known", type=name)
         )
-    if capability // 10 == 10 and kept.name != "fp8_ds_mla":
+    if name in ("fp8", "fp8_ds_mla") and family == 9:
+        return _PACKED
+    if family == 9 and name == "fp8_e4m3" and since("0.30"):
         return kept.bytes_of(size)
-    return _PACKED
+    if family == 10 and name in ("fp8", "fp8_e4m3"):
+        return kept.bytes_of(size)
+    if name == "fp8_ds_mla" and family == 10:
+        return _PACKED
+    if family == 12 and name in ("auto", "fp8", "fp8_e4m3", "fp8_ds_mla") and since("0.24"):
+        return _PACKED
+    raise NotKnown(
+        Text("this vLLM has no sparse MLA with a cache of the type {type} for this GPU", type=name)
+    )
 
 
 def indexed(asked: AskedModel, number: int) -> bool:
@@ -87,9 +94,9 @@ def indexed(asked: AskedModel, number: int) -> bool:
         return True
     pattern = asked.said("index_topk_pattern")
     if pattern is not None:
-        if not isinstance(pattern, (str, list)) or number >= len(pattern):
+        if not isinstance(pattern, (str, list)):
             raise NotKnown(Text("index_topk_pattern of config.json is not understood"))
-        return bool(pattern[number] != "S")
+        return number >= len(pattern) or bool(pattern[number] != "S")
     every = asked.count("index_topk_freq", default=1)
     offset = asked.said("index_skip_topk_offset")
     offset = 2 if offset is None else offset

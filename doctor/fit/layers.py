@@ -12,10 +12,10 @@ from typing import Any
 
 from doctor.consumers.model_config import ConfigJson
 from doctor.fit.asked import MOST_LAYERS, AskedModel, missing, needed
-from doctor.fit.attention import BLOCK, attention_layer, token_bytes
+from doctor.fit.attention import ATTENTION_BLOCK, attention_layer, token_bytes
 from doctor.fit.drafters import draft_layers
 from doctor.fit.kv import Keeps, KvLayer
-from doctor.fit.latent import latent_layers
+from doctor.fit.latent import latent_cache, latent_layers
 from doctor.fit.options import MemoryOptions
 from doctor.fit.releases import Release
 from doctor.fit.sizes import NotKnown
@@ -23,6 +23,7 @@ from doctor.fit.states import state_bytes
 from doctor.fit.windows import windows
 from doctor.model import Text
 
+_INDEX_BLOCK = 128
 _INDEX_WIDTH = 2  # bytes of a number of MiniMax-M3's index key
 
 
@@ -39,6 +40,8 @@ def decoder_layers(config: ConfigJson) -> int:
     """How many layers the decoder has; raises NotKnown."""
     kinds = config.text.get("hybrid_override_pattern")
     count = len(kinds) if isinstance(kinds, str) and kinds else config.layers
+    if config.model_type == "whisper":
+        count = config.count("decoder_layers")
     count = needed(count, "num_hidden_layers")
     if count > MOST_LAYERS:
         raise missing("num_hidden_layers")
@@ -79,7 +82,9 @@ def _llama4(asked: AskedModel) -> Iterator[KvLayer]:
             yield attention_layer(number, token)
         else:
             name = f"layers.{number}.self_attn.attn"
-            yield KvLayer(number, Keeps.CHUNKED, token, window=chunk, align=BLOCK, name=name)
+            yield KvLayer(
+                number, Keeps.CHUNKED, token, window=chunk, align=ATTENTION_BLOCK, name=name
+            )
 
 
 def _gemma4(asked: AskedModel) -> Iterator[KvLayer]:
@@ -154,7 +159,7 @@ def _nemotron_nas(asked: AskedModel) -> Iterator[KvLayer]:
 
 
 def _minimax_m3(asked: AskedModel) -> Iterator[KvLayer]:
-    """Sparse layers keep an index key of each token beside."""
+    """Sparse layers keep an index key of each token beside, and have blocks of 128."""
     token, sparse = token_bytes(asked), _table(asked.said("sparse_attention_config"))
     count = decoder_layers(asked.config)
     every = sparse.get("sparse_attention_freq")
@@ -162,10 +167,23 @@ def _minimax_m3(asked: AskedModel) -> Iterator[KvLayer]:
         raise missing("sparse_attention_freq")
     wide = needed(ConfigJson(sparse).count("sparse_index_dim"), "sparse_index_dim")
     for number in range(count):
+        if every[number] == 0:
+            yield attention_layer(number, token)
+            continue
+        name = f"layers.{number}.self_attn.attn"
+        yield KvLayer(number, Keeps.FULL, token, align=_INDEX_BLOCK, name=name)
+        name = f"layers.{number}.self_attn.attn.index_cache"
+        yield KvLayer(number, Keeps.MLA, wide * _INDEX_WIDTH, align=_INDEX_BLOCK, name=name)
+
+
+def _whisper(asked: AskedModel) -> Iterator[KvLayer]:
+    """Of the decoder: of its own tokens, and of what the encoder made."""
+    heads = asked.count("decoder_attention_heads")
+    token = token_bytes(asked, heads, needed(asked.count("d_model") // heads, "d_model"))
+    for number in range(decoder_layers(asked.config)):
         yield attention_layer(number, token)
-        if every[number]:
-            name = f"layers.{number}.self_attn.indexer.index_cache"
-            yield KvLayer(number, Keeps.MLA, wide * _INDEX_WIDTH, align=BLOCK, name=name)
+        name = f"layers.{number}.encoder_attn.attn"
+        yield KvLayer(number, Keeps.CROSS, token, align=ATTENTION_BLOCK, name=name)
 
 
 # Layers of which some keep a state instead.
@@ -189,6 +207,20 @@ def _hybrid(kinds: Callable[[AskedModel, int], list[str]]) -> Callable[..., Iter
                 yield KvLayer(number, Keeps.NOTHING, name=f"layers.{number}")
 
     return layers
+
+
+def _until_0_23(
+    layers: Callable[[AskedModel], Iterable[KvLayer]],
+) -> Callable[[AskedModel], Iterable[KvLayer]]:
+    """vLLM has no class for it since."""
+
+    def known(asked: AskedModel) -> Iterable[KvLayer]:
+        if asked.release.since("0.24"):
+            kind = asked.config.text_model_type
+            raise NotKnown(Text("vLLM has no class of its own for a {kind} since 0.24", kind=kind))
+        return layers(asked)
+
+    return known
 
 
 _LETTERS = {
@@ -256,6 +288,22 @@ def _both(asked: AskedModel, count: int) -> list[str]:
     return ["AS"] * count
 
 
+def _kimi_linear(asked: AskedModel) -> Iterator[KvLayer]:
+    """MLA, and states in the layers that kda_layers counts from 1."""
+    said = asked.said("linear_attn_config")
+    listed = said.get("kda_layers") if isinstance(said, dict) else None
+    if not isinstance(listed, list) or asked.said("kv_lora_rank") is None:
+        raise missing("linear_attn_config")
+    chosen = {one for one in listed if isinstance(one, int)}
+    cache, state = latent_cache(asked), state_bytes(asked)
+    for number in range(decoder_layers(asked.config)):
+        if number + 1 in chosen:
+            name = f"layers.{number}.self_attn"
+            yield KvLayer(number, Keeps.STATE, state_bytes=state, name=name)
+        else:
+            yield from cache.layers(number, indexed=False)
+
+
 def _states(asked: AskedModel) -> Iterator[KvLayer]:
     """Mamba, of nothing else."""
     state = state_bytes(asked)
@@ -272,7 +320,7 @@ def _table(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-_OTHER_LATENT = frozenset(("deepseek_v4", "kimi_linear"))
+_OTHER_LATENT = frozenset(("deepseek_v4",))
 _ATTENTION = (
     "cohere cohere2 exaone4 gemma gemma2 gemma3_text glm glm4 glm4_moe gpt2 gpt_neox gpt_oss "
     "granite granitemoe granitemoeshared llama mimo minimax_m2 ministral mistral mixtral olmo "
@@ -286,14 +334,18 @@ _FAMILIES: dict[str, Callable[[AskedModel], Iterable[KvLayer]]] = {
     **dict.fromkeys(("mamba", "falcon_mamba", "mamba2"), _states),
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _hybrid(_every_fourth)),
     **dict.fromkeys(("granitemoehybrid", "lfm2", "lfm2_moe"), _hybrid(_by_types)),
-    "bamba": _hybrid(_by_indices),
+    "bamba": _until_0_23(_hybrid(_by_indices)),
     "falcon_h1": _hybrid(_both),
     "gemma3n_text": _gemma3n,
     "gemma4_text": _gemma4,
     "jamba": _hybrid(_by_period),
+    "kimi_linear": _kimi_linear,
     "llama4_text": _llama4,
     "mimo_v2_flash": _mimo_v2,
+    "minimax": _until_0_23(_hybrid(_by_types)),
     "minimax_m3": _minimax_m3,
+    "minimax_m3_vl": _minimax_m3,
     "nemotron-nas": _nemotron_nas,
     "nemotron_h": _hybrid(_by_pattern),
+    "whisper": _whisper,
 }

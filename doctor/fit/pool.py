@@ -8,6 +8,7 @@ block holds a page of each layer of the largest group.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -164,8 +165,14 @@ class Pool:
     def _blocks_of(self, length: int) -> int:
         """Of one request, in all groups."""
         return sum(
-            max(self.request.pages(paged, length) for paged in set(group)) for group in self.groups
+            max(self.request.pages(paged, length) for paged in group) for group in self._unlike
         )
+
+    @functools.cached_property
+    def _unlike(self) -> tuple[_Group, ...]:
+        """Of each group, one layer of each kind."""
+        kinds = ({paged.kind: paged for paged in group} for group in self.groups)
+        return tuple(tuple(group.values()) for group in kinds)
 
     def _unpadded(self, length: int) -> int:
         """Layer by layer, as releases before groups were counted had it; stages are not told
@@ -264,7 +271,7 @@ def _paged(layers: Sequence[KvLayer], release: Release, settled: Settled) -> tup
     states = [layer for layer in layers if layer.keeps is Keeps.STATE]
     tokens = [layer for layer in layers if layer.keeps is not Keeps.STATE]
     padded = 0
-    if states and tokens:
+    if states and any(not layer.draft for layer in tokens):
         size = _hybrid_block(layers, size, release, settled)
         padded = round(size * _main(tokens).token_bytes)
     return tuple(_page(layer, size, padded) for layer in layers)
@@ -282,7 +289,7 @@ def _page(layer: KvLayer, size: int, padded: int) -> _Paged:
 
 def _main(tokens: Sequence[KvLayer]) -> KvLayer:
     """The kind of attention that vLLM asks of a hybrid's configuration."""
-    own = [layer for layer in tokens if not layer.draft] or list(tokens)
+    own = [layer for layer in tokens if not layer.draft]
     whole = [layer for layer in own if layer.keeps in _WHOLE] or own
     return max(whole, key=lambda layer: layer.token_bytes)
 
@@ -321,7 +328,8 @@ def _promoted(paged: tuple[_Paged, ...], release: Release) -> tuple[_Paged, ...]
         else one
         for one in paged
     )
-    if not _is_uniform(made):
+    windows = {(one.layer.keeps, one.layer.window) for one in paged if one.layer.window}
+    if not _is_uniform(made) or len(windows) > 1:
         raise NotKnown(Text("vLLM cannot serve it with --disable-hybrid-kv-cache-manager"))
     return made
 

@@ -28,6 +28,7 @@ from doctor.model import Text
 _MOST_RANKS = 1024
 _LARGE = 70 * GIB
 _USUAL_BLOCK = 16
+_FINEST = 32  # refine_fp8_moe_block_shape, from 0.29 on
 _OFF = 0.02  # how far weights that are reckoned from config.json alone were off
 # What NCCL, cuBLAS and CUDA's context take before vLLM reads what is free: 0.6 GiB on one GPU and
 # 1.5 GiB with two ranks were seen.
@@ -69,7 +70,10 @@ def model_of(question: FitQuestion) -> SharedModel:
     options = question.options
     whole = options.whole_tower or options.language_model_only
     needs = needs_of(_Values(question.config.values))
-    return SharedModel(needs, question.config, options.layout, whole, question.finest)
+    finest = question.finest
+    if finest is None and question.release.since("0.29"):
+        finest = _FINEST
+    return SharedModel(needs, question.config, options.layout, whole, finest)
 
 
 def most_utilization(question: FitQuestion) -> float | None:
@@ -396,7 +400,8 @@ class _Reckoning:
         if kv.max_model_len is None and not self.options.longest:
             why = Text("how long a request may be is not known: say it with --max-model-len")
             return _Found(Answer.UNKNOWN, why)
-        if kv.needed is None and not self.options.longest:
+        searched = self.options.longest and (kv.longest is not None or self.left is None)
+        if kv.needed is None and not searched:
             return _Found(Answer.UNKNOWN, self._why_no_cache(self.pool, kv))
         if self.left is not None:
             return None

@@ -3,10 +3,11 @@ has each."""
 
 from __future__ import annotations
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from doctor.frozen import dataclass
 from doctor.model import Text
+from doctor.numbers import version_of
 
 _OLD = Version("0.11")
 _FIRST_KNOWN = Version("0.19")  # below it the rules of 0.11 apply
@@ -141,6 +142,11 @@ class Release:
         return self.since("0.26")
 
     @property
+    def wide_fp8_blocks(self) -> bool:
+        """Whether Hopper has a kernel for heads of 512 numbers in fp8, with blocks of 64 tokens."""
+        return self.since("0.31")
+
+    @property
     def mamba2_checkpoints(self) -> bool:
         """Whether layers of Mamba-2 keep a state from within a prefill."""
         return self.since("0.32")
@@ -163,10 +169,9 @@ class Release:
 
 def release(version: str) -> Release:
     """The rules of this version of vLLM. Raises ValueError for what is no version."""
-    try:
-        made = Version(version)
-    except InvalidVersion:
-        raise ValueError(version) from None
+    made = version_of(version)
+    if made is None:
+        raise ValueError(version)
     plain = Version(made.base_version)
     if plain < _FIRST_KNOWN:
         said = Text("the rules of vLLM 0.11 apply to {version}", version=version)

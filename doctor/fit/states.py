@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from doctor.consumers.model_config import ConfigJson
 from doctor.fit.asked import AskedModel, needed
 from doctor.fit.cache_type import model_width
 from doctor.fit.sizes import NotKnown
@@ -16,6 +17,12 @@ from doctor.frozen import dataclass
 from doctor.model import Text
 
 _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+# Whose states have a row for each drafted token in every release.
+_DRAFTED = frozenset(
+    ("kimi_linear", "mamba2", "nemotron_h", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next")
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,10 @@ def state_bytes(asked: AskedModel) -> int:
     """Bytes of one layer's state on one rank, speculative rows in it."""
     if asked.options.given.get("use_replayssm") in (True, "true", "True"):
         raise NotKnown(Text("what a state takes with --use-replayssm is not known"))
-    shape = _SHAPES[asked.config.text_model_type or ""](asked)
+    kind = asked.config.text_model_type or ""
+    if asked.options.drafted and kind not in _DRAFTED:
+        raise NotKnown(Text("what a state of {kind} takes with a drafter is not known", kind=kind))
+    shape = _SHAPES[kind](asked)
     conv = _width(asked, "mamba_cache_dtype", None) or model_width(asked)
     said = asked.said(shape.key) if shape.key else None
     wide = _width(asked, "mamba_ssm_cache_dtype", shape.type if said is None else said) or conv
@@ -62,14 +72,15 @@ class _Mamba2:
     state: int
     kernel: int
 
-    def shape(self, asked: AskedModel, drafted: int = 0) -> StateShape:
+    def shape(self, asked: AskedModel) -> StateShape:
         """Groups that the ranks do not divide are copied."""
         ranks, groups = asked.ranks, self.groups
         groups += 0 if groups % ranks == 0 else ranks - groups
         inner = self.inner + 2 * groups * self.state
         row = asked.part(inner, "the convolution of its Mamba layers")
         heads = asked.part(self.heads, "the heads of its Mamba layers")
-        return StateShape(row, self.kernel - 1 + drafted, heads * self.dim * self.state)
+        rows = self.kernel - 1 + asked.options.drafted
+        return StateShape(row, rows, heads * self.dim * self.state)
 
 
 def _nemotron_h(asked: AskedModel) -> StateShape:
@@ -82,8 +93,11 @@ def _nemotron_h(asked: AskedModel) -> StateShape:
         asked.count("ssm_state_size"),
         asked.count("conv_kernel"),
     )
-    shape = made.shape(asked, asked.options.drafted)
-    return replace(shape, key="mamba_ssm_cache_dtype", type="float32")
+    shape = made.shape(asked)
+    if not asked.release.since("0.19"):
+        return shape
+    type_ = "float32" if asked.release.since("0.20") else "float16"
+    return replace(shape, key="mamba_ssm_cache_dtype", type=type_)
 
 
 def _granite(asked: AskedModel) -> StateShape:
@@ -115,7 +129,7 @@ def _mamba2_alone(asked: AskedModel) -> StateShape:
         asked.count("state_size"),
         asked.count("conv_kernel"),
     )
-    return made.shape(asked, asked.options.drafted)
+    return made.shape(asked)
 
 
 def _mamba1(asked: AskedModel) -> StateShape:
@@ -139,6 +153,27 @@ def _delta_net(asked: AskedModel) -> StateShape:
     return StateShape(row, rows, heads * key * value, of_file)
 
 
+def _kimi_delta(asked: AskedModel) -> StateShape:
+    """Three convolutions, which have rows for drafted tokens from 0.27 on; the state is float32,
+    from 0.30 on of another type where one is asked for."""
+    said = asked.said("linear_attn_config")
+    part = ConfigJson(said if isinstance(said, dict) else {})
+    heads, dim = part.count("num_heads"), needed(part.count("head_dim"), "linear_attn_config")
+    heads = asked.part(needed(heads, "linear_attn_config"), "the heads of its linear attention")
+    rows = needed(part.count("short_conv_kernel_size"), "short_conv_kernel_size") - 1
+    rows += asked.options.drafted if asked.release.since("0.27") else 0
+    if not asked.release.since("0.30") and asked.options.given.get("mamba_ssm_cache_dtype"):
+        raise NotKnown(Text("what --mamba-ssm-cache-dtype does to this model is not known"))
+    return StateShape(3 * heads * dim, rows, heads * dim * dim, type="float32")
+
+
+def _lightning(asked: AskedModel) -> StateShape:
+    """MiniMax-Text-01: no convolution, and the state has its type."""
+    heads = asked.part(asked.count("num_attention_heads"), "the heads of its linear attention")
+    size = needed(asked.config.head_size, "head_dim")
+    return StateShape(heads * size * size, 1)
+
+
 def _short(asked: AskedModel) -> StateShape:
     wide = needed(asked.config.hidden_size, "hidden_size")
     if asked.config.text_model_type == "lfm2":
@@ -154,10 +189,13 @@ _SHAPES: dict[str, Callable[[AskedModel], StateShape]] = {
     "falcon_mamba": _mamba1,
     "granitemoehybrid": _granite,
     "jamba": _jamba,
+    "kimi_linear": _kimi_delta,
     "lfm2": _short,
     "lfm2_moe": _short,
     "mamba": _mamba1,
     "mamba2": _mamba2_alone,
+    "minimax": _lightning,
+    "minimax_text_01": _lightning,
     "nemotron_h": _nemotron_h,
     "qwen3_5_moe_text": _delta_net,
     "qwen3_5_text": _delta_net,

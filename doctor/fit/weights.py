@@ -7,14 +7,16 @@ models do (0.22.0 and 0.33.0), and torch's allocator counts each merged one.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterable
 from enum import Enum
 
 from doctor.consumers.model_config import ConfigJson
-from doctor.fit.checkpoints import checkpoint_of, loading_of
+from doctor.fit.checkpoints import checkpoint_of, drafter_of, loading_of
 from doctor.fit.options import MemoryOptions
 from doctor.fit.releases import NEWEST, Release
-from doctor.fit.sharding import WeightShare
+from doctor.fit.sharding import WeightShare, drafts
 from doctor.fit.sizes import GIB, NotKnown
 from doctor.fit.verdict import Tensor
 from doctor.frozen import dataclass
@@ -43,16 +45,24 @@ def weights_on(
     options: MemoryOptions,
     release: Release,
     stage: int,
+    capability: int | None = None,
 ) -> Weights:
     """Of a rank of this pipeline stage, from 0 on. `tensors`: of the checkpoint's headers, None
-    where there are none. Raises NotKnown."""
+    where there are none; `capability`: of the GPU, such as 90, whose kernels pad some weights.
+    Raises NotKnown."""
     loading = loading_of(config, options, headers=tensors is not None)
     source = WeightsFrom.CONFIG if tensors is None else WeightsFrom.HEADERS
     if tensors is None:
-        tensors = checkpoint_of(config, loading)
-    size = WeightShare(config, options, loading, stage).bytes_of(tensors)
+        drafter = drafter_of(config, loading) if drafts(options) else ()
+        tensors = itertools.chain(checkpoint_of(config, loading), drafter)
+    counted = tuple(tensors)
+    share = WeightShare(config, options, loading, release, stage, capability)
+    size = share.bytes_of(counted)
+    most = size
+    if capability is None and loading.padded:
+        most = max(dataclasses.replace(share, capability=c).bytes_of(counted) for c in (80, 100))
     more = max(3 * GIB // 20, size // 100) if release.since("0.22") else 0
-    return Weights(size, size + more, source)
+    return Weights(size, max(size, most) + more, source)
 
 
 def loaded_bytes(config: ConfigJson, asked: str | None = None, dtype: str = "auto") -> int | None:

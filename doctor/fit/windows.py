@@ -45,6 +45,8 @@ def windows(asked: AskedModel, count: int) -> list[int | None]:
     if window is None or window == 0:
         return [None] * count
     window = asked.count("sliding_window", default=window)
+    if kind == "cohere2" and asked.release.since("0.29"):  # it sees the token before them too
+        window += 1
     kinds = _kinds(asked, kind, count)
     if kinds is None:
         return [window if kind in _ALL else None] * count

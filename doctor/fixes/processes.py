@@ -112,7 +112,8 @@ def _started_by(root: Seen) -> Iterator[Seen]:
     table = _table()
     pids = (number_of(name) for name in Live({}).listdir(Path("/proc")) or ())
     for one in [one for pid in pids if pid and (one := table.seen(pid))]:
-        if one.pid != root.pid and one.uid == root.uid and root in table.line(one):
+        line = [(above.pid, above.started) for above in table.line(one)]
+        if one.pid != root.pid and one.uid == root.uid and (root.pid, root.started) in line:
             yield one
 
 

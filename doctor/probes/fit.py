@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from doctor.consumers import names
 from doctor.consumers.model_config import UNSCALED, ConfigJson
+from doctor.consumers.options import GivenOptions
+from doctor.consumers.shares import layout_of
 from doctor.engine import probe
 from doctor.fit.verdict import Answer, Cause, Fit, FitQuestion, GpuMemory, Tensor
 from doctor.frozen import dataclass
 from doctor.model import NO_MODEL, Fact, NotApplicable, Text
 from doctor.numbers import number_of
 from doctor.probes.arguments import ServerArguments
+from doctor.probes.checkpoint import CheckpointHeaders
 from doctor.probes.configuration import ModelConfiguration
 from doctor.probes.driver import Device, Gpus
+from doctor.probes.memory import MainMemory
 from doctor.probes.models import ExpertBlocks
 from doctor.probes.served import Profile
 from doctor.probes.wheels import Vllm
@@ -23,11 +27,11 @@ from doctor.probes.wheels import Vllm
 if TYPE_CHECKING:
     from doctor.fit.releases import Release
 
-# What the driver keeps of a GPU's memory and NVML counts, and torch does not: 0.3 to 0.8 GiB of
-# 15 to 80 GiB.
+# What the driver keeps of a GPU's memory and torch does not see, where NVML does not tell it: 0.3
+# to 0.8 GiB of 15 to 80 GiB.
 _KEPT, _KEPT_PART = 200 << 20, 0.006
+# From 0.30 on (_get_and_verify_max_len).
 _LATER_UNSCALED = (*UNSCALED, "yarn", "deepseek_yarn", "deepseek_llama_scaling")
-_BLOCKS_DIVIDED = 32  # refine_fp8_moe_block_shape, which 0.33 has and 0.22 has not
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class ServedFit(Fact):
     that make it fit, the least change first; `notes`: where its estimates come from."""
 
     since: ClassVar[str] = "0.7.0"
+    dispensable: ClassVar[bool] = True  # how ranks share a model is judged all the same
     answer: Answer
     why: Text
     cause: Cause | None = None
@@ -51,30 +56,44 @@ def served_fit(
     configuration: ModelConfiguration | None,
     arguments: ServerArguments | None,
     blocks: ExpertBlocks | None,
+    headers: CheckpointHeaders | None,
+    memory: MainMemory | None,
 ) -> ServedFit:
     """Reckoned once, for all rules of memory."""
     if profile.model is None:
         raise NotApplicable(NO_MODEL)
     if configuration is None or not configuration.values:
         raise NotApplicable(Text("the config.json of {model} is not known", model=profile.model))
-    question = _asked(profile, gpus, vllm, configuration, arguments)
+    if elsewhere := layout_of(profile).elsewhere:
+        raise NotApplicable(elsewhere)
+    if GivenOptions(profile.options).says("offload_group_size"):
+        raise NotApplicable(Text("--offload-group-size is not reckoned with"))
+    from doctor.fit.releases import release
+
+    question = fit_question(
+        profile,
+        configuration,
+        said_values(profile, arguments),
+        release(str(vllm.version)),
+        gpu_memories(gpus.visible, memory),
+        tensors_in(headers),
+    )
     if blocks is not None:
         question = dataclasses.replace(question, finest=blocks.finest)
     return _summed_up(_judged(question))
 
 
-def _asked(
-    profile: Profile,
-    gpus: Gpus,
-    vllm: Vllm,
-    configuration: ModelConfiguration,
-    arguments: ServerArguments | None,
-) -> FitQuestion:
-    from doctor.fit.releases import release
+def tensors_in(headers: CheckpointHeaders | None) -> tuple[Tensor, ...] | None:
+    """Those of the checkpoint's headers; None where they are not there, or are no good."""
+    if headers is None:
+        return None
+    from doctor.fit.headers import tensors_of
+    from doctor.fit.sizes import NotKnown
 
-    memories = gpu_memories(gpus.visible)
-    values = said_values(profile, arguments)
-    return fit_question(profile, configuration, values, release(str(vllm.version)), memories)
+    try:
+        return tensors_of(headers.rows)
+    except NotKnown:
+        return None
 
 
 def _judged(question: FitQuestion) -> Fit:
@@ -97,17 +116,25 @@ def _summed_up(fit: Fit) -> ServedFit:
     return ServedFit(fit.answer, fit.why, fit.cause, settings, fit.sources)
 
 
-def gpu_memories(devices: Iterable[Device]) -> tuple[GpuMemory, ...]:
-    """The GPUs as torch sees them. Raises NotApplicable for one that has no memory of its own."""
-    return tuple(map(_memory, devices))
+def gpu_memories(
+    devices: Iterable[Device], memory: MainMemory | None = None
+) -> tuple[GpuMemory, ...]:
+    """The GPUs as torch sees them. `memory`: the machine's, of which those have a part that have
+    none of their own. Raises NotApplicable where it is needed and not known."""
+    return tuple(_memory(device, memory) for device in devices)
 
 
-def _memory(device: Device) -> GpuMemory:
+def _memory(device: Device, memory: MainMemory | None) -> GpuMemory:
+    kind = _capability(device.capability)
     if device.total is None:
-        raise NotApplicable(Text("a GPU with unified memory does not report its size"))
-    kept = _KEPT + int(device.total * _KEPT_PART)
+        if memory is None:
+            raise NotApplicable(Text("a GPU with unified memory does not report its size"))
+        return GpuMemory(device.name, memory.total, memory.available, kind, unified=True)
+    kept = device.reserved
+    if kept is None:
+        kept = _KEPT + int(device.total * _KEPT_PART)
     total = max(device.total - kept, device.free or 0)
-    return GpuMemory(device.name, total, device.free, _capability(device.capability))
+    return GpuMemory(device.name, total, device.free, kind)
 
 
 def _capability(said: str) -> int | None:
@@ -141,8 +168,7 @@ def fit_question(
     from doctor.fit.options import memory_options
 
     config = ConfigJson(configuration.values)
-    later = release.since("0.33")
-    length = config.length(_LATER_UNSCALED if later else UNSCALED)
+    length = config.length(_LATER_UNSCALED if release.since("0.30") else UNSCALED)
     return FitQuestion(
         model=profile.model or "",
         config=config,
@@ -153,5 +179,4 @@ def fit_question(
         length=length.tokens if length else None,
         tensors=tensors,
         available=available,
-        finest=_BLOCKS_DIVIDED if later else None,
     )

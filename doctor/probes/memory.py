@@ -14,6 +14,7 @@ from doctor.target import Target
 
 _MEMINFO = Path("/proc/meminfo")
 _ROWS = r"(?m)^(?:MemTotal|MemAvailable|SwapTotal): +[0-9]+ kB$"
+_MEMORY_GROUP = r"(?m)^(?:0:|[0-9]+:[\w,=]*memory[\w,=]*):.*$"
 _UNLIMITED = 1 << 60  # version 1 writes nearly 2^63 for no limit
 _DEEPEST = 32  # groups in each other that are looked at
 
@@ -35,6 +36,7 @@ class MainMemory(Fact):
     group the kernel has killed for want of memory, None where it does not say."""
 
     since: ClassVar[str] = "0.7.0"
+    dispensable: ClassVar[bool] = True  # most GPUs have memory of their own
     total: int
     available: int
     swap: int = 0
@@ -109,7 +111,8 @@ def _limit(target: Target, folder: Path, names: _Names) -> ControlGroup | None:
 
 
 def _number(target: Target, path: Path) -> int | None:
-    return number_of((target.read(path, 64) or b"").decode("ascii", "replace").strip())
+    found = target.search(path, r"\A([0-9]+)\n\Z")
+    return number_of(found[0]) if found else None
 
 
 def _oom_kills(target: Target, folder: Path, names: _Names) -> int | None:

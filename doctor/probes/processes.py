@@ -32,9 +32,8 @@ _SIGKILL = 1 << 8  # the bit of signal 9 in a mask of /proc/PID/status
 _WORDS = r"\A(?:(?:-m|-[uISBEsOPq]+|[^\0-][^\0]*)(?:\0+|\Z)){1,6}"
 _PYTHONS_OWN = re.compile(r"-[uISBEsOPq]+")
 _PYTHON = re.compile(r"(?:python|pypy)[\d.]*t?")
-_SERVER = re.compile(
-    r"(?:.*/)?vllm|vllm\.entrypoints\..+|VLLM::(?:APIServer|DPSupervisor|Router).*"
-)
+_SERVER = re.compile(r"(?:.*/)?vllm|vllm\.entrypoints\..+")
+_SERVERS_TITLE = re.compile(r"VLLM::(?:APIServer|DPSupervisor|Router)\w*")
 _ENGINE = re.compile(r"VLLM::(?:EngineCore|Worker|DPCoordinator)\w*")
 _CONTAINER = r"/(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?(?=[/\n]|\Z)"
 
@@ -141,6 +140,10 @@ class Seen:
 
     @property
     def is_server(self) -> bool:
+        """It runs a server itself: what only waits for one (timeout, dumb-init) has its words."""
+        program = Path(self.title).name
+        if program != "vllm" and not _PYTHON.fullmatch(program):
+            return bool(_SERVERS_TITLE.fullmatch(self.title))
         return any(_SERVER.fullmatch(word) for word in self.words[:4])
 
 
@@ -253,12 +256,12 @@ class ProcessTable:
             return False
         link = _PROC / str(one.pid) / "exe"
         program = self._target.realpath(link)
-        names = [one.name, *(Path(word).name for word in one.words[:2])]
+        names = [one.name, Path(one.title).name]
         if program != link:
             names.insert(0, program.name.removesuffix(" (deleted)"))
         elif one.uid == self._uid:
             return False  # our own user's, and we may not look: nothing is known of it
-        if any(map(_PYTHON.fullmatch, names)) or any("vllm" in name.lower() for name in names[:2]):
+        if any(map(_PYTHON.fullmatch, names)) or any("vllm" in name.lower() for name in names):
             return False
         return not self._loaded(one.pid, r"/(?:lib)?python[23][\w.-]*[/ \n]")
 

@@ -16,7 +16,6 @@ from doctor.logs.judge import FindingRole, LogFinding, LogVerdict, fill
 from doctor.logs.several import Whole
 from doctor.logs.source import Log
 from doctor.model import Fix, Installer, Rule, Severity, Text, printable
-from doctor.redact import redact
 from doctor.report.ailment import take_apart
 from doctor.report.json import (
     BOOL,
@@ -32,10 +31,12 @@ from doctor.report.json import (
 )
 from doctor.report.lines import MARKS, Line, Style, counted, fix_lines, wrapped
 from doctor.report.machine import here_and_now
+from doctor.report.measured import memory_json, memory_lines, memory_schema, quoted
 from doctor.signatures import Ailment
 
 if TYPE_CHECKING:
     from doctor.logs.confirm import Confirmed
+    from doctor.logs.predicted import PredictedMemory
 
 EXPLAIN_SCHEMA_VERSION = 1
 _ALSO = 5
@@ -45,7 +46,8 @@ _ALSO = 5
 @dataclass(frozen=True)
 class Explained:
     """Logs, what they came to, and what is known of the ailments in them. `confirmed`: by id, what
-    the rules of this machine say; empty where they were not asked. `live`: whether they were."""
+    the rules of this machine say; empty where they were not asked. `live`: whether they were.
+    `memory`: of a server that measured its memory, and what it should be."""
 
     logs: Sequence[Whole]
     told: Explanation
@@ -54,6 +56,7 @@ class Explained:
     confirmed: Mapping[str, Confirmed]
     live: bool
     installer: Installer
+    memory: PredictedMemory | None = None
 
     def title(self, id: str) -> str:
         if id in self.rules:
@@ -175,11 +178,6 @@ def _command(template: str, values: Mapping[str, str]) -> str | None:
 _QUOTES = frozenset("'\"")
 
 
-def quoted(text: str) -> str:
-    """A piece of the log that can drive no terminal and tells no secret."""
-    return printable(redact(" ".join(text.split())))
-
-
 def explained_json(one: Explained) -> dict[str, Any]:
     """The shape is `explained_schema()`."""
     told = one.told
@@ -213,6 +211,7 @@ def explained_json(one: Explained) -> dict[str, Any]:
         "restarting": told.restarting,
         "earlier": [{"file": printable(e.log), "line": e.line, "id": e.id} for e in told.earlier],
         "command": one.command,
+        "memory": memory_json(one.memory) if one.memory else None,
         "notes": [printable(n) for n in one.notes],
     }
 
@@ -268,6 +267,7 @@ def explained_schema() -> dict[str, Any]:
         restarting=BOOL,
         earlier=list_of(object_of(file=TEXT, line=INT, id=MAYBE_TEXT)),
         command=MAYBE_TEXT,
+        memory={"anyOf": [memory_schema(), {"type": "null"}]},
         notes=list_of(TEXT),
     )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
@@ -301,6 +301,8 @@ def _lines(one: Explained, style: Style) -> Iterator[Line]:
         what = earlier.id or "a failure that no signature knows"
         text = f"- an earlier start failed, {one.place(earlier)}: {what}"
         yield from wrapped(text, "", style, "dim", "  ")
+    if one.memory:
+        yield from memory_lines(one.memory, style)
     yield from _closing(one, style)
 
 

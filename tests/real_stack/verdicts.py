@@ -51,6 +51,7 @@ SAID = {
     "server-options-exclude-each-other": r"requires --enable|cannot be used with|more than one",
     "tool-parser-unknown": r"invalid tool call parser|requires --tool-call-parser",
     "tp-exceeds-visible-gpus": r"is larger than the number of available GPUs",
+    "quantized-shape-not-divisible": r"is not divisible by",
     "tp-not-dividing-heads": r"divisible by|[Dd]ecode context parallel|modulo by zero",
     "trust-remote-code-needed": r"requires you to execute the configuration file|trust_remote_code",
     "unknown-server-option": r"unrecognized arguments",

@@ -4,7 +4,8 @@
 
 Reads a list of cells as judge.py, whose neighbour this is, does, and prints a line of JSON for
 each: `tensors`, a list of [NAME, SHAPE, BYTES OF AN ELEMENT] of every parameter and buffer that
-rank 0 makes on torch's `meta` device; or `refused`, what vLLM raised.
+rank 0 makes on torch's `meta` device; `published`, the same of the model in transformers, whose
+names a checkpoint has; or `refused`, what was raised.
 """
 
 from __future__ import annotations
@@ -55,6 +56,20 @@ def tensors_of(cell: dict[str, Any]) -> list[list[Any]]:
     return listed(model)
 
 
+def published(folder: str) -> list[list[Any]]:
+    """Of transformers' own class for the model."""
+    import torch
+
+    transformers: Any = importlib.import_module("transformers")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    kinds = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
+    kind = next(kind for kind in reversed(kinds) if type(config) in kind._model_mapping)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("meta"):
+        model = kind.from_config(config)
+    return [[name, list(one.shape), one.element_size()] for name, one in model.state_dict().items()]
+
+
 def told(state: Any, parallel: Any) -> None:
     """The groups are of one process, and are told afterwards how many ranks there are."""
     state.initialize_model_parallel(1)
@@ -82,7 +97,8 @@ def listed(model: Any) -> list[list[Any]]:
 
 def answer(cell: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"tensors": tensors_of(cell), "refused": None}
+        made = published(cell["model"]) if cell.get("published") else None
+        return {"tensors": tensors_of(cell), "published": made, "refused": None}
     except BaseException as error:
         refused = f"{type(error).__name__}: {error}"
         return {"refused": refused, "traceback": traceback.format_exc()[-3000:]}
