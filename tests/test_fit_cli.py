@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from doctor.consumers.known_models import known_model
 from doctor.report.fit_json import fit_schema
 from tests import stand_ins
 from tests.conftest import Said, must_fit, run_doctor, run_inside
@@ -129,6 +130,21 @@ def test_a_config_wins_over_what_the_name_would_give(tmp_path: Path) -> None:
     assert halved["per_gpu"][0]["kv_bytes_per_token"] == 8 * 2 * 8 * 64 * 2
 
 
+def test_how_a_model_is_quantised_is_read_beside_its_config(tmp_path: Path) -> None:
+    row = known_model(QWEN)
+    assert row is not None
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(row.values), encoding="utf-8")
+    whole, _ = asked("org/m", "--config", config, *H100, *NEWEST)
+    said = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}
+    said["quantization"]["kv_cache_quant_algo"] = "FP8"
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(said), encoding="utf-8")
+    eighth, _ = asked("org/m", "--config", config, *H100, *NEWEST)
+    assert (
+        2 * eighth["per_gpu"][0]["kv_bytes_per_token"] == whole["per_gpu"][0]["kv_bytes_per_token"]
+    )
+
+
 def test_a_model_of_a_folder_is_read_there(tmp_path: Path) -> None:
     values = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
@@ -247,8 +263,6 @@ ODD = ["32", -1, 0, 1 << 62, 1e308, True, None, [], {}, "x" * 1000]
     "name", ["hidden_size", "num_hidden_layers", "num_key_value_heads", "vocab_size", "head_dim"]
 )
 def test_a_config_of_odd_values_is_answered(tmp_path: Path, name: str, value: object) -> None:
-    from doctor.consumers.known_models import known_model
-
     row = known_model(QWEN)
     assert row is not None
     config = tmp_path / "config.json"
