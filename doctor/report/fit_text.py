@@ -244,7 +244,7 @@ def _pieces(rank: RankMemory, needed: int | None, total: int) -> tuple[list[_Pie
     held, others = sum(piece.size for piece in made), rank.others or 0
     room = total - others
     if held < (least := min(may_use, room)):
-        label = Text("free") if rank.weights is not None else Text("rest")
+        label = Text("free") if rank.weights is not None else Text("for the weights")
         made.append(_Piece("", "░", label, least - held))
     if others:
         made.append(_Piece("magenta", "▞", Text("other processes"), others))
