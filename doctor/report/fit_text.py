@@ -200,6 +200,13 @@ class _Page:
                     size=self._fit.smallest_tp,
                 )
             )
+        if self._fit.most_utilization is not None:
+            said.append(
+                Text(
+                    "highest --gpu-memory-utilization that free memory allows: {part}",
+                    part=f"{self._fit.most_utilization:.2f}",
+                )
+            )
         if said:
             yield ()
         for one in said:
