@@ -81,6 +81,17 @@ def test_options_of_the_server_count() -> None:
     assert short["kv"]["needed_bytes"] < plain["kv"]["needed_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("tensor", "size", "fits"), [("4", "4", True), ("4", "3", False), ("1", "7", False)]
+)
+def test_ranks_that_make_no_groups_do_not_share_the_cache(
+    tensor: str, size: str, fits: bool
+) -> None:
+    words = (FLASH, "--gpu", "h200", "--gpus", "8", *NEWEST, "-tp", tensor, "-dcp", size)
+    made, _ = asked(*words, "--max-model-len", "4096")
+    assert (made["verdict"] == "fits") == fits
+
+
 def test_what_a_log_says_is_available_is_exact() -> None:
     made, code = asked(
         FLASH, "--available-kv", "15.03GiB", "--vllm-version", "0.22.0", "--max-model-len", "40960"
