@@ -164,6 +164,41 @@ def test_a_model_of_a_folder_is_read_there(tmp_path: Path) -> None:
     assert made["model"]["config_from"] == str(tmp_path / "config.json")
 
 
+@pytest.mark.parametrize(
+    ("tag", "rules"),
+    [
+        ("v0.11.2", "vllm 0.11.2"),
+        ("v0.33.0", "vllm 0.33.0"),
+        ("v0.30.0.post1@sha256:0123", "vllm 0.30.0.post1"),
+        ("latest", None),
+        ("nightly-0123", None),
+        ("v..", None),
+    ],
+)
+def test_an_image_names_its_version(tag: str, rules: str | None) -> None:
+    image = f"vllm/vllm-openai:{tag}"
+    words = ("--", "docker", "run", "--gpus", "all", image, "--model", QWEN)
+    made, code = asked(*H100, *words)
+    assert made["rules"] == rules
+    assert (code == 3) or rules
+    if rules is None:
+        assert "--vllm-version" in made["why"]
+    said, _ = asked(*H100, "--vllm-version", "0.22.0", *words)
+    assert said["rules"] == "vllm 0.22.0"
+    assert said["kv"]["needed_bytes"] is not None
+
+
+def test_the_folders_of_a_container_are_those_that_it_mounts(tmp_path: Path) -> None:
+    row = known_model(QWEN)
+    assert row is not None
+    (tmp_path / "config.json").write_text(json.dumps(row.values), encoding="utf-8")
+    image = "vllm/vllm-openai:v0.33.0"
+    words = ("docker", "run", "-v", f"{tmp_path}:/models/q", image, "--model", "/models/q")
+    made, _ = asked(*H100, "--", *words)
+    assert made["model"]["name"] == "/models/q"
+    assert made["kv"]["needed_bytes"] is not None
+
+
 # What cannot be told: one object all the same.
 
 

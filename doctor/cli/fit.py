@@ -153,11 +153,10 @@ def _place(
     if tape:
         target, where, _ = from_tape(tape)
         return target, where
-    if instead.release is not None and common.python is None:
-        command = request.command
-        environ = command.environ if command else None
-        return Live(environ), Where(Path(sys.executable), FoundBy.OWN)
-    return common.located(request.command)
+    command = request.command
+    if instead.release is None or common.python or (command and command.container):
+        return common.located(command)
+    return Live(command.environ if command else None), Where(Path(sys.executable), FoundBy.OWN)
 
 
 # What the options say.
