@@ -119,7 +119,11 @@ def test_a_smaller_type_never_takes_more(server: Server, length: int) -> None:
     eight, sixteen = (
         server.fit(max_model_len=length, kv_cache_dtype=name) for name in ("fp8", "bfloat16")
     )
-    at_most(eight.kv.needed, sixteen.kv.needed)
+    # Backends of fp8 have larger blocks, of which the last one is not full.
+    token, block = eight.ranks[0].kv_bytes_per_token, eight.kv.block_size
+    at_most(token, sixteen.ranks[0].kv_bytes_per_token)
+    if token and block and sixteen.kv.needed is not None:
+        at_most(eight.kv.needed, sixteen.kv.needed + token * block)
     half, full = (
         server.fit(max_model_len=length, kv_cache_dtype=name, dtype=name)
         for name in ("bfloat16", "float32")
