@@ -122,7 +122,7 @@ class _Fitting:
         """Raises Missing."""
         arguments = facts.get(ServerArguments)
         if arguments.unread:
-            raise Missing(arguments.unread)
+            raise _without_version(arguments.unread)
         _refuse(arguments.problems, self._instead.release is not None)
         profile = facts.get(Profile)
         values = said_values(profile, arguments)
@@ -238,8 +238,11 @@ def _installed(facts: Facts) -> Release:
     try:
         return release(str(facts.get(Vllm).version))
     except Missing as missing:
-        said = Text("{why}: name a version with --vllm-version", why=missing.reason)
-        raise Missing(said, missing.explained_by) from None
+        raise _without_version(missing.reason) from None
+
+
+def _without_version(why: Text) -> Missing:
+    return Missing(Text("{why}: name a version with --vllm-version", why=why))
 
 
 def _arguments(target: Target, request: ServeRequest) -> ServerArguments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import sys
 from collections.abc import Mapping
@@ -83,7 +84,7 @@ _AFTER_MODEL = Text("; the server's options stand behind the model: fit MODEL --
 
 
 @click.command(cls=_FitCommand)
-@serving_options
+@functools.partial(serving_options, rules=False)
 @click.option("--config", metavar="FILE", help="The model's config.json.")
 @click.option("--gpu", metavar="NAME", help="A GPU that is not here, such as h100-80gb.")
 @click.option("--gpu-memory", metavar="SIZE", help="Of each GPU, as torch says it: 79.18GiB.")

@@ -257,8 +257,8 @@ def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
 _TARGET = ("python", "allow", "profile_name", "sets", "rules_dir")
 
 
-def _target(command: F, consents: tuple[str, ...]) -> F:
-    made = command
+def _target(command: F, consents: tuple[str, ...], rules: bool = True) -> F:
+    made = _rules_option(command) if rules else command
     for option in reversed(
         (
             click.option(
@@ -276,22 +276,22 @@ def _target(command: F, consents: tuple[str, ...]) -> F:
                 metavar="KEY=VALUE",
                 help="A value of the profile, such as device=cpu or gpus=later.",
             ),
-            click.option(
-                "--rules",
-                "rules_dir",
-                metavar="DIR",
-                help="A folder of further rules.",
-            ),
         )
     ):
         made = option(made)
     return _python(made, consents)
 
 
-def serving_options(command: F, consents: tuple[str, ...] = ()) -> F:
+def _rules_option(command: F) -> F:
+    made = click.option("--rules", "rules_dir", metavar="DIR", help="A folder of further rules.")
+    return made(command)
+
+
+def serving_options(command: F, consents: tuple[str, ...] = (), rules: bool = True) -> F:
     """The same, and those that name the server's own command; `command` is of the class
-    ServingCommand."""
-    made = _with_common(command, "words", "pid", "unit", "online", *_TARGET)
+    ServingCommand. `rules`: whether it judges by any."""
+    named = [name for name in _TARGET if rules or name != "rules_dir"]
+    made = _with_common(command, "words", "pid", "unit", "online", *named)
     for option in reversed(
         (
             click.option(
@@ -310,7 +310,7 @@ def serving_options(command: F, consents: tuple[str, ...] = ()) -> F:
         )
     ):
         made = option(made)
-    return _target(made, consents)
+    return _target(made, consents, rules)
 
 
 def command_option(command: F) -> F:

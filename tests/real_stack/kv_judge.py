@@ -10,6 +10,7 @@ drafter's layers where one is asked for, on torch's `meta` device.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -49,33 +50,22 @@ def specs(config: Any) -> dict[str, Any]:
 
 
 def row(name: str, spec: Any, layer: Any) -> dict[str, Any]:
-    """One of them in plain values. `token_bytes`: before any page is padded."""
-    made = {"name": name, "type": type(spec).__name__, "block_size": spec.block_size}
+    """One of them in plain values. `token_bytes`, `state_bytes`: before any page is padded;
+    `align`: tokens of the least block that its backend takes."""
+    made = {"name": name, "type": type(spec).__name__}
     if hasattr(spec, "shapes"):
-        sizes = [kind.itemsize for kind in spec.dtypes]
-        rows = zip(spec.shapes, sizes, strict=True)
-        return {**made, "state_bytes": sum(math.prod(shape) * size for shape, size in rows)}
-    plain = spec.__class__.__name__
-    window = getattr(spec, "sliding_window", None) or getattr(spec, "attention_chunk_size", None)
-    padded = getattr(spec, "page_size_padded", None)
-    if padded is not None:
-        import dataclasses
-
+        rows = zip(spec.shapes, spec.dtypes, strict=True)
+        size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in rows)
+        return {**made, "state_bytes": size}
+    windows = (getattr(spec, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    if getattr(spec, "page_size_padded", None) is not None:
         spec = dataclasses.replace(spec, page_size_padded=None)
-    backend = layer.get_attn_backend()
-    kernel = [
-        (getattr(size, "base", None) and [size.base]) or size
-        for size in backend.get_supported_kernel_block_sizes()
-    ]
+    blocks = layer.get_attn_backend().get_supported_kernel_block_sizes()
     return {
         **made,
-        "type": plain,
         "token_bytes": spec.page_size_bytes / spec.block_size,
-        "window": window,
-        "dtype": str(getattr(spec, "dtype", "")),
-        "backend": backend.get_name(),
-        "kernel": kernel,
-        "padded": padded,
+        "window": next((window for window in windows if window is not None), None),
+        "align": min(getattr(block, "base", block) for block in blocks),
     }
 
 
@@ -98,21 +88,17 @@ def answer(cell: dict[str, Any]) -> dict[str, Any]:
         stage[0] = "model"
         _judge.shorten(config.model_config.hf_config, _judge.FEW_POSITIONS)
         _judge.construct(config)
+        own = set(config.compilation_config.static_forward_context)
         stage[0] = "draft"
         draft(config)
         stage[0] = "block"
         platform = _judge.imported("platforms").current_platform
         platform.update_block_size_for_backend(config)
         stage[0] = "specs"
-        cache = config.cache_config
         with _judge.imported("config").set_current_vllm_config(config):
-            layers = [row(name, *spec) for name, spec in specs(config).items()]
-        return {
-            "layers": layers,
-            "block_size": cache.block_size,
-            "cache_dtype": cache.cache_dtype,
-            "mamba_padded": getattr(cache, "mamba_page_size_padded", None),
-        }
+            found = specs(config)
+        rows = [row(name, *spec) for name, spec in found.items()]
+        return {"layers": [{**one, "draft": one["name"] not in own} for one in rows]}
     except BaseException as error:
         refused = [stage[0], type(error).__name__, str(error)[-1000:]]
         return {"refused": refused, "traceback": traceback.format_exc()[-4000:]}

@@ -243,3 +243,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "torch_dtype": "float16",
     },
 }
+
+LEFT_OUT: dict[str, dict[str, str]] = {
+    "0.22.0": {},
+    "0.33.0": {
+        "bamba": "vLLM has no class of its own for it since 0.24",
+        "minimax": "vLLM has no class of its own for it since 0.24",
+    },
+}
+"""What a release cannot make, and why."""
