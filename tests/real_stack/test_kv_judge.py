@@ -51,6 +51,9 @@ _ALONE = {
 }
 
 
+_LEFT_OUT = {"rotary_dim": 64}  # of a fixture, by which no cache is decided
+
+
 @dataclass(frozen=True)
 class KvCase:
     """A model and what a server of it is told. `drafted`: tokens that its MTP layers draft."""
@@ -83,7 +86,7 @@ ALIKE = (
     KvCase("Qwen/Qwen3-32B", 4, "fp8"),
     KvCase("Qwen/Qwen3-30B-A3B", 8),
     KvCase("Qwen/Qwen3-30B-A3B", 2, "fp8", capability="8.9"),
-    KvCase("RedHatAI/Llama-4-Scout-17B-16E-Instruct-FP8-dynamic", 4),
+    KvCase("llama4_text", 4),
     KvCase("deepseek-ai/DeepSeek-R1", 8, "fp8", drafted=1),
     KvCase("deepseek-ai/DeepSeek-R1", capability="10.0"),
     KvCase("deepseek-ai/DeepSeek-V3.2", 8, "fp8"),
@@ -106,8 +109,7 @@ NEWEST = (
     KvCase("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 2),
     KvCase("zai-org/GLM-4.7-Flash", 2),
     KvCase("zai-org/GLM-4.7-Flash", 2, "fp8", drafted=1),
-    KvCase("zai-org/GLM-5.1", 8, "fp8_e4m3"),
-    KvCase("zai-org/GLM-5.1", 8, capability="12.0"),
+    KvCase("zai-org/GLM-5.1", 8),
 )
 """Kinds that transformers 4.57 does not know, beside which 0.22.0 is installed."""
 
@@ -135,7 +137,7 @@ def first_layers(values: Mapping[str, Any], depth: int) -> dict[str, Any]:
 
 def served(values: Mapping[str, Any]) -> dict[str, Any]:
     """As vLLM's own classes read them, with no code of the model's."""
-    made = {key: value for key, value in values.items() if key != "auto_map"}
+    made = {**_LEFT_OUT, **{key: value for key, value in values.items() if key != "auto_map"}}
     if made.get("model_type") in _ALONE:
         made["architectures"] = [_ALONE[made["model_type"]]]
     return made
@@ -227,7 +229,8 @@ def assert_kept_as_vllm_says(
         difference(case, values[case.model], row, version)
         for case, row in zip(cases, rows, strict=True)
     ]
-    assert "\n".join(filter(None, found)) == ""
+    print(*filter(None, found), sep="\n")
+    assert not any(found)
 
 
 def possible(cases: Sequence[KvCase], version: str) -> list[KvCase]:
