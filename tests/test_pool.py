@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -223,6 +224,37 @@ def test_one_block_is_never_a_requests() -> None:
     assert after.blocks(2 * block) == before.blocks(2 * block) == 2
 
 
+def test_blocks_that_are_asked_for() -> None:
+    made = pooled(QWEN3_32B, "0.29.0", given={"num_gpu_blocks_override": 100})
+    assert made.blocks(1) == made.blocks(1 << 40) == 100
+    assert made.longest(1, 40960) == 99 * 16
+
+
+def test_a_connector_may_keep_windows_whole() -> None:
+    asked = {"kv_transfer_config": {"kv_connector": "NixlConnector"}}
+    assert len(pooled(QWEN3_32B, given=asked).groups) == 1
+    with pytest.raises(NotKnown):
+        pooled(GEMMA_4_31B, given=asked)
+
+
+def test_more_stages_than_layers() -> None:
+    with pytest.raises(NotKnown):
+        pooled(QWEN3_06B, layout=Layout(pipeline=1 << 40))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [state(1_000_000), KvLayer(0, Keeps.FULL, math.nan)],
+        [state(1_000_000), KvLayer(0, Keeps.FULL, math.inf)],
+        [sliding(4096, 512), KvLayer(0, Keeps.FULL, math.nan)],
+    ],
+)
+def test_mixes_of_which_nothing_is_known(layers: list[KvLayer]) -> None:
+    with pytest.raises(NotKnown):
+        pooled(layers)
+
+
 def test_an_encoder_keeps_nothing() -> None:
     made = pooled([KvLayer(0, Keeps.NOTHING)] * 12)
     assert made.empty
@@ -309,13 +341,20 @@ MLA = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
         (H100, "0.22.0", {"index_topk": 2048}, 64),
         (H100, "0.22.0", {"quantization_config": FP8_CACHE}, 64),
         (None, "0.22.0", {}, None),
+        (H100, "0.33.0", {"model_type": "minimax_m3"}, 128),
     ],
 )
 def test_the_block_of_latent_attention(
     gpu: GpuMemory | None, version: str, more: dict[str, Any], block: int | None
 ) -> None:
-    config = config_of(61, "deepseek_v3", **MLA, **more)
+    config = ConfigJson({"num_hidden_layers": 61, "model_type": "deepseek_v3", **MLA, **more})
     assert settled_as(config, version, gpu).block_size == block
+
+
+def test_the_block_of_a_backend_that_is_asked_for() -> None:
+    config = config_of(61, "deepseek_v3", **MLA)
+    assert settled_as(config, given={"attention_backend": "FLASHMLA"}).block_size == 64
+    assert settled_as(config, given={"attention_backend": "FLASH_ATTN_MLA"}).block_size == 16
 
 
 def test_fp8_has_another_kernel_on_hopper() -> None:
@@ -372,6 +411,8 @@ def test_replicas_with_experts_batch_little() -> None:
     "layer",
     [
         KvLayer(0, Keeps.FULL, 0),
+        KvLayer(0, Keeps.FULL, math.nan),
+        KvLayer(0, Keeps.FULL, math.inf),
         KvLayer(0, Keeps.FULL, 0.03),
         KvLayer(0, Keeps.FULL, -4096),
         KvLayer(0, Keeps.SLIDING, 4096),
