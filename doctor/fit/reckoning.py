@@ -179,7 +179,10 @@ class _Reckoning:
 
     @property
     def _counted(self) -> range:
-        return range(min(self.layout.ranks, _MOST_RANKS))
+        """The ranks that are looked at: where GPUs lack, those that would have one."""
+        ranks, gpus = self.layout.ranks, len(self.question.gpus)
+        lack = 0 < gpus < ranks and self.layout.elsewhere is None
+        return range(min(gpus if lack else ranks, _MOST_RANKS))
 
     def _stage(self, rank: int) -> int:
         return rank // (self.layout.tensor * self.layout.context) % self.layout.pipeline
