@@ -181,7 +181,8 @@ class _Reckoning:
     def _counted(self) -> range:
         """The ranks that are looked at: where GPUs lack, those that would have one."""
         ranks, gpus = self.layout.ranks, len(self.question.gpus)
-        lack = 0 < gpus < ranks and self.layout.elsewhere is None
+        exact = self.question.available is not None
+        lack = 0 < gpus < ranks and self.layout.elsewhere is None and not exact
         return range(min(gpus if lack else ranks, _MOST_RANKS))
 
     def _stage(self, rank: int) -> int:
