@@ -30,6 +30,7 @@ from doctor.model import (
     Verdict,
 )
 from doctor.probes.arguments import ServerArguments
+from doctor.probes.checkpoint import CheckpointHeaders
 from doctor.probes.configuration import ModelConfiguration
 from doctor.probes.driver import CuInit, DeepAsked, Driver, Gpus, GpusWanted, InstalledDriver
 from doctor.probes.environment import LaunchEnv
@@ -142,7 +143,7 @@ _OF_THE_HOST: frozenset[type[Fact]] = frozenset(
     (
         *(Where, ServeRequest, DeepAsked, LaunchEnv),
         *(InstalledDriver, GpusWanted, Driver, CuInit, Gpus),
-        *(ServerArguments, ModelConfiguration, Profile),
+        *(ServerArguments, ModelConfiguration, CheckpointHeaders, Profile),
     )
 )
 

@@ -4,6 +4,7 @@ and its answer."""
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,13 +30,14 @@ from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory, 
 from doctor.frozen import dataclass
 from doctor.locate import nobody_named
 from doctor.model import Missing, Text
+from doctor.numbers import version_of
 from doctor.probes.arguments import ServerArguments, out_of_range
 from doctor.probes.checkpoint import CheckpointHeaders
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.fit import fit_question, gpu_memories, said_values
-from doctor.probes.interpreter import Where
+from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.memory import MainMemory
 from doctor.probes.served import Profile
 from doctor.probes.wheels import Vllm
@@ -81,6 +83,11 @@ class _Fitting:
         self._request = request
         self._instead = instead
         self._notes: list[Text] = []
+        self._release = instead.release
+        if instead.release is None and (tagged := _tagged(request)):
+            self._release = tagged
+            said = Text("the version of vLLM is the one that the image's tag names")
+            self._notes.append(said)
 
     def answer(self) -> Fit:
         """Raises Missing, Crashed and UsageError."""
@@ -95,22 +102,7 @@ class _Fitting:
 
     def _facts(self) -> Facts:
         """Raises Missing where no vLLM is named and none is here."""
-        target, request = self._target, self._request
-        if self._instead.release is None:
-            if nobody_named(self._where):
-                raise Missing(
-                    Text(
-                        "no vLLM is here by whose rules to judge: name an environment with "
-                        "--python, or a version with --vllm-version"
-                    )
-                )
-            facts = facts_about(target, self._where, request)
-        else:
-            env = {**target.env, **(request.command.env if request.command else {})}
-            profile = request.profile
-            env = {**profile.env, **env, **profile.env_asked}
-            arguments = _arguments(target, request)
-            facts = Facts(target, (self._where, request, LaunchEnv(env), arguments))
+        facts = self._named() if self._release else self._found()
         if self._instead.config is None:
             return facts
         given = GivenOptions(facts.get(ServerArguments).values)
@@ -118,19 +110,41 @@ class _Fitting:
         place = Text("{path}", path=self._instead.file)
         return facts.given(ModelConfiguration(values, ReadFrom.FOLDER, place))
 
+    def _found(self) -> Facts:
+        """Of the vLLM that is here."""
+        if nobody_named(self._where):
+            raise Missing(
+                Text(
+                    "no vLLM is here by whose rules to judge: name an environment with --python, "
+                    "or a version with --vllm-version"
+                )
+            )
+        return facts_about(self._target, self._where, self._request)
+
+    def _named(self) -> Facts:
+        """Where a version is named, so that no environment is asked."""
+        target, request, where = self._target, self._request, self._where
+        if where.found_by is FoundBy.IMAGE:
+            facts = facts_about(target, where, request)
+            return facts.given(_arguments(facts.target, request))
+        env = {**target.env, **(request.command.env if request.command else {})}
+        profile = request.profile
+        env = {**profile.env, **env, **profile.env_asked}
+        return Facts(target, (where, request, LaunchEnv(env), _arguments(target, request)))
+
     def _question(self, facts: Facts) -> FitQuestion:
         """Raises Missing."""
         arguments = facts.get(ServerArguments)
         if arguments.unread:
             raise _without_version(arguments.unread)
-        _refuse(arguments.problems, self._instead.release is not None)
+        _refuse(arguments.problems, self._release is not None)
         profile = facts.get(Profile)
         values = said_values(profile, arguments)
         return fit_question(
             profile,
             _configuration(facts),
             values,
-            self._instead.release or _installed(facts),
+            self._release or _installed(facts),
             self._gpus(facts, memory_options(profile, values)),
             self._tensors(facts),
             available=self._instead.available,
@@ -193,7 +207,7 @@ class _Fitting:
             ConfigJson({}),
             "",
             MemoryOptions(),
-            self._instead.release or Release("", NEWEST),
+            self._release or Release("", NEWEST),
             gpus,
             available=self._instead.available,
         )
@@ -231,6 +245,17 @@ def _configuration(facts: Facts) -> ModelConfiguration:
         return facts.get(ModelConfiguration)
     except Missing as missing:
         return ModelConfiguration(why=missing.reason)
+
+
+def _tagged(request: ServeRequest) -> Release | None:
+    """The version that the tag of vLLM's own image names, as in vllm/vllm-openai:v0.33.0."""
+    container = request.command.container if request.command else None
+    found = (
+        re.search(r"/vllm-openai:v([0-9][0-9.]{0,15}(?:\.post[0-9]+)?)(?:@|$)", container.image)
+        if container
+        else None
+    )
+    return release(found[1]) if found and version_of(found[1]) else None
 
 
 def _installed(facts: Facts) -> Release:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from doctor.consumers.known_models import known_model
 from doctor.report.fit_json import fit_schema
 from tests import stand_ins
 from tests.conftest import Said, must_fit, run_doctor, run_inside
@@ -80,6 +81,17 @@ def test_options_of_the_server_count() -> None:
     assert short["kv"]["needed_bytes"] < plain["kv"]["needed_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("tensor", "size", "fits"), [("4", "4", True), ("4", "3", False), ("1", "7", False)]
+)
+def test_ranks_that_make_no_groups_do_not_share_the_cache(
+    tensor: str, size: str, fits: bool
+) -> None:
+    words = (FLASH, "--gpu", "h200", "--gpus", "8", *NEWEST, "-tp", tensor, "-dcp", size)
+    made, _ = asked(*words, "--max-model-len", "4096")
+    assert (made["verdict"] == "fits") == fits
+
+
 def test_what_a_log_says_is_available_is_exact() -> None:
     made, code = asked(
         FLASH, "--available-kv", "15.03GiB", "--vllm-version", "0.22.0", "--max-model-len", "40960"
@@ -129,12 +141,62 @@ def test_a_config_wins_over_what_the_name_would_give(tmp_path: Path) -> None:
     assert halved["per_gpu"][0]["kv_bytes_per_token"] == 8 * 2 * 8 * 64 * 2
 
 
+def test_how_a_model_is_quantised_is_read_beside_its_config(tmp_path: Path) -> None:
+    row = known_model(QWEN)
+    assert row is not None
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(row.values), encoding="utf-8")
+    whole, _ = asked("org/m", "--config", config, *H100, *NEWEST)
+    said = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}
+    said["quantization"]["kv_cache_quant_algo"] = "FP8"
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(said), encoding="utf-8")
+    eighth, _ = asked("org/m", "--config", config, *H100, *NEWEST)
+    assert (
+        2 * eighth["per_gpu"][0]["kv_bytes_per_token"] == whole["per_gpu"][0]["kv_bytes_per_token"]
+    )
+
+
 def test_a_model_of_a_folder_is_read_there(tmp_path: Path) -> None:
     values = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     made, code = asked(tmp_path, *H100, *NEWEST)
     assert (code, made["verdict"]) == (3, "unknown")
     assert made["model"]["config_from"] == str(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("tag", "rules"),
+    [
+        ("v0.11.2", "vllm 0.11.2"),
+        ("v0.33.0", "vllm 0.33.0"),
+        ("v0.30.0.post1@sha256:0123", "vllm 0.30.0.post1"),
+        ("latest", None),
+        ("nightly-0123", None),
+        ("v..", None),
+    ],
+)
+def test_an_image_names_its_version(tag: str, rules: str | None) -> None:
+    image = f"vllm/vllm-openai:{tag}"
+    words = ("--", "docker", "run", "--gpus", "all", image, "--model", QWEN)
+    made, code = asked(*H100, *words)
+    assert made["rules"] == rules
+    assert (code == 3) or rules
+    if rules is None:
+        assert "--vllm-version" in made["why"]
+    said, _ = asked(*H100, "--vllm-version", "0.22.0", *words)
+    assert said["rules"] == "vllm 0.22.0"
+    assert said["kv"]["needed_bytes"] is not None
+
+
+def test_the_folders_of_a_container_are_those_that_it_mounts(tmp_path: Path) -> None:
+    row = known_model(QWEN)
+    assert row is not None
+    (tmp_path / "config.json").write_text(json.dumps(row.values), encoding="utf-8")
+    image = "vllm/vllm-openai:v0.33.0"
+    words = ("docker", "run", "-v", f"{tmp_path}:/models/q", image, "--model", "/models/q")
+    made, _ = asked(*H100, "--", *words)
+    assert made["model"]["name"] == "/models/q"
+    assert made["kv"]["needed_bytes"] is not None
 
 
 # What cannot be told: one object all the same.
@@ -247,8 +309,6 @@ ODD = ["32", -1, 0, 1 << 62, 1e308, True, None, [], {}, "x" * 1000]
     "name", ["hidden_size", "num_hidden_layers", "num_key_value_heads", "vocab_size", "head_dim"]
 )
 def test_a_config_of_odd_values_is_answered(tmp_path: Path, name: str, value: object) -> None:
-    from doctor.consumers.known_models import known_model
-
     row = known_model(QWEN)
     assert row is not None
     config = tmp_path / "config.json"

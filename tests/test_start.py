@@ -43,6 +43,7 @@ finally:
 COMMANDS: Sequence[Sequence[str]] = (
     ("diagnose", "--set", "device=cpu"),
     ("explain", os.fspath(Path(__file__).parent.parent / "README.md"), "--no-live"),
+    ("fit", "Qwen/Qwen3-32B", "--gpu", "h100", "--vllm-version", "0.33.0"),
     ("fix", "--format", "json"),
     ("undo", "--list"),
     ("launch", "--dry-run", "--set", "device=cpu"),

@@ -153,11 +153,10 @@ def _place(
     if tape:
         target, where, _ = from_tape(tape)
         return target, where
-    if instead.release is not None and common.python is None:
-        command = request.command
-        environ = command.environ if command else None
-        return Live(environ), Where(Path(sys.executable), FoundBy.OWN)
-    return common.located(request.command)
+    command = request.command
+    if instead.release is None or common.python or (command and command.container):
+        return common.located(command)
+    return Live(command.environ if command else None), Where(Path(sys.executable), FoundBy.OWN)
 
 
 # What the options say.
@@ -196,10 +195,19 @@ _LEAST = 1 << 28  # bytes
 
 
 def _config(path: str | None) -> Mapping[str, Any] | None:
+    """With what ModelOpt wrote beside it of how the model is quantised, as vLLM reads it."""
     if path is None:
         return None
+    values = _json_object(Path(path))
+    beside = Path(path).with_name("hf_quant_config.json")
+    if values.get("quantization_config") is None and beside.is_file():
+        return {**values, "quantization_config": _json_object(beside)}
+    return values
+
+
+def _json_object(path: Path) -> dict[str, Any]:
     with naming("--config", path):
-        made = parse_json(must_read(Path(path), _CONFIG_MOST), _PARTS_MOST)
+        made = parse_json(must_read(path, _CONFIG_MOST), _PARTS_MOST)
         if not isinstance(made, dict) or not made:
             raise UsageError(Text("it is not the JSON object of a config.json"))
     return made

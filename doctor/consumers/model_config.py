@@ -184,11 +184,11 @@ class ConfigJson:
         named = (_name(one) for one in given) if isinstance(given, list) else ()
         return tuple(name for name in named if name is not None)
 
-    @property
+    @functools.cached_property
     def model_type(self) -> str | None:
         return _name(self.values.get("model_type"))
 
-    @property
+    @functools.cached_property
     def text_model_type(self) -> str | None:
         return _name(self.text.get("model_type"))
 
@@ -257,7 +257,7 @@ class ConfigJson:
             return None
         return None if self.text_model_type in _OWN_HEAD_DIM else hidden // heads
 
-    @property
+    @functools.cached_property
     def layers(self) -> int | None:
         """get_num_hidden_layers"""
         if self.text_model_type == "longcat_flash":  # two attentions in each
@@ -266,11 +266,11 @@ class ConfigJson:
         counted = len(kinds) if isinstance(kinds, list) else None
         return self.count(*_LAYERS) or _count(counted)
 
-    @property
+    @functools.cached_property
     def hidden_size(self) -> int | None:
         return self.count(*_HIDDEN)
 
-    @property
+    @functools.cached_property
     def vocabulary(self) -> int | None:
         return self.count("vocab_size")
 

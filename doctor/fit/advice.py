@@ -9,6 +9,7 @@ from doctor.fit.reckoning import model_of, most_utilization, reckon, reckon_like
 from doctor.fit.verdict import Answer, Cause, Fit, FitQuestion
 from doctor.frozen import dataclass
 
+_HIGHEST = 0.95  # of a GPU that is advised: what is captured and compiled later needs some as well
 _SHORTEST = 1024  # tokens: a shorter context is no advice
 _EIGHT_BITS = frozenset((89, 90, 100, 103, 120, 121))
 _LATENT_EIGHT_BITS = frozenset((90, 100, 103))  # FlashMLA, CUTLASS and FlashInfer MLA
@@ -118,8 +119,10 @@ def _share(fit: Fit, question: FitQuestion) -> tuple[tuple[str, str], ...]:
     most = most_utilization(question)
     if most is None or fit.utilization is None or question.options.kv_cache_bytes is not None:
         return ()
-    if fit.cause is not Cause.FREE and most <= fit.utilization:
-        return ()
+    if fit.cause is not Cause.FREE:
+        most = min(most, _HIGHEST)
+        if most <= fit.utilization:
+            return ()
     return (("gpu_memory_utilization", f"{most:.2f}"),)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from doctor.consumers.model_config import needs_of
-from doctor.consumers.shares import SharedModel
+from doctor.consumers.shares import SharedModel, context_groups
 from doctor.fit.defaults import Settled, settled
 from doctor.fit.layers import kv_layers
 from doctor.fit.pool import Pool, pool
@@ -339,12 +339,16 @@ class _Reckoning:
                 count=count,
             )
             return _Found(Answer.DOES_NOT_FIT, why, Cause.GPUS)
-        if wrong := model_of(question).undivided(layout.tensor):
+        model, grouped = model_of(question), self.options.decode_context
+        if wrong := model.undivided(layout.tensor):
             why = Text(
                 "tensor_parallel_size={ranks} does not divide {what}",
                 ranks=layout.tensor,
                 what=wrong,
             )
+            return _Found(Answer.DOES_NOT_FIT, why, Cause.SHARES)
+        if grouped > 1 and layout.context == 1 and (odd := context_groups(model, grouped)):
+            why = Text("decode_context_parallel_size={size}: {why}", size=grouped, why=odd)
             return _Found(Answer.DOES_NOT_FIT, why, Cause.SHARES)
         return self._not_free(Answer.DOES_NOT_FIT, _taken(question).low)
 

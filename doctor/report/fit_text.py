@@ -78,6 +78,12 @@ class _Page:
     def _advice(self) -> Iterator[Line]:
         flags = self._fit.flags
         if not flags:
+            if self._fit.answer is Answer.DOES_NOT_FIT and self._fit.question.gpus:
+                no = Text(
+                    "no option makes it fit on these GPUs: take more or larger ones, or a "
+                    "quantised checkpoint"
+                )
+                yield from self._paragraph(self._say(no), "  ")
             return
         yield ()
         said = Text("fits with:") if self._fit.answer is not Answer.FITS else Text("may be added:")
@@ -194,6 +200,13 @@ class _Page:
                     size=self._fit.smallest_tp,
                 )
             )
+        if self._fit.most_utilization is not None:
+            said.append(
+                Text(
+                    "highest --gpu-memory-utilization that free memory allows: {part}",
+                    part=f"{self._fit.most_utilization:.2f}",
+                )
+            )
         if said:
             yield ()
         for one in said:
@@ -238,7 +251,7 @@ def _pieces(rank: RankMemory, needed: int | None, total: int) -> tuple[list[_Pie
     held, others = sum(piece.size for piece in made), rank.others or 0
     room = total - others
     if held < (least := min(may_use, room)):
-        label = Text("free") if rank.weights is not None else Text("rest")
+        label = Text("free") if rank.weights is not None else Text("for the weights")
         made.append(_Piece("", "░", label, least - held))
     if others:
         made.append(_Piece("magenta", "▞", Text("other processes"), others))
