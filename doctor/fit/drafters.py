@@ -49,7 +49,7 @@ def _mtp(asked: AskedModel, first: int) -> Iterator[KvLayer]:
     if kind == "nemotron_h":
         yield from _nemotron_h(asked, first)
         return
-    if kind in _MTP_LATENT and asked.config.mla:
+    if asked.config.model_type in _MTP_LATENT and asked.config.mla:
         cache = latent_cache(asked)
         for number in range(_count(asked, "num_nextn_predict_layers")):
             yield from cache.layers(first + number, indexed=True, draft=True)

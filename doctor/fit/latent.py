@@ -12,6 +12,9 @@ from doctor.frozen import dataclass
 from doctor.model import Text
 
 _PACKED = 656  # fp8_ds_mla: 512 bytes, four scales, 64 numbers of the rope in bfloat16
+_DENSE = frozenset(("auto", "float16", "half", "bfloat16", "fp8", "fp8_e4m3"))
+# Options that say which kernels and which caches there are.
+_CHOICES = ("attention_backend", "attention_config")
 _INDEX_GROUP = 128  # numbers of the indexer's key that share a scale of four bytes
 
 
@@ -45,7 +48,11 @@ def latent_cache(asked: AskedModel) -> LatentCache:
     size = needed(asked.config.head_size, "kv_lora_rank")
     kept = cache_type(asked)
     if asked.said("index_topk") is None:
+        if kept.name not in _DENSE:
+            raise NotKnown(Text("MLA has no KV cache of the type {name}", name=kept.name))
         return LatentCache(kept.bytes_of(size), _dense_block(asked, kept))
+    if any(asked.options.given.get(option) for option in _CHOICES):
+        raise NotKnown(Text("which kernels of sparse MLA are asked for is not reckoned with"))
     index = asked.count("index_head_dim")
     index_bytes = index + 4 * (index // _INDEX_GROUP)
     return LatentCache(_sparse_bytes(asked, kept, size), 64, index_bytes)
@@ -58,7 +65,7 @@ def _dense_block(asked: AskedModel, kept: CacheType) -> int:
     if capability // 10 == 9:
         return 64 if kept.quantized else 16
     if capability // 10 == 10:
-        return 32 if asked.count("qk_nope_head_dim") == 128 else 128
+        return 32 if asked.said("qk_nope_head_dim") in (64, 128, 192) else 128
     return 16
 
 

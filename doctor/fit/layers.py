@@ -62,6 +62,8 @@ def _decoder(asked: AskedModel) -> Iterable[KvLayer]:
 
 
 def _attention(asked: AskedModel) -> Iterator[KvLayer]:
+    if asked.said("is_causal") is False or asked.said("use_bidirectional_attention") is True:
+        raise NotKnown(Text("what a decoder that looks both ways keeps is not known"))
     token = token_bytes(asked)
     for number, window in enumerate(windows(asked, decoder_layers(asked.config))):
         yield attention_layer(number, token, window)
@@ -116,7 +118,8 @@ def _own_layers(asked: AskedModel, count: int) -> int:
     said = asked.said("num_kv_shared_layers")
     if said is None and asked.config.text_model_type == "gemma3n_text":
         said = 15
-    if said is not None and (not isinstance(said, int) or not 0 <= said < count):
+    whole = isinstance(said, int) and not isinstance(said, bool)
+    if said is not None and (not whole or not 0 <= said < count):
         raise missing("num_kv_shared_layers")
     return count - (said or 0)
 
@@ -195,7 +198,7 @@ def _hybrid(kinds: Callable[[AskedModel, int], list[str]]) -> Callable[..., Iter
     def layers(asked: AskedModel) -> Iterator[KvLayer]:
         count = decoder_layers(asked.config)
         letters = kinds(asked, count)
-        if len(letters) < count:
+        if len(letters) < count or asked.config.sliding_window is not None:
             raise missing("layer_types")
         token, state = token_bytes(asked), state_bytes(asked)
         for number in range(count):

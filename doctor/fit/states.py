@@ -91,7 +91,7 @@ def _nemotron_h(asked: AskedModel) -> StateShape:
         heads,
         dim,
         asked.count("ssm_state_size"),
-        asked.count("conv_kernel"),
+        asked.count("conv_kernel", default=4),
     )
     shape = made.shape(asked)
     if not asked.release.since("0.19"):
@@ -115,6 +115,7 @@ def _falcon_h1(asked: AskedModel) -> StateShape:
 def _named_mamba2(asked: AskedModel, inner: int) -> StateShape:
     heads, dim = asked.count("mamba_n_heads"), asked.said("mamba_d_head")
     dim = inner // heads if dim in (None, "auto") else asked.count("mamba_d_head")
+    dim = needed(dim, "mamba_d_head")
     state, kernel = asked.count("mamba_d_state"), asked.count("mamba_d_conv")
     made = _Mamba2(inner, asked.count("mamba_n_groups"), heads, dim, state, kernel)
     return made.shape(asked)
@@ -127,7 +128,7 @@ def _mamba2_alone(asked: AskedModel) -> StateShape:
         asked.count("num_heads"),
         asked.count("head_dim"),
         asked.count("state_size"),
-        asked.count("conv_kernel"),
+        asked.count("conv_kernel", default=4),
     )
     return made.shape(asked)
 

@@ -24,9 +24,7 @@ _QWEN = frozenset(
         *("qwen3", "qwen3_moe", "qwen3_vl_text", "qwen3_vl_moe_text"),
     )
 )
-# Whose layers all have the window, since their classes ask for no types of layers.
-_ALL = frozenset(("mistral", "mixtral", "phi3", "starcoder2", "ministral", "olmo2", "llama"))
-# vLLM's class gives each layer a window by this list, where it is there.
+# vLLM's class gives each layer a window by the list of types, where there is one.
 _LISTED = frozenset(("llama", "mistral", "ministral", "olmo2", *_OWN))
 
 
@@ -35,8 +33,8 @@ def windows(asked: AskedModel, count: int) -> list[int | None]:
     kind = asked.config.text_model_type or ""
     if asked.options.given.get("disable_sliding_window") in (True, "true", "True"):
         return [None] * count
-    if kind in _QWEN:
-        return _of_qwen(asked, count)
+    if kind in _QWEN or kind == "smollm3":
+        return _where_it_is_used(asked, count)
     window = asked.said("sliding_window")
     if window is None and kind in _OWN and "sliding_window" not in asked.config.text:
         window = _OWN[kind][0]
@@ -48,29 +46,30 @@ def windows(asked: AskedModel, count: int) -> list[int | None]:
     if kind == "cohere2" and asked.release.since("0.29"):  # it sees the token before them too
         window += 1
     kinds = _kinds(asked, kind, count)
-    if kinds is None:
-        return [window if kind in _ALL else None] * count
+    if _SLIDING not in kinds and not asked.release.since("0.27"):  # CacheConfig.sliding_window
+        return [window] * count
     return [window if one == _SLIDING else None for one in kinds]
 
 
-def _of_qwen(asked: AskedModel, count: int) -> list[int | None]:
+def _where_it_is_used(asked: AskedModel, count: int) -> list[int | None]:
+    """These have none unless they say so."""
     if asked.said("use_sliding_window") is True and asked.said("sliding_window"):
-        raise NotKnown(Text("which layers of a Qwen keep a window (use_sliding_window)"))
+        raise NotKnown(Text("which layers keep a window with use_sliding_window is not known"))
     return [None] * count
 
 
-def _kinds(asked: AskedModel, kind: str, count: int) -> list[str] | None:
-    """The type of each layer, None where neither the file nor the class says them."""
+def _kinds(asked: AskedModel, kind: str, count: int) -> list[str]:
+    """The type of each layer: all have the window where neither the file nor the class says it."""
     listed = asked.listed("layer_types")
     if kind == "gpt_oss":  # whatever the list says
         listed = None
     if listed is None:
         if kind not in _OWN:
-            return None
+            return [_SLIDING] * count
         every = asked.count("sliding_window_pattern", default=_OWN[kind][1])
         return [_SLIDING if (number + 1) % every else _FULL for number in range(count)]
     if len(listed) < count or any(one not in (_SLIDING, _FULL) for one in listed):
         raise missing("layer_types")
-    if kind not in _LISTED or (_FULL not in listed and kind not in _OWN and kind not in _ALL):
-        raise NotKnown(Text("which layers of a model of the type {kind} keep a window", kind=kind))
-    return listed
+    if kind not in _LISTED:
+        raise NotKnown(Text("which layers of a {kind} keep a window is not known", kind=kind))
+    return listed[:count]

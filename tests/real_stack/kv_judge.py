@@ -96,8 +96,7 @@ def answer(cell: dict[str, Any]) -> dict[str, Any]:
         platform.update_block_size_for_backend(config)
         stage[0] = "specs"
         with _judge.imported("config").set_current_vllm_config(config):
-            found = specs(config)
-        rows = [row(name, *spec) for name, spec in found.items()]
+            rows = [row(name, *spec) for name, spec in specs(config).items()]
         return {"layers": [{**one, "draft": one["name"] not in own} for one in rows]}
     except BaseException as error:
         refused = [stage[0], type(error).__name__, str(error)[-1000:]]
@@ -121,13 +120,22 @@ def in_a_fork(cell: dict[str, Any]) -> dict[str, Any]:
         return dict(json.loads(said.read_text()))
 
 
+def make_the_parser() -> None:
+    """It is the same for all cells, and slow to make."""
+    options = _judge.imported("entrypoints.common.cli_args", "entrypoints.openai.cli_args")
+    plain = _judge.imported("utils.argparse_utils").FlexibleArgumentParser()
+    parser = options.make_arg_parser(plain)
+    options.make_arg_parser = lambda _: parser
+
+
 def main() -> None:
     cells = json.load(sys.stdin)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    os.environ["STAND_IN_CC"] = "9.0"
+    os.environ.update(STAND_IN_CC="9.0", VLLM_CONFIGURE_LOGGING="0")
     _judge.answer_for_more()
     _judge.prepare({cell["model"] for cell in cells})
+    make_the_parser()
     _start.forget()
     for cell in cells:
         print(json.dumps(in_a_fork(cell)), file=answers, flush=True)

@@ -79,11 +79,10 @@ class KvCase:
 
 ALIKE = (
     *map(KvCase, KINDS),
-    KvCase("Qwen/Qwen3-32B", 4),
     KvCase("Qwen/Qwen3-32B", 4, "fp8"),
     KvCase("Qwen/Qwen3-30B-A3B", 8),
     KvCase("Qwen/Qwen3-30B-A3B", 2, "fp8", capability="8.9"),
-    KvCase("RedHatAI/Llama-4-Scout-17B-16E-Instruct-FP8-dynamic", 4),
+    KvCase("llama4_text", 4),
     KvCase("deepseek-ai/DeepSeek-R1", 8, "fp8", drafted=1),
     KvCase("deepseek-ai/DeepSeek-R1", capability="10.0"),
     KvCase("deepseek-ai/DeepSeek-V3.2", 8, "fp8"),
@@ -92,13 +91,11 @@ ALIKE = (
     KvCase("zai-org/GLM-4.5-Air", 2, drafted=1),
     KvCase("granitemoehybrid", 2),
     KvCase("jamba", 2),
-    KvCase("gemma2", 4),
     KvCase("falcon_h1", 2, "fp8"),
     KvCase("opt", cache="int8_per_token_head"),
 )
 """What both releases can tell."""
 NEWEST = (
-    KvCase("MiniMaxAI/MiniMax-M2.7", 8),
     KvCase("Qwen/Qwen3.5-35B-A3B", 2, drafted=2),
     KvCase("Qwen/Qwen3.5-27B", 4, "fp8"),
     KvCase("google/gemma-4-26B-A4B", 2),
@@ -106,8 +103,7 @@ NEWEST = (
     KvCase("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 2),
     KvCase("zai-org/GLM-4.7-Flash", 2),
     KvCase("zai-org/GLM-4.7-Flash", 2, "fp8", drafted=1),
-    KvCase("zai-org/GLM-5.1", 8, "fp8_e4m3"),
-    KvCase("zai-org/GLM-5.1", 8, capability="12.0"),
+    KvCase("zai-org/GLM-5.1", 8),
 )
 """Kinds that transformers 4.57 does not know, beside which 0.22.0 is installed."""
 
@@ -227,7 +223,8 @@ def assert_kept_as_vllm_says(
         difference(case, values[case.model], row, version)
         for case, row in zip(cases, rows, strict=True)
     ]
-    assert "\n".join(filter(None, found)) == ""
+    print(*filter(None, found), sep="\n")
+    assert not any(found)
 
 
 def possible(cases: Sequence[KvCase], version: str) -> list[KvCase]:
