@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ RTX_4090 = GpuMemory("NVIDIA GeForce RTX 4090", int(23.51 * GIB), capability=89)
 A100 = GpuMemory("NVIDIA A100-SXM4-80GB", int(79.15 * GIB), capability=80)
 H100 = GpuMemory("NVIDIA H100 80GB HBM3", int(79.18 * GIB), capability=90)
 B200 = GpuMemory("NVIDIA B200", int(178.35 * GIB), capability=100)
+THOR = GpuMemory("NVIDIA Thor", int(122.8 * GIB), capability=110, unified=True)
 GB10 = GpuMemory("NVIDIA GB10", int(119.6 * GIB), capability=121, unified=True)
 
 
@@ -223,6 +225,37 @@ def test_one_block_is_never_a_requests() -> None:
     assert after.blocks(2 * block) == before.blocks(2 * block) == 2
 
 
+def test_blocks_that_are_asked_for() -> None:
+    made = pooled(QWEN3_32B, "0.29.0", given={"num_gpu_blocks_override": 100})
+    assert made.blocks(1) == made.blocks(1 << 40) == 100
+    assert made.longest(1, 40960) == 99 * 16
+
+
+def test_a_connector_may_keep_windows_whole() -> None:
+    asked = {"kv_transfer_config": {"kv_connector": "NixlConnector"}}
+    assert len(pooled(QWEN3_32B, given=asked).groups) == 1
+    with pytest.raises(NotKnown):
+        pooled(GEMMA_4_31B, given=asked)
+
+
+def test_more_stages_than_layers() -> None:
+    with pytest.raises(NotKnown):
+        pooled(QWEN3_06B, layout=Layout(pipeline=1 << 40))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [state(1_000_000), KvLayer(0, Keeps.FULL, math.nan)],
+        [state(1_000_000), KvLayer(0, Keeps.FULL, math.inf)],
+        [sliding(4096, 512), KvLayer(0, Keeps.FULL, math.nan)],
+    ],
+)
+def test_mixes_of_which_nothing_is_known(layers: list[KvLayer]) -> None:
+    with pytest.raises(NotKnown):
+        pooled(layers)
+
+
 def test_an_encoder_keeps_nothing() -> None:
     made = pooled([KvLayer(0, Keeps.NOTHING)] * 12)
     assert made.empty
@@ -241,8 +274,10 @@ def test_an_encoder_keeps_nothing() -> None:
         (H100, "0.22.0", 1024, 8192),
         (B200, "0.27.1", 1024, 8192),
         (B200, "0.28.0", 1024, 16384),
-        (GB10, "0.32.0", 1024, 8192),
+        (GB10, "0.22.0", 256, 2048),
         (GB10, "0.33.0", 256, 2048),
+        (THOR, "0.32.0", 256, 2048),
+        (THOR, "0.33.0", 1024, 8192),
     ],
 )
 def test_the_defaults_of_a_batch(gpu: GpuMemory, version: str, seqs: int, tokens: int) -> None:
@@ -309,13 +344,20 @@ MLA = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
         (H100, "0.22.0", {"index_topk": 2048}, 64),
         (H100, "0.22.0", {"quantization_config": FP8_CACHE}, 64),
         (None, "0.22.0", {}, None),
+        (H100, "0.33.0", {"model_type": "minimax_m3"}, 128),
     ],
 )
 def test_the_block_of_latent_attention(
     gpu: GpuMemory | None, version: str, more: dict[str, Any], block: int | None
 ) -> None:
-    config = config_of(61, "deepseek_v3", **MLA, **more)
+    config = ConfigJson({"num_hidden_layers": 61, "model_type": "deepseek_v3", **MLA, **more})
     assert settled_as(config, version, gpu).block_size == block
+
+
+def test_the_block_of_a_backend_that_is_asked_for() -> None:
+    config = config_of(61, "deepseek_v3", **MLA)
+    assert settled_as(config, given={"attention_backend": "FLASHMLA"}).block_size == 64
+    assert settled_as(config, given={"attention_backend": "FLASH_ATTN_MLA"}).block_size == 16
 
 
 def test_fp8_has_another_kernel_on_hopper() -> None:
@@ -372,6 +414,8 @@ def test_replicas_with_experts_batch_little() -> None:
     "layer",
     [
         KvLayer(0, Keeps.FULL, 0),
+        KvLayer(0, Keeps.FULL, math.nan),
+        KvLayer(0, Keeps.FULL, math.inf),
         KvLayer(0, Keeps.FULL, 0.03),
         KvLayer(0, Keeps.FULL, -4096),
         KvLayer(0, Keeps.SLIDING, 4096),

@@ -24,6 +24,15 @@ _GB10 = 121
 _HOPPER, _BLACKWELL = 9, 10  # generations by compute capability
 _WIDE_HEAD = 512
 _USUAL_BLOCK = 16  # CacheConfig.DEFAULT_BLOCK_SIZE
+# Of backends that are asked for and do not take the usual one.
+_BLOCKS_OF = {
+    "CUTLASS_MLA": 128,
+    "FLASHINFER_MLA": 32,
+    "FLASHMLA": 64,
+    "TOKENSPEED_MLA": 32,
+    "TRITON_MLA": _USUAL_BLOCK,
+}
+_SPARSE_BLOCKS = {"minimax_m3": 128, "minimax_m3_vl": 128}
 _BATCHED_DP_TOKENS = 256  # DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP
 _BATCHED_DP = ("deepep_low_latency", "nixl_ep", "pplx")
 # One video of Gemma 4 fits into a batch: 32 frames of 70 tokens with their timestamps.
@@ -161,10 +170,13 @@ def _fitted(
 
 def _tier(gpu: GpuMemory, release: Release) -> tuple[int, int]:
     """get_batch_defaults of a server."""
+    unseen = gpu.unified and not release.names_gb10  # NVML does not say how much memory it has
+    if unseen or gpu.total < _LARGE:
+        return 256, 2048
     if release.largest_tier and gpu.total >= _LARGEST:
         return 1024, 16384
     small = "a100" in gpu.name.lower() or (release.names_gb10 and gpu.capability == _GB10)
-    return (1024, 8192) if gpu.total >= _LARGE and not small else (256, 2048)
+    return (256, 2048) if small else (1024, 8192)
 
 
 def _concurrent_batches(config: ConfigJson, options: MemoryOptions, release: Release) -> int:
@@ -208,6 +220,11 @@ def _block_size(
 ) -> int | None:
     """What the backend prefers (get_preferred_block_size): those without latent attention take the
     usual one."""
+    asked = GivenOptions(options.given).word("attention_backend")
+    if (of_backend := _BLOCKS_OF.get((asked or "").upper())) is not None:
+        return of_backend
+    if config.text_model_type in _SPARSE_BLOCKS:
+        return _SPARSE_BLOCKS[config.text_model_type]
     wide = config.head_size == _WIDE_HEAD and release.wide_fp8_blocks
     if config.mla and config.count("index_topk"):  # whose indexer takes nothing else
         return 64

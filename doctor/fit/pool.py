@@ -93,7 +93,8 @@ class Pool:
 
     `block_size`: tokens that --block-size comes to, None where nothing keeps tokens;
     `bytes_per_token`: of all layers that keep tokens, None where it is no whole number;
-    `block_bytes`: of each stage, what one block takes; `groups`: of the whole model.
+    `block_bytes`: of each stage, what one block takes; `groups`: of the whole model; `fixed`: the
+    blocks that --num-gpu-blocks-override asks for.
     """
 
     block_size: int | None
@@ -102,6 +103,7 @@ class Pool:
     groups: tuple[_Group, ...]
     request: _Request
     release: Release
+    fixed: int | None = None
 
     def stage(self, number: int) -> Pool:
         """That of one pipeline stage alone."""
@@ -122,12 +124,17 @@ class Pool:
 
     def usable(self, available: int) -> int:
         """The bytes that requests can have."""
-        reserved = self.release.null_block and not self.empty
-        return available - (max(self.block_bytes) if reserved else 0)
+        if self.empty:
+            return available
+        block = max(self.block_bytes)
+        held = available if self.fixed is None else self.fixed * block
+        return held - block if self.release.null_block else held
 
     def blocks(self, available: int) -> int:
         """How many these bytes make, the null block among them."""
-        return 1 if self.empty else max(0, available // max(self.block_bytes))
+        if self.empty:
+            return 1
+        return max(0, available // max(self.block_bytes)) if self.fixed is None else self.fixed
 
     def fits(self, available: int, length: int) -> bool:
         """Whether vLLM starts with so many bytes for its cache."""
@@ -192,12 +199,14 @@ def pool(
     kept = tuple(layer for layer in layers if layer.keeps is not Keeps.NOTHING)
     request = _request(kept, options, release, settled)
     paged = _paged(kept, release, settled)
-    if _hybrid_manager_is_off(kept, options):
+    if not _is_uniform(paged) and _hybrid_manager_is_off(kept, options):
         paged = _promoted(paged, release)
     groups = _groups(paged, release)
     if len(groups) > 1 and request.ranks > 1:
         raise NotKnown(Text("context parallelism does not go with layers of several kinds"))
     decoder = config.layers or 1 + max((one.layer for one in kept if not one.draft), default=0)
+    if options.layout.pipeline > decoder:
+        raise NotKnown(Text("there are more pipeline stages than layers"))
     sizes = stage_sizes(decoder, options.layout.pipeline)
     held = [one.block for one in paged if one.layer.keeps is not Keeps.STATE]
     return Pool(
@@ -207,6 +216,7 @@ def pool(
         groups=groups,
         request=request,
         release=release,
+        fixed=GivenOptions(options.given).count("num_gpu_blocks_override"),
     )
 
 
@@ -256,9 +266,9 @@ def _is_aligned(layers: Sequence[KvLayer], settled: Settled) -> bool:
 
 
 def _bytes_per_token(layers: Sequence[KvLayer], ranks: int) -> int | None:
-    every = math.fsum(layer.token_bytes for layer in layers if layer.keeps is not Keeps.CROSS)
+    every = sum(layer.token_bytes for layer in layers if layer.keeps is not Keeps.CROSS)
     whole = every / ranks
-    return int(whole) if whole > 0 and whole.is_integer() else None
+    return int(whole) if 0 < whole < math.inf and whole.is_integer() else None
 
 
 def _paged(layers: Sequence[KvLayer], release: Release, settled: Settled) -> tuple[_Paged, ...]:
@@ -299,7 +309,7 @@ def _hybrid_block(layers: Sequence[KvLayer], size: int, release: Release, settle
     tokens = [layer for layer in layers if layer.keeps is not Keeps.STATE]
     state = max(layer.state_bytes for layer in layers if layer.keeps is Keeps.STATE)
     main = _main(tokens)
-    if main.token_bytes <= 0:
+    if not 0 < main.token_bytes < math.inf:
         raise NotKnown(Text("the bytes that a layer keeps are not known"))
     step = max(main.align, size)
     if main.keeps is Keeps.MLA and release.mla_hybrids_aligned:
@@ -314,13 +324,13 @@ def _hybrid_manager_is_off(layers: Sequence[KvLayer], options: MemoryOptions) ->
     given = GivenOptions(options.given)
     if given.says("disable_hybrid_kv_cache_manager"):
         return given.switch("disable_hybrid_kv_cache_manager")
+    if given.says("kv_transfer_config"):
+        raise NotKnown(Text("which layers a KV connector keeps whole is not known"))
     return any(layer.keeps is Keeps.CHUNKED for layer in layers)
 
 
 def _promoted(paged: tuple[_Paged, ...], release: Release) -> tuple[_Paged, ...]:
     """unify_hybrid_kv_cache_specs: windows keep every token where other layers do."""
-    if _is_uniform(paged):
-        return paged
     whole = [one for one in paged if one.layer.keeps in _WHOLE]
     made = tuple(
         replace(one, layer=replace(one.layer, keeps=Keeps.FULL, window=None))

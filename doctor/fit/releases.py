@@ -163,7 +163,8 @@ class Release:
 
     @property
     def names_gb10(self) -> bool:
-        """Whether compute capability 12.1 batches as small GPUs do, whatever its memory."""
+        """Whether a GPU with the machine's memory says how much it has, of which compute capability
+        12.1 batches as small ones do all the same; all of them did before."""
         return self.since("0.33")
 
 

@@ -204,17 +204,33 @@ class Judge:
         else:
             plans = self.plan.get_kv_cache_configs(config, copies, available)
         said = self.utils.get_max_concurrency_for_kv_cache_config(config, plans[0])
-        length = config.model_config.max_model_len
-        tokens = int(said * length)
         if hasattr(self.utils, "get_kv_cache_capacity"):
             tokens, said = self.utils.get_kv_cache_capacity(config, plans[0])
+        else:  # it is only logged
+            tokens = self.printed_tokens(config, plans[0])
         return {
             "blocks": plans[0].num_blocks,
-            "length": length,
+            "length": config.model_config.max_model_len,
             "tokens": tokens,
             "concurrency": said,
             "sizes": sorted(group.kv_cache_spec.block_size for group in plans[0].kv_cache_groups),
         }
+
+    def printed_tokens(self, config: Any, plan: Any) -> int:
+        """What is printed as "GPU KV cache size"."""
+        lines: list[tuple[Any, ...]] = []
+
+        def note(*words: Any, **_: Any) -> None:
+            lines.append(words)
+
+        logger = self.plan.logger
+        self.plan.logger = SimpleNamespace(info=note, info_once=note)
+        try:
+            self.plan._report_kv_cache_config(config, plan)
+        finally:
+            self.plan.logger = logger
+        said = next(words[1] for words in lines if words[0].startswith("GPU KV cache size"))
+        return int(said.replace(",", ""))
 
     def reckoned(self, config: Any, tables: list[Any], available: list[int]) -> dict[str, Any]:
         """What one request needs and how long it may be, on the tightest stage."""
