@@ -19,7 +19,8 @@ _MOST = 32 << 20  # bytes; that of 170,000 tensors, in one of the files of a mod
 _MOST_LISTS = 1 << 19  # three for each tensor
 _MOST_DIMENSIONS = 8
 _LONGEST_NAME = 512
-_NUMBER = re.compile(r"(?<![^.])\d{1,6}(?![^.])")
+_LARGEST = 1 << 48
+_NUMBER = re.compile(r"(?<![^.])(\d{1,6})(?![^.])")
 RANGE = re.compile(r"(?<![^.])(\d{1,6})-(\d{1,6})(?![^.])")
 """FIRST-LAST in the name of a TensorRow."""
 
@@ -48,6 +49,13 @@ class Header:
 
     rows: tuple[TensorRow, ...] = ()
     damage: Damage | None = None
+
+
+@dataclass(frozen=True)
+class _Kind:
+    dtype: str
+    shape: tuple[int, ...]
+    bits: int
 
 
 class _Damaged(Exception):
@@ -85,7 +93,8 @@ def _read(file: BinaryIO) -> list[tuple[str, str, tuple[int, ...]]]:
     if not isinstance(said, dict):
         raise _Damaged("not-json")
     said.pop("__metadata__", None)
-    rows = [_row(name, row) for name, row in said.items()]
+    kinds: dict[tuple[Any, Any], _Kind] = {}
+    rows = [_row(name, row, kinds) for name, row in said.items()]
     end = 0
     for begin, after in sorted(row[3:] for row in rows):
         if begin != end or after < begin:
@@ -96,19 +105,32 @@ def _read(file: BinaryIO) -> list[tuple[str, str, tuple[int, ...]]]:
     return [row[:3] for row in rows]
 
 
-def _row(name: str, row: Any) -> tuple[str, str, tuple[int, ...], int, int]:
-    match row:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]}:
-            numbers = [*shape, begin, end]
-            plain = all(type(n) is int and 0 <= n < 1 << 48 for n in numbers)
-            bits = bits_of(dtype)
-            odd = len(shape) > _MOST_DIMENSIONS or len(name) > _LONGEST_NAME
-            if not plain or bits is None or odd or "#" in name or RANGE.search(name):
-                raise _Damaged("tensors")
-            if math.prod(shape) * bits != 8 * (end - begin):
-                raise _Damaged("offsets")
-            return name, dtype, tuple(shape), begin, end
-    raise _Damaged("tensors")
+def _row(
+    name: str, row: Any, kinds: dict[tuple[Any, Any], _Kind]
+) -> tuple[str, str, tuple[int, ...], int, int]:
+    """One tensor. `kinds`: what was seen to be right, since tensors are alike."""
+    try:
+        said = row["dtype"], tuple(row["shape"])
+        begin, end = row["data_offsets"]
+        kind = kinds.get(said)
+    except (KeyError, TypeError, ValueError):
+        raise _Damaged("tensors") from None
+    if kind is None:
+        kind = kinds[said] = _kind(*said)
+    plain = type(begin) is int and type(end) is int and len(name) <= _LONGEST_NAME
+    if not plain or "#" in name or ("-" in name and RANGE.search(name)):
+        raise _Damaged("tensors")
+    if kind.bits != 8 * (end - begin):
+        raise _Damaged("offsets")
+    return name, kind.dtype, kind.shape, begin, end
+
+
+def _kind(dtype: Any, shape: tuple[Any, ...]) -> _Kind:
+    plain = all(type(n) is int and 0 <= n < _LARGEST for n in shape)
+    bits = bits_of(dtype) if isinstance(dtype, str) else None
+    if not plain or bits is None or len(shape) > _MOST_DIMENSIONS:
+        raise _Damaged("tensors")
+    return _Kind(dtype, shape, math.prod(shape) * bits)
 
 
 def _grouped(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> Iterator[TensorRow]:
@@ -116,8 +138,9 @@ def _grouped(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> Iterator[Te
     numbers follow each other."""
     alike: dict[tuple[str, str, tuple[int, ...]], list[tuple[int, ...]]] = {}
     for name, dtype, shape in tensors:
-        numbers = tuple(map(int, _NUMBER.findall(name)))
-        alike.setdefault((_NUMBER.sub("#", name), dtype, shape), []).append(numbers)
+        parts = _NUMBER.split(name)
+        numbers = tuple(map(int, parts[1::2]))
+        alike.setdefault(("#".join(parts[::2]), dtype, shape), []).append(numbers)
     for (name, dtype, shape), found in alike.items():
         for box in _boxes(found):
             yield TensorRow(_named(name, box), dtype, shape)

@@ -571,7 +571,8 @@ def _qwen_tower(said: Mapping[str, Any]) -> Iterator[_Row]:
     yield "visual.patch_embed.proj", (hidden, channels * patch), False
     yield "visual.pos_embed", (_count(part, "num_position_embeddings"), hidden), False
     deep = said.get("deepstack_visual_indexes")
-    for number in range(1 + (len(deep) if isinstance(deep, list) else 0)):
+    mergers = 1 + (len(deep) if isinstance(deep, list) else 0)
+    for number in range(_layers(mergers, "deepstack_visual_indexes")):
         yield f"visual.merger_list.{number}.linear_fc1", (merged, merged), False
         out = _count(part, "out_hidden_size")
         yield f"visual.merger_list.{number}.linear_fc2", (out, merged), False

@@ -60,8 +60,9 @@ def _positions(config: ConfigJson, release: Release) -> int:
             "yarn" in str(rope.get("rope_type", rope.get("type")))
             and isinstance(original, int)
             and isinstance(factor, (int, float))
+            and 0 < original * factor < _MOST
         ):
-            return int(min(max(original, 0) * min(max(factor, 0), _MOST), _MOST))
+            return int(original * factor)
     return min(places, _MOST)
 
 

@@ -58,6 +58,9 @@ _CUT = frozenset(
         "in_proj_a",
         "in_proj_b",
         "conv1d",
+        "fc0",
+        "wo",
+        "wqkv",
         "o_proj",
         "down_proj",
         "out_proj",
@@ -84,6 +87,7 @@ _REPLICATED = frozenset(
         "fc1_latent_proj",
         "fc2_latent_proj",
         "wpe",
+        "embed_positions",
         "position_embeddings",
         "shared_expert_gate",
     ]
@@ -104,16 +108,34 @@ _LAYER = re.compile(r"(?<![^.])(?:layers|layer|h)\.(\d{1,6})\.")
 _EXPERT = re.compile(r"\.experts\.\d{1,6}(?=\.)")
 _TOWER = re.compile(
     r"(?:^|\.)(?:visual|vision\w*|vit\w*|vpm|multi_modal_projector|mm_projector|audio\w*)\."
+    r"|(?<![^.])encoder\.layers\."
 )
 _DRAFT = re.compile(r"(?:^|\.)mtp\w*\.")
 _WHOLE = re.compile(r"\.(?:indexer|router)\.")  # of no rank a part
-_NOT_LOADED = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
+_NOT_LOADED = re.compile(
+    r"^(?:talker|token2wav|code2wav)\.|rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$"
+)
 _NAME = re.compile(
     r"(?P<module>.+?)[._](?P<part>weight|bias|weight_scale_inv|weight_scale|weight_scale_2"
     r"|weight_packed|weight_shape|weight_global_scale|weight_zero_point|qweight|qzeros|scales"
     r"|g_idx|input_scale|input_global_scale|k_scale|v_scale|blocks|e_score_correction_bias)"
 )
 _ODD_PART = 100
+# Whose classes share the tokens out (is_sequence_parallel, of 0.22 and 0.33).
+_SEQUENCED = frozenset(
+    [
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "glm4_moe_lite",
+        "glm_moe_dsa",
+        "kimi_k2",
+        "llama4_text",
+        "nemotron_h",
+        "qwen3_5_moe_text",
+        "qwen3_next",
+    ]
+)
 _PADDED = 64  # vocab_parallel_embedding.py (DEFAULT_VOCAB_PADDING_SIZE)
 _FLOATS = frozenset(("F16", "BF16", "F32", "F64"))
 
@@ -193,7 +215,7 @@ class WeightShare:
 
     def _offloaded(self, size: int) -> int:
         """Less what --cpu-offload-gb puts into the machine's memory."""
-        return max(0, size - int(self.options.offload_gib * GIB))
+        return max(0, size - int(min(self.options.offload_gib, size / GIB) * GIB))
 
     def _layers(self) -> range:
         """The decoder's layers of this stage. Raises NotKnown."""
@@ -280,6 +302,8 @@ class WeightShare:
             return self._of_experts(whole)
         if (part.tower and self.options.whole_tower) or _WHOLE.search(f"{part.module}."):
             return whole
+        if ".shared_expert" in part.module and self._sequences:
+            return whole
         if leaf in _FIRST or leaf in _LAST:
             rows = tensor.shape[0] if tensor.shape else 1
             padded = -(-rows // _PADDED) * _PADDED
@@ -289,6 +313,14 @@ class WeightShare:
             times = 2 if heads.shared and leaf == "k_proj" else 1
             return times * whole * max(1, heads.pairs // ranks) // heads.pairs
         return whole // ranks if leaf in _CUT or leaf in _PAIRS else whole
+
+    @property
+    def _sequences(self) -> bool:
+        """Whether ranks share the tokens of a layer with experts, and not its shared experts
+        (use_sequence_parallel_moe, of its default all2all backend)."""
+        layout = self.options.layout
+        several = layout.experts_whole and layout.tensor > 1 and layout.data > 1
+        return several and self.config.text_model_type in _SEQUENCED
 
     def _of_experts(self, whole: int) -> int:
         layout, experts = self.options.layout, self.config.experts

@@ -163,7 +163,7 @@ def difference(cell: WeightsCell, said: dict[str, Any], version: str) -> str | N
     if said["refused"]:
         return f"{cell}: vLLM: {said['refused'][-600:]}"
     real = sum(allocated(math.prod(shape) * width) for _, shape, width in said["tensors"])
-    published = said["published"]
+    published = said.get("published")
     headers = published and [Tensor(n, _BYTES[width], tuple(s)) for n, s, width in published]
     capability = int(cell.capability.replace(".", ""))
     for tensors in (None, headers) if headers else (None,):
