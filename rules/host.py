@@ -366,11 +366,11 @@ def host_oom_killed(
     manual kill -9 looks the same in the server's log. Exit code -15, or "died unexpectedly" alone,
     is not this: it also follows the real error of another rank.
 
-    Before a start only that is counted which stays in main memory: with `--device cpu` the weights,
-    else `--cpu-offload-gb` of each rank and `--kv-offloading-size`. Shards of a GPU server are not:
-    they are mapped, and the kernel takes those pages back. An error if it is more than the machine
-    with its swap, or the control group's limit, has at all; a warning if more than is available
-    now. That the kernel has killed processes of this control group before is only mentioned.
+    Before a start only that is counted which was asked to stay in main memory: `--cpu-offload-gb`
+    of each rank (no more than there are weights) and `--kv-offloading-size`. Shards are not: they
+    are mapped, and the kernel takes those pages back. A warning if it is more than is available
+    now; an error if it is more than the machine with its swap, or the control group's limit, has at
+    all. That the kernel has killed processes of this control group before is only mentioned.
 
     Manual: Raise the container's limit (`docker run --memory=...`, `MemoryMax=` in systemd), keep
     less in main memory (`--set cpu_offload_gb=N`), or use a machine with more.
@@ -382,9 +382,9 @@ def host_oom_killed(
     """
     if request.command and request.command.container:
         raise NotApplicable(Text("the container may have limits of its own"))
-    needed, what = _kept(profile)
+    needed = _kept(profile)
     if needed:
-        yield from _too_little_memory(needed, what, memory)
+        yield from _too_little_memory(needed, memory)
     if memory.oom_kills:
         yield Finding(
             Text(
@@ -396,39 +396,30 @@ def host_oom_killed(
         )
 
 
-def _kept(profile: Profile) -> tuple[float, Text]:
-    """What the ranks here keep in main memory, at least, in GiB, and what it is."""
-    layout, given, weights = (
-        layout_of(profile),
-        GivenOptions(profile.options),
-        profile.needs.weights_gib,
-    )
+def _kept(profile: Profile) -> float:
+    """What the ranks here were told to keep in main memory, in GiB."""
+    layout, given = layout_of(profile), GivenOptions(profile.options)
     if layout.elsewhere:
         raise NotApplicable(layout.elsewhere)
-    if profile.device == "cpu":
-        copies = layout.here if weights else 0
-        return (weights or 0.0) * copies, Text("the weights")
     each = given.amount("cpu_offload_gb")
-    if weights is not None:
+    if (weights := profile.needs.weights_gib) is not None:
         each = min(each, weights / (layout.tensor * layout.pipeline))
-    cache = given.amount("kv_offloading_size")
-    return each * layout.ranks + cache, Text("--cpu-offload-gb and --kv-offloading-size")
+    return each * layout.ranks + given.amount("kv_offloading_size")
 
 
-def _too_little_memory(needed: float, what: Text, memory: MainMemory) -> Iterator[Finding]:
+def _too_little_memory(needed: float, memory: MainMemory) -> Iterator[Finding]:
     group = memory.group
     rows = [(memory.total, memory.available, Text("this machine"))]
     if group:
         rows.append((group.limit, group.free, Text("the control group {path}", path=group.path)))
     most, free, where = min(rows, key=lambda row: row[1])
-    # What is known of the weights may be some percent too much, and swap takes the rest.
-    error = any(0.95 * needed * _GIB > limit + memory.swap for limit, _, _ in rows)
+    error = any(needed * _GIB > limit + memory.swap for limit, _, _ in rows)
     if not error and needed * _GIB <= free:
         return
     yield Finding(
         Text(
-            "{what} need {needed} GiB of main memory; {where} has {free} of {most} GiB available",
-            what=what,
+            "--cpu-offload-gb and --kv-offloading-size need {needed} GiB of main memory; "
+            "{where} has {free} of {most} GiB available",
             needed=f"{needed:.1f}",
             where=where,
             free=f"{free / _GIB:.1f}",

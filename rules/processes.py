@@ -128,7 +128,9 @@ def _budget(
         reserved = device.reserved
     else:
         reserved = int(min(_RESERVED_GIB * _GIB, _RESERVED_PART * total))
-    shown = max(0, total - reserved)
+    shown = total - reserved
+    if shown <= 0:
+        return None
     several = layout_of(profile).ranks > 1
     return _Budget(
         device,

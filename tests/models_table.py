@@ -65,9 +65,9 @@ KEPT = frozenset(
     img_token_compression_config in_channels index_head_dim index_n_heads
     index_share_for_mtp_iteration index_skip_topk_offset index_topk index_topk_freq
     index_topk_pattern indexer_types init_pos_emb_height init_pos_emb_time init_pos_emb_width
-    interleave_moe_layer_step intermediate_size intermediate_size_mlp kv_lora_rank
-    language_model_only latent_moe_use_norm layer_types layers_block_type linear_attn_config
-    linear_bias linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads
+    interleave_moe_layer_step intermediate_size intermediate_size_mlp is_encoder_decoder
+    kv_lora_rank language_model_only latent_moe_use_norm layer_types layers_block_type
+    linear_attn_config linear_bias linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads
     linear_num_value_heads linear_value_head_dim mamba_head_dim mamba_num_heads mamba_proj_bias
     mamba_ssm_cache_dtype mamba_ssm_dtype max_position_embeddings max_window_layers
     merge_kernel_size mla_use_output_gate mlp_bias mlp_layer_types mlp_only_layers mlp_type
@@ -79,19 +79,19 @@ KEPT = frozenset(
     num_experts num_experts_per_tok num_experts_per_token num_global_key_value_heads num_hash_layers
     num_heads num_hidden_layers num_key_value_heads num_kv_shared_layers num_local_experts
     num_mtp_modules num_nextn_predict_layers num_position_embeddings num_shared_experts o_groups
-    o_lora_rank original_max_position_embeddings out_hidden_size output_gate_type patch_size
-    pixel_shuffle_ratio pooling_kernel_size position_embedding_size projection_dim
-    projector_hidden_size projector_input_dim projector_output_dim q_lora_rank qk_head_dim
-    qk_nope_head_dim qk_norm_type qk_rope_head_dim qkv_bias qkv_hidden_size quantization_config
-    rope_scaling routed_expert_hidden_size scoring_func shared_expert_intermediate_size
-    shared_intermediate_size sliding_window sliding_window_pattern sliding_window_size
-    sparse_attention_config spatial_merge_size ssm_state_size swa_head_dim swa_num_attention_heads
-    swa_num_key_value_heads swa_v_head_dim temporal_patch_size text_hidden_size tie_word_embeddings
-    top_k_experts topk_method use_bias use_bidirectional_attention use_conv_bias use_double_wide_mlp
-    use_mtp use_qk_norm use_routing_bias use_sliding_window v_head_dim
-    vision_feature_select_strategy vision_output_dim vision_soft_tokens_per_image vocab_size
-    vocab_size_per_layer_input vt_hidden_size vt_intermediate_size vt_num_attention_heads
-    vt_num_hidden_layers""".split()  # noqa: SIM905 - a list to read
+    o_lora_rank original_max_position_embeddings out_hidden_size output_gate_type
+    partial_rotary_factor patch_size pixel_shuffle_ratio pooling_kernel_size position_embedding_size
+    projection_dim projector_hidden_size projector_input_dim projector_output_dim q_lora_rank
+    qk_head_dim qk_nope_head_dim qk_norm_type qk_rope_head_dim qkv_bias qkv_hidden_size
+    quantization_config rope_scaling rotary_dim routed_expert_hidden_size scoring_func
+    shared_expert_intermediate_size shared_intermediate_size sliding_window sliding_window_pattern
+    sliding_window_size sparse_attention_config spatial_merge_size ssm_state_size swa_head_dim
+    swa_num_attention_heads swa_num_key_value_heads swa_v_head_dim temporal_patch_size
+    text_hidden_size tie_word_embeddings top_k_experts topk_method use_bias
+    use_bidirectional_attention use_conv_bias use_double_wide_mlp use_mtp use_qk_norm
+    use_routing_bias use_sliding_window v_head_dim vision_feature_select_strategy vision_output_dim
+    vision_soft_tokens_per_image vocab_size vocab_size_per_layer_input vt_hidden_size
+    vt_intermediate_size vt_num_attention_heads vt_num_hidden_layers""".split()  # noqa: SIM905 - a list to read
 )
 _NAMES = ("exclude_modules", "ignore", "ignored_layers", "modules_to_not_convert", "targets")
 # Of a quantisation, what only its own layers need.

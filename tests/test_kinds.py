@@ -529,7 +529,8 @@ def test_a_name_is_given_to_one_kind() -> None:
 def test_kinds_come_in_their_order() -> None:
     orders = [kind.order for kind in KINDS]
     assert orders == sorted(orders)
-    assert [kind.name for kind in KINDS] == ["install", "cuda-home", "environment", "set-aside"]
+    names = [kind.name for kind in KINDS]
+    assert names == ["end-process", "install", "cuda-home", "environment", "set-aside"]
 
 
 class Nothing(Step):

@@ -219,6 +219,18 @@ class TestWhoIsThere:
         monkeypatch.setattr(processes, "_PROC", tmp_path)
         assert not ProcessTable(Live({})).holder(0, ProcessOnGpu(7)).seen
 
+    def test_a_time_that_is_none_is_not_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "7").mkdir()
+        (tmp_path / "7/stat").write_text(f"7 (a) S 1 {'0 ' * 17}{'9' * 19} 0\n")
+        (tmp_path / "stat").write_text("btime 1764500000\n")
+        (tmp_path / "self/ns").mkdir(parents=True)
+        (tmp_path / "self/ns/pid").symlink_to("pid:[4026531836]")
+        monkeypatch.setattr(processes, "_PROC", tmp_path)
+        one = ProcessTable(Live({})).holder(0, ProcessOnGpu(7))
+        assert (one.seen, one.began) == (True, None)
+
 
 class TestOrphans:
     def test_an_engine_whose_server_was_killed_is_one_with_its_workers(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import doctor
 from doctor.consumers.flashinfer import GENERATED
+from doctor.probes.driver import BUS_ORDER
 from doctor.probes.environment import HUB_SWITCH, HUB_TOKENS
 from doctor.probes.imports import _QUIET
 from doctor.redact import (
@@ -366,7 +367,9 @@ NO_VARIABLES = {
     "VLLM_DOCTOR_MARK": "given to a child by the doctor itself",
     "LC_ALL": "set for children, so that they answer in English",
     "CCCL_DISABLE_CTK_COMPATIBILITY_CHECK": "a macro of CCCL's headers",
+    "GB10": "a GPU",
     "METADATA": "a file",
+    BUS_ORDER: "a value of CUDA_DEVICE_ORDER",
     HUB_SWITCH: "set for the server, where it gets no token",
     **dict.fromkeys(HUB_TOKENS, "a token, of which no value is ever kept"),
     "RECORD": "a file",

@@ -14,7 +14,7 @@ from typing import ClassVar
 from doctor.engine import probe
 from doctor.frozen import dataclass
 from doctor.model import Fact, printable
-from doctor.numbers import number_of
+from doctor.numbers import YEAR_10000, number_of
 from doctor.probes.driver import Driver, ProcessOnGpu
 from doctor.probes.interpreter import Interpreter
 from doctor.redact import redact, redacted_words
@@ -179,7 +179,7 @@ class ProcessTable:
             user=self._user(one.uid),
             own=one.uid is not None and one.uid == self._uid,
             container=container if container != self._container else None,
-            began=None if self._booted is None else self._booted + one.started / _TICKS,
+            began=self._moment(one.started),
             state=one.state,
             killed=one.killed,
             server=self._server(line),
@@ -286,6 +286,11 @@ class ProcessTable:
             return True
         below = "|".join(re.escape(str(prefix)) for prefix in sorted(self._prefixes))
         return self._loaded(one.pid, rf" (?:{below})/lib/python[\w.]+/site-packages/")
+
+    def _moment(self, ticks: int) -> float | None:
+        """In seconds since 1970, where that is a time."""
+        made = None if self._booted is None else self._booted + ticks / _TICKS
+        return made if made is None or made < YEAR_10000 else None
 
     def _container_of(self, pid: str) -> str | None:
         found = self._target.search(_PROC / pid / "cgroup", _CONTAINER)

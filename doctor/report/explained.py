@@ -75,7 +75,7 @@ class Explained:
 
     def fixes(self, one: LogFinding) -> tuple[Fix, ...]:
         """What can be done: what the rule says on this machine, or how to ask it where it failed;
-        then what the log's values say."""
+        then what the log's values say, which is all where the rule has no fix of its own."""
         there = self.confirmed.get(one.id)
         ours = tuple(f for finding in (there.findings if there else ()) for f in finding.fixes)
         if one.id in self.rules and not self.live:
@@ -84,7 +84,13 @@ class Explained:
             title = Text("on the machine where it failed: show the fix, then apply it")
             ours = (Fix(title, steps),)
         ailment = self.ailments.get(one.id)
-        return (*ours, *_filled(ailment, one.values)) if ailment else ours
+        values = tuple(_filled(ailment, one.values)) if ailment else ()
+        if values and not self.live and not self._has_fix(one.id):
+            return values
+        return (*ours, *values)
+
+    def _has_fix(self, id: str) -> bool:
+        return id in self.rules and "Fix" in take_apart(self.rules[id].explanation).labelled
 
     @property
     def parts(self) -> list[Log]:

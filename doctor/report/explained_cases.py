@@ -9,8 +9,9 @@ from doctor.logs.found import Unknown
 from doctor.logs.judge import LogFinding
 from doctor.model import Severity
 from doctor.report.cases import Case, Cases, CaseVerdict, fix_commands, safe_line
-from doctor.report.explained import Explained, quoted
+from doctor.report.explained import Explained
 from doctor.report.machine import here_and_now
+from doctor.report.measured import quoted
 
 _AREA = "server log"
 

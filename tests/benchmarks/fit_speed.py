@@ -49,8 +49,8 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- |")
         for model in MODELS:
             (took,) = by_turns([(programs[1], "fit", model, *MACHINE)])
-            for kind, now in medians(took).items():
-                print(f"| fit {model} | {kind} | | {now:.0f} ms | |")
+            for kind, time in medians(took).items():
+                print(f"| fit {model} | {kind} | | {time:.0f} ms | |")
         diagnose = ("diagnose", "--format", "json", *LATER, "--python", python)
         before, now = map(medians, by_turns([(program, *diagnose) for program in programs]))
         for kind in KINDS:
