@@ -147,7 +147,7 @@ def test_every_ailment_is_listed_with_how_it_is_found() -> None:
     listed = {row.split()[0]: row for row in run_inside("rules").out.splitlines()}
     assert set(listed) == set(PAGES)
     assert "  rule and log  FlashInfer finds no nvcc" in listed["nvcc-missing"]
-    assert "  log           " in listed["kv-cache-too-small"]
+    assert "  log           " in listed["sampler-warmup-oom"]
     assert "  rule          " in listed["unknown-vllm-variable"]
 
 
@@ -156,10 +156,10 @@ def test_programs_get_the_same_list() -> None:
     jsonschema.validate(report, run_inside("schema", "rules").report)
     (rows,) = report.values()
     assert [row["id"] for row in rows] == list(PAGES)
-    (one,) = (row for row in rows if row["id"] == "kv-cache-too-small")
+    (one,) = (row for row in rows if row["id"] == "sampler-warmup-oom")
     assert one == {
-        "id": "kv-cache-too-small",
-        "title": PAGES["kv-cache-too-small"].title,
+        "id": "sampler-warmup-oom",
+        "title": PAGES["sampler-warmup-oom"].title,
         "area": "memory",
         "rule": False,
         "log": True,
