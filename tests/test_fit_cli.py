@@ -228,6 +228,12 @@ def test_no_gpu_here_and_none_named() -> None:
     assert made["gpu"] == {"name": None, "total_bytes": None, "free_bytes": None, "count": 0}
 
 
+def test_more_stages_than_layers_are_not_reckoned_one_by_one() -> None:
+    made, _ = asked(QWEN, *H100, *NEWEST, "-pp", "1000")
+    assert made["verdict"] == "unknown"
+    assert made["why"] == "1000 pipeline stages are too many to reckon"
+
+
 # What is refused: one sentence, code 2.
 
 
