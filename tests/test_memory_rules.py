@@ -104,6 +104,17 @@ def test_memory_that_others_hold_is_another_rules_matter() -> None:
     assert not found(judged(machine(2, 80, free=4)))
 
 
+def test_what_others_hold_is_no_matter_of_a_cache_of_a_said_size_either() -> None:
+    profile = Profile(
+        GLM,
+        tensor_parallel_size=2,
+        max_model_len=8192,
+        options={"kv_cache_memory_bytes": 4 * GIB},
+    )
+    assert not found(judged(machine(2, 80, free=4), profile))
+    assert found(judged(machine(2, 31, free=4), profile))
+
+
 def test_advice_never_needs_more_gpus_than_there_are() -> None:
     profile = Profile(GLM, max_model_len=32768)
     (alone,) = found(judged(machine(1, 24), profile)).values()

@@ -184,7 +184,11 @@ class _Reckoning:
 
     @property
     def _counted(self) -> range:
-        return range(min(self.layout.ranks, _MOST_RANKS))
+        """The ranks that are looked at: where GPUs lack, those that would have one."""
+        ranks, gpus = self.layout.ranks, len(self.question.gpus)
+        exact = self.question.available is not None
+        lack = 0 < gpus < ranks and self.layout.elsewhere is None and not exact
+        return range(min(gpus if lack else ranks, _MOST_RANKS))
 
     def _stage(self, rank: int) -> int:
         return rank // (self.layout.tensor * self.layout.context) % self.layout.pipeline

@@ -100,7 +100,9 @@ def _judged(question: FitQuestion) -> Fit:
     from doctor.fit.reckoning import reckon
 
     fit = reckon(question)
-    if fit.cause is not Cause.FREE:
+    # --kv-cache-memory-bytes has no share of the whole: what is free is what may be used.
+    of_free = fit.cause is not None and question.options.kv_cache_bytes is not None
+    if fit.cause is not Cause.FREE and not of_free:
         return fit
     unheld = tuple(dataclasses.replace(gpu, free=None) for gpu in question.gpus)
     return reckon(dataclasses.replace(question, gpus=unheld))
