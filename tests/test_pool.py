@@ -188,6 +188,16 @@ def test_states_of_a_delta_net_depend_on_the_gpu() -> None:
         pooled(QWEN3_NEXT, "0.33.0", None, "qwen3_next")
 
 
+@pytest.mark.parametrize(
+    ("version", "bound", "step"), [("0.28.0", -5.0, 0), ("0.29.0", -5.0, None), ("0.29.0", None, 0)]
+)
+def test_states_of_kimi_depend_on_its_gate(
+    version: str, bound: float | None, step: int | None
+) -> None:
+    config = config_of(27, "kimi_linear", linear_attn_config={"gate_lower_bound": bound})
+    assert settled_as(config, version).checkpoint_step == step
+
+
 def test_states_that_are_kept_for_every_block_are_not_known() -> None:
     asked = {"enable_prefix_caching": True}
     with pytest.raises(NotKnown):

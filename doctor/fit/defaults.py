@@ -38,6 +38,7 @@ _BATCHED_DP = ("deepep_low_latency", "nixl_ep", "pplx")
 # One video of Gemma 4 fits into a batch: 32 frames of 70 tokens with their timestamps.
 _PREFIX_LM_TOKENS = {"gemma4": 2496}
 _DELTA_NETS = frozenset(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"))
+_KIMI = ("kimi_linear", "kimi_k3")
 _DELTA_NET_STEP = 64  # FLASHINFER_GDN_CHECKPOINT_ALIGNMENT
 _MAMBA2 = frozenset(
     [
@@ -212,7 +213,7 @@ def _second_runner(config: ConfigJson, method: str, release: Release) -> bool:
 
 def _has_states(config: ConfigJson) -> bool:
     """Whether it is known to have recurrent layers."""
-    return config.text_model_type in (_DELTA_NETS | _ALL_STATES | {"kimi_linear"})
+    return config.text_model_type in (_DELTA_NETS | _ALL_STATES | {*_KIMI})
 
 
 def _block_size(
@@ -269,9 +270,13 @@ def _state_mode(config: ConfigJson, given: GivenOptions, release: Release) -> st
 
 
 def _checkpoint_step(config: ConfigJson, release: Release, gpu: GpuMemory | None) -> int | None:
-    """get_prefill_checkpoint_alignment: of delta nets only by FlashInfer's kernel."""
+    """get_prefill_checkpoint_alignment: of delta nets only by FlashInfer's kernel, of Kimi's only
+    where their gate is bounded, by a kernel that the wheel may have."""
     if config.text_model_type in _MAMBA2:
         return 1 if release.mamba2_checkpoints else 0
+    if config.text_model_type in _KIMI and release.since("0.29"):
+        said = config.text.get("linear_attn_config")
+        return None if isinstance(said, dict) and said.get("gate_lower_bound") else 0
     if config.text_model_type not in _DELTA_NETS or not release.delta_net_checkpoints:
         return 0
     if gpu is None or gpu.capability is None:
