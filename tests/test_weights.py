@@ -374,5 +374,6 @@ def test_more_ranks_never_hold_more() -> None:
 
 
 def test_no_headers_are_no_weights() -> None:
-    """A file that says nothing is damaged, and another part says so."""
     assert tensors_of(()) == ()
+    with pytest.raises(NotKnown, match="no tensors"):
+        of_rank("Qwen/Qwen3-32B", None, ())

@@ -175,10 +175,10 @@ class _Reckoning:
         question = self.question
         if isinstance(self.pool, NotKnown) and self._too_many_stages:
             return self.pool
+        capability = self.first.capability if self.first else None
+        model = question.config, question.tensors
         try:
-            return weights_on(
-                question.config, question.tensors, self.options, question.release, stage
-            )
+            return weights_on(*model, self.options, question.release, stage, capability)
         except NotKnown as unknown:
             return unknown
 

@@ -171,7 +171,8 @@ class _Part:
 
 @dataclass(frozen=True)
 class WeightShare:
-    """The share of one rank of a pipeline stage. `layers`: those of the stage."""
+    """The share of one rank. `stage`: of the pipeline, from 0 on; `capability`: of the GPU, such as
+    90, None where it is not known."""
 
     config: ConfigJson
     options: MemoryOptions
@@ -189,6 +190,8 @@ class WeightShare:
             key = layer, part.module, part.part
             merged[key] = merged.get(key, 0) + part.size
             odd += part.size if part.odd else 0
+        if not merged:
+            raise NotKnown(Text("the checkpoint's headers have no tensors of this model"))
         if self.options.layout.tensor > 1 and odd > sum(merged.values()) // _ODD_PART:
             raise NotKnown(Text("how ranks share the layers of this checkpoint is not known"))
         made = sum(map(allocated, merged.values()))
