@@ -104,8 +104,9 @@ def gpu_memory_below_utilization(
         yield _in_use([row.device for row in short], server)
         return
     worst = min(short, key=lambda row: row.free - row.wanted)
-    free = [row for row in rows if row is not None and not row.close]
-    fixes = (*_lower(profile, used), *_elsewhere(free, layout.ranks), *_stopped(short))
+    free = [r for r in rows if r is not None and not r.close and r.total >= worst.total - 1]
+    ways = (*_lower(profile, used), *_elsewhere(free, layout.ranks), *_stopped(short))
+    fixes = (*_orphans(short), *ways)
     # Of unlike GPUs, CUDA may give the server others than the first of the bus.
     others = len({d.name for d in gpus.visible}) > 1 and env.get(DEVICE_ORDER) != BUS_ORDER
     sure = worst.refused and not (others and len(gpus.visible) > layout.ranks)
@@ -251,9 +252,18 @@ def _elsewhere(free: list[_Budget], ranks: int) -> Iterator[Fix]:
         yield Fix(title, steps, Needs.PERSON)
 
 
+def _orphans(rows: Iterable[_Budget]) -> Iterator[Fix]:
+    """What holds the memory may be nobody's any more."""
+    if any(one.orphan and one.own for row in rows for one in row.holders):
+        yield Fix(Text("same fix as {id}", id="orphan-engine-holds-gpu"), (), Needs.PERSON)
+
+
 def _stopped(rows: Iterable[_Budget]) -> Iterator[Fix]:
     """By who is there: an orphan has a finding, and a fix, of its own."""
-    holders = [one for row in rows for one in row.holders if not one.orphan]
+    everybody = [one for row in rows for one in row.holders]
+    holders = [one for one in everybody if not one.orphan]
+    if everybody and not holders:
+        return
     lines = []
     for one in holders:
         if one.container:
