@@ -8,8 +8,9 @@ import pytest
 from doctor.fit.judge import judge_fit
 from doctor.fit.sizes import GIB
 from doctor.fit.verdict import Answer
-from doctor.fit.weights import weights_on
+from doctor.fit.weights import WeightsFrom, weights_on
 from tests.fit_cases import CASES, FitCase
+from tests.headers import published
 
 _PRINTED = GIB // 200  # bytes that two decimals of a GiB leave open
 
@@ -65,6 +66,16 @@ def test_the_longest_length_is_the_one_that_was_printed(case: FitCase) -> None:
 def test_weights_are_within_two_hundredths_of_what_was_printed(case: FitCase) -> None:
     made = weights_on(case.config, None, case.options, case.release, 0)
     assert made.bytes / GIB == pytest.approx(case.told["weights_gib"], rel=0.02)
+
+
+@pytest.mark.parametrize("case", cases("weights_gib", computable="weights"), ids=named)
+def test_with_headers_they_are_within_a_hundredth(case: FitCase) -> None:
+    if "quantization" in case.told:
+        pytest.skip("its checkpoint cannot be made of shapes alone")
+    headers = published(case.config.values)
+    made = weights_on(case.config, headers, case.options, case.release, 0)
+    assert made.source is WeightsFrom.HEADERS
+    assert made.bytes / GIB == pytest.approx(case.told["weights_gib"], rel=0.01)
 
 
 @pytest.mark.parametrize("case", cases("available_kv_gib", computable="available"), ids=named)

@@ -88,17 +88,15 @@ def _told(one: PredictedMemory) -> Iterator[Text]:
     real, weights, tokens = one.real, one.weights, one.tokens
     if weights:
         yield Text(
-            "weights per GPU: {low} to {high} GiB predicted, {real} GiB real",
-            low=f"{weights.low / _GIB:.2f}",
-            high=f"{weights.high / _GIB:.2f}",
+            "weights per GPU: {predicted} GiB predicted, {real} GiB real",
+            predicted=_span(f"{weights.low / _GIB:.2f}", f"{weights.high / _GIB:.2f}"),
             real=f"{real.loaded:.2f}",
         )
     if tokens:
         yield Text(
-            "KV cache: {low} to {high} tokens predicted of the {available} GiB available, "
+            "KV cache: {predicted} tokens predicted of the {available} GiB available, "
             "{real} tokens real",
-            low=f"{tokens.low:,}",
-            high=f"{tokens.high:,}",
+            predicted=_span(f"{tokens.low:,}", f"{tokens.high:,}"),
             available=f"{real.available:.2f}",
             real=f"{real.tokens:,}",
         )
@@ -109,3 +107,7 @@ def _told(one: PredictedMemory) -> Iterator[Text]:
             predicted=f"{one.concurrency:.2f}",
             real=f"{real.concurrency:.2f}",
         )
+
+
+def _span(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
