@@ -228,6 +228,12 @@ def test_no_gpu_here_and_none_named() -> None:
     assert made["gpu"] == {"name": None, "total_bytes": None, "free_bytes": None, "count": 0}
 
 
+def test_more_stages_than_layers_are_not_reckoned_one_by_one() -> None:
+    made, _ = asked(QWEN, *H100, *NEWEST, "-pp", "1000")
+    assert made["verdict"] == "unknown"
+    assert made["why"] == "1000 pipeline stages are too many to reckon"
+
+
 # What is refused: one sentence, code 2.
 
 
@@ -453,3 +459,14 @@ def test_a_crash_of_ours_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> No
     made, code = asked(QWEN, *H100, *NEWEST)
     assert (code, made["verdict"]) == (3, "unknown")
     assert "please report it" in made["why"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_secret_of_the_command_is_shown(form: str) -> None:
+    secret = "-".join(("not", "a", "real", "one"))
+    words = (f"HF_TOKEN={secret}", "vllm", "serve", FLASH, "--api-key", secret)
+    said = run_inside(
+        "fit", "--gpu", "l40s", "--gpus", "2", *NEWEST, "--format", form, "--", *words
+    )
+    assert said.code == 1
+    assert secret not in said.out + said.err

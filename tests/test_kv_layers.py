@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doctor.consumers.model_config import ConfigJson
@@ -205,6 +205,7 @@ ODD = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_odd_values_make_known_layers_or_none(data: st.DataObject) -> None:
     values = dict(KINDS[data.draw(st.sampled_from(sorted(KINDS)))])

@@ -151,7 +151,7 @@ class _Reckoning:
         if isinstance(chosen, NotKnown):
             return chosen
         capability = self.first.capability if self.first else None
-        if self.layout.pipeline > _MOST_RANKS:
+        if self._too_many_stages:
             count = self.layout.pipeline
             return NotKnown(Text("{count} pipeline stages are too many to reckon", count=count))
         try:
@@ -159,6 +159,11 @@ class _Reckoning:
             return pool(layers, question.config, self.options, question.release, chosen)
         except NotKnown as unknown:
             return unknown
+
+    @property
+    def _too_many_stages(self) -> bool:
+        """Also more than layers, of which no stage may be without one."""
+        return self.layout.pipeline > min(_MOST_RANKS, self.question.config.layers or _MOST_RANKS)
 
     @functools.cached_property
     def weights(self) -> LoadedWeights:
@@ -168,7 +173,7 @@ class _Reckoning:
 
     def _weights_of(self, stage: int) -> Weights | NotKnown:
         question = self.question
-        if isinstance(self.pool, NotKnown) and self.layout.pipeline > _MOST_RANKS:
+        if isinstance(self.pool, NotKnown) and self._too_many_stages:
             return self.pool
         capability = self.first.capability if self.first else None
         model = question.config, question.tensors
