@@ -224,8 +224,9 @@ def _block_size(
     asked = GivenOptions(options.given).word("attention_backend")
     if (of_backend := _BLOCKS_OF.get((asked or "").upper())) is not None:
         return of_backend
-    if config.text_model_type in _SPARSE_BLOCKS:
-        return _SPARSE_BLOCKS[config.text_model_type]
+    for kind in (config.text_model_type, config.model_type):
+        if kind in _SPARSE_BLOCKS:
+            return _SPARSE_BLOCKS[kind]
     wide = config.head_size == _WIDE_HEAD and release.wide_fp8_blocks
     if config.mla and config.count("index_topk"):  # whose indexer takes nothing else
         return 64
