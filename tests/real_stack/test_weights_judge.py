@@ -97,11 +97,11 @@ CELLS = (
     WeightsCell("01-ai/Yi-34B", "-tp 2"),
     WeightsCell("mistralai/Mixtral-8x7B-v0.1", "-tp 2", published=True),
     WeightsCell("Qwen/Qwen3-30B-A3B", "-tp 8", published=True),
-    WeightsCell("zai-org/GLM-4.5-Air", "-tp 2", published=True),
+    WeightsCell("zai-org/GLM-4.5-Air", "-tp 2"),
     WeightsCell("zai-org/GLM-4.7-Flash", "-tp 1", versions=_NEWEST),
     WeightsCell("zai-org/GLM-4.7-Flash", "-tp 4", published=True, versions=_NEWEST),
     WeightsCell("zai-org/GLM-4.7-Flash", "-tp 4 --enable-expert-parallel", versions=_NEWEST),
-    WeightsCell("zai-org/GLM-5.1", "-tp 8", versions=_NEWEST),
+    WeightsCell("zai-org/GLM-5.1", "-tp 8", within=0.01, versions=_NEWEST),  # a second table
     WeightsCell("deepseek-ai/DeepSeek-R1", "-tp 8", within=0.01),  # copies are made later
     WeightsCell("Qwen/Qwen3-235B-A22B-FP8", "-tp 4"),
     WeightsCell("Qwen/Qwen3-32B-FP8", "-tp 2"),
