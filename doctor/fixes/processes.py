@@ -162,7 +162,10 @@ def _not_ended(
     """Those that are still there when the time is over."""
     ends = time.monotonic() + seconds
     while (left := [row for row in held if _is_there(row[0])]) and time.monotonic() < ends:
-        descriptors = [descriptor for _, descriptor in left if descriptor is not None]
-        select.select(descriptors, (), (), 0.2) if descriptors else time.sleep(0.1)
+        waiting = select.poll()  # select() takes no descriptor from 1024 on
+        for _, descriptor in left:
+            if descriptor is not None:
+                waiting.register(descriptor, select.POLLIN)
+        waiting.poll(200)
         held = left
     return left
