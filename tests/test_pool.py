@@ -311,11 +311,9 @@ def settled_as(
 
 
 def test_what_is_said_is_taken() -> None:
-    made = settled_as(
-        max_num_seqs=4, max_num_batched_tokens=512, utilization=0.5, block_size=32, eager=True
-    )
+    made = settled_as(max_num_seqs=4, max_num_batched_tokens=512, utilization=0.5, block_size=32)
     assert (made.max_num_seqs, made.max_num_batched_tokens) == (4, 512)
-    assert (made.utilization, made.block_size, made.graphs) == (0.5, 32, False)
+    assert (made.utilization, made.block_size) == (0.5, 32)
 
 
 def test_short_models_batch_less() -> None:
