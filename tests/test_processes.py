@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from doctor.fixes import EndProcess
-from doctor.fixes.processes import ProcessesEnded
+from doctor.fixes.processes import ProcessesEnded, _not_ended
 from doctor.probes import processes
 from doctor.probes.driver import ProcessOnGpu
 from doctor.probes.processes import Holder, ProcessTable
@@ -340,6 +340,26 @@ class TestEnding:
                 assert not alive(made.worker)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def test_one_whose_threads_outlive_the_first_has_not_ended(self) -> None:
+        code = (
+            "import ctypes, threading, time\n"
+            "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+            "ctypes.CDLL(None).pthread_exit(None)"
+        )
+        child = subprocess.Popen([BASE_PYTHON, "-c", code])
+        descriptor = os.pidfd_open(child.pid)
+        try:
+            wait_for(lambda: (one := ProcessTable(Live({})).seen(child.pid)) and one.state == "Z")
+            one = ProcessTable(Live({})).seen(child.pid)
+            assert one is not None
+            assert _not_ended([(one, descriptor)], 0) == [(one, descriptor)]
+            child.kill()
+            assert _not_ended([(one, descriptor)], 60) == []
+        finally:
+            os.close(descriptor)
+            child.kill()
+            child.wait()
 
     def test_another_process_that_has_got_the_number_is_left_alone(self, reaper: Path) -> None:
         with started(reaper) as made:
