@@ -156,6 +156,34 @@ def test_how_a_model_is_quantised_is_read_beside_its_config(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize("producer", [{"producer": {"name": "modelopt"}}, {}])
+def test_how_a_model_is_quantised_is_read_in_a_copy_that_holds_both_files(
+    producer: dict[str, Any], tmp_path: Path
+) -> None:
+    row = known_model(QWEN)
+    assert row is not None
+    said = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    config = tmp_path / "copy.json"
+    copied = {**row.values, "_hf_quant_config": {**producer, **said}}
+    config.write_text(json.dumps(copied), encoding="utf-8")
+    made, _ = asked("org/m", "--config", config, *H100, *NEWEST)
+    rank = made["per_gpu"][0]
+    assert rank["kv_bytes_per_token"] == 64 * 2 * 8 * 128
+    assert made["verdict"] == ("fits" if producer else "unknown")
+    assert (rank["weights_bytes"] is None) == (not producer)
+
+
+def test_without_a_gpu_what_needs_none_is_told(tmp_path: Path) -> None:
+    made, _ = asked(QWEN, *NEWEST)
+    assert made["verdict"] == "unknown"
+    assert made["why"].startswith("no GPU can be asked here")
+    assert made["kv"]["needed_bytes"] == 10 << 30
+    assert made["per_gpu"][0]["kv_bytes_per_token"] == 1 << 18
+    assert made["per_gpu"][0]["weights_bytes"] > 60 << 30
+    unknown, _ = asked("org/unknown", *NEWEST)
+    assert "--config" in unknown["why"]
+
+
 def test_a_model_of_a_folder_is_read_there(tmp_path: Path) -> None:
     values = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
@@ -424,6 +452,36 @@ def test_a_gpu_that_is_named_is_judged_and_not_the_one_here(libraries: Path) -> 
     made, _ = here(libraries, QWEN, *H100, gpus=1, memory_mib=8192, name="NVIDIA RTX 4000")
     assert made["gpu"]["name"] == "NVIDIA H100 80GB HBM3"
     assert made["gpu"]["free_bytes"] is None
+
+
+def test_an_instance_of_mig_is_not_the_whole_gpu(libraries: Path) -> None:
+    made, code = here(libraries, QWEN, "--max-model-len", "4096", gpus=1, mig=1)
+    assert (code, made["verdict"]) == (3, "unknown")
+    assert "MIG is on" in made["why"]
+    assert made["kv"]["needed_bytes"] == 1 << 30
+    named, _ = here(libraries, QWEN, *H100, gpus=1, mig=1)
+    assert named["gpu"]["name"] == "NVIDIA H100 80GB HBM3"
+
+
+def test_of_unlike_gpus_it_is_not_guessed_which_the_server_gets(
+    libraries: Path, tmp_path: Path
+) -> None:
+    scenario = tmp_path / "scenario"
+    scenario.write_text("0 name NVIDIA L4\n0 memory_mib 23034\n", encoding="utf-8")
+    about = (QWEN, "--max-model-len", "4096")
+    made, code = here(libraries, *about, gpus=2, scenario=scenario)
+    assert (code, made["verdict"]) == (3, "unknown")
+    assert "CUDA_DEVICE_ORDER" in made["why"]
+    told, _ = here(libraries, *about, "--available-kv", "2GiB", gpus=2, scenario=scenario)
+    assert told["verdict"] == "fits"
+
+
+def test_what_others_hold_is_not_met_by_larger_gpus(libraries: Path, tmp_path: Path) -> None:
+    env = stand_ins.environment(libraries, gpus=1, free_mib=11000)
+    said = run_doctor("fit", QWEN, *NEWEST, env=env)
+    assert said.code == 1
+    assert "beside what others hold" in said.out
+    assert "larger ones" not in said.out
 
 
 # A snapshot.
