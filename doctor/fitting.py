@@ -22,11 +22,9 @@ from doctor.consumers.options import GivenOptions
 from doctor.diagnose import facts_about
 from doctor.engine import Crashed, Facts, place
 from doctor.errors import DoctorError, UsageError
-from doctor.fit.headers import tensors_of
 from doctor.fit.options import MemoryOptions, memory_options
 from doctor.fit.releases import NEWEST, Release, release
-from doctor.fit.sizes import NotKnown
-from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory, Tensor
+from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory
 from doctor.frozen import dataclass
 from doctor.locate import nobody_named
 from doctor.model import Missing, Text
@@ -38,11 +36,13 @@ from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.fit import (
     ORDER_IS_OPEN,
+    damage_in,
     fit_question,
     gpu_memories,
     in_other_orders,
     order_is_open,
     said_values,
+    tensors_in,
 )
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.memory import MainMemory
@@ -166,25 +166,27 @@ class _Fitting:
         _refuse(arguments.problems, self._release is not None)
         profile = facts.get(Profile)
         values = said_values(profile, arguments)
-        return fit_question(
+        headers = self._headers(facts)
+        made = fit_question(
             profile,
             _configuration(facts),
             values,
             self._release or _installed(facts),
             self._gpus(facts, memory_options(profile, values)),
-            self._tensors(facts),
+            tensors_in(headers),
             available=self._instead.available,
         )
+        if headers is None or made.tensors is not None:
+            return made
+        return dataclasses.replace(made, damage=damage_in(headers))
 
-    def _tensors(self, facts: Facts) -> tuple[Tensor, ...] | None:
+    def _headers(self, facts: Facts) -> CheckpointHeaders | None:
         """Of the checkpoint, where it is here and no other configuration is said to be its."""
         if self._instead.config is not None:
             return None
         try:
-            return tensors_of(facts.get(CheckpointHeaders).rows)
-        except (Missing, NotKnown) as odd:
-            if isinstance(odd, NotKnown):
-                self._notes.append(odd.why)
+            return facts.get(CheckpointHeaders)
+        except Missing:
             return None
 
     def _gpus(self, facts: Facts, options: MemoryOptions) -> tuple[GpuMemory, ...]:

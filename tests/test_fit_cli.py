@@ -72,6 +72,20 @@ def test_a_gpu_may_be_described_by_its_memory_alone() -> None:
     assert both["gpu"] == {**named["gpu"], "total_bytes": 40 << 30}
 
 
+def test_no_bytes_for_the_cache_are_as_none_said() -> None:
+    """vLLM asks whether the number is true (v1/worker/gpu_worker.py)."""
+    unsaid, _ = asked(FLASH, *H100, *NEWEST)
+    made, _ = asked(FLASH, *H100, *NEWEST, "--kv-cache-memory-bytes", "0")
+    assert made == unsaid
+
+
+def test_of_the_longest_that_fits_no_request_is_compared() -> None:
+    made, code = asked(FLASH, *H100, *NEWEST, "--max-model-len", "auto")
+    longest = made["kv"]["longest_max_model_len"]
+    assert code == 0
+    assert made["why"].endswith(f"{longest['low']} to {longest['high']} tokens")
+
+
 def test_options_of_the_server_count() -> None:
     plain, _ = asked(FLASH, *H100, *NEWEST)
     eighth, _ = asked(FLASH, *H100, *NEWEST, "--kv-cache-dtype", "fp8")
@@ -528,3 +542,28 @@ def test_no_secret_of_the_command_is_shown(form: str) -> None:
     )
     assert said.code == 1
     assert secret not in said.out + said.err
+
+
+def _checkpoint(folder: Path, header: bytes) -> None:
+    row = known_model(QWEN)
+    assert row is not None
+    (folder / "config.json").write_text(json.dumps(row.values), encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [(2 << 30).to_bytes(8, "little") + b"{}", b"abc", (4).to_bytes(8, "little") + b"abcd"],
+    ids=["2 GiB long", "short", "no JSON"],
+)
+def test_a_checkpoint_that_no_server_could_load_does_not_fit_by_its_config(
+    header: bytes, tmp_path: Path
+) -> None:
+    _checkpoint(tmp_path, header)
+    made, code = asked(tmp_path, "--gpu", "b200", *NEWEST)
+    assert (code, made["verdict"]) == (3, "unknown")
+    assert "model.safetensors" in made["why"]
+    assert made["per_gpu"][0]["weights_bytes"] is None
+    assert made["kv"]["needed_bytes"] == 10 << 30
+    told, _ = asked(tmp_path, *NEWEST, "--available-kv", "12GiB")
+    assert told["verdict"] == "fits"

@@ -175,6 +175,8 @@ class _Reckoning:
         question = self.question
         if isinstance(self.pool, NotKnown) and self._too_many_stages:
             return self.pool
+        if question.damage is not None:
+            return NotKnown(question.damage)
         capability = self.first.capability if self.first else None
         model = question.config, question.tensors
         try:
@@ -479,6 +481,12 @@ class _Reckoning:
             )
         left = functools.reduce(_smaller, self.left.values())
         low, high = _gib(max(0, left.low)), _gib(max(0, left.high))
+        if self.options.longest and kv.longest is not None and kv.longest.high:
+            return Text(
+                "vLLM takes the longest --max-model-len that fits: {low} to {high} tokens",
+                low=kv.longest.low,
+                high=kv.longest.high,
+            )
         if kv.needed is None or kv.max_model_len is None:
             return Text("{low} to {high} GiB are left for the KV cache", low=low, high=high)
         if left.exact:

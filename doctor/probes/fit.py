@@ -80,6 +80,8 @@ def served_fit(
         gpu_memories(gpus.visible, memory),
         tensors_in(headers),
     )
+    if headers is not None and question.tensors is None:
+        question = dataclasses.replace(question, damage=damage_in(headers))
     if blocks is not None:
         question = dataclasses.replace(question, finest=blocks.finest)
     fit = _judged(question)
@@ -117,9 +119,23 @@ def tensors_in(headers: CheckpointHeaders | None) -> tuple[Tensor, ...] | None:
     from doctor.fit.sizes import NotKnown
 
     try:
-        return tensors_of(headers.rows)
+        return None if headers.damage else tensors_of(headers.rows)
     except NotKnown:
         return None
+
+
+def damage_in(headers: CheckpointHeaders) -> Text | None:
+    """Why what the headers say cannot be used; None where it can."""
+    from doctor.fit.headers import tensors_of
+    from doctor.fit.sizes import NotKnown
+
+    if headers.damage:
+        return headers.damage
+    try:
+        tensors_of(headers.rows)
+    except NotKnown as odd:
+        return odd.why
+    return None
 
 
 def _judged(question: FitQuestion) -> Fit:
