@@ -567,3 +567,12 @@ def test_a_checkpoint_that_no_server_could_load_does_not_fit_by_its_config(
     assert made["kv"]["needed_bytes"] == 10 << 30
     told, _ = asked(tmp_path, *NEWEST, "--available-kv", "12GiB")
     assert told["verdict"] == "fits"
+
+
+def test_headers_that_lack_layers_are_no_small_model(tmp_path: Path) -> None:
+    said = {"model.layers.0.x.weight": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}
+    header = json.dumps(said).encode()
+    _checkpoint(tmp_path, len(header).to_bytes(8, "little") + header + bytes(8))
+    made, code = asked(tmp_path, "--gpu", "b200", *NEWEST)
+    assert (code, made["verdict"]) == (3, "unknown")
+    assert made["why"] == "the checkpoint's headers have no tensors of layer 1"

@@ -76,6 +76,14 @@ def model_of(question: FitQuestion) -> SharedModel:
     return SharedModel(needs, question.config, options.layout, whole, finest)
 
 
+def _lacking(question: FitQuestion) -> int | None:
+    """A layer that the headers name no tensor of: they are of a part of a checkpoint."""
+    if question.tensors is None:
+        return None
+    named = {part for one in question.tensors for part in one.name.split(".") if part.isdigit()}
+    return next((n for n in range(question.config.layers or 0) if str(n) not in named), None)
+
+
 def most_utilization(question: FitQuestion) -> float | None:
     """The highest --gpu-memory-utilization that the free memory of all its GPUs allows, in
     hundredths; None where nobody looked, or nothing is free."""
@@ -177,6 +185,9 @@ class _Reckoning:
             return self.pool
         if question.damage is not None:
             return NotKnown(question.damage)
+        if (lacking := _lacking(question)) is not None:
+            why = Text("the checkpoint's headers have no tensors of layer {number}", number=lacking)
+            return NotKnown(why)
         capability = self.first.capability if self.first else None
         model = question.config, question.tensors
         try:
