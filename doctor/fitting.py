@@ -22,11 +22,9 @@ from doctor.consumers.options import GivenOptions
 from doctor.diagnose import facts_about
 from doctor.engine import Crashed, Facts, place
 from doctor.errors import DoctorError, UsageError
-from doctor.fit.headers import tensors_of
 from doctor.fit.options import MemoryOptions, memory_options
 from doctor.fit.releases import NEWEST, Release, release
-from doctor.fit.sizes import NotKnown
-from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory, Tensor
+from doctor.fit.verdict import Answer, Fit, FitQuestion, GpuMemory, RankMemory
 from doctor.frozen import dataclass
 from doctor.locate import nobody_named
 from doctor.model import Missing, Text
@@ -36,7 +34,16 @@ from doctor.probes.checkpoint import CheckpointHeaders
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.driver import Gpus
 from doctor.probes.environment import LaunchEnv
-from doctor.probes.fit import fit_question, gpu_memories, said_values
+from doctor.probes.fit import (
+    ORDER_IS_OPEN,
+    damage_in,
+    fit_question,
+    gpu_memories,
+    in_other_orders,
+    order_is_open,
+    said_values,
+    tensors_in,
+)
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.probes.memory import MainMemory
 from doctor.probes.served import Profile
@@ -83,6 +90,7 @@ class _Fitting:
         self._request = request
         self._instead = instead
         self._notes: list[Text] = []
+        self._no_gpu: Text | None = None
         self._release = instead.release
         if instead.release is None and (tagged := _tagged(request)):
             self._release = tagged
@@ -98,7 +106,25 @@ class _Fitting:
         from doctor.fit.judge import judge_fit
 
         made = judge_fit(question)
+        if self._instead.available is None:
+            if not question.gpus and self._no_gpu:
+                made = dataclasses.replace(made, why=self._no_gpu)
+            if self._order_decides(facts, made):
+                made = dataclasses.replace(
+                    made, answer=Answer.UNKNOWN, why=ORDER_IS_OPEN, smallest_tp=None, flags=()
+                )
         return dataclasses.replace(made, sources=(*made.sources, *self._notes))
+
+    def _order_decides(self, facts: Facts, made: Fit) -> bool:
+        """Whether it would be another answer if CUDA counted the GPUs here in another order."""
+        from doctor.fit.reckoning import reckon
+
+        question, instead = made.question, self._instead
+        if not question.gpus or instead.gpu is not None or instead.count is not None:
+            return False
+        if not order_is_open(facts.get(Gpus), facts.get(LaunchEnv), question.options.layout.ranks):
+            return False
+        return any(reckon(one).answer is not made.answer for one in in_other_orders(question))
 
     def _facts(self) -> Facts:
         """Raises Missing where no vLLM is named and none is here."""
@@ -140,45 +166,44 @@ class _Fitting:
         _refuse(arguments.problems, self._release is not None)
         profile = facts.get(Profile)
         values = said_values(profile, arguments)
-        return fit_question(
+        headers = self._headers(facts)
+        made = fit_question(
             profile,
             _configuration(facts),
             values,
             self._release or _installed(facts),
             self._gpus(facts, memory_options(profile, values)),
-            self._tensors(facts),
+            tensors_in(headers),
             available=self._instead.available,
         )
+        if headers is None or made.tensors is not None:
+            return made
+        return dataclasses.replace(made, damage=damage_in(headers))
 
-    def _tensors(self, facts: Facts) -> tuple[Tensor, ...] | None:
+    def _headers(self, facts: Facts) -> CheckpointHeaders | None:
         """Of the checkpoint, where it is here and no other configuration is said to be its."""
         if self._instead.config is not None:
             return None
         try:
-            return tensors_of(facts.get(CheckpointHeaders).rows)
-        except (Missing, NotKnown) as odd:
-            if isinstance(odd, NotKnown):
-                self._notes.append(odd.why)
+            return facts.get(CheckpointHeaders)
+        except Missing:
             return None
 
     def _gpus(self, facts: Facts, options: MemoryOptions) -> tuple[GpuMemory, ...]:
-        """Raises Missing where none is named, none is here, and it is not said what is
-        available."""
+        """None where none is named and none is here: what needs none is told all the same."""
         count, ranks = self._instead.count, options.layout.ranks
         if self._instead.gpu is not None:
             return (self._instead.gpu,) * (count or ranks)
         try:
             here = _here(facts)
         except Missing as missing:
-            if self._instead.available is not None:
-                return ()
-            said = Text(
+            self._no_gpu = Text(
                 "no GPU can be asked here ({why}): name one with --gpu or --gpu-memory",
                 why=missing.reason,
             )
-            raise Missing(said) from None
-        if not here and self._instead.available is None:
-            raise Missing(Text("no GPU is visible here: name one with --gpu or --gpu-memory"))
+            return ()
+        if not here:
+            self._no_gpu = Text("no GPU is visible here: name one with --gpu or --gpu-memory")
         return here[:1] * count if here and count else here
 
     def _no_model(self, facts: Facts, question: FitQuestion) -> Fit:

@@ -72,6 +72,20 @@ def test_a_gpu_may_be_described_by_its_memory_alone() -> None:
     assert both["gpu"] == {**named["gpu"], "total_bytes": 40 << 30}
 
 
+def test_no_bytes_for_the_cache_are_as_none_said() -> None:
+    """vLLM asks whether the number is true (v1/worker/gpu_worker.py)."""
+    unsaid, _ = asked(FLASH, *H100, *NEWEST)
+    made, _ = asked(FLASH, *H100, *NEWEST, "--kv-cache-memory-bytes", "0")
+    assert made == unsaid
+
+
+def test_of_the_longest_that_fits_no_request_is_compared() -> None:
+    made, code = asked(FLASH, *H100, *NEWEST, "--max-model-len", "auto")
+    longest = made["kv"]["longest_max_model_len"]
+    assert code == 0
+    assert made["why"].endswith(f"{longest['low']} to {longest['high']} tokens")
+
+
 def test_options_of_the_server_count() -> None:
     plain, _ = asked(FLASH, *H100, *NEWEST)
     eighth, _ = asked(FLASH, *H100, *NEWEST, "--kv-cache-dtype", "fp8")
@@ -154,6 +168,34 @@ def test_how_a_model_is_quantised_is_read_beside_its_config(tmp_path: Path) -> N
     assert (
         2 * eighth["per_gpu"][0]["kv_bytes_per_token"] == whole["per_gpu"][0]["kv_bytes_per_token"]
     )
+
+
+@pytest.mark.parametrize("producer", [{"producer": {"name": "modelopt"}}, {}])
+def test_how_a_model_is_quantised_is_read_in_a_copy_that_holds_both_files(
+    producer: dict[str, Any], tmp_path: Path
+) -> None:
+    row = known_model(QWEN)
+    assert row is not None
+    said = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    config = tmp_path / "copy.json"
+    copied = {**row.values, "_hf_quant_config": {**producer, **said}}
+    config.write_text(json.dumps(copied), encoding="utf-8")
+    made, _ = asked("org/m", "--config", config, *H100, *NEWEST)
+    rank = made["per_gpu"][0]
+    assert rank["kv_bytes_per_token"] == 64 * 2 * 8 * 128
+    assert made["verdict"] == ("fits" if producer else "unknown")
+    assert (rank["weights_bytes"] is None) == (not producer)
+
+
+def test_without_a_gpu_what_needs_none_is_told(tmp_path: Path) -> None:
+    made, _ = asked(QWEN, *NEWEST)
+    assert made["verdict"] == "unknown"
+    assert made["why"].startswith("no GPU can be asked here")
+    assert made["kv"]["needed_bytes"] == 10 << 30
+    assert made["per_gpu"][0]["kv_bytes_per_token"] == 1 << 18
+    assert made["per_gpu"][0]["weights_bytes"] > 60 << 30
+    unknown, _ = asked("org/unknown", *NEWEST)
+    assert "--config" in unknown["why"]
 
 
 def test_a_model_of_a_folder_is_read_there(tmp_path: Path) -> None:
@@ -426,6 +468,36 @@ def test_a_gpu_that_is_named_is_judged_and_not_the_one_here(libraries: Path) -> 
     assert made["gpu"]["free_bytes"] is None
 
 
+def test_an_instance_of_mig_is_not_the_whole_gpu(libraries: Path) -> None:
+    made, code = here(libraries, QWEN, "--max-model-len", "4096", gpus=1, mig=1)
+    assert (code, made["verdict"]) == (3, "unknown")
+    assert "MIG is on" in made["why"]
+    assert made["kv"]["needed_bytes"] == 1 << 30
+    named, _ = here(libraries, QWEN, *H100, gpus=1, mig=1)
+    assert named["gpu"]["name"] == "NVIDIA H100 80GB HBM3"
+
+
+def test_of_unlike_gpus_it_is_not_guessed_which_the_server_gets(
+    libraries: Path, tmp_path: Path
+) -> None:
+    scenario = tmp_path / "scenario"
+    scenario.write_text("0 name NVIDIA L4\n0 memory_mib 23034\n", encoding="utf-8")
+    about = (QWEN, "--max-model-len", "4096")
+    made, code = here(libraries, *about, gpus=2, scenario=scenario)
+    assert (code, made["verdict"]) == (3, "unknown")
+    assert "CUDA_DEVICE_ORDER" in made["why"]
+    told, _ = here(libraries, *about, "--available-kv", "2GiB", gpus=2, scenario=scenario)
+    assert told["verdict"] == "fits"
+
+
+def test_what_others_hold_is_not_met_by_larger_gpus(libraries: Path, tmp_path: Path) -> None:
+    env = stand_ins.environment(libraries, gpus=1, free_mib=11000)
+    said = run_doctor("fit", QWEN, *NEWEST, env=env)
+    assert said.code == 1
+    assert "beside what others hold" in said.out
+    assert "larger ones" not in said.out
+
+
 # A snapshot.
 
 TAPE = Path(__file__).parent.parent / "fixtures/tapes/cuda-home-unset.json"
@@ -470,3 +542,37 @@ def test_no_secret_of_the_command_is_shown(form: str) -> None:
     )
     assert said.code == 1
     assert secret not in said.out + said.err
+
+
+def _checkpoint(folder: Path, header: bytes) -> None:
+    row = known_model(QWEN)
+    assert row is not None
+    (folder / "config.json").write_text(json.dumps(row.values), encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [(2 << 30).to_bytes(8, "little") + b"{}", b"abc", (4).to_bytes(8, "little") + b"abcd"],
+    ids=["2 GiB long", "short", "no JSON"],
+)
+def test_a_checkpoint_that_no_server_could_load_does_not_fit_by_its_config(
+    header: bytes, tmp_path: Path
+) -> None:
+    _checkpoint(tmp_path, header)
+    made, code = asked(tmp_path, "--gpu", "b200", *NEWEST)
+    assert (code, made["verdict"]) == (3, "unknown")
+    assert "model.safetensors" in made["why"]
+    assert made["per_gpu"][0]["weights_bytes"] is None
+    assert made["kv"]["needed_bytes"] == 10 << 30
+    told, _ = asked(tmp_path, *NEWEST, "--available-kv", "12GiB")
+    assert told["verdict"] == "fits"
+
+
+def test_headers_that_lack_layers_are_no_small_model(tmp_path: Path) -> None:
+    said = {"model.layers.0.x.weight": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}
+    header = json.dumps(said).encode()
+    _checkpoint(tmp_path, len(header).to_bytes(8, "little") + header + bytes(8))
+    made, code = asked(tmp_path, "--gpu", "b200", *NEWEST)
+    assert (code, made["verdict"]) == (3, "unknown")
+    assert made["why"] == "the checkpoint's headers have no tensors of layer 1"

@@ -16,6 +16,7 @@ from doctor.model import Finding, Missing, NotApplicable, Severity, Text
 from doctor.probes.arguments import ServerArguments
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.driver import Device, Gpus
+from doctor.probes.environment import LaunchEnv
 from doctor.probes.fit import ServedFit, served_fit
 from doctor.probes.memory import MainMemory
 from doctor.probes.wheels import Vllm
@@ -25,6 +26,7 @@ from doctor.shipped import rules_folder
 RULES = {one.id: one.function for one in load_rules(rules_folder()) if one.area == "memory"}
 VLLM = Vllm(Version("0.22.0"), Path("/v/vllm"))
 GLM = "zai-org/GLM-4.7-Flash"
+BARE = LaunchEnv({})
 
 
 def machine(count: int, gib: float, capability: str = "9.0", free: float | None = None) -> Gpus:
@@ -42,11 +44,14 @@ def configuration(model: str = GLM) -> ModelConfiguration:
 
 
 def judged(
-    gpus: Gpus, profile: Profile | None = None, arguments: ServerArguments | None = None
+    gpus: Gpus,
+    profile: Profile | None = None,
+    arguments: ServerArguments | None = None,
+    **env: str,
 ) -> ServedFit:
     profile = profile or load_profile("glm-4.7-flash")
     model = configuration(profile.model or GLM)
-    return served_fit(profile, gpus, VLLM, model, arguments, None, None, None)
+    return served_fit(profile, gpus, VLLM, model, arguments, None, None, None, LaunchEnv(env))
 
 
 def found(fit: ServedFit) -> dict[str, Finding]:
@@ -157,12 +162,12 @@ def test_a_model_whose_configuration_is_not_known_is_not_judged() -> None:
     profile = Profile("org/own")
     nothing = ModelConfiguration({}, None, None)
     with pytest.raises(NotApplicable, match=r"config\.json of org/own"):
-        served_fit(profile, machine(1, 80), VLLM, nothing, None, None, None, None)
+        served_fit(profile, machine(1, 80), VLLM, nothing, None, None, None, None, BARE)
 
 
 def test_what_cannot_be_told_is_not_checked_with_the_reason() -> None:
     odd = ModelConfiguration({"model_type": "odd"}, ReadFrom.FOLDER, Text("here"))
-    fit = served_fit(Profile("org/own"), machine(1, 80), VLLM, odd, None, None, None, None)
+    fit = served_fit(Profile("org/own"), machine(1, 80), VLLM, odd, None, None, None, None, BARE)
     assert fit.answer is Answer.UNKNOWN
     with pytest.raises(NotApplicable):
         RULES["kv-cache-too-small"](fit)
@@ -172,12 +177,12 @@ def test_a_gpu_without_memory_of_its_own_has_the_machines() -> None:
     gpus = Gpus((Device(0, "NVIDIA GB10", "GPU-a", "12.1", None, None),), 1)
     profile = Profile(GLM, max_model_len=32768, gpu_memory_utilization=0.8)
     with pytest.raises(NotApplicable, match="unified memory"):
-        served_fit(profile, gpus, VLLM, configuration(), None, None, None, None)
+        served_fit(profile, gpus, VLLM, configuration(), None, None, None, None, BARE)
     memory = MainMemory(int(119.6 * GIB), int(110 * GIB))
-    fit = served_fit(profile, gpus, VLLM, configuration(), None, None, None, memory)
+    fit = served_fit(profile, gpus, VLLM, configuration(), None, None, None, memory, BARE)
     assert fit.answer is Answer.FITS
     small = MainMemory(int(62 * GIB), int(60 * GIB))
-    fit = served_fit(profile, gpus, VLLM, configuration(), None, None, None, small)
+    fit = served_fit(profile, gpus, VLLM, configuration(), None, None, None, small, BARE)
     assert fit.cause is Cause.WEIGHTS
 
 
@@ -185,3 +190,29 @@ def test_a_snapshot_from_before_these_checks_has_its_gpus_counted_all_the_same()
     """Other rules go without this reckoning where what it rests on was not recorded."""
     assert ServedFit.dispensable
     assert MainMemory.dispensable
+
+
+def unlike(*names_and_gib: tuple[str, float]) -> Gpus:
+    rows = enumerate(names_and_gib)
+    made = tuple(Device(i, name, f"GPU-{i}", "8.9", int(gib * GIB)) for i, (name, gib) in rows)
+    return Gpus(made, len(made))
+
+
+def test_where_cuda_may_count_unlike_gpus_in_another_order_only_what_holds_of_all_is_told() -> None:
+    one = Profile(GLM, max_model_len=32768)
+    for gpus in (unlike(("L4", 22.5), ("A", 95)), unlike(("A", 95), ("L4", 22.5))):
+        with pytest.raises(NotApplicable, match="CUDA_DEVICE_ORDER"):
+            judged(gpus, one)
+    small, large = unlike(("L4", 22.5), ("A", 95)), unlike(("A", 95), ("L4", 22.5))
+    assert judged(small, one, CUDA_DEVICE_ORDER="PCI_BUS_ID").answer is Answer.DOES_NOT_FIT
+    assert judged(large, one, CUDA_DEVICE_ORDER="PCI_BUS_ID").answer is Answer.FITS
+    assert judged(unlike(("L4", 22.5), ("T4", 15)), one).answer is Answer.DOES_NOT_FIT
+    assert judged(unlike(("A", 95), ("B", 96)), one).answer is Answer.FITS
+    both = Profile(GLM, max_model_len=32768, tensor_parallel_size=2)
+    assert judged(large, both).answer is Answer.DOES_NOT_FIT
+
+
+def test_the_memory_of_a_mig_instance_is_not_the_whole_gpus() -> None:
+    gpus = Gpus((Device(0, "NVIDIA GPU", "GPU-0", "9.0", 80 * GIB, mig=True),), 1)
+    with pytest.raises(NotApplicable, match="MIG is on"):
+        judged(gpus)

@@ -23,7 +23,7 @@ SAY = ["report/fit_text.py"] + [
     for file in sorted((PACKAGE / "fit").rglob("*.py"))
     if (name := str(file.relative_to(PACKAGE))) not in REFUSE
 ]
-ALSO = ("cli/fit.py", "fitting.py", "profile.py", "consumers/shares.py")
+ALSO = ("cli/fit.py", "fitting.py", "probes/fit.py", "profile.py", "consumers/shares.py")
 """Files of which `fit` says some sentences."""
 
 

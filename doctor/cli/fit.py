@@ -199,10 +199,24 @@ def _config(path: str | None) -> Mapping[str, Any] | None:
     if path is None:
         return None
     values = _json_object(Path(path))
+    if values.get("quantization_config") is not None:
+        return values
     beside = Path(path).with_name("hf_quant_config.json")
-    if values.get("quantization_config") is None and beside.is_file():
+    if isinstance(inside := values.get("_hf_quant_config"), dict):
+        return {**values, "quantization_config": _whole(inside)}
+    if beside.is_file():
         return {**values, "quantization_config": _json_object(beside)}
     return values
+
+
+def _whole(copied: Mapping[str, Any]) -> dict[str, Any]:
+    """hf_quant_config.json, which ModelOpt alone writes, as collections of such files keep it in
+    config.json itself. One that has its algorithms alone does not say what is left as it is."""
+    if "producer" in copied:
+        return dict(copied)
+    said = copied.get("quantization")
+    inner = {"exclude_modules": ["*"], **(said if isinstance(said, dict) else {})}
+    return {**copied, "producer": {"name": "modelopt"}, "quantization": inner}
 
 
 def _json_object(path: Path) -> dict[str, Any]:

@@ -27,6 +27,10 @@ _DAMAGED: dict[Damage, Text] = {
 }
 
 
+class DamagedHeader(CodecError):
+    """A file of weights that no server could load, whatever else is downloaded."""
+
+
 def configuration_in(target: Target, folder: Path) -> dict[str, Any]:
     """The values of its config.json. What ModelOpt wrote into hf_quant_config.json before 0.31 is
     its `quantization_config` (get_config of vLLM). Raises CodecError with one sentence."""
@@ -98,8 +102,8 @@ def headers_in(target: Target, folder: Path) -> tuple[TensorRow, ...]:
         if header is None:
             raise CodecError("", Text("{path} cannot be read", path=folder / shard))
         if header.damage is not None:
-            why = _DAMAGED[header.damage]
-            raise CodecError("", Text("{path} {why}", path=folder / shard, why=why))
+            why = Text("{path} {why}", path=folder / shard, why=_DAMAGED[header.damage])
+            raise (CodecError if header.damage == "cut" else DamagedHeader)("", why)
         rows += header.rows
     return tuple(rows)
 

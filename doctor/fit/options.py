@@ -66,7 +66,7 @@ def memory_options(profile: Profile, values: Mapping[str, Any]) -> MemoryOptions
         longest=str(length).lower() in _AUTO_LENGTHS,
         utilization=given.amount("gpu_memory_utilization") or None if utilization else None,
         kv_cache_dtype=given.word("kv_cache_dtype") or "auto",
-        kv_cache_bytes=number_of(str(kv_bytes)) if kv_bytes is not None else None,
+        kv_cache_bytes=number_of(str(kv_bytes)) or None,  # 0 is as unsaid (gpu_worker.py)
         block_size=given.count("block_size") or None,
         eager=given.switch("enforce_eager"),
         max_num_seqs=given.count("max_num_seqs") or None,

@@ -76,6 +76,14 @@ def model_of(question: FitQuestion) -> SharedModel:
     return SharedModel(needs, question.config, options.layout, whole, finest)
 
 
+def _lacking(question: FitQuestion) -> int | None:
+    """A layer that the headers name no tensor of: they are of a part of a checkpoint."""
+    if question.tensors is None:
+        return None
+    named = {part for one in question.tensors for part in one.name.split(".") if part.isdigit()}
+    return next((n for n in range(question.config.layers or 0) if str(n) not in named), None)
+
+
 def most_utilization(question: FitQuestion) -> float | None:
     """The highest --gpu-memory-utilization that the free memory of all its GPUs allows, in
     hundredths; None where nobody looked, or nothing is free."""
@@ -175,6 +183,11 @@ class _Reckoning:
         question = self.question
         if isinstance(self.pool, NotKnown) and self._too_many_stages:
             return self.pool
+        if question.damage is not None:
+            return NotKnown(question.damage)
+        if (lacking := _lacking(question)) is not None:
+            why = Text("the checkpoint's headers have no tensors of layer {number}", number=lacking)
+            return NotKnown(why)
         capability = self.first.capability if self.first else None
         model = question.config, question.tensors
         try:
@@ -479,6 +492,12 @@ class _Reckoning:
             )
         left = functools.reduce(_smaller, self.left.values())
         low, high = _gib(max(0, left.low)), _gib(max(0, left.high))
+        if self.options.longest and kv.longest is not None and kv.longest.high:
+            return Text(
+                "vLLM takes the longest --max-model-len that fits: {low} to {high} tokens",
+                low=kv.longest.low,
+                high=kv.longest.high,
+            )
         if kv.needed is None or kv.max_model_len is None:
             return Text("{low} to {high} GiB are left for the KV cache", low=low, high=high)
         if left.exact:

@@ -42,7 +42,8 @@ class FitQuestion:
     `tensors`: of the checkpoint's headers, None where there are none; `length`: the model's own,
     which vLLM takes without --max-model-len; `gpus`: all that the server sees, in CUDA's order, of
     which each rank takes one; `available`: bytes for the KV cache on each rank as a log printed
-    them, and then nothing is estimated; `finest`: as SharedModel has
+    them, and then nothing is estimated; `damage`: why the headers cannot be read that are there, so
+    that the weights are not told; `finest`: as SharedModel has
     it, None for what is known of the release."""
 
     model: str
@@ -53,6 +54,7 @@ class FitQuestion:
     gpus: tuple[GpuMemory, ...]
     length: int | None = None
     tensors: tuple[Tensor, ...] | None = None
+    damage: Text | None = None
     available: int | None = None
     finest: int | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from doctor.codec import CodecError
-from doctor.consumers.checkpoint import headers_in
+from doctor.consumers.checkpoint import DamagedHeader, headers_in
 from doctor.engine import probe
 from doctor.frozen import dataclass
 from doctor.model import Fact, Missing, Text
@@ -20,11 +20,12 @@ from doctor.target import Target
 @dataclass(frozen=True)
 class CheckpointHeaders(Fact):
     """`rows`: of the headers of all its safetensors files; doctor.fit.headers makes tensors of
-    them."""
+    them. `damage`: why there are none, where no server could load a file."""
 
     since: ClassVar[str] = "0.7.0"
     dispensable: ClassVar[bool] = True  # config.json says much of it
-    rows: tuple[TensorRow, ...]
+    rows: tuple[TensorRow, ...] = ()
+    damage: Text | None = None
 
 
 @probe
@@ -37,5 +38,7 @@ def checkpoint_headers(
         raise Missing(Text("the model's weights are not on this machine"))
     try:
         return CheckpointHeaders(headers_in(target, folder))
-    except CodecError as damaged:
-        raise Missing(damaged.why) from None
+    except DamagedHeader as damaged:
+        return CheckpointHeaders(damage=damaged.why)
+    except CodecError as lacking:
+        raise Missing(lacking.why) from None

@@ -18,7 +18,8 @@ from doctor.numbers import number_of
 from doctor.probes.arguments import ServerArguments
 from doctor.probes.checkpoint import CheckpointHeaders
 from doctor.probes.configuration import ModelConfiguration
-from doctor.probes.driver import Device, Gpus
+from doctor.probes.driver import BUS_ORDER, DEVICE_ORDER, Device, Gpus
+from doctor.probes.environment import LaunchEnv
 from doctor.probes.memory import MainMemory
 from doctor.probes.models import ExpertBlocks
 from doctor.probes.served import Profile
@@ -58,6 +59,7 @@ def served_fit(
     blocks: ExpertBlocks | None,
     headers: CheckpointHeaders | None,
     memory: MainMemory | None,
+    env: LaunchEnv,
 ) -> ServedFit:
     """Reckoned once, for all rules of memory."""
     if profile.model is None:
@@ -78,9 +80,35 @@ def served_fit(
         gpu_memories(gpus.visible, memory),
         tensors_in(headers),
     )
+    if headers is not None and question.tensors is None:
+        question = dataclasses.replace(question, damage=damage_in(headers))
     if blocks is not None:
         question = dataclasses.replace(question, finest=blocks.finest)
-    return _summed_up(_judged(question))
+    fit = _judged(question)
+    if order_is_open(gpus, env, layout_of(profile).ranks) and any(
+        _judged(other).answer is not fit.answer for other in in_other_orders(question)
+    ):
+        raise NotApplicable(ORDER_IS_OPEN)
+    return _summed_up(fit)
+
+
+ORDER_IS_OPEN = Text(
+    "the GPUs differ, and which of them CUDA gives the server is not known without "
+    "CUDA_DEVICE_ORDER=PCI_BUS_ID"
+)
+
+
+def order_is_open(gpus: Gpus, env: LaunchEnv, ranks: int) -> bool:
+    """Whether the server's ranks may be on others of unlike GPUs than the first of the bus."""
+    unlike = len({device.name for device in gpus.visible}) > 1
+    return unlike and ranks < len(gpus.visible) and env.get(DEVICE_ORDER) != BUS_ORDER
+
+
+def in_other_orders(question: FitQuestion) -> tuple[FitQuestion, ...]:
+    """The smallest GPUs first, and the largest."""
+    rising = sorted(question.gpus, key=lambda gpu: gpu.total)
+    orders = (rising, rising[::-1])
+    return tuple(dataclasses.replace(question, gpus=tuple(order)) for order in orders)
 
 
 def tensors_in(headers: CheckpointHeaders | None) -> tuple[Tensor, ...] | None:
@@ -91,9 +119,23 @@ def tensors_in(headers: CheckpointHeaders | None) -> tuple[Tensor, ...] | None:
     from doctor.fit.sizes import NotKnown
 
     try:
-        return tensors_of(headers.rows)
+        return None if headers.damage else tensors_of(headers.rows)
     except NotKnown:
         return None
+
+
+def damage_in(headers: CheckpointHeaders) -> Text | None:
+    """Why what the headers say cannot be used; None where it can."""
+    from doctor.fit.headers import tensors_of
+    from doctor.fit.sizes import NotKnown
+
+    if headers.damage:
+        return headers.damage
+    try:
+        tensors_of(headers.rows)
+    except NotKnown as odd:
+        return odd.why
+    return None
 
 
 def _judged(question: FitQuestion) -> Fit:
@@ -122,12 +164,15 @@ def gpu_memories(
     devices: Iterable[Device], memory: MainMemory | None = None
 ) -> tuple[GpuMemory, ...]:
     """The GPUs as torch sees them. `memory`: the machine's, of which those have a part that have
-    none of their own. Raises NotApplicable where it is needed and not known."""
+    none of their own. Raises NotApplicable where it is needed and not known, and where MIG is on:
+    what NVML lists is then no instance, of which a server sees one."""
     return tuple(_memory(device, memory) for device in devices)
 
 
 def _memory(device: Device, memory: MainMemory | None) -> GpuMemory:
     kind = _capability(device.capability)
+    if device.mig:
+        raise NotApplicable(Text("MIG is on: how much memory an instance has is not asked"))
     if device.total is None:
         if memory is None:
             raise NotApplicable(Text("a GPU with unified memory does not report its size"))

@@ -11,7 +11,7 @@ from doctor.command import ServerCommand
 from doctor.command.change import changed
 from doctor.consumers.memory_options import MEMORY_OPTIONS
 from doctor.fit.sizes import GIB, Band
-from doctor.fit.verdict import Answer, Fit, GpuMemory, RankMemory
+from doctor.fit.verdict import Answer, Cause, Fit, GpuMemory, RankMemory
 from doctor.frozen import dataclass
 from doctor.model import Text
 from doctor.report.lines import Line, Style, columns, wrap
@@ -83,6 +83,11 @@ class _Page:
                     "no option makes it fit on these GPUs: take more or larger ones, or a "
                     "quantised checkpoint"
                 )
+                if self._fit.cause is Cause.FREE:
+                    no = Text(
+                        "no option makes it fit beside what others hold: stop what is no longer "
+                        "needed, or take other GPUs; `vllm-doctor diagnose` says who holds them"
+                    )
                 yield from self._paragraph(self._say(no), "  ")
             return
         yield ()
@@ -99,7 +104,7 @@ class _Page:
     # The machine.
 
     def _machine(self) -> Iterator[Line]:
-        rules = self._fit.question.release.version or "?"
+        rules = self._fit.question.release.version
         kinds = Counter((gpu.name, gpu.total) for gpu in self._fit.question.gpus)
         for (named, total), count in kinds.items():
             name = named or Text("GPU")
@@ -109,7 +114,8 @@ class _Page:
             yield from self._paragraph(self._say(said), "")
         if not kinds:
             yield from self._paragraph(self._say(Text("no GPU is named")), "")
-        yield from self._paragraph(self._say(Text("by the rules of vLLM {v}", v=rules)), "")
+        if rules:
+            yield from self._paragraph(self._say(Text("by the rules of vLLM {v}", v=rules)), "")
 
     def _bars(self) -> Iterator[Line]:
         """One for each GPU; the numbers of several that are filled alike stand below the last."""
@@ -187,6 +193,8 @@ def _cache_told(fit: Fit) -> Iterator[Text]:
     """What a token and a request take, and how many the cache has room for."""
     kv = fit.kv
     each = next((one.kv_bytes_per_token for one in fit.ranks if one.kv_bytes_per_token), None)
+    if not fit.question.gpus and fit.ranks[0].weights is not None:
+        yield Text("{size} of weights on each GPU", size=_gib(fit.ranks[0].weights, 2))
     if kv.needed is not None and kv.max_model_len is not None:
         yield Text(
             "one request of {tokens} tokens needs {size} of KV cache on each GPU",
