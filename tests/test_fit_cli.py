@@ -156,6 +156,24 @@ def test_how_a_model_is_quantised_is_read_beside_its_config(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize("producer", [{"producer": {"name": "modelopt"}}, {}])
+def test_how_a_model_is_quantised_is_read_inside_of_a_copy(
+    tmp_path: Path, producer: dict[str, Any]
+) -> None:
+    row = known_model(QWEN)
+    assert row is not None
+    config = tmp_path / "config.json"
+    said = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, **producer}
+    config.write_text(json.dumps({**row.values, "_hf_quant_config": said}), encoding="utf-8")
+    made, _ = asked("org/m", "--config", config, *H100, *NEWEST)
+    config.write_text(json.dumps(row.values), encoding="utf-8")
+    whole, _ = asked("org/m", "--config", config, *H100, *NEWEST)
+    token = "kv_bytes_per_token"
+    assert 2 * made["per_gpu"][0][token] == whole["per_gpu"][0][token]
+    weights = made["per_gpu"][0]["weights_bytes"]
+    assert weights is None or weights < whole["per_gpu"][0]["weights_bytes"]
+
+
 def test_a_model_of_a_folder_is_read_there(tmp_path: Path) -> None:
     values = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
@@ -470,3 +488,10 @@ def test_no_secret_of_the_command_is_shown(form: str) -> None:
     )
     assert said.code == 1
     assert secret not in said.out + said.err
+
+
+def test_no_bytes_for_the_kv_cache_say_nothing() -> None:
+    """`if kv_cache_memory_bytes := ...` of gpu_worker.py"""
+    zero, _ = asked(QWEN, *H100, *NEWEST, "--kv-cache-memory-bytes", "0")
+    none, _ = asked(QWEN, *H100, *NEWEST)
+    assert (zero["kv"], zero["verdict"]) == (none["kv"], none["verdict"])

@@ -195,14 +195,30 @@ _LEAST = 1 << 28  # bytes
 
 
 def _config(path: str | None) -> Mapping[str, Any] | None:
-    """With what ModelOpt wrote beside it of how the model is quantised, as vLLM reads it."""
+    """With what ModelOpt wrote beside it of how the model is quantised, as vLLM reads it; copies
+    such as NVIDIA's aiconfigurator has put it into the config.json itself."""
     if path is None:
         return None
     values = _json_object(Path(path))
+    if values.get("quantization_config") is not None:
+        return values
+    if isinstance(inside := values.get("_hf_quant_config"), dict) and inside:
+        return {**values, "quantization_config": _of_modelopt(inside)}
     beside = Path(path).with_name("hf_quant_config.json")
-    if values.get("quantization_config") is None and beside.is_file():
-        return {**values, "quantization_config": _json_object(beside)}
-    return values
+    return {**values, "quantization_config": _json_object(beside)} if beside.is_file() else values
+
+
+def _of_modelopt(inside: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where the copy has the algorithms alone, which modules are left as they are is not known."""
+    if "producer" in inside:
+        return inside
+    said = inside.get("quantization")
+    rest = said if isinstance(said, dict) else {}
+    return {
+        **inside,
+        "producer": {"name": "modelopt"},
+        "quantization": {"exclude_modules": ["..."], **rest},
+    }
 
 
 def _json_object(path: Path) -> dict[str, Any]:

@@ -20,9 +20,9 @@ class MemoryOptions:
     """As they were given; None where nothing is said, and the installed version decides.
 
     `max_model_len`: None also where vLLM is to find the longest that fits (`longest`);
-    `utilization`: of each GPU's memory, 0 to 1; `kv_cache_bytes`: of --kv-cache-memory-bytes;
-    `speculative`: the table of --speculative-config; `given`: all options by name, for what only
-    one kind of model asks.
+    `utilization`: of each GPU's memory, 0 to 1; `kv_cache_bytes`: of --kv-cache-memory-bytes, of
+    which 0 says nothing to vLLM either; `speculative`: the table of --speculative-config; `given`:
+    all options by name, for what only one kind of model asks.
     """
 
     layout: Layout = Layout()
@@ -66,7 +66,7 @@ def memory_options(profile: Profile, values: Mapping[str, Any]) -> MemoryOptions
         longest=str(length).lower() in _AUTO_LENGTHS,
         utilization=given.amount("gpu_memory_utilization") or None if utilization else None,
         kv_cache_dtype=given.word("kv_cache_dtype") or "auto",
-        kv_cache_bytes=number_of(str(kv_bytes)) if kv_bytes is not None else None,
+        kv_cache_bytes=(number_of(str(kv_bytes)) or None) if kv_bytes is not None else None,
         block_size=given.count("block_size") or None,
         eager=given.switch("enforce_eager"),
         max_num_seqs=given.count("max_num_seqs") or None,
