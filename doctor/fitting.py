@@ -83,6 +83,7 @@ class _Fitting:
         self._request = request
         self._instead = instead
         self._notes: list[Text] = []
+        self._no_gpu: Text | None = None
         self._release = instead.release
         if instead.release is None and (tagged := _tagged(request)):
             self._release = tagged
@@ -98,6 +99,8 @@ class _Fitting:
         from doctor.fit.judge import judge_fit
 
         made = judge_fit(question)
+        if self._no_gpu and made.answer is not Answer.DOES_NOT_FIT:
+            made = dataclasses.replace(made, answer=Answer.UNKNOWN, why=self._no_gpu, flags=())
         return dataclasses.replace(made, sources=(*made.sources, *self._notes))
 
     def _facts(self) -> Facts:
@@ -162,23 +165,21 @@ class _Fitting:
             return None
 
     def _gpus(self, facts: Facts, options: MemoryOptions) -> tuple[GpuMemory, ...]:
-        """Raises Missing where none is named, none is here, and it is not said what is
-        available."""
+        """None where nobody names one and none is here: what a model needs is told all the same."""
         count, ranks = self._instead.count, options.layout.ranks
         if self._instead.gpu is not None:
             return (self._instead.gpu,) * (count or ranks)
+        why = Text("no GPU is visible here: name one with --gpu or --gpu-memory")
         try:
             here = _here(facts)
         except Missing as missing:
-            if self._instead.available is not None:
-                return ()
-            said = Text(
+            here = ()
+            why = Text(
                 "no GPU can be asked here ({why}): name one with --gpu or --gpu-memory",
                 why=missing.reason,
             )
-            raise Missing(said) from None
         if not here and self._instead.available is None:
-            raise Missing(Text("no GPU is visible here: name one with --gpu or --gpu-memory"))
+            self._no_gpu = why
         return here[:1] * count if here and count else here
 
     def _no_model(self, facts: Facts, question: FitQuestion) -> Fit:

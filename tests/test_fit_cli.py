@@ -495,3 +495,15 @@ def test_no_bytes_for_the_kv_cache_say_nothing() -> None:
     zero, _ = asked(QWEN, *H100, *NEWEST, "--kv-cache-memory-bytes", "0")
     none, _ = asked(QWEN, *H100, *NEWEST)
     assert (zero["kv"], zero["verdict"]) == (none["kv"], none["verdict"])
+
+
+def test_without_a_gpu_what_a_model_needs_is_told() -> None:
+    made, code = asked(QWEN, *NEWEST, "--max-model-len", "4096")
+    named, _ = asked(QWEN, *H100, *NEWEST, "--max-model-len", "4096")
+    assert (code, made["verdict"], made["flags"]) == (3, "unknown", [])
+    assert "--gpu" in made["why"]
+    for key in ("needed_bytes", "block_size", "max_model_len"):
+        assert made["kv"][key] == named["kv"][key] > 0
+    assert made["kv"]["tokens"] == dict.fromkeys(("low", "likely", "high"))
+    for key in ("weights_bytes", "kv_bytes_per_token"):
+        assert made["per_gpu"][0][key] == named["per_gpu"][0][key] > 0
