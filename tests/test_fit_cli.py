@@ -168,8 +168,8 @@ def test_how_a_model_is_quantised_is_read_inside_of_a_copy(
     made, _ = asked("org/m", "--config", config, *H100, *NEWEST)
     config.write_text(json.dumps(row.values), encoding="utf-8")
     whole, _ = asked("org/m", "--config", config, *H100, *NEWEST)
-    token = "kv_bytes_per_token"
-    assert 2 * made["per_gpu"][0][token] == whole["per_gpu"][0][token]
+    bytes_each = "kv_bytes_per_token"
+    assert 2 * made["per_gpu"][0][bytes_each] == whole["per_gpu"][0][bytes_each]
     weights = made["per_gpu"][0]["weights_bytes"]
     assert weights is None or weights < whole["per_gpu"][0]["weights_bytes"]
 
