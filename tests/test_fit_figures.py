@@ -13,7 +13,7 @@ from doctor.fit.layers import kv_layers
 from doctor.fit.options import memory_options
 from doctor.fit.pool import Pool, pool
 from doctor.fit.releases import release
-from doctor.fit.sizes import GIB
+from doctor.fit.sizes import GIB, NotKnown
 from doctor.fit.verdict import GpuMemory
 from doctor.fit.weights import weights_on
 from doctor.profile import Profile
@@ -282,3 +282,21 @@ def test_lengths_that_refusals_estimated(
     assert of.needed(length) / GIB == pytest.approx(needed, abs=0.0051), source
     low, high = (of.longest(round((gib + odd) * GIB), length) for odd in (-0.005, 0.005))
     assert low <= longest <= high, source
+
+
+@pytest.mark.parametrize(
+    ("architecture", "token"),
+    [("Mistral3ForConditionalGeneration", 163840), ("MistralForCausalLM", None)],
+)
+def test_windows_of_mistral_that_nobody_tells(architecture: str, token: int | None) -> None:
+    """Of Small 3.2 there is none; its class alone would have one of 4,096 tokens."""
+    values = {"architectures": [architecture], "model_type": "mistral", "num_hidden_layers": 40}
+    values |= {"hidden_size": 5120, "num_attention_heads": 32, "num_key_value_heads": 8}
+    values |= {"head_dim": 128, "dtype": "bfloat16", "vocab_size": 131072}
+    config, rules, options = ConfigJson(values), release("0.33.0"), memory_options(Profile(), {})
+    if token is None:
+        with pytest.raises(NotKnown):
+            kv_layers(config, options, rules, 90)
+    else:
+        layers = kv_layers(config, options, rules, 90)
+        assert sum(one.token_bytes for one in layers) == token
