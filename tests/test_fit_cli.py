@@ -576,3 +576,10 @@ def test_headers_that_lack_layers_are_no_small_model(tmp_path: Path) -> None:
     made, code = asked(tmp_path, "--gpu", "b200", *NEWEST)
     assert (code, made["verdict"]) == (3, "unknown")
     assert made["why"] == "the checkpoint's headers have no tensors of layer 1"
+
+
+def test_no_bytes_for_the_kv_cache_say_nothing() -> None:
+    """`if kv_cache_memory_bytes := ...` of gpu_worker.py"""
+    zero, _ = asked(QWEN, *H100, *NEWEST, "--kv-cache-memory-bytes", "0")
+    none, _ = asked(QWEN, *H100, *NEWEST)
+    assert (zero["kv"], zero["verdict"]) == (none["kv"], none["verdict"])

@@ -195,7 +195,8 @@ _LEAST = 1 << 28  # bytes
 
 
 def _config(path: str | None) -> Mapping[str, Any] | None:
-    """With what ModelOpt wrote beside it of how the model is quantised, as vLLM reads it."""
+    """With what ModelOpt wrote beside it of how the model is quantised, as vLLM reads it; copies
+    such as NVIDIA's aiconfigurator has put it into the config.json itself."""
     if path is None:
         return None
     values = _json_object(Path(path))

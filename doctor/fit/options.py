@@ -20,9 +20,9 @@ class MemoryOptions:
     """As they were given; None where nothing is said, and the installed version decides.
 
     `max_model_len`: None also where vLLM is to find the longest that fits (`longest`);
-    `utilization`: of each GPU's memory, 0 to 1; `kv_cache_bytes`: of --kv-cache-memory-bytes;
-    `speculative`: the table of --speculative-config; `given`: all options by name, for what only
-    one kind of model asks.
+    `utilization`: of each GPU's memory, 0 to 1; `kv_cache_bytes`: of --kv-cache-memory-bytes, of
+    which 0 says nothing to vLLM either; `speculative`: the table of --speculative-config; `given`:
+    all options by name, for what only one kind of model asks.
     """
 
     layout: Layout = Layout()
