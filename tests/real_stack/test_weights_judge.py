@@ -92,10 +92,10 @@ class WeightsCell:
 _NEWEST = ("0.33.0",)  # whose transformers knows them, in the lab
 CELLS = (
     WeightsCell("Qwen/Qwen3-0.6B", published=True),
-    WeightsCell("Qwen/Qwen2.5-7B-Instruct", "-tp 4", published=True),
+    WeightsCell("Qwen/Qwen2.5-7B-Instruct", "-tp 4"),
     WeightsCell("meta-llama/Llama-3.1-8B-Instruct", "-tp 2 --dtype float16"),
     WeightsCell("01-ai/Yi-34B", "-tp 2"),
-    WeightsCell("mistralai/Mixtral-8x7B-v0.1", "-tp 2", published=True),
+    WeightsCell("mistralai/Mixtral-8x7B-v0.1", "-tp 2"),
     WeightsCell("Qwen/Qwen3-30B-A3B", "-tp 8", published=True),
     WeightsCell("zai-org/GLM-4.5-Air", "-tp 2"),
     WeightsCell("zai-org/GLM-4.7-Flash", "-tp 1", versions=_NEWEST),
