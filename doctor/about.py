@@ -7,7 +7,7 @@ import re
 from doctor.shipped import rules_folder
 
 NAME = "vllm-doctor"
-VERSION = "0.6.0"
+VERSION = "0.7.0"
 
 
 def count_rules() -> int:

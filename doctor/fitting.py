@@ -248,20 +248,8 @@ def _here(facts: Facts) -> tuple[GpuMemory, ...]:
     """The GPUs of this machine; one that has no memory of its own has the machine's. Raises
     Missing."""
     devices = facts.get(Gpus).visible
-    if not any(device.total is None for device in devices):
-        return gpu_memories(devices)
-    main = facts.get(MainMemory)
-    alone = [
-        dataclasses.replace(device, total=main.total, free=main.available)
-        if device.total is None
-        else device
-        for device in devices
-    ]
-    made = zip(devices, gpu_memories(alone), strict=True)
-    return tuple(
-        dataclasses.replace(gpu, total=main.total, unified=True) if device.total is None else gpu
-        for device, gpu in made
-    )
+    unified = any(device.total is None for device in devices)
+    return gpu_memories(devices, facts.get(MainMemory) if unified else None)
 
 
 def _configuration(facts: Facts) -> ModelConfiguration:

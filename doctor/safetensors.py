@@ -19,6 +19,7 @@ _MOST = 32 << 20  # bytes; that of 170,000 tensors, in one of the files of a mod
 _MOST_LISTS = 1 << 19  # three for each tensor
 _MOST_DIMENSIONS = 8
 _LONGEST_NAME = 512
+_MOST_NUMBERS = 16  # in a name; each takes a turn over all names to be put into ranges
 _LARGEST = 1 << 48
 _NUMBER = re.compile(r"(?<![^.])(\d{1,6})(?![^.])")
 RANGE = re.compile(r"(?<![^.])(\d{1,6})-(\d{1,6})(?![^.])")
@@ -139,6 +140,8 @@ def _grouped(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> Iterator[Te
     alike: dict[tuple[str, str, tuple[int, ...]], list[tuple[int, ...]]] = {}
     for name, dtype, shape in tensors:
         parts = _NUMBER.split(name)
+        if len(parts) > 2 * _MOST_NUMBERS:
+            raise _Damaged("tensors")
         numbers = tuple(map(int, parts[1::2]))
         alike.setdefault(("#".join(parts[::2]), dtype, shape), []).append(numbers)
     for (name, dtype, shape), found in alike.items():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers.model_config import ConfigJson
 from doctor.consumers.options import GivenOptions
 from doctor.consumers.shares import SharedModel, context_groups, layout_of, shared_model
+from doctor.fit.sizes import GIB
 from doctor.fit.verdict import Cause
 from doctor.fixes import Command, Doctor, SetVariable, UnsetVariable
 from doctor.probes.driver import BUS_ORDER, DEVICE_ORDER, Gpus
@@ -17,50 +17,24 @@ from doctor.probes.fit import ServedFit
 from doctor.probes.models import ExpertBlocks, ServedModel
 from doctor.probes.served import Profile
 
-_GIB = 1 << 30
-# What a rank needs beside weights and KV cache: activations of the profile run, CUDA graphs and
-# the context. 1 to 3 GiB were seen; the least is taken, so that a warning is never a false one.
-_BESIDE_GIB = 1.0
 
-
-@dataclass(frozen=True)
-class _Fit:
-    """What each of so many ranks has to hold, and may use, of the smallest GPU; GiB."""
-
-    weights: float
-    cache: float
-    budget: float
-    name: str
-    total: float
-
-    @property
-    def roomy(self) -> bool:
-        return self.weights + self.cache + _BESIDE_GIB <= self.budget
-
-
-def _fit(profile: Profile, gpus: Gpus, ranks: int, share: int | None = None) -> _Fit | None:
-    """How the GPUs of so many tensor parallel ranks fit the model, which each then holds one of
-    `share` parts of (as many as there are ranks), and of that one pipeline stage; None where the
-    size of the weights or of a GPU is not known. What is not known well is taken for small."""
-    layout, needs = layout_of(profile), profile.needs
-    used = gpus.visible[: ranks * layout.beside]
-    sizes = [(d.total, d.name) for d in used if d.total is not None]
-    if needs.weights_gib is None or not sizes or len(sizes) < len(used):
-        return None
-    total, name = min(sizes)
+def _roomy(profile: Profile, gpus: Gpus, ranks: int, share: int | None = None) -> bool:
+    """Whether the smallest GPU of so many tensor parallel ranks has room for what the profile says
+    of the model, where nothing better is known: one of `share` parts of the weights (as many as
+    there are ranks), and one request. What is not known is taken for small."""
+    layout, needs, given = layout_of(profile), profile.needs, GivenOptions(profile.options)
+    totals = [device.total for device in gpus.visible[: ranks * layout.beside]]
+    known = [total for total in totals if total is not None]
+    if needs.weights_gib is None or not known or len(known) < len(totals):
+        return True
     parts = (share or ranks) * layout.pipeline
     if needs.moe_intermediate_size:
         parts *= layout.data * layout.context  # experts are cut by these as well
-    given = GivenOptions(profile.options)
+    weights = needs.weights_gib / parts - given.amount("cpu_offload_gb")
     eight_bits = (given.word("kv_cache_dtype") or "").startswith("fp8")
     token = (needs.kv_bytes_per_token or 0) / layout.pipeline / (2 if eight_bits else 1)
-    return _Fit(
-        weights=needs.weights_gib / parts - given.amount("cpu_offload_gb"),
-        cache=(profile.max_model_len or 0) * token / _GIB,
-        budget=total * profile.gpu_memory_utilization / _GIB,
-        name=name,
-        total=total / _GIB,
-    )
+    cache = (profile.max_model_len or 0) * token / GIB
+    return weights + cache <= min(known) * profile.gpu_memory_utilization / GIB
 
 
 def _other_size(
@@ -76,7 +50,7 @@ def _other_size(
     there = asked if gpus is None else len(gpus.visible) // (model.layout.beside or 1)
     sizes = [n for n in model.sizes(there) if n != asked]
     if gpus is not None:
-        sizes = [n for n in sizes if (fit := _fit(profile, gpus, n)) is None or fit.roomy]
+        sizes = [n for n in sizes if _roomy(profile, gpus, n)]
     if sizes:
         near = min(sizes, key=lambda n: (n > asked, abs(n - asked)))
         line = Doctor("diagnose", ("--set", f"tensor_parallel_size={near}"))
@@ -110,8 +84,7 @@ def _in_words(profile: Profile, model: SharedModel, gpus: Gpus) -> Text:
         return Text("use more or larger GPUs, or a quantised checkpoint")
     there, beside = len(gpus.visible), model.layout.beside
     for more in model.sizes(profile.needs.attention_heads):
-        fit = _fit(profile, gpus, there, share=more)
-        if more * beside > there and (fit is None or fit.roomy):
+        if more * beside > there and _roomy(profile, gpus, there, share=more):
             return Text(
                 "use {more} GPUs of this size, larger GPUs, or a quantised checkpoint",
                 more=more * beside,

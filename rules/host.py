@@ -10,6 +10,7 @@ from packaging.version import Version
 from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers.options import GivenOptions
 from doctor.consumers.shares import layout_of
+from doctor.fit.sizes import GIB
 from doctor.fixes import Command, CudaHome, PipInstall, PrependPath, SetVariable, UnsetVariable
 from doctor.fixes.recipes import prove_it, use_wheels, without_compiler
 from doctor.model import Step
@@ -351,7 +352,6 @@ def glibc_headers_vs_cuda(
 
 
 SINPI_GLIBC = Version("2.41")
-_GIB = 1 << 30
 
 
 @rule("host-oom-killed", Severity.ERROR, Stage.GPUS)
@@ -413,8 +413,8 @@ def _too_little_memory(needed: float, memory: MainMemory) -> Iterator[Finding]:
     if group:
         rows.append((group.limit, group.free, Text("the control group {path}", path=group.path)))
     most, free, where = min(rows, key=lambda row: row[1])
-    error = any(needed * _GIB > limit + memory.swap for limit, _, _ in rows)
-    if not error and needed * _GIB <= free:
+    error = any(needed * GIB > limit + memory.swap for limit, _, _ in rows)
+    if not error and needed * GIB <= free:
         return
     yield Finding(
         Text(
@@ -422,8 +422,8 @@ def _too_little_memory(needed: float, memory: MainMemory) -> Iterator[Finding]:
             "{where} has {free} of {most} GiB available",
             needed=f"{needed:.1f}",
             where=where,
-            free=f"{free / _GIB:.1f}",
-            most=f"{most / _GIB:.1f}",
+            free=f"{free / GIB:.1f}",
+            most=f"{most / GIB:.1f}",
         ),
         (),
         (Fix(Text("raise the limit, or keep less in main memory"), (), Needs.PERSON),),

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers.shares import layout_of
+from doctor.fit.sizes import GIB
 from doctor.fixes import Command, Doctor, EndProcess, SetVariable
 from doctor.probes.driver import BUS_ORDER, DEVICE_ORDER, ComputeMode, Device, Gpus
 from doctor.probes.environment import LaunchEnv
@@ -16,7 +17,6 @@ from doctor.probes.memory import MainMemory
 from doctor.probes.processes import GpuHolders, Holder, LivingServer, ours_among
 from doctor.probes.served import Profile
 
-_GIB = 1 << 30
 # What the server's own context, cuBLAS and NCCL took of the free memory before vLLM looked at it:
 # on H100, 0.61 GiB with one rank, 1.54 with two.
 _CONTEXT_GIB = 0.6
@@ -51,7 +51,7 @@ class _Budget:
     def without(self, holders: Iterable[Holder]) -> float:
         """What would be free if these ended; all of it, where nobody knows what they hold."""
         held = [one.held for one in holders if one in self.holders]
-        return self.free + sum(self.total if h is None else h / _GIB for h in held)
+        return self.free + sum(self.total if h is None else h / GIB for h in held)
 
 
 @rule("gpu-memory-below-utilization", Severity.ERROR, Stage.GPUS)
@@ -128,16 +128,16 @@ def _budget(
     elif device.reserved:
         reserved = device.reserved
     else:
-        reserved = int(min(_RESERVED_GIB * _GIB, _RESERVED_PART * total))
+        reserved = int(min(_RESERVED_GIB * GIB, _RESERVED_PART * total))
     shown = total - reserved
     if shown <= 0:
         return None
     several = layout_of(profile).ranks > 1
     return _Budget(
         device,
-        shown / _GIB,
-        free / _GIB,
-        math.ceil(shown * profile.gpu_memory_utilization) / _GIB,
+        shown / GIB,
+        free / GIB,
+        math.ceil(shown * profile.gpu_memory_utilization) / GIB,
         _NCCL_GIB if several else _CONTEXT_GIB,
         holders.on(device.index),
     )
@@ -201,7 +201,7 @@ def described(one: Holder) -> Text:
     held = (
         Text("an unknown amount")
         if one.held is None
-        else Text("{n} GiB", n=f"{one.held / _GIB:.1f}")
+        else Text("{n} GiB", n=f"{one.held / GIB:.1f}")
     )
     if not one.seen:
         return Text(
@@ -326,7 +326,7 @@ def orphan_engine_holds_gpu(gpus: Gpus, holders: GpuHolders) -> Iterator[Finding
                 "{title} (pid {pid}) holds {held} GiB of GPU memory, and its server is gone",
                 title=orphan.title,
                 pid=orphan.pid,
-                held=f"{sum(row.held or 0 for row in rows) / _GIB:.1f}",
+                held=f"{sum(row.held or 0 for row in rows) / GIB:.1f}",
             ),
             tuple(described(row) for row in rows[:_HOLDERS_SHOWN]),
             (Fix(Text("end it (cannot be undone)"), (step,), needs),),

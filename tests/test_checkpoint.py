@@ -122,6 +122,18 @@ def test_a_million_tensors_are_too_many(tmp_path: Path) -> None:
     assert time.process_time() - began < 5
 
 
+def test_names_that_are_made_to_take_long_do_not(tmp_path: Path) -> None:
+    """Experts of which every second one is there, and names of numbers."""
+    rows = [TensorRow(f"layers.0.experts.{2 * n}.up_proj", "U8", (0,)) for n in range(100_000)]
+    began = time.process_time()
+    assert len(tensors_of(rows)) == len(rows)
+    nothing = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    numbers = {f"{n}{'.1' * 200}": nothing for n in range(20_000)}
+    write_file(tmp_path / "model.safetensors", numbers)
+    assert damage(tmp_path / "model.safetensors") == "tensors"
+    assert time.process_time() - began < 10
+
+
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.safetensors")
     with pytest.raises(CodecError, match="cannot be read"):

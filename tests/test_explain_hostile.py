@@ -80,7 +80,7 @@ def test_the_work_for_a_hostile_log_is_bounded(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REPETITIONS)
-@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("place", [0.0, 0.35, 0.5, 1.0])
 def test_a_real_cause_is_found_wherever_it_stands_among_repetitions(
     kind: str, place: float
 ) -> None:

@@ -204,11 +204,16 @@ def test_states_that_are_kept_for_every_block_are_not_known() -> None:
         pooled(QWEN3_NEXT, "0.22.0", model="nemotron_h", given=asked)
 
 
-def test_chunked_attention_keeps_every_token_by_default() -> None:
-    layers = mixed(KvLayer(0, Keeps.CHUNKED, 4096, window=8192), full(4096), 48, 4)
-    assert len(pooled(layers).groups) == 1
-    kept = {"disable_hybrid_kv_cache_manager": False}
-    assert len(pooled(layers, given=kept).groups) == 4
+LLAMA_4 = mixed(KvLayer(0, Keeps.CHUNKED, 4096, window=8192), full(4096), 48, 4)
+
+
+def test_chunked_attention_keeps_every_token_where_it_must() -> None:
+    assert len(pooled(LLAMA_4, "0.22.0").groups) == 4
+    assert len(pooled(LLAMA_4, "0.11.0").groups) == 1
+    drafts = {"method": "eagle3", "num_speculative_tokens": 2}
+    assert len(pooled(LLAMA_4, speculative=drafts).groups) == 1
+    whole = {"disable_hybrid_kv_cache_manager": True}
+    assert len(pooled(LLAMA_4, given=whole).groups) == 1
 
 
 def test_the_tightest_stage_decides() -> None:
@@ -306,11 +311,9 @@ def settled_as(
 
 
 def test_what_is_said_is_taken() -> None:
-    made = settled_as(
-        max_num_seqs=4, max_num_batched_tokens=512, utilization=0.5, block_size=32, eager=True
-    )
+    made = settled_as(max_num_seqs=4, max_num_batched_tokens=512, utilization=0.5, block_size=32)
     assert (made.max_num_seqs, made.max_num_batched_tokens) == (4, 512)
-    assert (made.utilization, made.block_size, made.graphs) == (0.5, 32, False)
+    assert (made.utilization, made.block_size) == (0.5, 32)
 
 
 def test_short_models_batch_less() -> None:
@@ -355,6 +358,7 @@ MLA = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
         (H100, "0.22.0", {"quantization_config": FP8_CACHE}, 64),
         (None, "0.22.0", {}, None),
         (H100, "0.33.0", {"model_type": "minimax_m3"}, 128),
+        (H100, "0.33.0", {"model_type": "minimax_m3_vl", "text_config": {"n": 1}}, 128),
     ],
 )
 def test_the_block_of_latent_attention(

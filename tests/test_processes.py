@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 
 from doctor.fixes import EndProcess
-from doctor.fixes.processes import ProcessesEnded
+from doctor.fixes.processes import ProcessesEnded, _not_ended
 from doctor.probes import processes
 from doctor.probes.driver import ProcessOnGpu
 from doctor.probes.processes import Holder, ProcessTable
@@ -315,6 +317,49 @@ class TestEnding:
             made.kill_server()
             ProcessesEnded().carry_out(self.effect(made.engine))
             assert not alive(made.engine)
+
+    def test_as_many_descriptors_as_there_are(
+        self, reaper: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+        opened = os.pidfd_open
+
+        def far(pid: int) -> int:
+            near = opened(pid)
+            made = fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 2000)
+            os.close(near)
+            return made
+
+        monkeypatch.setattr(os, "pidfd_open", far)
+        monkeypatch.setattr("doctor.fixes.processes._PATIENCE", 1.0)
+        try:
+            with started(reaper, code=STUBBORN) as made:
+                made.kill_server()
+                ProcessesEnded().carry_out(self.effect(made.engine))
+                assert not alive(made.worker)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def test_one_whose_threads_outlive_the_first_has_not_ended(self) -> None:
+        code = (
+            "import ctypes, threading, time\n"
+            "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+            "ctypes.CDLL(None).pthread_exit(None)"
+        )
+        child = subprocess.Popen([BASE_PYTHON, "-c", code])
+        descriptor = os.pidfd_open(child.pid)
+        try:
+            wait_for(lambda: (one := ProcessTable(Live({})).seen(child.pid)) and one.state == "Z")
+            one = ProcessTable(Live({})).seen(child.pid)
+            assert one is not None
+            assert _not_ended([(one, descriptor)], 0) == [(one, descriptor)]
+            child.kill()
+            assert _not_ended([(one, descriptor)], 60) == []
+        finally:
+            os.close(descriptor)
+            child.kill()
+            child.wait()
 
     def test_another_process_that_has_got_the_number_is_left_alone(self, reaper: Path) -> None:
         with started(reaper) as made:

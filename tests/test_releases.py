@@ -11,6 +11,7 @@ from doctor.fit.releases import NEWEST, Release, release
 # The question, the first release that has the change, and one before it that was read.
 CHANGES = [
     ("groups_layers", "0.19.0", "0.18.1"),
+    ("chunks_beside_others", "0.19.0", "0.18.1"),
     ("unifies_pages", "0.19.0", "0.18.1"),
     ("estimates_graphs", "0.20.0", "0.19.0"),
     ("tokens_of_requests", "0.20.2", "0.20.1"),

@@ -41,7 +41,7 @@ def test_they_are_what_vllm_printed(model: str) -> None:
     """`Model loading took ... GiB` at one rank."""
     size, printed = gib(model), REAL[model]["printed_gib"]
     assert size is not None
-    assert size <= printed * 1.002
+    assert size <= printed * 1.003
     assert size >= printed * 0.997
 
 

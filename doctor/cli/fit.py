@@ -232,7 +232,6 @@ def _print(made: Fit, command: ServerCommand | None) -> None:
     from doctor.report.fit_text import fit_lines
     from doctor.report.lines import Style
     from doctor.report.translation import translation
-    from doctor.target import Live
 
     style = Style(width=min(text_width(), 80), stand_ins=missing_signs(sys.stdout.encoding))
     print_lines(fit_lines(made, command, style, translation(Live().env)))

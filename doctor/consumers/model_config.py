@@ -443,9 +443,8 @@ def overridden(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     return made
 
 
-def needs_of(configuration: Configuration, ranks: int = 1) -> ModelNeeds:
-    """What the model asks of the software and of each of so many GPUs that share it, as far as its
-    configuration says."""
+def needs_of(configuration: Configuration) -> ModelNeeds:
+    """What the model asks of the software and of GPUs, as far as its configuration says."""
     config = ConfigJson(configuration.values)
     weights = configuration.weights
     return ModelNeeds(
@@ -456,50 +455,7 @@ def needs_of(configuration: Configuration, ranks: int = 1) -> ModelNeeds:
         intermediate_size=_at_most(config.dense_size, 1 << 24),
         moe_intermediate_size=_at_most(config.expert_size, 1 << 24),
         weights_gib=weights / (1 << 30) if weights and 1 << 21 <= weights < 1 << 50 else None,
-        kv_bytes_per_token=_at_most(kv_bytes_per_token(config, ranks), 1 << 30),
     )
-
-
-def kv_bytes_per_token(config: ConfigJson, ranks: int = 1) -> int | None:
-    """Bytes that each of so many ranks keeps of each token, in the type of the weights; None where
-    not all layers keep the same of all tokens, or that is not known."""
-    layers, size = config.layers, config.head_size
-    width = {"bfloat16": 2, "float16": 2, "float32": 4}.get(config.dtype or "")
-    if layers is None or size is None or width is None or not _alike(config):
-        return None
-    if config.mla:
-        return layers * size * width
-    heads = config.key_value_heads
-    return None if heads is None else layers * max(1, heads // ranks) * 2 * size * width
-
-
-# What a model says of whose layers some keep another part of the context, or none, or more.
-_UNLIKE = [
-    "attn_type_list",
-    "attention_chunk_size",
-    "block_configs",
-    "compress_ratios",
-    "full_attention_interval",
-    "hybrid_layer_pattern",
-    "hybrid_override_pattern",
-    "index_topk",
-    "layers_block_type",
-    "linear_attn_config",
-    "mamba_num_heads",
-    "sparse_attention_config",
-    "ssm_state_size",
-    "ssm_cfg",
-    "state_size",
-    "swa_num_attention_heads",
-]
-
-
-def _alike(config: ConfigJson) -> bool:
-    quantized = config.quantization is not None  # it may say the type of the cache
-    other = any(config.text.get(name) is not None for name in _UNLIKE)
-    kinds = config.text.get("layer_types")
-    full = kinds is None or (isinstance(kinds, list) and all(k == "full_attention" for k in kinds))
-    return full and not (quantized or other or config.sliding_window or config.pooling)
 
 
 def _text_of(values: Mapping[str, Any], deep: int = 0) -> Mapping[str, Any]:

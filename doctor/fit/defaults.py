@@ -78,7 +78,7 @@ class Settled:
     `utilization`: of each GPU's memory; `prefix_caching`: as it was said, None where the kind of
     the model decides, `hybrid_prefix_caching` for a hybrid; `concurrent_batches`: that the engine
     has scheduled at once; `block_size`: tokens, before a hybrid's is aligned, None where it depends
-    on a GPU that is not known; `graphs`: whether CUDA graphs are captured; `encoder_tokens`: of an
+    on a GPU that is not known; `encoder_tokens`: of an
     encoder whose output each request keeps, None where it is not known; `prefill_context`: ranks
     of prefill context parallelism; `retained_tokens`: that a window keeps beyond itself;
     `state_mode`: which states of recurrent layers are kept for prefixes, "align" or "all";
@@ -93,7 +93,6 @@ class Settled:
     hybrid_prefix_caching: bool
     concurrent_batches: int
     block_size: int | None
-    graphs: bool
     encoder_tokens: int | None = None
     prefill_context: int = 1
     retained_tokens: int = 0
@@ -115,7 +114,6 @@ def settled(
         hybrid_prefix_caching=release.hybrid_prefix_caching,
         concurrent_batches=_concurrent_batches(config, options, release),
         block_size=options.block_size or _block_size(config, options, release, gpu),
-        graphs=not options.eager,
         encoder_tokens=config.count("max_source_positions"),
         prefill_context=options.layout.context,
         retained_tokens=_retained_tokens(config, options, release),
@@ -224,8 +222,9 @@ def _block_size(
     asked = GivenOptions(options.given).word("attention_backend")
     if (of_backend := _BLOCKS_OF.get((asked or "").upper())) is not None:
         return of_backend
-    if config.text_model_type in _SPARSE_BLOCKS:
-        return _SPARSE_BLOCKS[config.text_model_type]
+    for kind in (config.text_model_type, config.model_type):
+        if kind in _SPARSE_BLOCKS:
+            return _SPARSE_BLOCKS[kind]
     wide = config.head_size == _WIDE_HEAD and release.wide_fp8_blocks
     if config.mla and config.count("index_topk"):  # whose indexer takes nothing else
         return 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import re
@@ -23,11 +24,12 @@ def tensors_of(rows: Iterable[TensorRow]) -> tuple[Tensor, ...]:
     are, as far as they are alike. Raises NotKnown where two have one name, or there are too many.
     """
     made: list[Tensor] = []
-    seen: dict[str, list[range]] = {}
+    seen: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
-        if not all(0 <= size <= _LARGEST for size in row.shape):
-            raise NotKnown(Text("the headers give {name} no shape", name=row.name))
         name, experts = _without_experts(row.name)
+        none = experts is not None and not experts
+        if none or not all(0 <= size <= _LARGEST for size in row.shape):
+            raise NotKnown(Text("the headers give {name} no shape", name=row.name))
         shape = row.shape if experts is None else (len(experts), *row.shape)
         for full in _spelled(name, _MOST - len(made)):
             _must_be_new(seen.setdefault(full, []), experts or range(1), full)
@@ -54,7 +56,11 @@ def _spelled(name: str, most: int) -> Iterator[str]:
         yield "".join(itertools.chain(*pairs))
 
 
-def _must_be_new(known: list[range], numbers: range, name: str) -> None:
-    if any(numbers.start < one.stop and one.start < numbers.stop for one in known):
+def _must_be_new(known: list[tuple[int, int]], numbers: range, name: str) -> None:
+    """`known`: the ends of those that were seen, in order; a hostile header has 100,000 of them."""
+    ends = numbers.start, numbers.stop
+    at = bisect.bisect(known, ends)
+    before, after = known[at - 1 : at] if at else [], known[at : at + 1]
+    if any(start < ends[1] and ends[0] < stop for start, stop in (*before, *after)):
         raise NotKnown(Text("the checkpoint's headers name {name} twice", name=name))
-    known.append(numbers)
+    known.insert(at, ends)

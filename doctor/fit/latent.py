@@ -97,7 +97,7 @@ def _sparse_bytes(asked: AskedModel, kept: CacheType, size: int) -> int:
 def indexed(asked: AskedModel, number: int) -> bool:
     """Whether a layer of the decoder has an indexer: to 0.23 every one, since then those that do
     not take over what another one chose (deepseek_v2.py)."""
-    if not asked.release.since("0.24"):
+    if not asked.release.skips_indexers:
         return True
     pattern = asked.said("index_topk_pattern")
     if pattern is not None:

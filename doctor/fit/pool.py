@@ -25,6 +25,7 @@ from doctor.model import Text
 
 _WHOLE = (Keeps.FULL, Keeps.MLA)  # of every token
 _WINDOWS = (Keeps.SLIDING, Keeps.SLIDING_MLA, Keeps.CHUNKED)
+_LIKE_EAGLE = ("eagle", "mtp", "dflash", "dspark")  # use_eagle
 _MLA_ALIGNMENT = 128  # tokens of a hybrid's blocks, for the kernels of MLA
 _NOT_MUCH_MORE = 1.5  # layers of the largest kind by those of the smallest
 
@@ -199,7 +200,7 @@ def pool(
     kept = tuple(layer for layer in layers if layer.keeps is not Keeps.NOTHING)
     request = _request(kept, options, release, settled)
     paged = _paged(kept, release, settled)
-    if not _is_uniform(paged) and _hybrid_manager_is_off(kept, options):
+    if not _is_uniform(paged) and _hybrid_manager_is_off(kept, options, release):
         paged = _promoted(paged, release)
     groups = _groups(paged, release)
     if len(groups) > 1 and request.ranks > 1:
@@ -319,14 +320,19 @@ def _hybrid_block(layers: Sequence[KvLayer], size: int, release: Release, settle
     return max(size, step * math.ceil(state / (step * main.token_bytes)))
 
 
-def _hybrid_manager_is_off(layers: Sequence[KvLayer], options: MemoryOptions) -> bool:
-    """Of itself with chunked attention."""
+def _hybrid_manager_is_off(
+    layers: Sequence[KvLayer], options: MemoryOptions, release: Release
+) -> bool:
+    """disable_hybrid_kv_cache_manager: of itself with chunked attention and a drafter."""
     given = GivenOptions(options.given)
     if given.says("disable_hybrid_kv_cache_manager"):
         return given.switch("disable_hybrid_kv_cache_manager")
     if given.says("kv_transfer_config"):
         raise NotKnown(Text("which layers a KV connector keeps whole is not known"))
-    return any(layer.keeps is Keeps.CHUNKED for layer in layers)
+    chunked = any(layer.keeps is Keeps.CHUNKED for layer in layers)
+    method = str(options.speculative.get("method") or "")
+    drafted = any(name in method for name in _LIKE_EAGLE)
+    return chunked and (drafted or not release.chunks_beside_others)
 
 
 def _promoted(paged: tuple[_Paged, ...], release: Release) -> tuple[_Paged, ...]:

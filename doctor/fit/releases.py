@@ -35,6 +35,12 @@ class Release:
         return 0.92 if self.since("0.20") else 0.9
 
     @property
+    def chunks_beside_others(self) -> bool:
+        """Whether layers with chunked attention keep no more than they read, beside others
+        (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE is on)."""
+        return self.since("0.19")
+
+    @property
     def estimates_graphs(self) -> bool:
         """Whether what CUDA graphs may take is taken off the cache (VLLM_MEMORY_PROFILER_ESTIMATE_
         CUDAGRAPHS is on); by the V2 runner not before `v2_estimates_graphs`."""

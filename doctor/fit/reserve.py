@@ -70,7 +70,7 @@ def reserve(
     peak = _sampler(config, options, version, seqs).or_more(_forward(config, options, batched))
     peak = peak.or_more(_encoder(config, options))
     ranks = options.layout.tensor * options.layout.pipeline
-    total = peak + _outside(ranks) + _graphs(options, version, gpu) + _more(options, version, gpu)
+    total = peak + _outside(ranks) + _graphs(options, release, gpu) + _more(options, version, gpu)
     apart = set_apart(options, release)
     band = Band(round(total.low * GIB), round(total.likely * GIB), round(total.high * GIB))
     return Reserve(band.each(lambda size: size + apart), (_source(version),))
@@ -79,7 +79,7 @@ def reserve(
 def set_apart(options: MemoryOptions, release: Release) -> int:
     """Bytes that are taken off what is available for the KV cache, of --kv-cache-memory-bytes too
     (reserve_mm_ipc_gpu_memory, multimodal/gpu_ipc_memory.py, from 0.25)."""
-    if not release.since("0.25"):
+    if not release.reserves_for_media:
         return 0
     return round(GivenOptions(options.given).amount("mm_ipc_gpu_memory_gb") * GIB)
 
@@ -145,12 +145,12 @@ def _outside(ranks: int) -> _Part:
     return _Part(0.05, 0.15, 0.6) if ranks == 1 else _Part(0.2, 0.6, 1.2)
 
 
-def _graphs(options: MemoryOptions, version: Version, gpu: GpuMemory) -> _Part:
+def _graphs(options: MemoryOptions, release: Release, gpu: GpuMemory) -> _Part:
     """Before 0.20 they are captured beside what was asked for; later an estimate is taken off."""
     if options.eager:
         return _Part()
     compiled = _Part(high=0.9)  # where the cache of torch.compile is cold
-    if version < Version("0.20"):
+    if not release.estimates_graphs:
         return compiled
     return compiled + (_Part(0, 0.5, 2.4) if gpu.total >= _LARGE else _Part(0, 0.2, 1.0))
 

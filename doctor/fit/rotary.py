@@ -27,6 +27,7 @@ def rotary_bytes(config: ConfigJson, width: int, release: Release) -> int:
     """Of the tables that all layers of a kind share, of `width` bytes a number
     (layers/rotary_embedding/base.py)."""
     places = _positions(config, release)
+    width = 4 if config.text_model_type == "gpt_oss" else width  # as its class asks
     return sum(allocated(size * places * width) for size in _rotated(config))
 
 

@@ -161,8 +161,22 @@ def _not_ended(
 ) -> list[tuple[Seen, int | None]]:
     """Those that are still there when the time is over."""
     ends = time.monotonic() + seconds
-    while (left := [row for row in held if _is_there(row[0])]) and time.monotonic() < ends:
-        descriptors = [descriptor for _, descriptor in left if descriptor is not None]
-        select.select(descriptors, (), (), 0.2) if descriptors else time.sleep(0.1)
+    while (left := [row for row in held if _is_left(*row)]) and time.monotonic() < ends:
+        # select() takes no descriptor from 1024 on.
+        _polled((descriptor for _, descriptor in left if descriptor is not None), 200)
         held = left
     return left
+
+
+def _is_left(one: Seen, descriptor: int | None) -> bool:
+    """A descriptor tells it of all threads (pidfd_open(2)): one may hang in the driver whose first
+    is a zombie by then."""
+    return _is_there(one) if descriptor is None else not _polled([descriptor], 0)
+
+
+def _polled(descriptors: Iterable[int], milliseconds: int) -> bool:
+    """Waits until one of these processes has ended; whether one has."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(milliseconds))

@@ -199,6 +199,12 @@ class _Reading:
             self._glance(number)
         return {self._index.literal_of[number] for number in fresh}
 
+    def fits(self, line: bytes, literal: int) -> bool:
+        """Whether a row of the literal may fit this line."""
+        self._skim = self._skim or self._index.skim()
+        rows = self._skim.may_fit(line)
+        return any(self._index.literal_of[number] == literal for number in rows)
+
     def _fitting(self, text: bytes) -> set[int]:
         """The rows that may fit a line; where very many had their share, those only now and then,
         for it is they that take time."""

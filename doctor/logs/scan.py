@@ -10,6 +10,7 @@ import functools
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from doctor.logs.budget import Budget
@@ -23,6 +24,8 @@ AROUND = 16 << 10
 """Bytes before and after a hit that are looked at for its sake."""
 _STRETCH = 16 << 10
 """Bytes that are skimmed at once."""
+_ALIKE = 8
+"""So many lines that have a literal are compared where they are skimmed."""
 _PIECES = 3
 """So many further pieces of a broken line are looked at."""
 _PIECE = 4 << 10
@@ -79,6 +82,9 @@ class Interest(Protocol):
     def wanted(self, stretch: Hit) -> Iterable[int]:
         """Of the literals in a piece of the log with many lines, those that a line is looked at
         for. All the rest of it is passed over."""
+
+    def fits(self, line: bytes, literal: int) -> bool:
+        """Whether a line with the literal may be what it is looked at for."""
 
 
 class _Engine(Protocol):
@@ -215,16 +221,25 @@ class Scanner:
         lines = _Lines(stretch)
         hits: dict[int, Hit] = {}
         for literal in interest.wanted(stretch):
-            if hit := lines.with_literal(self._literals[literal]):
+            if hit := self._likeliest(lines, literal, interest):
                 known = hits.setdefault(hit.start, hit)
                 hits[hit.start] = known._replace(literals=(*known.literals, literal))
         yield from (hits[place] for place in sorted(hits))
         self.skimmed += max(0, window.count(b"\n", start, end) - len(hits))
         return end
 
+    def _likeliest(self, lines: _Lines, literal: int, interest: Interest) -> Hit | None:
+        """The first line with the literal that may be it, else the first: one that only begins
+        alike may stand before."""
+        found = list(islice(lines.each_with(self._literals[literal]), _ALIKE))
+        fitting = (hit for hit in found[1:] if interest.fits(hit.text, literal))
+        if len(found) > 1 and not interest.fits(found[0].text, literal):
+            return next(fitting, found[0])
+        return found[0] if found else None
+
     def last(self, stretch: Hit, literal: int) -> Hit | None:
         """The last line in a piece of the log that has the literal."""
-        found = _Lines(stretch).with_literal(self._literals[literal], last=True)
+        found = _Lines(stretch).last_with(self._literals[literal])
         return found and found._replace(literals=(literal,))
 
     def _broken(self, found: tuple[int, ...], line: bytes, after: bytes) -> tuple[int, ...]:
@@ -258,12 +273,21 @@ class _Lines:
         stretch = self._stretch
         return [stretch.start, *(stretch.start + m.end() for m in _ENDS.finditer(stretch.text))]
 
-    def with_literal(self, text: bytes, last: bool = False) -> Hit | None:
-        """The first or the last line that has a literal; None where there is none,
-        or where a terminal broke it."""
-        found = self._bare.rfind(text) if last else self._bare.find(text)
-        if found < 0:
-            return None
+    def each_with(self, text: bytes) -> Iterator[Hit]:
+        """The lines that have a literal, but where a terminal broke it."""
+        found = self._bare.find(text)
+        while found >= 0:
+            yield self._line(text, found)
+            end = self._bare.find(b"\n", found)
+            found = self._bare.find(text, end) if end >= 0 else -1
+
+    def last_with(self, text: bytes) -> Hit | None:
+        """The last of them."""
+        found = self._bare.rfind(text)
+        return None if found < 0 else self._line(text, found)
+
+    def _line(self, text: bytes, found: int) -> Hit:
+        """The line at this place of the bare text, which is a literal's."""
         window, number = self._stretch.window, self._bare.count(b"\n", 0, found)
         low, end = [*self._begins, self._stretch.end][number : number + 2]
         for start, high in _pieces(window, low, end):

@@ -85,10 +85,7 @@ _FIRST = _Names(
 def _groups(target: Target) -> Iterator[tuple[Path, _Names]]:
     """This process's own group for memory and those around it, innermost first. A container that
     shows the path of its host has its own group at the root."""
-    for row in (
-        target.search(Path("/proc/self/cgroup"), r"(?m)^(?:0:|[0-9]+:[\w,=]*memory[\w,=]*):.*$")
-        or ()
-    ):
+    for row in target.search(Path("/proc/self/cgroup"), _MEMORY_GROUP) or ():
         names = _SECOND if row.startswith("0:") else _FIRST
         if target.stat(names.root) is None:
             continue

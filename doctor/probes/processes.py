@@ -15,7 +15,7 @@ from doctor.engine import probe
 from doctor.frozen import dataclass
 from doctor.model import Fact, printable
 from doctor.numbers import YEAR_10000, number_of
-from doctor.probes.driver import Driver, ProcessOnGpu
+from doctor.probes.driver import InstalledDriver, ProcessOnGpu
 from doctor.probes.interpreter import Interpreter
 from doctor.redact import redact, redacted_words
 from doctor.target import Target
@@ -106,8 +106,9 @@ def _largest(holder: Holder) -> tuple[int, int]:
 
 
 @probe
-def gpu_holders(target: Target, driver: Driver, interpreter: Interpreter) -> GpuHolders:
-    """Each process is looked at once, whatever it holds."""
+def gpu_holders(target: Target, driver: InstalledDriver, interpreter: Interpreter) -> GpuHolders:
+    """Each process is looked at once, whatever it holds; also where this server needs no GPU, since
+    a snapshot may be judged for another one."""
     look = ProcessTable(target, interpreter.prefix)
     devices = driver.nvml.devices
     return GpuHolders(

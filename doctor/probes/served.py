@@ -32,7 +32,7 @@ def profile_in_force(
         made = _as_parsed(made, arguments)
     if made.model is None or configuration is None:
         return made
-    known = needs_of(configuration, made.tensor_parallel_size)
+    known = needs_of(configuration)
     said = {name: value for name, value in vars(made.needs).items() if value is not None}
     needs: ModelNeeds = dataclasses.replace(known, **said)
     return dataclasses.replace(made, needs=needs)

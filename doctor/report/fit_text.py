@@ -172,49 +172,7 @@ class _Page:
     # The KV cache.
 
     def _cache(self) -> Iterator[Line]:
-        kv, ranks = self._fit.kv, self._fit.ranks
-        said: list[Text] = []
-        each = next((one.kv_bytes_per_token for one in ranks if one.kv_bytes_per_token), None)
-        if not self._fit.question.gpus and ranks[0].weights is not None:
-            said.append(Text("{size} of weights on each GPU", size=_gib(ranks[0].weights, 2)))
-        if kv.needed is not None and kv.max_model_len is not None:
-            said.append(
-                Text(
-                    "one request of {tokens} tokens needs {size} of KV cache on each GPU",
-                    tokens=f"{kv.max_model_len:,}",
-                    size=_gib(kv.needed, 2),
-                )
-            )
-        if each is not None and kv.block_size is not None:
-            said.append(
-                Text(
-                    "{bytes} bytes a token, in blocks of {block}",
-                    bytes=f"{each:,}",
-                    block=f"{kv.block_size:,}",
-                )
-            )
-        if kv.tokens is not None and kv.tokens.high > 0:
-            said.append(Text("GPU KV cache size: {tokens} tokens", tokens=_range(kv.tokens)))
-        if kv.longest is not None and kv.longest.high > 0:
-            said.append(Text("longest --max-model-len: {tokens}", tokens=_range(kv.longest)))
-        if kv.concurrency:
-            said.append(
-                Text("requests of full length at once: {number}", number=f"{kv.concurrency:.2f}")
-            )
-        if self._fit.smallest_tp is not None:
-            said.append(
-                Text(
-                    "smallest --tensor-parallel-size that fits here: {size}",
-                    size=self._fit.smallest_tp,
-                )
-            )
-        if self._fit.most_utilization is not None:
-            said.append(
-                Text(
-                    "highest --gpu-memory-utilization that free memory allows: {part}",
-                    part=f"{self._fit.most_utilization:.2f}",
-                )
-            )
+        said = [*_cache_told(self._fit), *_found_told(self._fit)]
         if said:
             yield ()
         for one in said:
@@ -229,6 +187,47 @@ class _Page:
             yield from self._paragraph(self._say(place), "")
         for source in fit.sources:
             yield from self._paragraph(f"· {self._say(source)}", "")
+
+
+def _cache_told(fit: Fit) -> Iterator[Text]:
+    """What a token and a request take, and how many the cache has room for."""
+    kv = fit.kv
+    each = next((one.kv_bytes_per_token for one in fit.ranks if one.kv_bytes_per_token), None)
+    weights = fit.ranks[0].weights if fit.ranks else None
+    if not fit.question.gpus and weights is not None:
+        yield Text("{size} of weights on each GPU", size=_gib(weights, 2))
+    if kv.needed is not None and kv.max_model_len is not None:
+        yield Text(
+            "one request of {tokens} tokens needs {size} of KV cache on each GPU",
+            tokens=f"{kv.max_model_len:,}",
+            size=_gib(kv.needed, 2),
+        )
+    if each is not None and kv.block_size is not None:
+        yield Text(
+            "{bytes} bytes a token, in blocks of {block}",
+            bytes=f"{each:,}",
+            block=f"{kv.block_size:,}",
+        )
+    if kv.tokens is not None and kv.tokens.high > 0:
+        yield Text("GPU KV cache size: {tokens} tokens", tokens=_range(kv.tokens))
+    if kv.longest is not None and kv.longest.high > 0:
+        yield Text("longest --max-model-len: {tokens}", tokens=_range(kv.longest))
+    if kv.concurrency:
+        yield Text("requests of full length at once: {number}", number=f"{kv.concurrency:.2f}")
+
+
+def _found_told(fit: Fit) -> Iterator[Text]:
+    """Options that were looked for."""
+    if fit.smallest_tp is not None:
+        yield Text(
+            "smallest --tensor-parallel-size that fits here: {size}",
+            size=fit.smallest_tp,
+        )
+    if fit.most_utilization is not None:
+        yield Text(
+            "highest --gpu-memory-utilization that free memory allows: {part}",
+            part=f"{fit.most_utilization:.2f}",
+        )
 
 
 def _with_flags(command: ServerCommand, flags: Sequence[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from doctor.fit.sizes import GIB
 from doctor.model import Text, printable
 from doctor.redact import redact
 from doctor.report.json import INT, MAYBE_TEXT, TEXT, object_of
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from doctor.fit.sizes import Band
     from doctor.logs.predicted import PredictedMemory
 
-_GIB = 1 << 30
 _NUMBER = {"type": "number"}
 
 
@@ -34,9 +34,9 @@ def memory_json(one: PredictedMemory) -> dict[str, Any]:
         "max_model_len": real.length,
         "weights_bytes": {
             "predicted": _band_json(one.weights),
-            "real": round(real.loaded * _GIB),
+            "real": round(real.loaded * GIB),
         },
-        "available_kv_bytes": {"predicted": None, "real": round(real.available * _GIB)},
+        "available_kv_bytes": {"predicted": None, "real": round(real.available * GIB)},
         "kv_tokens": {"predicted": _band_json(one.tokens), "real": real.tokens},
         "max_concurrency": {"predicted": one.concurrency, "real": real.concurrency},
         "why": str(one.why) if one.why else None,
@@ -89,7 +89,7 @@ def _told(one: PredictedMemory) -> Iterator[Text]:
     if weights:
         yield Text(
             "weights per GPU: {predicted} GiB predicted, {real} GiB real",
-            predicted=_span(f"{weights.low / _GIB:.2f}", f"{weights.high / _GIB:.2f}"),
+            predicted=_span(f"{weights.low / GIB:.2f}", f"{weights.high / GIB:.2f}"),
             real=f"{real.loaded:.2f}",
         )
     if tokens:

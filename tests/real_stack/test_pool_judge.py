@@ -244,7 +244,6 @@ def doctors_pool(one: Cell, rules: Release) -> Pool:
         hybrid_prefix_caching=False,
         concurrent_batches=one["batches"],
         block_size=one["block"],
-        graphs=True,
         encoder_tokens=one["encoder"],
         retained_tokens=one["retained"] if one["drafted"] and rules.retains_for_drafters else 0,
         checkpoint_step=one["step"] if rules.null_block else 0,

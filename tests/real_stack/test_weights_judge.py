@@ -39,6 +39,7 @@ _OF_EACH_LAYER = (
 )
 _BYTES = {1: "U8", 2: "BF16", 4: "F32", 8: "I64"}
 _FOUR_BITS = {"bits": 4, "group_size": 128}
+_PLAIN = {"desc_act": False, "sym": True}
 _NVFP4 = {
     "quant_method": "modelopt",
     "quant_algo": "NVFP4",
@@ -96,27 +97,28 @@ CELLS = (
     WeightsCell("01-ai/Yi-34B", "-tp 2"),
     WeightsCell("mistralai/Mixtral-8x7B-v0.1", "-tp 2", published=True),
     WeightsCell("Qwen/Qwen3-30B-A3B", "-tp 8", published=True),
-    WeightsCell("zai-org/GLM-4.5-Air", "-tp 2", published=True),
+    WeightsCell("zai-org/GLM-4.5-Air", "-tp 2"),
     WeightsCell("zai-org/GLM-4.7-Flash", "-tp 1", versions=_NEWEST),
     WeightsCell("zai-org/GLM-4.7-Flash", "-tp 4", published=True, versions=_NEWEST),
     WeightsCell("zai-org/GLM-4.7-Flash", "-tp 4 --enable-expert-parallel", versions=_NEWEST),
-    WeightsCell("deepseek-ai/DeepSeek-V2-Lite", "-tp 2"),
-    WeightsCell("zai-org/GLM-5.1", "-tp 8", versions=_NEWEST),
+    WeightsCell("zai-org/GLM-5.1", "-tp 8", within=0.01, versions=_NEWEST),  # a second table
     WeightsCell("deepseek-ai/DeepSeek-R1", "-tp 8", within=0.01),  # copies are made later
     WeightsCell("Qwen/Qwen3-235B-A22B-FP8", "-tp 4"),
     WeightsCell("Qwen/Qwen3-32B-FP8", "-tp 2"),
-    WeightsCell("MiniMaxAI/MiniMax-M2.7", "-tp 4", within=0.003),
-    WeightsCell("Qwen/Qwen3-VL-8B-Instruct", "-tp 2", published=True),
+    WeightsCell("MiniMaxAI/MiniMax-M2.7", "-tp 4", within=0.003, versions=_NEWEST),
+    WeightsCell("Qwen/Qwen3-VL-8B-Instruct", "-tp 2"),
     WeightsCell("Qwen/Qwen3-VL-8B-Instruct", "-tp 2 --mm-encoder-tp-mode data"),
     WeightsCell("Qwen/Qwen3-VL-8B-Instruct", "-tp 2 --language-model-only"),
     WeightsCell("Qwen/Qwen3.5-27B", "-tp 2"),
-    WeightsCell("Qwen/Qwen3.5-35B-A3B", "-tp 2", published=True),
-    WeightsCell("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "-tp 2", layers=8),
+    WeightsCell("Qwen/Qwen3.5-35B-A3B", "-tp 2"),
+    WeightsCell("Qwen/Qwen3.5-35B-A3B", "-tp 1", published=True, versions=_NEWEST),
+    WeightsCell("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "-tp 2", layers=8, versions=_NEWEST),
     WeightsCell("openai/gpt-oss-20b", "-tp 2", capability="8.0"),
     WeightsCell(
         "Qwen/Qwen3-32B",
         "-tp 2",
-        changes={"quantization_config": {"quant_method": "gptq", **_FOUR_BITS, "desc_act": False}},
+        changes={"quantization_config": {"quant_method": "gptq", **_FOUR_BITS, **_PLAIN}},
+        versions=_NEWEST,  # 0.22 looks into the weights for what is quantised
     ),
     WeightsCell("Qwen/Qwen3-32B", "-tp 2", changes={"quantization_config": _NVFP4}),
 )
