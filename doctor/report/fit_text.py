@@ -193,8 +193,9 @@ def _cache_told(fit: Fit) -> Iterator[Text]:
     """What a token and a request take, and how many the cache has room for."""
     kv = fit.kv
     each = next((one.kv_bytes_per_token for one in fit.ranks if one.kv_bytes_per_token), None)
-    if not fit.question.gpus and fit.ranks[0].weights is not None:
-        yield Text("{size} of weights on each GPU", size=_gib(fit.ranks[0].weights, 2))
+    weights = fit.ranks[0].weights if fit.ranks else None
+    if not fit.question.gpus and weights is not None:
+        yield Text("{size} of weights on each GPU", size=_gib(weights, 2))
     if kv.needed is not None and kv.max_model_len is not None:
         yield Text(
             "one request of {tokens} tokens needs {size} of KV cache on each GPU",
