@@ -576,3 +576,14 @@ def test_headers_that_lack_layers_are_no_small_model(tmp_path: Path) -> None:
     made, code = asked(tmp_path, "--gpu", "b200", *NEWEST)
     assert (code, made["verdict"]) == (3, "unknown")
     assert made["why"] == "the checkpoint's headers have no tensors of layer 1"
+
+
+def test_without_a_gpu_what_a_model_needs_is_told() -> None:
+    made, code = asked(QWEN, *NEWEST, "--max-model-len", "4096")
+    named, _ = asked(QWEN, *H100, *NEWEST, "--max-model-len", "4096")
+    assert (code, made["verdict"], made["flags"]) == (3, "unknown", [])
+    assert "--gpu" in made["why"]
+    for key in ("needed_bytes", "block_size", "max_model_len"):
+        assert made["kv"][key] == named["kv"][key] > 0
+    for key in ("weights_bytes", "kv_bytes_per_token"):
+        assert made["per_gpu"][0][key] == named["per_gpu"][0][key] > 0

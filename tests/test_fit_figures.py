@@ -13,7 +13,7 @@ from doctor.fit.layers import kv_layers
 from doctor.fit.options import memory_options
 from doctor.fit.pool import Pool, pool
 from doctor.fit.releases import release
-from doctor.fit.sizes import GIB
+from doctor.fit.sizes import GIB, NotKnown
 from doctor.fit.verdict import GpuMemory
 from doctor.fit.weights import weights_on
 from doctor.profile import Profile
@@ -36,12 +36,31 @@ _QWEN_NEXT = {
     "max_position_embeddings": 262144,
     "vocab_size": 151936,
 }
+_MISTRAL_4 = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "model_type": "mistral4",
+    "dtype": "bfloat16",
+    "num_hidden_layers": 36,
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "kv_lora_rank": 256,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 64,
+    "v_head_dim": 128,
+    "max_position_embeddings": 1048576,
+    "vocab_size": 131072,
+}
+_NOT_SHIPPED = {
+    "Qwen/Qwen3-Next-80B-A3B-Instruct": _QWEN_NEXT,
+    "mistralai/Mistral-Small-4": _MISTRAL_4,
+}
 _GLM, _GEMMA = "zai-org/GLM-4.7-Flash", "nvidia/Gemma-4-31B-IT-NVFP4"
 
 
 def config_of(model: str) -> ConfigJson:
     row = known_model(model)
-    return ConfigJson(_QWEN_NEXT if row is None else row.values)
+    return ConfigJson(_NOT_SHIPPED[model] if row is None else row.values)
 
 
 def made(model: str, version: str, tensor: int = 1, capability: int = 90, **options: Any) -> Pool:
@@ -126,3 +145,158 @@ def test_weights_are_never_the_whole_divided_by_the_ranks(tensor: int, gib: floa
     options = memory_options(Profile(tensor_parallel_size=tensor), {})
     found = weights_on(config_of(_GLM), None, options, release("0.22.0"), 0)
     assert found.bytes <= gib * GIB <= found.high
+
+
+_FP8: dict[str, Any] = {"kv_cache_dtype": "fp8"}
+_PREFIXES: dict[str, Any] = {"enable_prefix_caching": True}
+_ONE_PP: dict[str, Any] = {"pipeline_parallel_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "version", "options", "length", "gib", "tokens"),
+    [
+        ("LMCache#1739", "Qwen/Qwen3-14B", "0.11.0", {}, 32768, 6.51, 42656),
+        ("vllm#25350", "Qwen/Qwen3-30B-A3B-FP8", "0.10.2", _FP8, 100000, 10.55, 230528),
+        (
+            "club-3090#612",
+            "nvidia/Qwen3.6-35B-A3B-NVFP4",
+            "0.24.0",
+            {**_FP8, **_PREFIXES, "max_num_batched_tokens": 8192, "max_num_seqs": 1},
+            131072,
+            5.98,
+            567978,
+        ),
+        (
+            "talos-argocd-proxmox#1995",
+            "Qwen/Qwen3.5-27B",
+            "0.27.1",
+            {**_FP8, **_PREFIXES, "tensor": 2, "max_num_batched_tokens": 8192},
+            131072,
+            4.99,
+            302921,
+        ),
+        (
+            "file 67494338468",
+            "nvidia/Qwen3.6-27B-NVFP4",
+            "0.20.2",
+            {**_FP8, **_PREFIXES, **mtp(2)},
+            262144,
+            59.54,
+            1708404,
+        ),
+        (
+            "file 54698501030",
+            "deepseek-ai/DeepSeek-R1",
+            "0.12.0",
+            {"tensor": 8},
+            8192,
+            41.6,
+            635648,
+        ),
+    ],
+)
+def test_tokens_that_servers_printed(
+    source: str,
+    model: str,
+    version: str,
+    options: dict[str, Any],
+    length: int,
+    gib: float,
+    tokens: int,
+) -> None:
+    """`file N`: of a public repository, by its number in the index of code."""
+    of = made(model, version, **options)
+    low, high = (of.tokens(round((gib + odd) * GIB), length) for odd in (-0.005, 0.005))
+    assert low <= tokens <= high, source
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "version", "options", "length", "needed", "gib", "longest"),
+    [
+        (
+            "kaito#2132",
+            "mistralai/Mistral-Small-4",
+            "0.22.0",
+            {"tensor": 2},
+            1048576,
+            22.5,
+            17.39,
+            810208,
+        ),
+        (
+            "recipes#653",
+            "nvidia/MiniMax-M3-NVFP4",
+            "0.25.1",
+            {"tensor": 8, "kv_cache_dtype": "bfloat16"},
+            1048576,
+            44.25,
+            8.42,
+            199552,
+        ),
+        (
+            "spark-vllm-docker#396",
+            "MiniMaxAI/MiniMax-M2.7",
+            "0.29.0",
+            {"tensor": 2},
+            196608,
+            23.25,
+            22.5,
+            190272,
+        ),
+        ("vllm#25350", "Qwen/Qwen3-30B-A3B-FP8", "0.10.2", _FP8, 221000, 10.12, 5.59, 122080),
+        ("vllm#34076", "Qwen/Qwen3-30B-A3B-FP8", "0.15.1", _ONE_PP, 262144, 24.0, 3.18, 34736),
+        ("file 62151952140", "Qwen/Qwen3.5-27B", "0.27.1", {}, 131072, 8.18, 7.04, 112896),
+        (
+            "file 61070459083",
+            "nvidia/Qwen3.6-27B-NVFP4",
+            "0.25.1",
+            {"kv_cache_dtype": "bfloat16", **_PREFIXES, **mtp(2)},
+            262144,
+            17.64,
+            9.67,
+            139200,
+        ),
+        (
+            "file 19203168638",
+            "Qwen/Qwen3-VL-2B-Instruct",
+            "0.11.0",
+            {},
+            262144,
+            28.0,
+            13.69,
+            128128,
+        ),
+    ],
+)
+def test_lengths_that_refusals_estimated(
+    source: str,
+    model: str,
+    version: str,
+    options: dict[str, Any],
+    length: int,
+    needed: float,
+    gib: float,
+    longest: int,
+) -> None:
+    of = made(model, version, **options)
+    assert of.needed(length) / GIB == pytest.approx(needed, abs=0.0051), source
+    low, high = (of.longest(round((gib + odd) * GIB), length) for odd in (-0.005, 0.005))
+    assert low <= longest <= high, source
+
+
+@pytest.mark.parametrize(
+    ("architecture", "token"),
+    [("Mistral3ForConditionalGeneration", 163840), ("MistralForCausalLM", None)],
+)
+def test_windows_of_mistral_that_nobody_tells(architecture: str, token: int | None) -> None:
+    """Of Small 3.2 there is none; its class alone would have one of 4,096 tokens."""
+    values = {"architectures": [architecture], "model_type": "mistral", "num_hidden_layers": 40}
+    values |= {"hidden_size": 5120, "num_attention_heads": 32, "num_key_value_heads": 8}
+    values |= {"head_dim": 128, "dtype": "bfloat16", "vocab_size": 131072}
+    config, rules, options = ConfigJson(values), release("0.33.0"), memory_options(Profile(), {})
+    if token is None:
+        with pytest.raises(NotKnown):
+            kv_layers(config, options, rules, 90)
+    else:
+        layers = kv_layers(config, options, rules, 90)
+        assert sum(one.token_bytes for one in layers) == token

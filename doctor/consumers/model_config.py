@@ -96,6 +96,8 @@ _MLA = frozenset(
         "pangu_ultra_moe_mtp",
     ]
 )
+# Whose params.json vLLM reads, as a deepseek_v3 (transformers_utils/configs/mistral.py).
+_READ_AS_MLA = frozenset(("mistral4",))
 # derive_max_model_len_and_key
 _LENGTHS = (
     "max_position_embeddings",
@@ -231,7 +233,7 @@ class ConfigJson:
     @functools.cached_property
     def mla(self) -> bool:
         """Whether vLLM keeps one latent key/value for all heads (is_deepseek_mla)."""
-        if self.text_model_type not in _MLA:
+        if self.text_model_type not in _MLA | _READ_AS_MLA:
             return False
         if self.text.get("compress_ratios") is not None:
             return self.text.get("head_dim") is not None

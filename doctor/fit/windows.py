@@ -24,6 +24,8 @@ _QWEN = frozenset(
         *("qwen3", "qwen3_moe", "qwen3_vl_text", "qwen3_vl_moe_text"),
     )
 )
+# Mistral Small 3.1 and later, whose params.json, which vLLM reads first, has no window.
+_SMALL_3 = "Mistral3ForConditionalGeneration"
 # vLLM's class gives each layer a window by the list of types, where there is one.
 _LISTED = frozenset(("llama", "mistral", "ministral", "olmo2", *_OWN))
 
@@ -39,6 +41,8 @@ def windows(asked: AskedModel, count: int) -> list[int | None]:
     if window is None and kind in _OWN and "sliding_window" not in asked.config.text:
         window = _OWN[kind][0]
     if kind in ("mistral", "ministral") and "sliding_window" not in asked.config.text:
+        if _SMALL_3 in asked.config.architectures:
+            return [None] * count
         raise missing("sliding_window")  # 4096 of its class, or a null that a table left out
     if window is None or window == 0:
         return [None] * count
