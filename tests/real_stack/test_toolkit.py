@@ -172,7 +172,10 @@ def test_the_cuda_12_wheel_changes_nothing_for_it_holds_no_nvcc(
     cuda_home_unset: Place, cuda_12_nvcc_beside: Place
 ) -> None:
     without, beside = cuda_home_unset.diagnose(), cuda_12_nvcc_beside.diagnose()
-    assert beside.ids("found") == without.ids("found")
+    # Two wheels of cutlass-dsl own the same files; which of them an installer unpacks last differs
+    # from one environment to the next.
+    by_chance = {"files-overwritten"}
+    assert beside.ids("found") - by_chance == without.ids("found") - by_chance
     told = {ailment: beside.said(ailment) for ailment in beside.errors}
     assert not any("nvidia/cuda_nvcc/bin/nvcc" in said for said in told.values()), told
 
