@@ -23,14 +23,14 @@ _LARGEST = 160 * GIB
 _GB10 = 121
 _HOPPER, _BLACKWELL = 9, 10  # generations by compute capability
 _WIDE_HEAD = 512
-_USUAL_BLOCK = 16  # CacheConfig.DEFAULT_BLOCK_SIZE
+USUAL_BLOCK = 16  # CacheConfig.DEFAULT_BLOCK_SIZE
 # Of backends that are asked for and do not take the usual one.
 _BLOCKS_OF = {
     "CUTLASS_MLA": 128,
     "FLASHINFER_MLA": 32,
     "FLASHMLA": 64,
     "TOKENSPEED_MLA": 32,
-    "TRITON_MLA": _USUAL_BLOCK,
+    "TRITON_MLA": USUAL_BLOCK,
 }
 _SPARSE_BLOCKS = {"minimax_m3": 128, "minimax_m3_vl": 128}
 _BATCHED_DP_TOKENS = 256  # DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP
@@ -229,7 +229,7 @@ def _block_size(
     if config.mla and config.count("index_topk"):  # whose indexer takes nothing else
         return 64
     if not config.mla and not wide:
-        return _USUAL_BLOCK
+        return USUAL_BLOCK
     if gpu is None or gpu.capability is None:
         return None
     try:
@@ -239,10 +239,10 @@ def _block_size(
     generation = gpu.capability // 10
     if generation == _HOPPER:  # FLASHMLA and FlashAttention 4, where there is fp8
         old = config.mla and not release.since("0.19")
-        return 64 if small or old else _USUAL_BLOCK
+        return 64 if small or old else USUAL_BLOCK
     if generation == _BLACKWELL and config.mla:
         return _blackwell_block(config, release)
-    return _USUAL_BLOCK
+    return USUAL_BLOCK
 
 
 def _blackwell_block(config: ConfigJson, release: Release) -> int:

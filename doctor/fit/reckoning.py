@@ -15,7 +15,7 @@ from typing import Any
 
 from doctor.consumers.model_config import needs_of
 from doctor.consumers.shares import SharedModel, context_groups
-from doctor.fit.defaults import Settled, settled
+from doctor.fit.defaults import USUAL_BLOCK, Settled, settled
 from doctor.fit.layers import kv_layers
 from doctor.fit.pool import Pool, pool
 from doctor.fit.reserve import Reserve, reserve
@@ -27,7 +27,6 @@ from doctor.model import Text
 
 _MOST_RANKS = 1024
 _LARGE = 70 * GIB
-_USUAL_BLOCK = 16
 _FINEST = 32  # refine_fp8_moe_block_shape, from 0.29 on
 _OFF = 0.02  # how far weights that are reckoned from config.json alone were off
 # What NCCL, cuBLAS and CUDA's context take before vLLM reads what is free: 0.6 GiB on one GPU and
@@ -137,7 +136,7 @@ class _Reckoning:
         except NotKnown as unknown:
             return unknown
         if self.first is None and made.block_size is None:
-            return dataclasses.replace(made, block_size=_USUAL_BLOCK)
+            return dataclasses.replace(made, block_size=USUAL_BLOCK)
         return made
 
     @functools.cached_property

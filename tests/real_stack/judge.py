@@ -22,7 +22,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -165,15 +165,19 @@ def answer(cell: dict[str, Any]) -> dict[str, Any]:
     return {"refused": None}
 
 
-def in_a_fork(cell: dict[str, Any]) -> dict[str, Any]:
+def in_a_fork(
+    cell: dict[str, Any],
+    ask: Callable[[dict[str, Any]], dict[str, Any]] = answer,
+    limit_s: int = LIMIT_S,
+) -> dict[str, Any]:
     """What vLLM says of a cell, found in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "answer.json"
         if (child := os.fork()) == 0:
-            signal.alarm(LIMIT_S)
+            signal.alarm(limit_s)
             os.environ.update(cell["env"], STAND_IN_CC=cell["capability"])
             _start.RANKS = cell["gpus"]
-            said.write_text(json.dumps(answer(cell)))
+            said.write_text(json.dumps(ask(cell)))
             sys.stderr.flush()
             os._exit(0)
         _, status = os.waitpid(child, 0)

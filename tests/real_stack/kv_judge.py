@@ -15,11 +15,8 @@ import importlib
 import json
 import math
 import os
-import signal
 import sys
-import tempfile
 import traceback
-from pathlib import Path
 from typing import Any
 
 _judge: Any = importlib.import_module("judge")  # this is no part of a package there
@@ -103,23 +100,6 @@ def answer(cell: dict[str, Any]) -> dict[str, Any]:
         return {"refused": refused, "traceback": traceback.format_exc()[-4000:]}
 
 
-def in_a_fork(cell: dict[str, Any]) -> dict[str, Any]:
-    """What vLLM says of a cell, found in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        said = Path(folder) / "answer.json"
-        if (child := os.fork()) == 0:
-            signal.alarm(LIMIT_S)
-            os.environ.update(cell["env"], STAND_IN_CC=cell["capability"])
-            _start.RANKS = cell["gpus"]
-            said.write_text(json.dumps(answer(cell)))
-            sys.stderr.flush()
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if not said.exists():
-            return {"refused": ["judge", "wait status", str(status)]}
-        return dict(json.loads(said.read_text()))
-
-
 def make_the_parser() -> None:
     """It is the same for all cells, and slow to make."""
     options = _judge.imported("entrypoints.common.cli_args", "entrypoints.openai.cli_args")
@@ -138,7 +118,7 @@ def main() -> None:
     make_the_parser()
     _start.forget()
     for cell in cells:
-        print(json.dumps(in_a_fork(cell)), file=answers, flush=True)
+        print(json.dumps(_judge.in_a_fork(cell, answer, LIMIT_S)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,9 @@ from doctor.fit.layers import kv_layers
 from doctor.fit.options import MemoryOptions
 from doctor.fit.releases import release
 from doctor.fit.sizes import NotKnown
-from tests import stand_ins
-from tests.real_stack import cells, lab, verdicts
+from tests.real_stack import lab, verdicts
 from tests.real_stack.conftest import MakeEnvironment, MakeHome
 from tests.real_stack.kv_models import KINDS, LEFT_OUT
-from tests.real_stack.place import Place
 
 _SCRIPT = Path(__file__).with_name("kv_judge.py")
 MANY = os.environ.get("VLLM_DOCTOR_JUDGE_MODELS")
@@ -155,14 +153,7 @@ def judged(
         }
         for case in cases
     ]
-    asked = home / "asked.json"
-    asked.write_text(json.dumps(rows), encoding="utf-8")
-    shell = stand_ins.environment(cells.driver(home / "driver"), gpus=8)
-    place = Place(target, home, {**shell, "HF_HUB_OFFLINE": "1"})
-    ran = place.run("sh", "-c", f'exec "$0" {_SCRIPT} < {asked}', target.python)
-    said = [json.loads(row) for row in ran.out.splitlines()]
-    assert len(said) == len(rows), ran.text[-3000:]
-    return said
+    return verdicts.said_by(_SCRIPT, rows, target, home)
 
 
 _ALWAYS = ("--max-model-len", "400", "--language-model-only")

@@ -7,7 +7,6 @@ for the model.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -24,10 +23,8 @@ from doctor.fit.options import MemoryOptions
 from doctor.fit.releases import release
 from doctor.fit.verdict import Tensor
 from doctor.fit.weights import weights_on
-from tests import stand_ins
-from tests.real_stack import cells, lab, verdicts
+from tests.real_stack import lab, verdicts
 from tests.real_stack.conftest import MakeEnvironment, MakeHome
-from tests.real_stack.place import Place
 
 _SCRIPT = Path(__file__).with_name("weights_judge.py")
 _LAYERS = ("num_hidden_layers", "depth")
@@ -148,14 +145,7 @@ def judged(
         row = {"model": str(folder), "arguments": [str(folder), *shlex.split(cell.words)]}
         more = {"capability": cell.capability, "gpus": 8, "published": cell.published, "env": {}}
         rows.append({**row, **more})
-    asked = home / "asked.json"
-    asked.write_text(json.dumps(rows), encoding="utf-8")
-    shell = stand_ins.environment(cells.driver(home / "driver"), gpus=8)
-    place = Place(target, home, {**shell, "HF_HUB_OFFLINE": "1"})
-    ran = place.run("sh", "-c", f'exec "$0" {_SCRIPT} < {asked}', target.python)
-    said = [json.loads(row) for row in ran.out.splitlines()]
-    assert len(said) == len(tried), ran.text[-3000:]
-    return said
+    return verdicts.said_by(_SCRIPT, rows, target, home)
 
 
 def difference(cell: WeightsCell, said: dict[str, Any], version: str) -> str | None:

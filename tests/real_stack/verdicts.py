@@ -134,6 +134,20 @@ def values_of(model: str, folder: Path = MODELS) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not name.startswith("_")}
 
 
+def said_by(
+    script: Path, rows: Sequence[Mapping[str, Any]], target: lab.Environment, home: Path
+) -> list[dict[str, Any]]:
+    """What a judge says of each row, in one run of the environment's interpreter."""
+    asked = home / "asked.json"
+    asked.write_text(json.dumps(rows), encoding="utf-8")
+    shell = stand_ins.environment(cells.driver(home / "driver"), gpus=8)
+    place = Place(target, home, {**shell, "HF_HUB_OFFLINE": "1"})
+    ran = place.run("sh", "-c", f'exec "$0" {script} < {asked}', target.python)
+    said = [json.loads(row) for row in ran.out.splitlines()]
+    assert len(said) == len(rows), ran.text[-3000:]
+    return said
+
+
 @dataclass(frozen=True)
 class Bench:
     """Where cells are tried: an environment, a home, and the folders of the models."""
@@ -159,13 +173,8 @@ class Bench:
             }
             for cell in tried
         ]
-        asked = self.home / "asked.json"
-        asked.write_text(json.dumps(rows), encoding="utf-8")
-        place = Place(self.target, self.home, {**self.shell, "HF_HUB_OFFLINE": "1"})
-        command = ("sh", "-c", f'exec "$0" {_SCRIPT} < {asked}', self.target.python)
-        ran = place.run(*command)
-        said = [json.loads(row)["refused"] for row in ran.out.splitlines()]
-        assert len(said) == len(tried), ran.text[-3000:]
+        answers = said_by(_SCRIPT, rows, self.target, self.home)
+        said = [one["refused"] for one in answers]
         return [" ".join(one) if one else None for one in said]
 
     def outcomes(self, tried: Sequence[Cell]) -> list[list[Outcome]]:

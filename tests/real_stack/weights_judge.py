@@ -14,18 +14,15 @@ import contextlib
 import importlib
 import json
 import os
-import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 _judge: Any = importlib.import_module("judge")  # this is no part of a package there
 _start: Any = importlib.import_module("_start")
-
-LIMIT_S = 60
 
 
 def tensors_of(cell: dict[str, Any]) -> list[list[Any]]:
@@ -108,27 +105,11 @@ def answer(ask: Callable[[dict[str, Any]], Any], cell: dict[str, Any]) -> dict[s
         return {"refused": refused, "traceback": traceback.format_exc()[-3000:]}
 
 
-def in_a_fork(ask: Callable[[dict[str, Any]], Any], cell: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        said = Path(folder) / "answer.json"
-        if (child := os.fork()) == 0:
-            signal.alarm(LIMIT_S)
-            os.environ.update(cell["env"], STAND_IN_CC=cell["capability"])
-            _start.RANKS = cell["gpus"]
-            said.write_text(json.dumps(answer(ask, cell)))
-            sys.stderr.flush()
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if not said.exists():
-            return {"refused": f"wait status {status}"}
-        return dict(json.loads(said.read_text()))
-
-
 def judged(cell: dict[str, Any]) -> dict[str, Any]:
     """Each side in a process of its own, since each sets torch to its liking."""
-    made = in_a_fork(tensors_of, cell)
+    made: dict[str, Any] = _judge.in_a_fork(cell, partial(answer, tensors_of))
     if cell.get("published") and made["refused"] is None:
-        other = in_a_fork(published, cell)
+        other = _judge.in_a_fork(cell, partial(answer, published))
         made |= {"published": other.get("tensors"), "refused": other["refused"]}
     return made
 
