@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from tests.benchmarks.diagnose_speed import Timed, timed
-from tests.benchmarks.side_by_side import LATER, checkout, installed
+from tests.benchmarks.side_by_side import LATER, both_installed
 from tests.real_stack import lab
 
 RUNS = 25
@@ -60,12 +58,7 @@ def main() -> None:
     commit = parser.parse_args().commit
     python = str(lab.environment(lab.REFERENCE).python)
     diagnose = ("diagnose", "--format", "json", *LATER, "--python", python)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        programs = []
-        for name, source in (("before", commit), ("now", "HEAD")):
-            with checkout(source, place / "source") as files:
-                programs.append(installed(files, place / name))
+    with both_installed(commit) as programs:
         print(f"| judged | time | {commit[:8]} | now | difference |")
         print("| --- | --- | --- | --- | --- |")
         for name, words in COMMANDS.items():

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from tests.benchmarks.command_speed import RUNS, by_turns
 from tests.benchmarks.diagnose_speed import Timed
-from tests.benchmarks.side_by_side import LATER, checkout, installed
+from tests.benchmarks.side_by_side import LATER, both_installed
 from tests.real_stack import lab
 
 MODELS = ("zai-org/GLM-4.7-Flash", "Qwen/Qwen3.5-35B-A3B", "deepseek-ai/DeepSeek-R1")
@@ -39,12 +37,7 @@ def main() -> None:
     parser.add_argument("commit", metavar="COMMIT")
     commit = parser.parse_args().commit
     python = str(lab.environment(lab.REFERENCE).python)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        programs = []
-        for name, source in (("before", commit), ("now", "HEAD")):
-            with checkout(source, place / "source") as files:
-                programs.append(installed(files, place / name))
+    with both_installed(commit) as programs:
         print(f"| what | time | {commit[:8]} | now | difference |")
         print("| --- | --- | --- | --- | --- |")
         for model in MODELS:

@@ -51,6 +51,18 @@ def installed(source: Path, environment: Path) -> str:
     return str(environment / "bin/vllm-doctor")
 
 
+@contextlib.contextmanager
+def both_installed(commit: str) -> Iterator[tuple[str, str]]:
+    """The commands of the doctor as it was at a commit, and as it is in the last one."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        programs = []
+        for name, source in (("before", commit), ("now", "HEAD")):
+            with checkout(source, place / "source") as files:
+                programs.append(installed(files, place / name))
+        yield programs[0], programs[1]
+
+
 def compared(programs: Sequence[str], words: Sequence[str]) -> list[list[float]]:
     """Wall milliseconds of each run of each program, by turns."""
     took: list[list[float]] = [[] for _ in programs]
@@ -66,18 +78,13 @@ def main() -> None:
     )
     parser.add_argument("commit", metavar="COMMIT")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        with checkout(options.commit, place / "source") as source:
-            before = installed(source, place / "before")
-        with checkout("HEAD", place / "source") as source:
-            now = installed(source, place / "now")
+    with both_installed(options.commit) as programs:
         print(f"| command | environment | {options.commit[:8]} | now | difference |")
         print("| --- | --- | --- | --- | --- |")
         rows = [(name, lab.REFERENCE) for name in COMMANDS]
         for name, recipe in (*rows, ("diagnose", lab.NEWEST)):
             python = str(lab.environment(recipe).python)
-            took = compared((before, now), (*COMMANDS[name], "--python", python))
+            took = compared(programs, (*COMMANDS[name], "--python", python))
             first, second = (statistics.median(one) for one in took)
             cells = [f"{statistics.median(one):.0f} ({min(one):.0f})" for one in took]
             row = f"| {name} | {recipe.name} | {' | '.join(cells)} | {second - first:+.0f} ms |"
