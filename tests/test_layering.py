@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 import subprocess
 import sys
 import typing
@@ -29,7 +30,7 @@ from doctor.variables import VARIABLES, Trait, names_with
 PACKAGE = Path(doctor.__file__).parent
 MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))
 # Scripts that run alone in a child process, in an interpreter that may have nothing installed.
-CHILDREN = [m for m in MODULES if m.startswith("probes/_") and m != "probes/__init__.py"]
+CHILDREN = [m for m in MODULES if re.search(r"(^|/)_(?!_)", m)]
 RULES = sorted(rules_folder().glob("*.py"))
 GIVEN: set[type] = {Where, ServeRequest, DeepAsked}
 
@@ -95,6 +96,7 @@ START_PROCESSES = {
     "target.py": "what a probe asks the machine",
     "serve/process.py": "the server",
     "repair/installer.py": "uv or pip",
+    "download/fetch.py": "the target's client for the hub",
 }
 
 
