@@ -36,3 +36,12 @@ def cuda_version(number: int | None) -> Version | None:
     if number is None or number <= 0:
         return None
     return version_of(f"{number // 1000}.{number % 1000 // 10}")
+
+
+def shown_size(size: int) -> str:
+    """So many bytes, as hubs and disks count them: "59.1 GB"."""
+    if size < 1000:
+        return f"{size} bytes"
+    units = ("kB", "MB", "GB", "TB")
+    power = min(len(units), (len(str(size)) - 1) // 3)
+    return f"{size / 1000**power:.1f} {units[power - 1]}"

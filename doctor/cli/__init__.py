@@ -53,7 +53,7 @@ class _Commands(MutableMapping[str, click.Command]):
 
 
 _COMMANDS = _Commands(
-    *("diagnose", "explain", "fit", "fix", "undo", "launch", "profile"),
+    *("diagnose", "explain", "fit", "fix", "undo", "download", "launch", "profile"),
     *("env", "rules", "snapshot", "schema"),
 )
 

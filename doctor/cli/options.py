@@ -254,6 +254,12 @@ def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
     return _target(_with_common(command, *_TARGET), consents)
 
 
+def model_options(command: F) -> F:
+    """The same for a command that judges by no rules."""
+    named = [name for name in _TARGET if name != "rules_dir"]
+    return _target(_with_common(command, *named), (), rules=False)
+
+
 _TARGET = ("python", "allow", "profile_name", "sets", "rules_dir")
 
 

@@ -12,13 +12,16 @@ from doctor.cli.output import (
 @click.command()
 @click.argument(
     "what",
-    type=click.Choice(["report", "fix", "create", "snapshot", "explain", "fit", "rules"]),
+    type=click.Choice(
+        ["report", "fix", "create", "snapshot", "explain", "fit", "download", "rules"]
+    ),
     default="report",
 )
 def schema(what: str) -> None:
     """Print the JSON Schema of the report, of what fix, fix --create without --apply, explain,
-    fit or rules give, or of the snapshot."""
+    fit, download or rules give, or of the snapshot."""
     from doctor.report.ailment import listing_schema
+    from doctor.report.download_json import download_schema
     from doctor.report.explained import explained_schema
     from doctor.report.fit_json import fit_schema
     from doctor.report.json import report_schema
@@ -32,6 +35,7 @@ def schema(what: str) -> None:
         "snapshot": snapshot_schema,
         "explain": explained_schema,
         "fit": fit_schema,
+        "download": download_schema,
         "rules": listing_schema,
     }
     print_json(made[what](), indent=1)

@@ -16,6 +16,8 @@ _QUANTIZATION = "hf_quant_config.json"
 _INDEX = "model.safetensors.index.json"
 _MOST = 8 << 20  # bytes; that of nvidia/MiniMax-M3-NVFP4, which lists every layer, has 5.6 million
 _MOST_LISTS = 1 << 18
+_INDEX_MOST = 64 << 20  # bytes; that of DeepSeek-V3, of 91,991 tensors, has 8.9 million
+_PLAIN = r"(?a:\w[\w.-]{0,254})"
 _TOTAL = rb'"total_size":\s*(\d{1,18})\b'
 _SHARD = r"(.*)-(\d{1,6})-of-(\d{1,6})\.safetensors"
 _DAMAGED: dict[Damage, Text] = {
@@ -87,6 +89,19 @@ def bytes_in(target: Target, folder: Path) -> int | None:
     stats = [target.stat(folder / name) for name in _shards(names)]
     sizes = [stat.size for stat in stats if stat is not None]
     return sum(sizes) if sizes and len(sizes) == len(stats) else None
+
+
+def shards_of_index(target: Target, folder: Path) -> frozenset[str]:
+    """The files that the index of its safetensors names; none where it has none that can be
+    read. They are no more than names: a folder may come from anywhere."""
+    data = target.read(folder / _INDEX, _INDEX_MOST)
+    try:
+        said = json_table(data or b"")
+    except CodecError:
+        return frozenset()
+    places = said.get("weight_map")
+    names = set(map(str, places.values())) if isinstance(places, dict) else set()
+    return frozenset(name for name in names if re.fullmatch(_PLAIN, name))
 
 
 def headers_in(target: Target, folder: Path) -> tuple[TensorRow, ...]:

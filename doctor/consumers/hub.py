@@ -30,10 +30,14 @@ def is_repository(name: str) -> bool:
 
 def cache(env: Mapping[str, str]) -> Path:
     """Its cache, HF_HUB_CACHE, for a process with this environment."""
-    home = env.get("XDG_CACHE_HOME", "~/.cache")
-    own = _expanded(env.get("HF_HOME", os.path.join(home, "huggingface")), env)  # noqa: PTH118
-    old = env.get("HUGGINGFACE_HUB_CACHE", os.path.join(own, "hub"))  # noqa: PTH118 - as it is
+    old = env.get("HUGGINGFACE_HUB_CACHE", os.path.join(_home(env), "hub"))  # noqa: PTH118 - as it is
     return Path(_expanded(env.get("HF_HUB_CACHE", old), env))
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    cache = env.get("XDG_CACHE_HOME", "~/.cache")
+    own = env.get("HF_HOME", os.path.join(cache, "huggingface"))  # noqa: PTH118 - as it is
+    return Path(_expanded(own, env))
 
 
 def _expanded(text: str, env: Mapping[str, str]) -> str:
@@ -66,9 +70,19 @@ def endpoint(env: Mapping[str, str]) -> str:
     return env.get("HF_ENDPOINT", ENDPOINT).rstrip("/") or ENDPOINT
 
 
+def token_withheld(env: Mapping[str, str]) -> bool:
+    """Whether it sends no token of itself."""
+    return env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _TRUE
+
+
+def token_file(env: Mapping[str, str]) -> Path:
+    """Where `hf auth login` keeps the token."""
+    return Path(_expanded(env.get("HF_TOKEN_PATH") or str(_home(env) / "token"), env))
+
+
 def token(env: Mapping[str, str]) -> str | None:
     """The token that it would send of itself, so far as the environment alone says."""
-    if env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _TRUE:
+    if token_withheld(env):
         return None
     said = env.get("HF_TOKEN") or env.get("HUGGING_FACE_HUB_TOKEN") or ""
     return said.replace("\r", "").replace("\n", "").strip() or None

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from doctor.errors import DoctorError
 from doctor.frozen import dataclass
+
+
+class DownloadError(DoctorError):
+    """Why nothing more is fetched; the exit code is one of `download`."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,14 @@ class ListedFile:
 @dataclass(frozen=True)
 class Listing:
     """The files of a revision that a server needs. `commit`: what the revision is, "" where the hub
-    has no commits; `left_out`: bytes of files that no server loads, such as weights in another
-    format."""
+    has no commits; `resumes`: the client goes on with what an earlier process of it has left;
+    `left_out`: bytes of files that no server loads, such as weights in another format."""
 
     repository: str
     revision: str
     commit: str
     files: tuple[ListedFile, ...]
+    resumes: bool = False
     left_out: int = 0
 
     @property
@@ -58,8 +64,7 @@ class Client:
 
 
 class Origin(Protocol):
-    """A hub, and the target's client for it. What raises raises DoctorError with the exit code of
-    `download`."""
+    """A hub, and the target's client for it. What raises raises DownloadError."""
 
     @property
     def endpoint(self) -> str:
@@ -69,6 +74,11 @@ class Origin(Protocol):
     @property
     def token_sent(self) -> bool:
         """Whether the client has a token that it sends there."""
+        ...
+
+    @property
+    def lock(self) -> Path:
+        """The file that is locked while this model is downloaded."""
         ...
 
     @property
@@ -89,8 +99,16 @@ class Origin(Protocol):
         """Where the file lies once it is complete."""
         ...
 
+    def named(self, listing: Listing) -> bool:
+        """Whether a server that asks for the revision finds these files on this disk."""
+        ...
+
     def parts(self, listing: Listing) -> Sequence[Part]:
         """The files that are on their way there, of this run or of one that was cut off."""
+        ...
+
+    def live(self, part: Part) -> bool:
+        """Whether a client is at work on it, ours or another's."""
         ...
 
     def discard(self, listing: Listing, file: ListedFile) -> None:

@@ -1,0 +1,116 @@
+"""download: the model's files, fetched through a mirror and proven."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from doctor.cli.options import CommonOptions, model_options
+from doctor.cli.output import print_json, say, tell
+from doctor.cli.talking import Talking
+from doctor.consumers import hub
+from doctor.download.fetch import STALL
+from doctor.download.hub import HubOrigin
+from doctor.download.origin import Origin
+from doctor.download.room import existing
+from doctor.download.session import Downloaded, fetched, verified
+from doctor.engine import Facts
+from doctor.errors import UsageError
+from doctor.model import Text
+from doctor.numbers import shown_size
+from doctor.probes.environment import LaunchEnv
+from doctor.probes.interpreter import Interpreter
+from doctor.profile import ServeRequest
+
+
+@click.command()
+@click.argument("model", required=False)
+@model_options
+@click.option(
+    "--revision", metavar="REV", help="A branch, a tag or a commit; else the repository's own."
+)
+@click.option(
+    "--verify-only", is_flag=True, help="Fetch nothing, ask nobody: prove what lies here."
+)
+@click.option(
+    "--stall",
+    type=click.FloatRange(min=1),
+    default=STALL,
+    show_default=True,
+    metavar="SECONDS",
+    help="End a client that brings no byte for so long, and try another way.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+def download(
+    common: CommonOptions,
+    model: str | None,
+    revision: str | None,
+    verify_only: bool,
+    stall: float,
+    form: str,
+) -> None:
+    """Fetch the files of a model with the environment's own client, and prove each by its hash.
+
+    Without MODEL: the profile's. Cut off, the same command goes on. The hub is the shell's
+    HF_ENDPOINT, else the profile's, and that one gets no token.
+
+    Exit codes: 0 complete and every hash right, 1 bytes missing or wrong, or no room, 2 usage, 3
+    the hub does not say, 75 another download of this model is at work, 130 interrupted.
+    """
+    base = common.profile()
+    name = model or base.model
+    if name is None:
+        raise UsageError(Text("which model? name it, or a profile that has one"))
+    request = ServeRequest(dataclasses.replace(base, model=name))
+    target, where = common.located()
+    facts = Facts(target, (where, request))
+    env, interpreter = facts.get(LaunchEnv), facts.get(Interpreter)
+    if not hub.is_repository(name) or target.stat(request.folder / name) is not None:
+        raise UsageError(Text("{name}: not the name of a repository such as org/model", name=name))
+    origin = HubOrigin(
+        target, env, interpreter.python, name, revision or hub.REVISION, hub.cache(env.vars)
+    )
+    if why := target.distrust(existing(origin.folder), searched=True):
+        raise UsageError(why)
+    with Talking(form) as talk:
+        if not verify_only and env.hub:
+            talk.tell(
+                Text("the hub is the profile's, {hub}: it gets no Hugging Face token", hub=env.hub)
+            )
+        made = verified(origin, talk) if verify_only else fetched(origin, talk, stall)
+    if form == "json":
+        from doctor.report.download_json import download_json
+
+        print_json(download_json(made))
+    else:
+        _print(made, origin)
+    if made.failed:
+        tell(made.failed)
+    raise SystemExit(made.exit_code)
+
+
+_SHOWN = 10
+
+
+def _print(made: Downloaded, origin: Origin) -> None:
+    wrong = [one for one in made.files if one.state != "ok"]
+    for one in wrong[:_SHOWN]:
+        say(f"  {one.state:8} {shown_size(one.file.size):>10}  {one.file.path}")
+    if len(wrong) > _SHOWN:
+        say(str(Text("  ... and {count} more", count=len(wrong) - _SHOWN)))
+    if made.complete:
+        say(
+            str(
+                Text(
+                    "complete: {name} at {commit}, {count} files, {size}, every hash right",
+                    name=made.listing.repository,
+                    commit=made.listing.commit or made.listing.revision,
+                    count=len(made.files),
+                    size=shown_size(made.listing.total),
+                )
+            )
+        )
+    say(f"  {origin.place(made.listing, made.files[0].file).parent}")

@@ -1,0 +1,342 @@
+"""Hugging Face's hub and its mirrors, fetched from by the target's own huggingface_hub.
+
+Read in huggingface_hub 0.36.2 and 2.4.0: file_download.py, _snapshot_download.py, _tree_cache.py,
+utils/_auth.py, utils/_shared_blobs.py, constants.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from doctor.codec import CodecError, parse_json
+from doctor.consumers import hub
+from doctor.consumers.checkpoint import shards_of_index
+from doctor.download.origin import Client, DownloadError, ListedFile, Listing, Part
+from doctor.exits import FINDINGS, UNKNOWN
+from doctor.model import Text, os_reason, printable
+from doctor.probes.environment import HUB_SWITCH, HUB_TOKENS, LaunchEnv
+from doctor.target import OWN, Target
+
+_SECONDS = 90  # for the list; a hub is asked twice, with 30 and 10 seconds for each answer
+_FILES_MOST = 100_000
+_LISTS_MOST = 4 * _FILES_MOST
+_SIZE_MOST = 1 << 50
+_INDEX_MOST = 64 << 20
+_SAFETENSORS = ".safetensors"
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".tflite")
+_PART = re.compile(r"([0-9a-f]{64}|[0-9a-f]{40})(\.[0-9a-f]{8})?\.incomplete")
+_SUM = re.compile(r"[0-9a-f]{64}")
+_OBJECT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclasses.dataclass(frozen=True)
+class HubOrigin:
+    """A model of the hub. `python`: the interpreter whose huggingface_hub fetches; `cache`: into
+    which; `plain`: by HTTP alone, without xet."""
+
+    target: Target
+    env: LaunchEnv
+    python: Path
+    repository: str
+    revision: str
+    cache: Path
+    plain: bool = False
+
+    @property
+    def endpoint(self) -> str:
+        return hub.endpoint(self.env.vars)
+
+    @property
+    def token_sent(self) -> bool:
+        """Also one that `hf auth login` has kept."""
+        if hub.token_withheld(self.env.vars):
+            return False
+        return (
+            any(self.env.get(name) for name in HUB_TOKENS)
+            or self.target.stat(hub.token_file(self.env.vars)) is not None
+        )
+
+    @property
+    def folder(self) -> Path:
+        return hub.folder(self.cache, self.repository)
+
+    @property
+    def lock(self) -> Path:
+        return self.cache / ".locks" / self.folder.name / "vllm-doctor.lock"
+
+    # What there is.
+
+    def listing(self) -> Listing:
+        words = (str(self.python), "-I", "-B", OWN + "download/_hub_listing.py")
+        ran = self.target.run(
+            *words, self.repository, self.revision, timeout=_SECONDS, env=self._environment()
+        )
+        answer: Any = None
+        if ran.ok:
+            try:
+                answer = parse_json(ran.out, _LISTS_MOST)
+            except CodecError:
+                answer = {"why": "its list is no JSON, or too long"}
+        if not isinstance(answer, dict):
+            answer = {"why": ran.failure or "no answer"}
+        if "files" not in answer:
+            raise DownloadError(self._refusal(answer), UNKNOWN)
+        files = tuple(self._checked(answer["files"]))
+        commit = answer.get("commit")
+        if not isinstance(commit, str) or not _OBJECT.fullmatch(commit):
+            raise self._odd(Text("commit {commit}", commit=printable(str(commit)[:80])))
+        resumes = answer.get("resumes") is True
+        return needed(Listing(self.repository, self.revision, commit, files, resumes))
+
+    def known(self) -> Listing:
+        commit = self._commit()
+        folder = self.folder / "snapshots" / commit
+        listed = self._tree(commit)
+        if listed is None:
+            listed = tuple(self._by_names(folder))
+        listing = needed(Listing(self.repository, self.revision, commit, listed))
+        if not listing.files:
+            raise DownloadError(Text("{folder} has no files", folder=folder), UNKNOWN)
+        return listing
+
+    def place(self, listing: Listing, file: ListedFile) -> Path:
+        return self.folder / "snapshots" / listing.commit / file.path
+
+    def named(self, listing: Listing) -> bool:
+        """Whether the cache leads from the revision to this commit: without the network, vLLM finds
+        the files by that alone."""
+        if self.revision == listing.commit:
+            return True
+        ref = self.target.read(self.folder / "refs" / self.revision, 256)
+        return ref is not None and ref.decode("ascii", "replace") == listing.commit
+
+    def parts(self, listing: Listing) -> Sequence[Part]:
+        paths = {file.sha256 or file.blob: file.path for file in listing.files}
+        blobs = self.folder / "blobs"
+        made = []
+        for name in self.target.listdir(blobs) or ():
+            found = _PART.fullmatch(name)
+            stat = self.target.stat(blobs / name) if found else None
+            if found and stat and stat.kind == "file":
+                kept = listing.resumes and not found[2]
+                made.append(Part(blobs / name, paths.get(found[1], ""), stat.size, kept))
+        return made
+
+    def live(self, part: Part) -> bool:
+        """Whether a client is at work on the part: it then holds the lock of the file."""
+        name = part.path.name.partition(".")[0]
+        try:
+            lock = os.open(self.lock.with_name(f"{name}.lock"), os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def discard(self, listing: Listing, file: ListedFile) -> None:
+        """The file, and each link on the way to it. Raises DownloadError where one of them lies
+        outside the cache."""
+        path, inside = self.place(listing, file), os.path.realpath(self.cache)
+        for _ in range(4):  # the link of the snapshot, the blob, and where that is shared
+            parent = os.path.realpath(path.parent)
+            if os.path.commonpath((parent, inside)) != inside:
+                why = Text("{path} is wrong, and lies outside {cache}", path=path, cache=self.cache)
+                raise DownloadError(why, FINDINGS)
+            try:
+                link = path.readlink() if path.is_symlink() else None
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                why = Text("{path} cannot be removed: {why}", path=path, why=os_reason(error))
+                raise DownloadError(why, FINDINGS) from None
+            if link is None:
+                return
+            path = path.parent / link
+
+    # Who fetches it.
+
+    def client(self, listing: Listing, files: Sequence[ListedFile], workers: int) -> Client:
+        words = (str(self.python), "-I", "-B", "-m", "huggingface_hub.cli.hf", "download")
+        paths = (file.path for file in files)
+        options = ("--revision", self.revision, "--max-workers", str(workers))
+        cache = ("--cache-dir", str(self.cache))
+        return Client(
+            (*words, *options, *cache, "--", self.repository, *paths), self._environment()
+        )
+
+    def plainer(self) -> HubOrigin | None:
+        return None if self.plain else dataclasses.replace(self, plain=True)
+
+    def _environment(self) -> Mapping[str, str]:
+        """The server's, as the guide has it, and nothing that is said of this machine beyond what
+        fetching a file needs."""
+        made = {**self.env.vars, "HF_XET_HIGH_PERFORMANCE": "1", "LC_ALL": "C"}
+        for name in ("PROGRESS_BARS", "TELEMETRY", "UPDATE_CHECK"):
+            made[f"HF_HUB_DISABLE_{name}"] = "1"
+        if self.plain:
+            made["HF_HUB_DISABLE_XET"] = "1"
+        if hub.token_withheld(made):
+            for name in HUB_TOKENS:
+                made.pop(name, None)
+            made[HUB_SWITCH] = "1"
+            made["NETRC"] = os.devnull  # requests, of 0.36, sends what stands there of a host
+        return made
+
+    # What is said is checked.
+
+    def _checked(self, rows: Any) -> Iterator[ListedFile]:
+        if not isinstance(rows, list) or len(rows) > _FILES_MOST:
+            raise self._odd(Text("more than {most} files", most=_FILES_MOST))
+        for row in rows:
+            path, size, sha256, blob = row if isinstance(row, list) and len(row) == 4 else [""] * 4
+            if not isinstance(path, str) or not within(path):
+                raise self._odd(Text("the file {path}", path=printable(str(path)[:80])))
+            if type(size) is not int or not 0 <= size < _SIZE_MOST:
+                raise self._odd(Text("the size {size}", size=printable(str(size)[:80])))
+            yield ListedFile(path, size, _hash(_SUM, sha256), _hash(_OBJECT, blob))
+
+    def _odd(self, what: Text) -> DownloadError:
+        said = Text("{endpoint} lists {what} of {name}", **self._who, what=what)
+        return DownloadError(said, UNKNOWN)
+
+    @property
+    def _who(self) -> dict[str, str]:
+        return {"endpoint": self.endpoint, "name": self.repository}
+
+    def _refusal(self, answer: Mapping[str, Any]) -> Text:
+        refused, status, said = answer.get("refused"), answer.get("status"), answer.get("why")
+        why = printable(said if isinstance(said, str) else f"HTTP {status}")
+        withheld = hub.token_withheld(self._environment()) and self.env.hub is not None
+        if refused == "no-client":
+            return Text(
+                "{python} has no huggingface_hub to download with: install vLLM, or it, first",
+                python=self.python,
+            )
+        if refused == "offline":
+            return Text("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set: unset it, or --verify-only")
+        if refused == "gated" and withheld:
+            return Text(
+                "{name} is gated, and the profile's {endpoint} gets no token; set the hub yourself:"
+                " HF_ENDPOINT=https://huggingface.co",
+                **self._who,
+            )
+        if refused == "gated":
+            return Text(
+                "{name} is gated: accept its terms at {endpoint}/{name}, and set HF_TOKEN to a "
+                "token of that account",
+                **self._who,
+            )
+        if refused == "not-found" or status == 401:
+            return Text(
+                "{endpoint} has no {name}, or it is private, or the token is not valid",
+                **self._who,
+            )
+        if refused == "no-revision":
+            return Text(
+                "{endpoint} has no revision {revision} of {name}",
+                **self._who,
+                revision=self.revision,
+            )
+        if refused == "no-commit":
+            return Text(
+                "{endpoint} does not say of which commit a file is (X-Repo-Commit), and "
+                "huggingface_hub takes none then; use another mirror",
+                **self._who,
+            )
+        if status == 429:
+            return Text(
+                "{endpoint} is asked too often from here (HTTP 429): wait some minutes, or use a "
+                "token",
+                **self._who,
+            )
+        return Text("{endpoint} does not list {name}: {why}", **self._who, why=why)
+
+    # What lies on this disk.
+
+    def _commit(self) -> str:
+        if _OBJECT.fullmatch(self.revision):
+            return self.revision
+        place = hub.snapshot(self.target, self.cache, self.repository, self.revision)
+        if place is None or not _OBJECT.fullmatch(place.name):
+            why = Text(
+                "{folder} has no {revision}: it is not downloaded",
+                folder=self.folder,
+                revision=self.revision,
+            )
+            raise DownloadError(why, UNKNOWN)
+        return place.name
+
+    def _tree(self, commit: str) -> tuple[ListedFile, ...] | None:
+        """What huggingface_hub 2 has kept of the hub's list; None where that says nothing."""
+        data = self.target.read(self.folder / "trees" / f"{commit}.json", _INDEX_MOST)
+        try:
+            said = parse_json(data or b"", _LISTS_MOST)
+        except CodecError:
+            return None
+        files = said.get("files") if isinstance(said, dict) else None
+        if not isinstance(files, dict) or not all(isinstance(r, dict) for r in files.values()):
+            return None
+        rows = [[p, r.get("size"), r.get("lfs_sha256"), r.get("blob_id")] for p, r in files.items()]
+        try:
+            return tuple(self._checked(rows))
+        except DownloadError:
+            return None
+
+    def _by_names(self, folder: Path) -> Iterator[ListedFile]:
+        """The files of the snapshot: a blob's name is its hash. Its size is not kept, and is taken
+        as it is; shards that the index names, and that are not there, are listed with no hash."""
+        there = set()
+        for path in self._files(folder):
+            stat = self.target.stat(folder / path)
+            name = self.target.realpath(folder / path).name
+            there.add(path)
+            size = stat.size if stat else 0
+            yield ListedFile(path, size, _hash(_SUM, name), _hash(_OBJECT, name))
+        for shard in sorted(shards_of_index(self.target, folder) - there):
+            yield ListedFile(shard, 0)
+
+    def _files(self, folder: Path, below: str = "", depth: int = 0) -> Iterator[str]:
+        for name in self.target.listdir(folder / below) or ():
+            path = f"{below}/{name}" if below else name
+            # By its parent: a link to nothing is a file that lacks its blob.
+            stat = self.target.stat(folder / path)
+            if stat is not None and stat.kind == "dir" and depth < 4:
+                yield from self._files(folder, path, depth + 1)
+            elif stat is None or stat.kind == "file":
+                yield path
+
+
+def within(path: str) -> bool:
+    """Whether it is the path of a file below a folder, and harmless to print."""
+    if not 0 < len(path) <= 1024 or not path.isprintable():
+        return False
+    parts = PurePosixPath(path).parts
+    return not path.startswith("/") and ".." not in parts and "/".join(parts) == path
+
+
+def needed(listing: Listing) -> Listing:
+    """Without the weights that vLLM passes over where a model has them as safetensors
+    (default_loader.py of 0.22.0 and 0.33.0)."""
+    if not any(f.path.endswith(_SAFETENSORS) and "/" not in f.path for f in listing.files):
+        return listing
+    left = {
+        f.path
+        for f in listing.files
+        if f.path.endswith(_OTHER_WEIGHTS) or f.path.startswith("original/")
+    }
+    files = tuple(f for f in listing.files if f.path not in left)
+    size = sum(f.size for f in listing.files if f.path in left)
+    return dataclasses.replace(listing, files=files, left_out=size)
+
+
+def _hash(form: re.Pattern[str], said: object) -> str | None:
+    return said if isinstance(said, str) and form.fullmatch(said) else None
