@@ -42,8 +42,9 @@ def listed(repository: str, revision: str) -> dict[str, Any]:
     if rows:
         # What a mirror leaves out, and what is kept from whoever has not accepted the terms, shows
         # only where a file is asked for.
-        least = min(rows, key=lambda row: row[1] or 0)
-        found = get_hf_file_metadata(hf_hub_url(repository, least[0], revision=about.sha))
+        names = [row[0] for row in rows]
+        name = "config.json" if "config.json" in names else names[0]
+        found = get_hf_file_metadata(hf_hub_url(repository, name, revision=about.sha))
         if found.commit_hash is None:
             return {"refused": "no-commit"}
     source = Path(file_download.__file__).read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ STALL = 60.0
 nothing for 261 s, and ends then."""
 
 _LOOK_EVERY = 0.5  # seconds
-_GRACE = 5.0  # seconds for a client to end in order
+_JOIN = 5.0  # seconds; of a client that has ended, nobody holds the pipe any more
 _TAIL = 8192  # bytes
 _LINE = 300
 
@@ -101,12 +101,10 @@ def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """In order, so that it takes its own parts away; then by force."""
+    """By force: huggingface_hub hears of Ctrl-C only once the files at work are fetched."""
     if child.poll() is None:
-        os.killpg(child.pid, signal.SIGINT)
-        if _wait(child, _GRACE) is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 class _Tail:
@@ -121,7 +119,7 @@ class _Tail:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.join(_GRACE)
+        self._thread.join(_JOIN)
 
     def _read(self, pipe: BinaryIO) -> None:
         while piece := os.read(pipe.fileno(), _TAIL):

@@ -31,6 +31,8 @@ _INDEX_MOST = 64 << 20
 _SAFETENSORS = ".safetensors"
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".tflite")
 _PART = re.compile(r"([0-9a-f]{64}|[0-9a-f]{40})(\.[0-9a-f]{8})?\.incomplete")
+_TOUCHED = re.compile(r"tmp_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""An empty file by which the client learns the umask, for a moment."""
 _SUM = re.compile(r"[0-9a-f]{64}")
 _OBJECT = re.compile(r"[0-9a-f]{40}")
 
@@ -122,10 +124,12 @@ class HubOrigin:
         made = []
         for name in self.target.listdir(blobs) or ():
             found = _PART.fullmatch(name)
-            stat = self.target.stat(blobs / name) if found else None
-            if found and stat and stat.kind == "file":
-                kept = listing.resumes and not found[2]
-                made.append(Part(blobs / name, paths.get(found[1], ""), stat.size, kept))
+            stat = self.target.stat(blobs / name) if found or _TOUCHED.fullmatch(name) else None
+            if stat is None or stat.kind != "file" or (not found and stat.size):
+                continue
+            kept = listing.resumes and found is not None and not found[2]
+            path = paths.get(found[1], "") if found else ""
+            made.append(Part(blobs / name, path, stat.size, kept))
         return made
 
     def live(self, part: Part) -> bool:

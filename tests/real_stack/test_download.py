@@ -1,0 +1,75 @@
+"""`download` with the huggingface_hub that vLLM 0.22.0 brings: 0.36 goes on with its parts."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.downloads import NAME, SHARDS, Downloads, instants, model, must_go_on
+from tests.real_stack import lab
+from tests.real_stack.conftest import MakeEnvironment
+from tests.stand_ins import hub as hubs
+from tests.stand_ins.hub import Faults, Hub
+
+pytestmark = pytest.mark.real_stack
+
+PIECE = 10 << 20
+"""Bytes that huggingface_hub writes at a time (DOWNLOAD_CHUNK_SIZE)."""
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Hub]:
+    with hubs.serve() as hub:
+        yield hub
+
+
+@pytest.fixture
+def downloads(served: Hub, environment: MakeEnvironment, tmp_path: Path) -> Downloads:
+    served.faults = Faults()
+    served.asked.clear()
+    served.add(NAME, model())
+    return Downloads(served, environment(lab.REFERENCE).prefix, tmp_path)
+
+
+def test_a_part_is_gone_on_with_where_it_ended(downloads: Downloads) -> None:
+    downloads.hub.add(NAME, model(shard=3 * PIECE))
+    run = downloads.cut_off(SHARDS[2], 2 * PIECE + 1, signal.SIGINT, part=2 * PIECE)
+    assert run.returncode == 130
+    (part,) = (p for p in downloads.blobs.iterdir() if p.stat().st_size == 2 * PIECE)
+    kept = downloads.whole()
+    downloads.hub.asked.clear()
+    assert downloads.run().returncode == 0
+    assert downloads.hub.ranges(SHARDS[2]) == [f"bytes={2 * PIECE}-"]
+    assert not kept & downloads.fetched()
+    assert not part.exists()
+    assert downloads.left() == []
+
+
+def test_a_wrong_byte_is_found_and_a_dead_cas_is_left_for_plain_http(downloads: Downloads) -> None:
+    downloads.hub.faults = Faults(xet="http://127.0.0.1:9", wrong={SHARDS[0]: 1})
+    ran = downloads.run("--stall", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert "going on by plain HTTP" in ran.stderr
+    assert len(downloads.hub.ranges(SHARDS[0])) == 2
+
+
+def test_no_token_goes_to_a_mirror_that_the_profile_names(downloads: Downloads) -> None:
+    token = "hf_" + "Ab1" * 11
+    (downloads.home / "token").write_text(token)
+    netrc = downloads.home / ".netrc"
+    netrc.write_text(f"machine 127.0.0.1 login me password {token}\n")
+    ran = downloads.of_profile(HF_TOKEN=token)
+    assert ran.returncode == 0, ran.stderr
+    assert not any(one.authorized for one in downloads.hub.asked)
+
+
+@pytest.mark.parametrize(
+    ("path", "at", "number"), instants(signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+)
+def test_a_cut_at_any_instant_costs_nothing_that_was_kept(
+    downloads: Downloads, path: str, at: int, number: signal.Signals
+) -> None:
+    must_go_on(downloads, path, at, number)
