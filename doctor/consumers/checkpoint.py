@@ -13,14 +13,14 @@ from doctor.target import Target
 
 CONFIG = "config.json"
 _QUANTIZATION = "hf_quant_config.json"
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _MOST = 8 << 20  # bytes; that of nvidia/MiniMax-M3-NVFP4, which lists every layer, has 5.6 million
 _MOST_LISTS = 1 << 18
 _INDEX_MOST = 64 << 20  # bytes; that of DeepSeek-V3, of 91,991 tensors, has 8.9 million
 _PLAIN = r"(?a:\w[\w.-]{0,254})"
 _TOTAL = rb'"total_size":\s*(\d{1,18})\b'
 _SHARD = r"(.*)-(\d{1,6})-of-(\d{1,6})\.safetensors"
-_DAMAGED: dict[Damage, Text] = {
+DAMAGED: dict[Damage, Text] = {
     "length": Text("is not a safetensors file: its header would be longer than it can be"),
     "not-json": Text("has a header that is not JSON"),
     "tensors": Text("has a header with rows that are not tensors, or too many"),
@@ -81,9 +81,9 @@ def bytes_in(target: Target, folder: Path) -> int | None:
     """The size of its weights in safetensors: what their index adds up, also where they are still
     on their way, else that of the files; None where that is not all of them."""
     names = target.listdir(folder) or ()
-    if _INDEX in names:
+    if INDEX in names:
         # The total stands at the beginning; the names of the tensors take megabytes.
-        found = re.search(_TOTAL, target.read(folder / _INDEX, 4096) or b"")
+        found = re.search(_TOTAL, target.read(folder / INDEX, 4096) or b"")
         if found:
             return int(found[1])
     stats = [target.stat(folder / name) for name in _shards(names)]
@@ -94,7 +94,7 @@ def bytes_in(target: Target, folder: Path) -> int | None:
 def shards_of_index(target: Target, folder: Path) -> frozenset[str]:
     """The files that the index of its safetensors names; none where it has none that can be
     read. They are no more than names: a folder may come from anywhere."""
-    data = target.read(folder / _INDEX, _INDEX_MOST)
+    data = target.read(folder / INDEX, _INDEX_MOST)
     try:
         said = json_table(data or b"")
     except CodecError:
@@ -117,7 +117,7 @@ def headers_in(target: Target, folder: Path) -> tuple[TensorRow, ...]:
         if header is None:
             raise CodecError("", Text("{path} cannot be read", path=folder / shard))
         if header.damage is not None:
-            why = Text("{path} {why}", path=folder / shard, why=_DAMAGED[header.damage])
+            why = Text("{path} {why}", path=folder / shard, why=DAMAGED[header.damage])
             raise (CodecError if header.damage == "cut" else DamagedHeader)("", why)
         rows += header.rows
     return tuple(rows)

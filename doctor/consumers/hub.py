@@ -15,6 +15,7 @@ from doctor.target import Target
 
 ENDPOINT = "https://huggingface.co"
 REVISION = "main"
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 _REPOSITORY = r"(?a:(?:\w[\w.-]*/)?\w[\w.-]*)"
 _COMMIT = r"(?a:[\w.-]+)"
@@ -63,6 +64,12 @@ def snapshot(target: Target, cache: Path, repository: str, revision: str) -> Pat
         commit = (target.read(ref, 256) or b"").decode("utf-8", "replace")
     plain = re.fullmatch(_COMMIT, commit) and commit.strip(".")
     return home / "snapshots" / commit if plain else None
+
+
+def is_offline(env: Mapping[str, str]) -> bool:
+    """Whether it asks nobody: the second variable counts where the first is not set, or empty."""
+    said = next((value for name in OFFLINE if (value := env.get(name))), "")
+    return said.upper() in _TRUE
 
 
 def endpoint(env: Mapping[str, str]) -> str:

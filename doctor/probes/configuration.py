@@ -81,6 +81,31 @@ def weights_folder(
     return _here(target, request, arguments, env).weights_folder(_model(request, arguments))
 
 
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where a model's files are on this machine, or would come to lie. `folder`: they, None where
+    there are none; `repository`: its own cache is below it, None where a folder is served."""
+
+    name: str
+    folder: Path | None
+    repository: Path | None
+    revision: str
+
+
+def model_place(
+    target: Target, request: ServeRequest, arguments: ServerArguments, env: LaunchEnv
+) -> ModelPlace:
+    """Raises NotApplicable where no model was named, or one that is not looked for here, and
+    NotRecorded."""
+    name, here = _model(request, arguments), _here(target, request, arguments, env)
+    folder = here.weights_folder(name)
+    if here.is_folder(name):
+        return ModelPlace(name, folder, None, here.revision)
+    if not _is_read(name) or here.modelscope or not hub.is_repository(name):
+        raise NotApplicable(Text("{name}: not a repository of the hub and no folder", name=name))
+    return ModelPlace(name, folder, hub.folder(here.caches[-1], name), here.revision)
+
+
 def _model(request: ServeRequest, arguments: ServerArguments) -> str:
     default = arguments.defaults.get("model") if request.command else None
     model = _said(arguments, "model") or request.profile.model or default
@@ -209,6 +234,10 @@ class _Here:
             return None if folder is None else bytes_in(self.target, folder)
         except NotRecorded:
             return None
+
+    def is_folder(self, name: str) -> bool:
+        """Whether what is served is a path of this machine."""
+        return _is_read(name) and self._stat(name) is not None
 
     def weights_folder(self, name: str) -> Path | None:
         if not _is_read(name):
