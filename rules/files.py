@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
-from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers import hub
 from doctor.fixes import Command, Doctor
 from doctor.numbers import shown_size
@@ -35,7 +35,7 @@ def _listed(odd: Iterable[OddFile]) -> Iterator[Text]:
 def _on_their_way(files: ModelFiles) -> Iterator[Text]:
     if files.parts:
         yield Text(
-            "{count} files of {size} are on their way, or were left by a download that was cut off",
+            "{count} files of {size} are on their way, or were left by a download that did not end",
             count=files.parts,
             size=shown_size(files.parts_size),
         )
@@ -183,11 +183,12 @@ def truncated_safetensors(files: ModelFiles | None) -> Finding | None:
     shorter or longer than that, as after an interrupted copy or a full disk. `header too large` or
     `invalid header`: the first bytes are something else, most often a Git LFS pointer of 130 bytes
     or an error page. `header too small`: the file is empty. The message does not name the file.
-    vLLM does not fetch a file anew that exists, whatever is in it. The header proves nothing of the
-    bytes behind it: a wrong one is found by its hash alone (`vllm-doctor download --verify-only`).
+    vLLM does not fetch a file again that exists, whatever is in it. The header proves nothing of
+    the bytes behind it: a wrong one is found by its hash alone (`vllm-doctor download
+    --verify-only`).
 
     Manual: In the hub's cache, `vllm-doctor download MODEL` finds it, takes it away and fetches it
-    anew. In a git clone, `git lfs pull` puts the files in the place of their pointers.
+    again. In a git clone, `git lfs pull` puts the files in the place of their pointers.
 
     Sources: airllm#137, LlamaFactory#5201, vllm#57975, safetensors/src/tensor.rs
 
@@ -261,7 +262,9 @@ def hf_offline_missing_files(files: ModelFiles | None, env: LaunchEnv) -> Findin
     """
     if not hub.is_offline(env.vars):
         return None
-    here = _known(files)
+    if files is None:
+        raise Missing(_NOT_LOOKED_AT)
+    here = files
     lacking = here.of("missing", "broken-link")
     if here.repository is None or (here.weights and not lacking):
         return None

@@ -14,7 +14,7 @@ from doctor.download.fetch import STALL
 from doctor.download.hub import HubOrigin
 from doctor.download.origin import Origin
 from doctor.download.room import existing
-from doctor.download.session import Downloaded, fetched, verified
+from doctor.download.session import Downloaded, fetch_all, verified
 from doctor.engine import Facts
 from doctor.errors import UsageError
 from doctor.model import Text
@@ -80,7 +80,7 @@ def download(
             talk.tell(
                 Text("the hub is the profile's, {hub}: it gets no Hugging Face token", hub=env.hub)
             )
-        made = verified(origin, talk) if verify_only else fetched(origin, talk, stall)
+        made = verified(origin, talk) if verify_only else fetch_all(origin, talk, stall)
     if form == "json":
         from doctor.report.download_json import download_json
 

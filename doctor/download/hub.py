@@ -94,7 +94,7 @@ class HubOrigin:
         if not isinstance(commit, str) or not _OBJECT.fullmatch(commit):
             raise self._odd(Text("commit {commit}", commit=printable(str(commit)[:80])))
         resumes = answer.get("resumes") is True
-        return needed(Listing(self.repository, self.revision, commit, files, resumes))
+        return loaded_files(Listing(self.repository, self.revision, commit, files, resumes))
 
     def known(self) -> Listing:
         commit = self._commit()
@@ -102,7 +102,7 @@ class HubOrigin:
         listed = self._tree(commit)
         if listed is None:
             listed = tuple(self._by_names(folder))
-        listing = needed(Listing(self.repository, self.revision, commit, listed))
+        listing = loaded_files(Listing(self.repository, self.revision, commit, listed))
         if not listing.files:
             raise DownloadError(Text("{folder} has no files", folder=folder), UNKNOWN)
         return listing
@@ -209,12 +209,13 @@ class HubOrigin:
             yield ListedFile(path, size, _hash(_SUM, sha256), _hash(_OBJECT, blob))
 
     def _odd(self, what: Text) -> DownloadError:
-        said = Text("{endpoint} lists {what} of {name}", **self._who, what=what)
+        said = Text(
+            "{endpoint} lists {what} of {name}",
+            endpoint=self.endpoint,
+            name=self.repository,
+            what=what,
+        )
         return DownloadError(said, UNKNOWN)
-
-    @property
-    def _who(self) -> dict[str, str]:
-        return {"endpoint": self.endpoint, "name": self.repository}
 
     def _refusal(self, answer: Mapping[str, Any]) -> Text:
         refused, status, said = answer.get("refused"), answer.get("status"), answer.get("why")
@@ -231,38 +232,47 @@ class HubOrigin:
             return Text(
                 "{name} is gated, and the profile's {endpoint} gets no token; set the hub yourself:"
                 " HF_ENDPOINT=https://huggingface.co",
-                **self._who,
+                endpoint=self.endpoint,
+                name=self.repository,
             )
         if refused == "gated":
             return Text(
                 "{name} is gated: accept its terms at {endpoint}/{name}, and set HF_TOKEN to a "
                 "token of that account",
-                **self._who,
+                endpoint=self.endpoint,
+                name=self.repository,
             )
         if refused == "not-found" or status == 401:
             return Text(
                 "{endpoint} has no {name}, or it is private, or the token is not valid",
-                **self._who,
+                endpoint=self.endpoint,
+                name=self.repository,
             )
         if refused == "no-revision":
             return Text(
                 "{endpoint} has no revision {revision} of {name}",
-                **self._who,
+                endpoint=self.endpoint,
+                name=self.repository,
                 revision=self.revision,
             )
         if refused == "no-commit":
             return Text(
                 "{endpoint} does not say of which commit a file is (X-Repo-Commit), and "
                 "huggingface_hub takes none then; use another mirror",
-                **self._who,
+                endpoint=self.endpoint,
             )
         if status == 429:
             return Text(
                 "{endpoint} is asked too often from here (HTTP 429): wait some minutes, or use a "
                 "token",
-                **self._who,
+                endpoint=self.endpoint,
             )
-        return Text("{endpoint} does not list {name}: {why}", **self._who, why=why)
+        return Text(
+            "{endpoint} does not list {name}: {why}",
+            endpoint=self.endpoint,
+            name=self.repository,
+            why=why,
+        )
 
     # What lies on this disk.
 
@@ -327,7 +337,7 @@ def within(path: str) -> bool:
     return not path.startswith("/") and ".." not in parts and "/".join(parts) == path
 
 
-def needed(listing: Listing) -> Listing:
+def loaded_files(listing: Listing) -> Listing:
     """Without the weights that vLLM passes over where a model has them as safetensors
     (default_loader.py of 0.22.0 and 0.33.0)."""
     if not any(f.path.endswith(_SAFETENSORS) and "/" not in f.path for f in listing.files):

@@ -60,7 +60,7 @@ def verified(origin: Origin, talk: Talk) -> Downloaded:
     return _outcome(listing, origin.endpoint, False, files)
 
 
-def fetched(origin: Origin, talk: Talk, stall: float) -> Downloaded:
+def fetch_all(origin: Origin, talk: Talk, stall: float) -> Downloaded:
     """Fetches what is missing or wrong, and proves it. Raises DownloadError where the hub does not
     say what there is, where there is no room, and where another download is at work."""
     listing = origin.listing()
