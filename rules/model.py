@@ -210,8 +210,8 @@ def model_not_known(
     Nor is one that loads another model beside it, the draft of `--speculative-config`: that one is
     not read.
 
-    Manual: `--online`, or download the model first (`hf download MODEL`). A profile may also say it
-    in `[needs]` (`--set needs.architecture=... --set needs.model_type=...`).
+    Manual: `--online`, or download the model first (`vllm-doctor download MODEL`). A profile may
+    also say it in `[needs]` (`--set needs.architecture=... --set needs.model_type=...`).
 
     Workaround: `--accept model-not-known` continues without these checks.
 
@@ -284,7 +284,7 @@ def _ways(
         yield "look it up with --online"
     if request and request.command:
         if hub:
-            yield f"download it (hf download {shlex.quote(model)})"
+            yield f"download it (vllm-doctor download {shlex.quote(model)})"
     else:
         yield f"name them in a profile's [needs] (--set needs.{lacking}=...)"
     yield "go on with --accept model-not-known"
