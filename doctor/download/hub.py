@@ -59,10 +59,8 @@ class HubOrigin:
         """Also one that `hf auth login` has kept."""
         if hub.token_withheld(self.env.vars):
             return False
-        return (
-            any(self.env.get(name) for name in HUB_TOKENS)
-            or self.target.stat(hub.token_file(self.env.vars)) is not None
-        )
+        kept = self.target.stat(hub.token_file(self.env.vars)) is not None
+        return kept or any(self.env.get(name) for name in HUB_TOKENS if name != "HF_TOKEN_PATH")
 
     @property
     def folder(self) -> Path:
@@ -105,6 +103,15 @@ class HubOrigin:
         listing = loaded_files(Listing(self.repository, self.revision, commit, listed))
         if not listing.files:
             raise DownloadError(Text("{folder} has no files", folder=folder), UNKNOWN)
+        for file in listing.files:
+            if not file.sha256 and not file.blob and self.target.stat(folder / file.path):
+                raise DownloadError(
+                    Text(
+                        "no hash of {path} is kept on this disk: leave out --verify-only",
+                        path=folder / file.path,
+                    ),
+                    UNKNOWN,
+                )
         return listing
 
     def place(self, listing: Listing, file: ListedFile) -> Path:
@@ -198,15 +205,18 @@ class HubOrigin:
     # What is said is checked.
 
     def _checked(self, rows: Any) -> Iterator[ListedFile]:
-        if not isinstance(rows, list) or len(rows) > _FILES_MOST:
-            raise self._odd(Text("more than {most} files", most=_FILES_MOST))
+        if not isinstance(rows, list) or not 0 < len(rows) <= _FILES_MOST:
+            raise self._odd(Text("no files, or more than {most}", most=_FILES_MOST))
         for row in rows:
             path, size, sha256, blob = row if isinstance(row, list) and len(row) == 4 else [""] * 4
             if not isinstance(path, str) or not within(path):
                 raise self._odd(Text("the file {path}", path=printable(str(path)[:80])))
             if type(size) is not int or not 0 <= size < _SIZE_MOST:
                 raise self._odd(Text("the size {size}", size=printable(str(size)[:80])))
-            yield ListedFile(path, size, _hash(_SUM, sha256), _hash(_OBJECT, blob))
+            made = ListedFile(path, size, _hash(_SUM, sha256), _hash(_OBJECT, blob))
+            if not made.sha256 and not made.blob:
+                raise self._odd(Text("no hash of {path}", path=path))
+            yield made
 
     def _odd(self, what: Text) -> DownloadError:
         said = Text(
