@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers import hub
-from doctor.fixes import Command, Doctor
+from doctor.fixes import Command, DownloadModel
 from doctor.numbers import shown_size
 from doctor.probes.configuration import ModelConfiguration
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.files import ModelFiles, OddFile
+from doctor.probes.model import ModelPath
 from doctor.probes.served import Profile
 
 _SHOWN = 5
@@ -41,10 +42,10 @@ def _on_their_way(files: ModelFiles) -> Iterator[Text]:
         )
 
 
-def _download(files: ModelFiles) -> Fix:
-    revision = () if files.revision == hub.REVISION else ("--revision", files.revision)
-    step = Doctor("download", (files.name, *revision))
-    return Fix(Text("download it now, and prove every file"), (step,), Needs.PERSON)
+def _download(files: ModelFiles) -> Iterator[Fix]:
+    if files.repository is not None:
+        step = DownloadModel(files.name, files.revision, files.repository.parent)
+        yield Fix(Text("download it now, and prove every file"), (step,))
 
 
 def _how_bad(profile: Profile) -> Severity:
@@ -67,8 +68,11 @@ def model_not_downloaded(
     server that does not start. Where the profile says that the GPUs come later, as when an image is
     built, it is no more than a note.
 
-    Manual: `vllm-doctor download MODEL` fetches them through the same hub, goes on where it was cut
-    off, and holds every file against the hub's hash.
+    Fix: Fetches them through the same hub with the client of the environment, and holds every file
+    against the hub's hash. More than 1 GiB needs `--allow download`; the plan says the bytes, the
+    disk and the host.
+
+    Manual: `vllm-doctor download MODEL` does the same; interrupted, it goes on.
 
     Sources: vllm/model_executor/model_loader/weight_utils.py (0.22.0 and 0.33.0)
 
@@ -91,7 +95,7 @@ def model_not_downloaded(
             ),
             *_on_their_way(here),
         ),
-        (_download(here),),
+        tuple(_download(here)),
         _how_bad(profile),
     )
 
@@ -110,7 +114,10 @@ def hf_incomplete_cache(
     to that process. `were not initialized` with every shard there is not a missing file: this
     vLLM's class expects weights that the checkpoint does not have.
 
-    Manual: `vllm-doctor download MODEL` fetches what is missing and keeps what is right;
+    Fix: Fetches what is missing, keeps what is right, and proves both. More than 1 GiB needs
+    `--allow download`; the plan says the bytes, the disk and the host.
+
+    Manual: `vllm-doctor download MODEL` does the same;
     `--verify-only` says, without the network, what that is. `find FOLDER -xtype l` lists the links
     to nothing.
 
@@ -132,13 +139,13 @@ def hf_incomplete_cache(
             model=here.name,
         ),
         (*_listed(lacking), *_on_their_way(here)),
-        (_download(here),),
+        tuple(_download(here)),
         _how_bad(profile),
     )
 
 
 @rule("model-files-missing", Severity.ERROR, Stage.MODEL)
-def model_files_missing(files: ModelFiles | None) -> Finding | None:
+def model_files_missing(files: ModelFiles | None, path: ModelPath | None) -> Finding | None:
     """The model's folder lacks files of its weights.
 
     Nothing is fetched into a folder that is served by its path. vLLM stops with `Cannot find any
@@ -155,6 +162,8 @@ def model_files_missing(files: ModelFiles | None) -> Finding | None:
     here = _known(files)
     if here.repository is not None or here.folder is None or not here.listed:
         return None
+    if path is not None and path.path is not None and not path.config:
+        raise NotApplicable(Text("it is no model's folder"))
     lacking = here.of("missing", "broken-link")
     if here.weights and not lacking:
         return None
@@ -187,8 +196,11 @@ def truncated_safetensors(files: ModelFiles | None) -> Finding | None:
     the bytes behind it: a wrong one is found by its hash alone (`vllm-doctor download
     --verify-only`).
 
-    Manual: In the hub's cache, `vllm-doctor download MODEL` finds it, takes it away and fetches it
-    again. In a git clone, `git lfs pull` puts the files in the place of their pointers.
+    Fix: In the hub's cache the file is taken away and fetched again, and every file is proven. More
+    than 1 GiB needs `--allow download`; the plan says the bytes, the disk and the host.
+
+    Manual: `vllm-doctor download MODEL` does the same. In a git clone, `git lfs pull` puts the
+    files in the place of their pointers.
 
     Sources: airllm#137, LlamaFactory#5201, vllm#57975, safetensors/src/tensor.rs
 
@@ -199,7 +211,7 @@ def truncated_safetensors(files: ModelFiles | None) -> Finding | None:
     if not bad:
         return None
     if here.repository is not None:
-        fixes = (_download(here),)
+        fixes = tuple(_download(here))
     elif any(one.fault == "pointer" for one in bad):
         pull = Command(f"git -C {shlex.quote(str(here.folder))} lfs pull")
         fixes = (Fix(Text("fetch the files that the pointers stand for"), (pull,), Needs.PERSON),)

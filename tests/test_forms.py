@@ -190,7 +190,9 @@ class TestFix:
         assert (done.code, bad(done, "failure")) == (0, set())
         (fixed,) = (s for s in suites(done.out) if s.attrib["name"] == "fix")
         assert "fixed: " in "".join(fixed.itertext())
-        assert annotated(fix("--format", "github").out)[-1].endswith("::Healthy (1 info)")
+        assert annotated(fix("--format", "github").out)[-1].endswith(
+            "::Healthy (2 infos, 1 fixable)"
+        )
 
 
 def test_nothing_in_a_text_ends_an_annotation_or_opens_another() -> None:

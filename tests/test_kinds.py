@@ -94,7 +94,7 @@ class Licences(Kind):
         undo = f"remove {{PLACE}}" if {undone} else None
         return Effect(f"write {{PLACE}}", undo, {{"text": step.text}})
 
-    def carry_out(self, effect):
+    def carry_out(self, effect, context):
         from doctor.model import Text
         from doctor.repair.errors import StageError
 
@@ -530,7 +530,10 @@ def test_kinds_come_in_their_order() -> None:
     orders = [kind.order for kind in KINDS]
     assert orders == sorted(orders)
     names = [kind.name for kind in KINDS]
-    assert names == ["end-process", "install", "cuda-home", "environment", "set-aside"]
+    assert names == [
+        *("end-process", "install", "cuda-home", "environment", "set-aside"),
+        "download",
+    ]
 
 
 class Nothing(Step):

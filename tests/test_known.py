@@ -25,6 +25,7 @@ from tests.conftest import SYSTEM, Environment, must_fit, run_doctor, run_inside
 CPU = ("--set", "device=cpu")
 OTHER = ("--set", "model=somebody/some-model")
 ACCEPT = ("--accept", "model-not-known")
+QUIET = ("--accept", "model-not-downloaded")
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def healthy(shared_cpu_server: Environment) -> tuple[str, ...]:
 def test_a_model_of_which_nothing_is_known_is_one_outcome(healthy: tuple[str, ...]) -> None:
     said = run_inside("diagnose", *healthy, *OTHER, "--format", "json")
     assert said.code == 3
-    (one,) = (o for o in said.report["outcomes"] if o["verdict"] != "ok")
+    assert said.found() == {"model-not-downloaded"}
+    (one,) = (o for o in said.report["outcomes"] if o["verdict"] == "unknown")
     assert one["id"] == "model-not-known"
     assert one["why"].startswith("nothing is known of somebody/some-model: architecture, type")
     assert {"architecture-not-in-vllm", "tp-not-dividing-heads"} <= {
@@ -66,7 +68,7 @@ class TestAccepted:
         said = run_inside("diagnose", *healthy, *OTHER, *ACCEPT)
         assert said.code == 0
         assert "~ model  accepted: nothing is known of somebody" in said.out
-        assert said.out.splitlines()[-1] == "Healthy (accepted: model-not-known)"
+        assert "Healthy (1 warning, 1 fixable; accepted: model-not-known)" in said.out
 
     def test_json_says_it(self, healthy: tuple[str, ...]) -> None:
         said = run_inside("diagnose", *healthy, *OTHER, *ACCEPT, "--format", "json")
@@ -83,16 +85,16 @@ class TestAccepted:
         assert said.code == 1
         assert "tool-parser-unknown  PRIMARY CAUSE" in said.out
         assert (
-            "Not healthy: 1 error, 1 info, no automatic fix; accepted: reasoning-parser-unknown."
-            in said.out
+            "Not healthy: 1 error, 1 warning, 1 info, 1 fixable; accepted: "
+            "reasoning-parser-unknown." in said.out
         )
         both = "reasoning-parser-unknown,tool-parser-unknown"
         assert run_inside("diagnose", *healthy, *sets, "--accept", both).code == 0
 
     def test_what_is_not_there_is_not_accepted(self, healthy: tuple[str, ...]) -> None:
-        said = run_inside("diagnose", *healthy, *ACCEPT)
+        said = run_inside("diagnose", *healthy, *ACCEPT, *QUIET)
         assert said.code == 0
-        assert said.out.splitlines()[-1] == "Healthy"
+        assert said.out.splitlines()[-1] == "Healthy (accepted: model-not-downloaded)"
 
     @pytest.mark.parametrize("command", ["diagnose", "fix", "launch"])
     def test_a_name_that_no_rule_has_is_a_slip(
@@ -129,9 +131,10 @@ class TestAccepted:
         refused = run_doctor(*options)
         assert refused.code == 78
         assert "inconclusive: model-not-known" in refused.err
-        said = run_doctor(*options, *ACCEPT)
+        said = run_doctor(*options, *ACCEPT, *QUIET)
         assert said.code == 7
-        assert "vllm-doctor: healthy, accepted (model-not-known); starting " in said.err
+        both = "model-not-downloaded, model-not-known"
+        assert f"vllm-doctor: healthy, accepted ({both}); starting " in said.err
 
 
 class TestWithoutAModel:
@@ -209,7 +212,7 @@ class TestPath:
         options = ("diagnose", *healthy, "--set", "model=org/model", "--format", "json")
         assert run_inside(*options).found() == {"model-path-missing"}
         (tmp_path / "org/model/config.json").write_text("{}", encoding="utf-8")
-        assert run_inside(*options).found() == set()
+        assert run_inside(*options).found() == {"model-files-missing"}
 
 
 class TestEnvironmentWithoutSitePackages:
@@ -219,7 +222,8 @@ class TestEnvironmentWithoutSitePackages:
         assert said.code == 1
         assert said.report["primary"] == "site-packages-missing"
         assert [o["id"] for o in said.report["outcomes"] if o["verdict"] != "ok"] == [
-            "site-packages-missing"
+            "site-packages-missing",
+            "model-not-downloaded",
         ]
 
     def test_an_empty_one_is_an_environment_without_vllm(self, bare: Environment) -> None:

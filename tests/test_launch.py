@@ -390,7 +390,8 @@ class TestStart:
         assert (ran.returncode, ran.stdout) == (0, "hello you\n")
         of_token, starts = ran.stderr.splitlines()
         assert "the server gets no Hugging Face token" in of_token
-        assert starts.startswith(f"vllm-doctor: healthy; starting {served.prefix}/bin/vllm ")
+        judged = "healthy, with warnings (model-not-downloaded)"
+        assert starts.startswith(f"vllm-doctor: {judged}; starting {served.prefix}/bin/vllm ")
 
     def test_a_descriptor_that_was_handed_down_reaches_the_server(
         self, cpu_server: Environment
@@ -646,7 +647,7 @@ class TestRefusal:
         (tmp_path / "rules/own.py").write_text(rule)
         said = run(served, record, "--rules", tmp_path / "rules", EXITS="0")
         assert said.code == 0
-        assert "healthy, with warnings (own); starting" in said.err
+        assert "healthy, with warnings (own, model-not-downloaded); starting" in said.err
 
     @pytest.mark.parametrize("options", [(), ("--exec",), ("--dry-run",)])
     def test_not_while_another_doctor_is_at_work(

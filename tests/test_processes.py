@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,6 +24,7 @@ from doctor.fixes.processes import ProcessesEnded, _not_ended
 from doctor.probes import processes
 from doctor.probes.driver import ProcessOnGpu
 from doctor.probes.processes import Holder, ProcessTable
+from doctor.repair.context import RepairContext
 from doctor.repair.errors import StageError
 from doctor.repair.manifest import Effect
 from doctor.target import Live
@@ -287,6 +288,10 @@ class TestOrphans:
             assert (one.own, one.orphan) == (False, None)
 
 
+NOWHERE = cast(RepairContext, None)
+"""To end a process asks nothing of the environment."""
+
+
 class TestEnding:
     def effect(self, pid: int, started: int | None = None) -> Effect:
         one = ProcessTable(Live({})).seen(pid)
@@ -296,7 +301,7 @@ class TestEnding:
     def test_an_orphan_ends_with_all_that_it_has_started(self, reaper: Path) -> None:
         with started(reaper) as made:
             made.kill_server()
-            ProcessesEnded().carry_out(self.effect(made.engine))
+            ProcessesEnded().carry_out(self.effect(made.engine), NOWHERE)
             assert not alive(made.engine)
             assert not alive(made.worker)
 
@@ -306,7 +311,7 @@ class TestEnding:
         monkeypatch.setattr("doctor.fixes.processes._PATIENCE", 1.0)
         with started(reaper, code=STUBBORN) as made:
             made.kill_server()
-            ProcessesEnded().carry_out(self.effect(made.engine))
+            ProcessesEnded().carry_out(self.effect(made.engine), NOWHERE)
             assert not alive(made.worker)
 
     def test_without_descriptors_of_processes_as_well(
@@ -315,7 +320,7 @@ class TestEnding:
         monkeypatch.delattr(os, "pidfd_open")
         with started(reaper) as made:
             made.kill_server()
-            ProcessesEnded().carry_out(self.effect(made.engine))
+            ProcessesEnded().carry_out(self.effect(made.engine), NOWHERE)
             assert not alive(made.engine)
 
     def test_as_many_descriptors_as_there_are(
@@ -336,7 +341,7 @@ class TestEnding:
         try:
             with started(reaper, code=STUBBORN) as made:
                 made.kill_server()
-                ProcessesEnded().carry_out(self.effect(made.engine))
+                ProcessesEnded().carry_out(self.effect(made.engine), NOWHERE)
                 assert not alive(made.worker)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -364,18 +369,18 @@ class TestEnding:
     def test_another_process_that_has_got_the_number_is_left_alone(self, reaper: Path) -> None:
         with started(reaper) as made:
             made.kill_server()
-            ProcessesEnded().carry_out(self.effect(made.engine, started=1))
+            ProcessesEnded().carry_out(self.effect(made.engine, started=1), NOWHERE)
             assert alive(made.engine)
 
     def test_one_that_is_no_orphan_is_left_alone(self, bare: Environment, reaper: Path) -> None:
         with served(bare, reaper) as made:
             for pid in (made.engine, made.worker, made.server):
                 with pytest.raises(StageError, match="not proven to be an orphan"):
-                    ProcessesEnded().carry_out(self.effect(pid))
+                    ProcessesEnded().carry_out(self.effect(pid), NOWHERE)
             assert alive(made.engine)
 
     def test_one_that_has_ended_by_itself_is_no_failure(self) -> None:
-        ProcessesEnded().carry_out(self.effect((1 << 22) + 1))
+        ProcessesEnded().carry_out(self.effect((1 << 22) + 1), NOWHERE)
 
     def test_the_line_for_a_person_ends_that_process_and_no_other(self, reaper: Path) -> None:
         with started(reaper) as made:

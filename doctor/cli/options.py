@@ -239,6 +239,7 @@ CONSENT_HELP = {
     "core": " core: change an installed torch, vLLM, FlashInfer or triton.",
     "running": " running: change an environment that a process is using.",
     "processes": " processes: end engine processes whose server is gone.",
+    "download": " download: fetch more than 1 GiB of a model.",
 }
 
 

@@ -5,13 +5,16 @@
 
 from doctor.fixes.base import Kind, Kinds
 from doctor.fixes.cuda_home import CudaHome, CudaHomes
+from doctor.fixes.download import DownloadModel, ModelsDownloaded
 from doctor.fixes.environment import Environment, PrependPath, SetVariable, UnsetVariable
 from doctor.fixes.files import FilesSetAside, SetAside
 from doctor.fixes.person import Command, Doctor, LoadVariables
 from doctor.fixes.pip import Install, PipInstall, PipUninstall
 from doctor.fixes.processes import EndProcess, ProcessesEnded
 
-KINDS = Kinds(ProcessesEnded(), Install(), CudaHomes(), Environment(), FilesSetAside())
+KINDS = Kinds(
+    ProcessesEnded(), Install(), CudaHomes(), Environment(), FilesSetAside(), ModelsDownloaded()
+)
 
 
 def kind_named(name: str) -> Kind | None:
@@ -30,6 +33,7 @@ __all__ = [
     "Command",
     "CudaHome",
     "Doctor",
+    "DownloadModel",
     "EndProcess",
     "Kind",
     "LoadVariables",

@@ -97,7 +97,7 @@ class Kind:
         an empty `new` in it to stage files. Raises StageError."""
         raise NotImplementedError
 
-    def carry_out(self, effect: Effect) -> None:
+    def carry_out(self, effect: Effect, context: RepairContext) -> None:
         """Does what `prepare` gave as an Effect. Raises StageError or OSError."""
         raise NotImplementedError
 

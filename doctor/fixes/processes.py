@@ -74,7 +74,7 @@ class ProcessesEnded(Kind):
         data = {"pid": str(step.pid), "started": str(step.started), "title": step.title}
         return Effect(str(step), None, data)
 
-    def carry_out(self, effect: Effect) -> None:
+    def carry_out(self, effect: Effect, context: RepairContext) -> None:
         """Raises StageError where it is no orphan any more, or does not end."""
         from doctor.repair.errors import StageError
 

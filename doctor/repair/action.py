@@ -11,8 +11,8 @@ from doctor.model import Fix, Needs, Step, Text
 if TYPE_CHECKING:
     from doctor.fixes.base import Kind
 
-Consent = Literal["core", "running", "processes"]
-CONSENTS: tuple[Consent, ...] = ("core", "running", "processes")
+Consent = Literal["core", "running", "processes", "download"]
+CONSENTS: tuple[Consent, ...] = ("core", "running", "processes", "download")
 
 
 class Changed(NamedTuple):

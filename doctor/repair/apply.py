@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
@@ -244,7 +245,7 @@ def _carry_out(action: Action, context: RepairContext, run: Run) -> Done:
             run.drop(folder)
             raise
         if isinstance(made, Effect):
-            run.perform(folder, made, kind)
+            run.perform(folder, made, kind, functools.partial(kind.carry_out, context=context))
         else:
             run.commit(folder, made, must_be_no_worse)
         numbers.append(int(folder.name))

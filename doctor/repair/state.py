@@ -133,15 +133,17 @@ class Run:
         with contextlib.suppress(OSError), Tree(change) as tree:
             tree.remove("new")
 
-    def perform(self, change: Path, effect: Effect, kind: Kind) -> None:
-        """Notes an effect, has its kind carry it out, and notes that it is done; where it fails,
-        undoes it, if it can be, and raises what it failed with."""
+    def perform(
+        self, change: Path, effect: Effect, kind: Kind, carry_out: Callable[[Effect], None]
+    ) -> None:
+        """Notes an effect of this kind, has it carried out, and notes that it is done; where it
+        fails, undoes it, if it can be, and raises what it failed with."""
         effect = dataclasses.replace(effect, kind=kind.name, state="planned")
         if self.journal.schema_version < manifest.EFFECTS_VERSION:
             self.note(schema_version=manifest.EFFECTS_VERSION)
         self._write_effect(change, effect)
         try:
-            kind.carry_out(effect)
+            carry_out(effect)
         except BaseException:
             if effect.undo is not None:
                 if left := _left_by_undo(kind, effect):  # no word hides why it failed

@@ -189,6 +189,7 @@ OF_THE_WHEELS = {
     "architecture-not-in-transformers",
     "nvcc-header-version-skew",
     "pip-toolkit-lib-layout",
+    "model-not-downloaded",
 }
 JUDGE = ("diagnose", "--format", "json", *FOR_H100)
 
