@@ -163,7 +163,7 @@ def model_files_missing(files: ModelFiles | None, path: ModelPath | None) -> Fin
     if here.repository is not None or here.folder is None or not here.listed:
         return None
     if path is not None and path.path is not None and not path.config:
-        raise NotApplicable(Text("it is no model's folder"))
+        raise NotApplicable(Text("there is no config.json in it"))
     lacking = here.of("missing", "broken-link")
     if here.weights and not lacking:
         return None

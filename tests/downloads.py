@@ -41,7 +41,11 @@ ENDS = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}
 def model(shard: int = SHARD) -> dict[str, bytes]:
     """The files of a small model, whose shards no compression makes smaller."""
     made = random.Random(15)  # noqa: S311 - bytes and no secret
-    return {**SMALL, **{name: made.randbytes(shard) for name in SHARDS}}
+    size = shard - 8 - 128
+    rows = {"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+    header = json.dumps(rows).encode().ljust(128)
+    start = len(header).to_bytes(8, "little") + header
+    return {**SMALL, **{name: start + made.randbytes(size) for name in SHARDS}}
 
 
 @dataclass

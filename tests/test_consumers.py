@@ -391,8 +391,8 @@ def test_a_vllm_newer_than_what_is_known_is_judged_all_the_same_and_told(
 ) -> None:
     (info,) = cpu_server.site.glob("vllm-*.dist-info")
     info.rename(cpu_server.site / f"vllm-{version}.dist-info")
-    options = ("diagnose", "--python", cpu_server.prefix, "--set", "device=cpu")
-    options += ("--accept", "model-not-downloaded")
+    quiet = ("--accept", "model-not-downloaded")
+    options = ("diagnose", "--python", cpu_server.prefix, "--set", "device=cpu", *quiet)
     said = run_inside(*options)
     assert (said.code, "Healthy" in said.out) == (0, True)
     told = f"checked up to vLLM {vllm.CHECKED_UP_TO}"

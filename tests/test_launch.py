@@ -647,7 +647,7 @@ class TestRefusal:
         (tmp_path / "rules/own.py").write_text(rule)
         said = run(served, record, "--rules", tmp_path / "rules", EXITS="0")
         assert said.code == 0
-        assert "healthy, with warnings (own, model-not-downloaded); starting" in said.err
+        assert "healthy, with warnings (model-not-downloaded, own); starting" in said.err
 
     @pytest.mark.parametrize("options", [(), ("--exec",), ("--dry-run",)])
     def test_not_while_another_doctor_is_at_work(

@@ -32,7 +32,7 @@ from doctor.shipped import rules_folder
 from doctor.snapshot import shareable
 from doctor.tape import Tape, load_tape
 from doctor.variables import RECORDED, Trait, names_with
-from tests.conftest import not_for_ever, run_doctor, shared_library, vllm_environment
+from tests.conftest import DOCTOR, not_for_ever, run_doctor, shared_library, vllm_environment
 from tests.corpus import logs
 from tests.planted import Planted, planted
 
@@ -509,7 +509,7 @@ def test_paths_still_fit_each_other(tmp_path: Path) -> None:
     )
     again = run_doctor("diagnose", "--format", "json", "--from", tape, *sets)
     assert "flashinfer-stale-cache" in live.found()
-    renamed = live.out.replace(str(home), "/home/user")
+    renamed = live.out.replace(str(home), "/home/user").replace(str(DOCTOR), DOCTOR.name)
     assert _judgement(json.loads(renamed)) == _judgement(again.report)
 
 
