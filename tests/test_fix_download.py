@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +66,20 @@ def test_the_plan_says_the_bytes_the_disk_and_the_host(fix: Fixing) -> None:
     assert fix.here() == set()
     script = fix("--script", "-").out
     assert f"download --python {fix.environment.python}" in script
+
+
+def test_the_printed_line_fetches_what_the_plan_says(fix: Fixing, tmp_path: Path) -> None:
+    """From the hub and into the cache of the command, of which the shell knows nothing."""
+    cache = tmp_path / "its own"
+    serve = (f"HF_ENDPOINT={fix.hub.url}", f"HF_HUB_CACHE={cache}", "vllm", "serve", NAME)
+    env = {**SYSTEM, "HOME": str(fix.home)}
+    about = ("--python", fix.environment.prefix, "--only", ID, "--accept", "model-not-known")
+    script = run_doctor("fix", *about, "--script", "-", "--", *serve, env=env).out
+    (line,) = (one for one in script.splitlines() if " download " in one and one[0] != "#")
+    ran = subprocess.run(shlex.split(line), env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = cache.glob("models--*/snapshots/*/*.safetensors")
+    assert {path.name for path in found} == set(SHARDS)
 
 
 def test_it_is_fetched_proven_and_stays_when_the_run_is_undone(fix: Fixing) -> None:

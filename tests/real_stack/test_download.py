@@ -14,7 +14,7 @@ from doctor.probes.environment import LaunchEnv
 from doctor.probes.interpreter import FoundBy, Where
 from doctor.profile import Profile, ServeRequest
 from doctor.target import Live
-from tests.conftest import SYSTEM
+from tests.conftest import DOCTOR, SYSTEM
 from tests.downloads import NAME, SHARDS, Downloads, instants, model, must_go_on
 from tests.real_stack import lab
 from tests.real_stack.conftest import MakeEnvironment
@@ -71,6 +71,21 @@ def test_no_token_goes_to_a_mirror_that_the_profile_names(downloads: Downloads) 
     ran = downloads.of_profile(HF_TOKEN=token)
     assert ran.returncode == 0, ran.stderr
     assert not any(one.authorized for one in downloads.hub.asked)
+
+
+def test_a_command_has_its_model_where_it_says(downloads: Downloads, tmp_path: Path) -> None:
+    cache = tmp_path / "its own"
+    command = (f"HF_ENDPOINT={downloads.hub.url}", "vllm", "serve", NAME, "--download-dir", cache)
+    ran = subprocess.run(
+        [DOCTOR, "download", "--python", downloads.python, "--", *command, "--revision", "main"],
+        env={**SYSTEM, "HOME": str(downloads.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = cache.glob("models--*/snapshots/*/*.safetensors")
+    assert {path.name for path in found} == set(SHARDS)
 
 
 LISTS = """
