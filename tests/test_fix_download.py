@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sysconfig
 from collections.abc import Iterator
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SYSTEM, Environment, Said, run_doctor
-from tests.downloads import NAME, SHARDS, model
+from tests.conftest import DOCTOR, SYSTEM, Environment, Said, run_doctor, wait_for
+from tests.downloads import NAME, SHARD, SHARDS, model
 from tests.stand_ins import hub as hubs
 from tests.stand_ins.hub import Faults, Hub
 
-ID = "model-not-downloaded"
+ID, INCOMPLETE = "model-not-downloaded", "hf-incomplete-cache"
 SIZE = sum(map(len, model().values()))
 
 
@@ -37,12 +38,28 @@ class Fixing:
         client.write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
 
     def __call__(self, *words: str, verb: str = "fix") -> Said:
+        return run_doctor(*self._words(words, verb), env=self._env())
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [DOCTOR, *self._words(words, "fix")],
+            env=self._env(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def _words(self, words: tuple[str, ...], verb: str) -> tuple[str | Path, ...]:
         about = ("--python", self.environment.prefix)
         serve = ("--set", "device=cpu", "--set", f"model={NAME}") if verb == "fix" else ()
-        own = ("--only", ID, "--accept", "model-not-known") if verb == "fix" else ()
+        own = (
+            ("--only", f"{ID},{INCOMPLETE}", "--accept", "model-not-known") if verb == "fix" else ()
+        )
+        return (verb, *about, *serve, *own, *words)
+
+    def _env(self) -> dict[str, str]:
         home = {"HOME": str(self.home), "HF_HOME": str(self.home)}
-        env = {**SYSTEM, **home, "HF_ENDPOINT": self.hub.url}
-        return run_doctor(verb, *about, *serve, *own, *words, env=env)
+        return {**SYSTEM, **home, "HF_ENDPOINT": self.hub.url}
 
     def here(self) -> set[str]:
         found = self.home.glob("hub/models--*/snapshots/*/*.safetensors")
@@ -88,9 +105,32 @@ def test_it_is_fetched_proven_and_stays_when_the_run_is_undone(fix: Fixing) -> N
     assert f"✓ fixed  download  {ID}" in said.err
     assert fix.here() == set(SHARDS)
     undone = fix(verb="undo")
-    assert undone.code == 0, undone.err
+    assert undone.code == 1  # as whatever an undo leaves
+    assert f"fetch 3.1 MB of {NAME} (5 files)" in undone.err
+    assert "cannot be undone" in undone.err
     assert fix.here() == set(SHARDS)
     assert ID not in fix().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_one_that_is_cut_off_is_gone_on_with(fix: Fixing, number: signal.Signals) -> None:
+    hold = fix.hub.hold(SHARDS[2], SHARD // 2)
+    with fix.start("--apply") as run:
+        assert hold.reached.wait(60)
+        wait_for(lambda: fix.here() == set(SHARDS[:2]))
+        run.send_signal(number)
+        _, err = run.communicate(timeout=60)
+    hold.go_on.set()
+    assert run.returncode == (130 if number is signal.SIGINT else -9), err
+    fix.hub.asked.clear()
+    again = fix("--apply")
+    assert again.code == 0, again.err
+    assert fix.here() == set(SHARDS)
+    assert not fix.hub.ranges(SHARDS[0])
+    assert not list(fix.home.rglob("*.incomplete"))
+    undone = fix(verb="undo")
+    assert "cannot be undone" in undone.err
+    assert fix.here() == set(SHARDS)
 
 
 def test_more_than_a_gibibyte_needs_a_yes(fix: Fixing) -> None:
