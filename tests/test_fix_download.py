@@ -33,6 +33,8 @@ class Fixing:
     def __init__(self, hub: Hub, environment: Environment, home: Path) -> None:
         self.hub, self.home = hub, home
         self.environment = environment
+        self.env: dict[str, str] = {}
+        self.own: tuple[str, ...] = ("--only", f"{ID},{INCOMPLETE}", "--accept", "model-not-known")
         # The client of the tests' own environment, where vLLM would have brought one.
         client = environment.site / "client.pth"
         client.write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
@@ -52,14 +54,12 @@ class Fixing:
     def _words(self, words: tuple[str, ...], verb: str) -> tuple[str | Path, ...]:
         about = ("--python", self.environment.prefix)
         serve = ("--set", "device=cpu", "--set", f"model={NAME}") if verb == "fix" else ()
-        own = (
-            ("--only", f"{ID},{INCOMPLETE}", "--accept", "model-not-known") if verb == "fix" else ()
-        )
+        own = self.own if verb == "fix" else ()
         return (verb, *about, *serve, *own, *words)
 
     def _env(self) -> dict[str, str]:
         home = {"HOME": str(self.home), "HF_HOME": str(self.home)}
-        return {**SYSTEM, **home, "HF_ENDPOINT": self.hub.url}
+        return {**SYSTEM, **home, **self.env, "HF_ENDPOINT": self.hub.url}
 
     def here(self) -> set[str]:
         found = self.home.glob("hub/models--*/snapshots/*/*.safetensors")
@@ -131,6 +131,27 @@ def test_one_that_is_cut_off_is_gone_on_with(fix: Fixing, number: signal.Signals
     undone = fix(verb="undo")
     assert "cannot be undone" in undone.err
     assert fix.here() == set(SHARDS)
+
+
+def test_the_yes_alone_asks_for_a_model_that_is_only_a_warning(fix: Fixing) -> None:
+    """As the guide's reader types it. Without it a warning is left, however small the model."""
+    fix.own = ("--accept", "model-not-known")
+    assert fix("--apply").code == 0
+    assert fix.here() == set()
+    said = fix("--apply", "--allow", "download")
+    assert said.code == 0, said.err
+    assert fix.here() == set(SHARDS)
+
+
+def test_a_hub_that_does_not_say_keeps_nothing_else_from_being_fixed(fix: Fixing) -> None:
+    fix.own = ("--only", f"{ID},variable-unreadable", "--accept", "model-not-known")
+    fix.env = {"VLLM_USE_FLASHINFER_SAMPLER": "true"}
+    fix.hub.faults = Faults(status=404, code="RepoNotFound")
+    said = fix("--apply", "--format", "json")
+    (left,) = said.report["withheld"]
+    assert (left["id"], left["allow"]) == (ID, None)
+    assert f"has no {NAME}" in left["why"]
+    assert [one["ids"] for one in said.report["results"]] == [["variable-unreadable"]]
 
 
 def test_more_than_a_gibibyte_needs_a_yes(fix: Fixing) -> None:
