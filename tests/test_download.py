@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doctor.report.download_json import download_schema
-from tests.conftest import must_fit
+from tests.conftest import DOCTOR, SYSTEM, Environment, must_fit
 from tests.downloads import NAME, SHARD, SHARDS, Downloads, instants, model, must_go_on
 from tests.stand_ins import hub as hubs
 from tests.stand_ins.hub import Faults, Hub
@@ -221,6 +221,31 @@ class TestTokens:
         assert report["token_sent"] is True
         assert self.sent(downloads) == {f"Bearer {self.SECRET}"}
         assert downloads.report("--verify-only", HF_TOKEN=self.SECRET)["token_sent"] is False
+
+
+class TestCommand:
+    """Of a server's own command: what it would look for, from its hub and in its cache."""
+
+    def run(self, prefix: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        words = ("download", "--python", str(prefix), *words)
+        return subprocess.run(
+            [DOCTOR, *words], env=SYSTEM, capture_output=True, text=True, check=False
+        )
+
+    def test_it_serves_one_model(self, shared_cpu_server: Environment) -> None:
+        ran = self.run(shared_cpu_server.prefix, "org/other", "--", "vllm", "serve", NAME)
+        assert ran.returncode == 2
+        assert f"org/other: the command serves {NAME}; leave one out" in ran.stderr
+
+    def test_where_its_options_cannot_be_read_nothing_is_fetched_to_a_guess(self) -> None:
+        ran = self.run(PREFIX, "--", "vllm", "serve", NAME, "--download-dir", "/elsewhere")
+        assert ran.returncode == 3
+        assert "the options of the command cannot be read: vLLM is not there" in ran.stderr
+
+    def test_a_command_without_the_dashes_is_wrong_use(self) -> None:
+        ran = self.run(PREFIX, "vllm", "serve", NAME)
+        assert ran.returncode == 2
+        assert "put -- before the server's command" in ran.stderr
 
 
 def test_two_do_not_download_the_same_model_at_once(downloads: Downloads) -> None:

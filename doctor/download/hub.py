@@ -20,7 +20,7 @@ from doctor.consumers.checkpoint import shards_of_index
 from doctor.download.origin import Client, DownloadError, ListedFile, Listing, Part
 from doctor.exits import FINDINGS, UNKNOWN
 from doctor.model import Text, os_reason, printable
-from doctor.probes.environment import HUB_SWITCH, HUB_TOKENS, LaunchEnv
+from doctor.probes.environment import HUB_SWITCH, HUB_TOKENS, NETRC, LaunchEnv
 from doctor.target import OWN, Target
 
 _SECONDS = 90  # for the list; a hub is asked twice, with 30 and 10 seconds for each answer
@@ -199,7 +199,7 @@ class HubOrigin:
             for name in HUB_TOKENS:
                 made.pop(name, None)
             made[HUB_SWITCH] = "1"
-            made["NETRC"] = os.devnull  # requests, of 0.36, sends what stands there of a host
+            made[NETRC] = os.devnull
         return made
 
     # What is said is checked.
