@@ -13,6 +13,7 @@ from doctor.probes.configuration import ModelConfiguration
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.files import ModelFiles, OddFile
 from doctor.probes.model import ModelPath
+from doctor.probes.room import DownloadRoom
 from doctor.probes.served import Profile
 
 _SHOWN = 5
@@ -304,3 +305,67 @@ def hf_offline_missing_files(files: ModelFiles | None, env: LaunchEnv) -> Findin
         ),
         (Fix(Text("let it be downloaded"), (unset,), Needs.PERSON),),
     )
+
+
+@rule("disk-full-download", Severity.ERROR, Stage.MODEL)
+def disk_full_download(
+    files: ModelFiles | None,
+    room: DownloadRoom | None,
+    configuration: ModelConfiguration | None,
+    env: LaunchEnv,
+    profile: Profile,
+) -> Finding | None:
+    """The disk that the model is downloaded to is full.
+
+    The weights go into the Hugging Face cache below HF_HOME (~/.cache/huggingface by default), and
+    a second copy of the file being fetched may lie in its xet folder. The disk has no room for
+    them, or the user's quota or the inodes are exhausted: `No space left on device`, `Disk quota
+    exceeded`. Complete files are kept. The warning about free space alone proves nothing: it looks
+    at one file and does not count what is already there. `No space left on device` from NCCL or
+    /dev/shm is shared memory, not a disk. The doctor looks with `--online`, when the hub says how
+    large the weights are; a quota shows only where the file system reports it as free space.
+
+    Manual: Put the cache on another disk (`export HF_HOME=/path/on/a/larger/disk`), or remove
+    models that are no longer needed (`hf cache ls`). `vllm-doctor download` looks at the quota too.
+
+    Sources: huggingface_hub#2742, vllm#3568
+
+    See also: hf-incomplete-cache, nccl-shm-too-small, cache-dir-unwritable
+    """
+    here = _known(files)
+    if room is None or hub.is_offline(env.vars):
+        raise NotApplicable(Text("nothing is to be downloaded"))
+    severity = Severity.INFO if profile.gpus == "later" else None
+    move = Fix(
+        Text("put the cache on a disk with room"),
+        (Command("export HF_HOME=/path/on/a/larger/disk"),),
+        Needs.PERSON,
+    )
+    if not room.writable:
+        said = Text(
+            "{place} cannot be written, and {model} is to be downloaded there",
+            place=room.place,
+            model=here.name,
+        )
+        return Finding(said, (), (move,), severity)
+    size = configuration.weights if configuration else None
+    if size is None:
+        return None
+    needs = max(0, size - here.size - here.parts_size)
+    if needs > room.free:
+        said = Text(
+            "{needs} of {model} are missing, and {place} has {free} free",
+            needs=shown_size(needs),
+            model=here.name,
+            place=room.place,
+            free=shown_size(room.free),
+        )
+        return Finding(said, (), (move,), severity)
+    if room.inodes is not None and room.inodes < _FEW_INODES:
+        said = Text("{place} has {count} inodes free", place=room.place, count=room.inodes)
+        return Finding(said, (), (move,), severity)
+    return None
+
+
+_FEW_INODES = 64
+"""A model has some tens of files, and the cache makes a link and a lock for each."""

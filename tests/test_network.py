@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from doctor.model import Missing, NotApplicable
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.files import ModelFiles
 from doctor.probes.network import HubReach, hub_reach
+from doctor.probes.room import download_room
 from doctor.profile import Profile, ServeRequest
 from doctor.target import Live
 from tests.downloads import NAME, model
@@ -164,12 +166,12 @@ def test_nothing_is_asked_with_a_password_in_the_address() -> None:
 
 
 def test_no_token_goes_to_a_hub_that_the_person_did_not_name(hub: Hub) -> None:
-    token = {"HF_TOKEN": "hf_" + "x" * 34}
-    variables = {"HF_ENDPOINT": hub.url, **token}
+    token = "hf_" + "x" * 34
+    variables = {"HF_ENDPOINT": hub.url, "HF_TOKEN": token}
     request = ServeRequest(Profile(model=NAME), online=True)
     hub_reach(Live({}), request, FILES, LaunchEnv(variables, hub=hub.url))
     assert not any(one.authorized for one in hub.asked)
-    assert reach(hub.url, **token).with_token
+    assert reach(hub.url, HF_TOKEN=token).with_token
     assert any(one.authorized for one in hub.asked)
     assert not any(one.authorized and "/cdn/" in one.path for one in hub.asked)
 
@@ -206,3 +208,12 @@ def test_nobody_is_asked_where_nothing_is_fetched(
     with pytest.raises(NotApplicable):
         reach(hub.url, online=online, files=files, **env)
     assert hub.asked == []
+
+
+def test_the_room_is_that_of_the_file_system_of_the_cache(tmp_path: Path) -> None:
+    files = ModelFiles(NAME, repository=tmp_path / "not/there", revision="main")
+    request = ServeRequest(Profile(model=NAME), online=True)
+    made = download_room(Live(), request, files)
+    found = os.statvfs(tmp_path)
+    assert (made.place, made.writable) == (tmp_path, True)
+    assert abs(made.free - found.f_bavail * found.f_frsize) < 1 << 30

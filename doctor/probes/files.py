@@ -40,7 +40,8 @@ class ModelFiles(Fact):
     """`folder`: where the model's files are, None where this machine has none; `repository`: what
     the hub's cache has of it, None where a folder is served; `weights`: the files that vLLM would
     load, those included that are to be there and are not; `odd`: those of them that it cannot;
-    `parts`, `parts_size`: files that were, or are, on their way, and their bytes; `listed`: whether
+    `parts`, `parts_size`: files that were, or are, on their way, and their bytes; `size`: bytes of
+    the `weights` that are here; `listed`: whether
     the folder, where there is one, says what it holds."""
 
     since: ClassVar[str] = "0.8.0"
@@ -53,6 +54,7 @@ class ModelFiles(Fact):
     odd: tuple[OddFile, ...] = ()
     parts: int = 0
     parts_size: int = 0
+    size: int = 0
     listed: bool = True
 
     def of(self, *faults: FileFault) -> tuple[OddFile, ...]:
@@ -84,6 +86,7 @@ def model_files(
         tuple(one for one in odd if one is not None),
         len(parts),
         sum(parts),
+        sum(_sizes(target, place.folder, weights)) if place.folder else 0,
         listed is not None,
     )
 
@@ -137,6 +140,12 @@ def _odd(target: Target, path: Path, names: Collection[str]) -> OddFile | None:
     if header.damage is None:
         return None
     return OddFile(path, "cut" if header.damage == "cut" else "damaged", DAMAGED[header.damage])
+
+
+def _sizes(target: Target, folder: Path, weights: Collection[str]) -> Iterator[int]:
+    for name in weights:
+        stat = target.stat(folder / name)
+        yield stat.size if stat is not None and stat.kind == "file" else 0
 
 
 def _parts(target: Target, place: ModelPlace) -> Iterator[int]:
