@@ -357,8 +357,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers |= {"X-Linked-Etag": f'"{one.sha256}"', "X-Linked-Size": str(one.size)}
         if hub.faults.xet:
-            route = f"{hub.url}/api/models/{repository}/xet-read-token/{commit}"
-            headers |= {"X-Xet-Hash": one.sha256[::-1], "X-Xet-Refresh-Route": route}
+            # As mirrors pass it on: the client asks the mirror for it.
+            route = f"https://huggingface.co/api/models/{repository}/xet-read-token/{commit}"
+            links = (
+                f'<https://cas.invalid/>; rel="xet-reconstruction-info", <{route}>; rel="xet-auth"'
+            )
+            headers |= {"X-Xet-Hash": one.sha256[::-1], "Link": links}
         base = (hub.faults.redirect or hub.cdn).rstrip("/")
         headers["Location"] = f"{base}/cdn/{one.sha256}/{quote(name)}"
         self._say(b"", status=302, headers=headers)
