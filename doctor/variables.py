@@ -92,6 +92,12 @@ VARIABLES = (
     Variable("HF_ENDPOINT", Text("whether the profile's mirror stands in for the hub"), _READ),
     Variable("HF_HOME", Text("where the hub's cache is"), _READ),
     Variable("HF_HUB_CACHE", Text("the hub's cache"), _READ),
+    Variable(
+        "HF_HUB_DISABLE_XET",
+        Text("whether the hub's client keeps to plain HTTP"),
+        _READ | Trait.SET,
+    ),
+    Variable("HF_HUB_OFFLINE", Text("whether the hub is asked at all"), _READ),
     Variable("HOME", Text("the caches; a snapshot calls it /home/user"), _READ),
     Variable("HUGGINGFACE_HUB_CACHE", Text("the hub's cache, by its old name"), _READ),
     Variable("LD_AUDIT", Text("what every process loads"), Trait.CODE_FILES),
@@ -116,6 +122,7 @@ VARIABLES = (
     ),
     Variable("PYTHONNOUSERSITE", Text("where Python imports from"), _IMPORT),
     Variable("PYTHONPATH", Text("where Python imports from"), _IMPORT),
+    Variable("TRANSFORMERS_OFFLINE", Text("the same of HF_HUB_OFFLINE, by its old name"), _READ),
     Variable("TRITON_LIBCUDA_PATH", Text("where Triton finds libcuda"), _READ | Trait.SET),
     Variable(
         "VLLM_ALLOW_LONG_MAX_MODEL_LEN",

@@ -69,7 +69,7 @@ def test_the_plan_says_the_bytes_the_disk_and_the_host(fix: Fixing) -> None:
 def test_it_is_fetched_proven_and_stays_when_the_run_is_undone(fix: Fixing) -> None:
     said = fix("--apply")
     assert said.code == 0, said.err + said.out
-    assert f"fixed  download  {ID}" in said.out.replace("✓ ", "").replace("   ", "  ")
+    assert f"✓ fixed  download  {ID}" in said.err
     assert fix.here() == set(SHARDS)
     undone = fix(verb="undo")
     assert undone.code == 0, undone.err

@@ -72,6 +72,11 @@ def is_offline(env: Mapping[str, str]) -> bool:
     return said.upper() in _TRUE
 
 
+def without_xet(env: Mapping[str, str]) -> bool:
+    """Whether it fetches by plain HTTP, also with hf_xet."""
+    return env.get("HF_HUB_DISABLE_XET", "").upper() in _TRUE
+
+
 def endpoint(env: Mapping[str, str]) -> str:
     """Where it asks."""
     return env.get("HF_ENDPOINT", ENDPOINT).rstrip("/") or ENDPOINT

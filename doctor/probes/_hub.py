@@ -1,11 +1,16 @@
 """Prints what a hub says of a model: JSON with `config` (the values of its config.json, or null),
 `bytes` (of its weights, or null) and, where there is no config, `status` (of HTTP) or `why`.
 
-    python _hub.py REPOSITORY REVISION
+    python _hub.py REPOSITORY REVISION [reach]
 
-asks the hub at VLLM_DOCTOR_HUB with the token in HF_TOKEN, if there is one. In a child, which ends
-in time whatever a hub does. The token goes to the hub itself alone, never where it redirects to;
-beyond this machine only https is spoken, and certificates are verified.
+With `reach` it prints how far a download would come instead: `file`, the largest one; `status` and
+`code` (X-Error-Code) of the answer to it, or `why` there is none; `location`, the address to which
+the hub sends for it, and `location_why` where that is not reached; `cas`, where xet would fetch it,
+and `cas_why`. Each answer has three seconds.
+
+It asks the hub at VLLM_DOCTOR_HUB with the token in HF_TOKEN, if there is one. In a child, which
+ends in time whatever a hub does. The token goes to the hub itself alone, never where it redirects
+to; beyond this machine only https is spoken, and certificates are verified.
 """
 
 import http.client
@@ -124,9 +129,13 @@ def optional(function: Callable[..., T], *words: str) -> Optional[T]:
         return None
 
 
-def answer() -> Dict[str, Any]:
+def must_be_asked() -> None:
     if not is_secret(HUB) or "@" in urlsplit(HUB).netloc:
         raise Refused("it is not an https address without a user's name")
+
+
+def answer() -> Dict[str, Any]:
+    must_be_asked()
     config = table("config.json")
     if config.get("quantization_config") is None:
         quantization = optional(table, "hf_quant_config.json")
@@ -138,13 +147,102 @@ def answer() -> Dict[str, Any]:
     return {"config": config, "bytes": optional(weights)}
 
 
+class Stays(Redirects):
+    """Follows to the same origin alone."""
+
+    def redirect_request(
+        self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Optional[Request]:
+        if origin(newurl) != origin(HUB):
+            return None
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+REACH_SECONDS = 3
+LIST_MOST = 8 << 20
+
+
+def said(url: str, method: str, most: int = 0) -> Tuple[int, Message, bytes]:
+    """Status, headers and body of whatever answer comes. Raises OSError and what http.client
+    raises where none comes, Refused."""
+    request = Request(url, method=method, headers={"User-Agent": "vllm-doctor"})  # noqa: S310
+    if origin(url) == origin(HUB):
+        authorize(request)
+    proxies = {k: v for k, v in urllib.request.getproxies_environment().items() if k == "https"}
+    asking = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), Stays())
+    try:
+        with asking.open(request, timeout=REACH_SECONDS) as made:
+            return made.status, made.headers, made.read(most)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, b""
+
+
+def why_not(url: str) -> Optional[str]:
+    """Why nothing is reached there; None where anything answers."""
+    if not is_secret(url):
+        return "it is plain http"
+    try:
+        said(url, "HEAD")
+    except (OSError, ValueError, http.client.HTTPException, Refused) as error:
+        return reason(error)
+    return None
+
+
+def largest() -> Optional[str]:
+    """By the hub's list; None where that names no file, or no answer can be read."""
+    repository, revision = sys.argv[1:3]
+    place = "{}/api/models/{}/tree/{}".format(HUB, quote(repository), quote(revision, safe=""))
+    _, _, body = said(place, "GET", LIST_MOST)
+    try:
+        rows = [row for row in json.loads(body) if row.get("type") == "file"]
+        return str(max(rows, key=lambda row: row["size"])["path"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def reach() -> Dict[str, Any]:
+    must_be_asked()
+    repository, revision = sys.argv[1:3]
+    name = largest() or "config.json"
+    place = "{}/{}/resolve/{}/{}".format(
+        HUB, quote(repository), quote(revision, safe=""), quote(name)
+    )
+    status, headers, _ = said(place, "HEAD")
+    made: Dict[str, Any] = {"file": name, "status": status, "code": headers.get("X-Error-Code")}
+    location = headers.get("Location")
+    if location and 300 <= status < 400:
+        made["location"] = location.partition("?")[0]
+        made["location_why"] = why_not(location)
+    route = headers.get("X-Xet-Refresh-Route")
+    if headers.get("X-Xet-Hash") and route:
+        made.update(xet(route))
+    return made
+
+
+def xet(route: str) -> Dict[str, Any]:
+    """Where the client is sent for the chunks of the file, as it asks for that itself."""
+    try:
+        _, headers, _ = said(route, "GET")
+    except (OSError, ValueError, http.client.HTTPException, Refused) as error:
+        return {"cas": route.partition("?")[0], "cas_why": reason(error)}
+    cas = headers.get("X-Xet-Cas-Url")
+    return {"cas": cas, "cas_why": why_not(cas)} if cas else {}
+
+
+def reason(error: Exception) -> str:
+    return str(getattr(error, "reason", error))[:200] or type(error).__name__
+
+
 def main() -> None:
     try:
-        made = answer()
+        made = reach() if sys.argv[3:] == ["reach"] else answer()
     except urllib.error.HTTPError as error:
         made = {"status": error.code}
-    except (OSError, ValueError, http.client.HTTPException, Refused) as error:
-        made = {"why": str(getattr(error, "reason", error))[:200] or type(error).__name__}
+    except Refused as error:
+        made = {"why": str(error), "refused": True}
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        made = {"why": reason(error)}
     print(json.dumps(made, separators=(",", ":")))
 
 

@@ -271,7 +271,7 @@ def _asked(
     endpoint = hub.endpoint(env.vars)
     words = (OWN_PYTHON, "-I", "-B", OWN + "probes/_hub.py", repository, revision)
     try:
-        ran = target.run(*words, timeout=60, env=_hubs_env(env, endpoint))
+        ran = target.run(*words, timeout=60, env=hubs_env(env, endpoint))
     except NotRecorded:
         why = Text("a snapshot is judged without the network: record it with --online")
         return dataclasses.replace(found, why=why)
@@ -286,7 +286,7 @@ def _asked(
     return ModelConfiguration(values, ReadFrom.HUB, place, size if type(size) is int else None)
 
 
-def _hubs_env(env: LaunchEnv, endpoint: str) -> dict[str, str]:
+def hubs_env(env: LaunchEnv, endpoint: str) -> dict[str, str]:
     """Of the server's environment: how the network is reached; and a token for a hub that the
     person named, not for one of the profile or of ours."""
     names = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_DIR", "SSL_CERT_FILE")
