@@ -7,11 +7,10 @@ places are searched by the snapshot_download that vLLM calls), and vLLM 0.22.0 a
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from doctor.consumers.names import ENVS, FileSearch, NotAsKnown
-from doctor.frozen import dataclass
 from doctor.target import Target
 
 SITE = "https://modelscope.cn"
@@ -22,7 +21,7 @@ CACHE = "MODELSCOPE_CACHE"
 MASTER = "master"
 SWITCH = "VLLM_USE_MODELSCOPE"
 
-_READ = rf'\n    "{SWITCH}": lambda: (\([^)]*(?:\([^)]*\)[^)]*)*\))'
+_READ = rf'\n    "{SWITCH}": lambda: \(\n +([^\n]+)\n'
 
 
 def modelscope_endpoint(env: Mapping[str, str]) -> str:
@@ -61,23 +60,12 @@ def _expanded(text: str, env: Mapping[str, str]) -> str:
     return env.get("HOME", "~") + text[1:] if text == "~" or text.startswith("~/") else text
 
 
-@dataclass(frozen=True)
-class ModelScopeSwitch:
-    """How vLLM reads its switch: on by one of these `values`, in lower case; any other text, an odd
-    one too, is off. `strips`: spaces around it do not count."""
-
-    values: tuple[str, ...]
-    strips: bool
-
-    def is_on(self, said: str) -> bool:
-        return (said.strip() if self.strips else said).lower() in self.values
-
-
-def switch(search: FileSearch) -> ModelScopeSwitch:
-    """By the expression that stands in envs.py. Raises NotAsKnown."""
+def switched_on_by(search: FileSearch) -> tuple[tuple[str, ...], bool]:
+    """The values, in lower case, for which vLLM takes its switch for on, any other being off; and
+    whether spaces around them do not count. By the expression in envs.py; raises NotAsKnown."""
     rows = search(ENVS, _READ)
     try:
-        read = ast.parse(rows[0], mode="eval").body if rows else None
+        read = ast.parse(rows[0].strip(), mode="eval").body if rows else None
     except (SyntaxError, ValueError):
         read = None
     if not isinstance(read, ast.Compare) or len(read.ops) != 1:
@@ -86,15 +74,15 @@ def switch(search: FileSearch) -> ModelScopeSwitch:
     called = [n.attr for n in ast.walk(read.left) if isinstance(n, ast.Attribute)]
     if not values or "lower" not in called:
         raise NotAsKnown(ENVS)
-    return ModelScopeSwitch(tuple(values), "strip" in called)
+    return values, "strip" in called
 
 
-def _values(how: ast.cmpop, with_: ast.expr) -> Collection[str]:
+def _values(how: ast.cmpop, compared: ast.expr) -> tuple[str, ...]:
     try:
-        said = ast.literal_eval(with_)
+        said = ast.literal_eval(compared)
     except ValueError:
         return ()
     if isinstance(how, ast.Eq) and isinstance(said, str):
         return (said,)
-    many = isinstance(how, ast.In) and isinstance(said, (tuple, list, set))
-    return [one for one in said if isinstance(one, str)] if many else ()
+    many = isinstance(how, ast.In) and isinstance(said, tuple)
+    return tuple(one for one in said if isinstance(one, str)) if many else ()
