@@ -51,7 +51,7 @@ def modelscope_switch_ignored(
         ),
         (
             Text("it takes {values}", values=_known(switch).values),
-            Text("what is no folder is looked for at Hugging Face"),
+            Text("a model that is not a folder is looked for at Hugging Face"),
         ),
         (Fix(Text("say it in this vLLM's way"), (Command(f"export {SWITCH}=true"),)),),
     )
@@ -61,7 +61,7 @@ def modelscope_switch_ignored(
 def modelscope_not_installed(
     env: LaunchEnv, switch: ModelScopeSwitch | None, packages: Packages
 ) -> Finding | None:
-    """VLLM_USE_MODELSCOPE is on, and the environment has no modelscope that vLLM can use.
+    """VLLM_USE_MODELSCOPE is on, and there is no modelscope that vLLM can use.
 
     vLLM does not require the package, and imports it as soon as the switch is on, whatever is
     served: `ImportError: Please install modelscope>=1.18.1`.
