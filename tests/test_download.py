@@ -213,7 +213,7 @@ class TestTokens:
         ran = downloads.of_profile("--format", "json", HF_TOKEN=self.SECRET)
         assert ran.returncode == 0, ran.stderr
         assert '"token_sent": false' in ran.stdout
-        assert "it gets no Hugging Face token" in ran.stderr
+        assert "it gets no token" in ran.stderr
         assert self.sent(downloads) == set()
 
     def test_a_hub_that_the_person_named_gets_his(self, downloads: Downloads) -> None:
