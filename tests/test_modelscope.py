@@ -171,7 +171,7 @@ def test_a_connection_that_breaks_off_is_gone_on_with(downloads: ModelScope) -> 
         (Faults(more=[{"Path": "../../x", "Size": 1}]), "../../x"),
         (Faults(more=[{"Path": "/etc/x", "Size": 1}]), "/etc/x"),
         (Faults(more=[{"Path": "a\x1b[2J", "Size": 1}]), "\\x1b"),
-        (Faults(more=[{"Path": "a", "Size": 1, "Sha256": ""}]), "a without a hash"),
+        (Faults(more=[{"Path": "a", "Size": 1, "Sha256": ""}]), "no hash of a"),
         (Faults(sizes={SHARDS[0]: -1}), "-1"),
     ],
 )

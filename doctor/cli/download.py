@@ -94,7 +94,8 @@ def download(
     found = _modelscope if source == "modelscope" else _hub
     origin, named_by = found(facts, target, request, revision)
     if model not in (None, origin.repository):
-        said = Text("{model}: the command serves {name}", model=model, name=origin.repository)
+        name = origin.repository
+        said = Text("{model}: the command serves {name}; leave one out", model=model, name=name)
         raise UsageError(said)
     if why := target.distrust(existing(origin.folder), searched=True):
         raise UsageError(why)
