@@ -207,9 +207,13 @@ class Hub:
 
 
 @contextlib.contextmanager
-def serve(faults: Faults | None = None, log: Path | None = None) -> Iterator[Hub]:
+def serve(
+    faults: Faults | None = None,
+    log: Path | None = None,
+    handler: type[HubHandler] | None = None,
+) -> Iterator[Hub]:
     """Serves a hub without repositories, to which `add` adds them, until the context ends."""
-    server = _Server(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), handler or HubHandler)
     hub = Hub(f"http://127.0.0.1:{server.server_address[1]}", faults or Faults(), log)
     server.hub = hub
     thread = threading.Thread(target=functools.partial(server.serve_forever, 0.02), daemon=True)
@@ -256,7 +260,9 @@ class _Server(ThreadingHTTPServer):
         """A client that hangs up is no news: many of these faults have it do so."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class HubHandler(BaseHTTPRequestHandler):
+    """Answers as Hugging Face's hub does; another hub's answers are made in `_answer`."""
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or each answer waits 40 ms for the client's ACK of its head
     server: _Server
