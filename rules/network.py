@@ -38,7 +38,7 @@ def _given(reach: HubReach | None) -> HubReach:
     said = _asked(reach)
     if said.status is None or said.status >= 400:
         raise NotApplicable(Text("{endpoint} gives no file", endpoint=said.endpoint))
-    if not said.listed:
+    if said.size is None:
         raise Missing(Text("{endpoint} does not list the model's files", endpoint=said.endpoint))
     return said
 

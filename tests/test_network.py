@@ -18,7 +18,7 @@ from doctor.probes.network import HubReach, hub_reach
 from doctor.probes.room import download_room
 from doctor.profile import Profile, ServeRequest
 from doctor.target import Live
-from tests.downloads import NAME, model
+from tests.downloads import NAME, SHARDS, model
 from tests.stand_ins import hub as hubs
 from tests.stand_ins.hub import Faults, Hub
 
@@ -49,6 +49,7 @@ def reach(endpoint: str, *, online: bool = True, files: ModelFiles = FILES, **en
 def test_a_hub_and_where_it_sends_are_reached(hub: Hub) -> None:
     made = reach(hub.url)
     assert (made.status, made.code, made.why, made.location_why) == (302, None, None, None)
+    assert made.size == sum(len(data) for name, data in model().items() if name in SHARDS)
     assert made.location == hub.cdn.removeprefix("http://")
     assert not any(one.method == "GET" and "/cdn/" in one.path for one in hub.asked)
 

@@ -3,9 +3,10 @@
 
     python _hub.py REPOSITORY REVISION [reach]
 
-With `reach` it prints how far a download would come instead: `listed`, whether the hub names the
-model's files; `with_token`, whether it was sent one; `status` and `code` (X-Error-Code) of the
-answer to the largest file, else to config.json, or `why` there is none; `location`, the address to
+With `reach` it prints how far a download would come instead: `bytes`, of the
+model's weights, null where the hub does not list them; `with_token`, whether it was sent one;
+`status` and `code` (X-Error-Code) of the answer to the largest file of weights, else to
+config.json, or `why` there is none; `location`, the address to
 which the hub sends for it, and `location_why` where that is not reached; `cas`, where xet would
 fetch it, and `cas_why`. Each answer has three seconds, names and addresses that do not answer
 included.
@@ -238,18 +239,31 @@ def why_not(url: str) -> Optional[str]:
     return None
 
 
-def largest() -> Optional[str]:
-    """By the hub's list; None where that names no file, or no answer can be read in time."""
+# As vLLM chooses: of the first kind of which there is a file, all are fetched, and perhaps more.
+LEFT_BEHIND = "training_args|optimizer|scheduler|scaler|trainer_state"
+KINDS = (
+    r"(?!consolidated).*\.safetensors",
+    r"consolidated.*\.safetensors",
+    r"(?!{}).*\.bin".format(LEFT_BEHIND),
+    r"(?!{}).*\.pt".format(LEFT_BEHIND),
+)
+
+
+def listed() -> Dict[str, int]:
+    """The files of weights and their bytes, by the hub's list; none where no answer can be read in
+    time."""
     repository, revision = sys.argv[1:3]
     place = "{}/api/models/{}/tree/{}".format(HUB, quote(repository), quote(revision, safe=""))
     try:
         _, _, body = within(said, place, "GET", LIST_MOST)
         rows = [row for row in json.loads(body) if row.get("type") == "file"]
-        return str(max(rows, key=lambda row: row["size"])["path"])
+        sizes = {str(row["path"]): int(row["size"]) for row in rows if row["size"] >= 0}
     except (OSError, http.client.HTTPException):
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return {}
+    kinds = ({name: sizes[name] for name in sizes if re.fullmatch(of, name)} for of in KINDS)
+    return next((found for found in kinds if found), {})
 
 
 def reach() -> Dict[str, Any]:
@@ -258,10 +272,11 @@ def reach() -> Dict[str, Any]:
     repository, revision = sys.argv[1:3]
     root = "{}/{}/resolve/{}/".format(HUB, quote(repository), quote(revision, safe=""))
     small = begun(said, root + "config.json", "HEAD")
-    name = largest()
-    place = root + quote(name or "config.json")
-    status, headers, _ = within(said, place, "HEAD") if name else small()
-    made: Dict[str, Any] = {"listed": name is not None, "status": status}
+    files = listed()
+    name = max(files, key=lambda name: files[name]) if files else "config.json"
+    place = root + quote(name)
+    status, headers, _ = within(said, place, "HEAD") if files else small()
+    made: Dict[str, Any] = {"bytes": sum(files.values()) or None, "status": status}
     made["with_token"] = bool(TOKEN) and is_secret(HUB)
     made["code"] = headers.get("X-Error-Code")
     if status == 401 and headers.get("X-Error-Message") == INVALID:

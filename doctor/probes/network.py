@@ -26,9 +26,9 @@ class HubReach(Fact):
     """What the hub at `endpoint` answers about the model's largest file: `status` of HTTP, None
     where nothing answers, `why` then says why; `code`: its X-Error-Code, or "InvalidToken".
     `location`: the host to which it sends for the file, `location_why`: why that is not reached.
-    `cas`, `cas_why`: the same of xet's. `listed`: whether the hub names the files; where it does
-    not, config.json was asked for. `with_token`: whether one was sent; `as_server`: False
-    where the server would send one that was not."""
+    `cas`, `cas_why`: the same of xet's. `size`: bytes of the weights that vLLM would fetch, at the
+    least; None where the hub does not list them, and config.json was asked for. `with_token`:
+    whether one was sent; `as_server`: False where the server would send one that was not."""
 
     since: ClassVar[str] = "0.8.0"
     dispensable: ClassVar[bool] = True  # asked with --online alone
@@ -40,7 +40,7 @@ class HubReach(Fact):
     location_why: str | None = None
     cas: str | None = None
     cas_why: str | None = None
-    listed: bool = True
+    size: int | None = None
     with_token: bool = False
     as_server: bool = True
 
@@ -65,7 +65,7 @@ def hub_reach(target: Target, request: ServeRequest, files: ModelFiles, env: Lau
         said = json_table(ran.out)
     except CodecError as error:
         raise Missing(error.why) from None
-    status, why = said.get("status"), _word(said, "why")
+    status, size, why = said.get("status"), said.get("bytes"), _word(said, "why")
     if said.get("refused"):
         raise Missing(Text("{endpoint} was not asked: {why}", endpoint=endpoint, why=why))
     return HubReach(
@@ -77,7 +77,7 @@ def hub_reach(target: Target, request: ServeRequest, files: ModelFiles, env: Lau
         _word(said, "location_why"),
         _host(said, "cas"),
         _word(said, "cas_why"),
-        said.get("listed") is not False,
+        size if type(size) is int else None,
         with_token := said.get("with_token") is True,
         with_token or not _servers_token(target, env),
     )
