@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from packaging.version import Version
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
+from doctor.consumers import hub
 from doctor.consumers.options import GivenOptions
 from doctor.consumers.tables import served_by
 from doctor.fixes import Command, Doctor, PipInstall
@@ -597,3 +598,29 @@ def model_path_missing(model: ModelPath) -> Finding | None:
     look = Command(f"ls -ld {shlex.quote(str(model.path))}")
     fix = Fix(Text("look for it as the server's own user, and name it"), (look,), Needs.PERSON)
     return Finding(message, tuple(evidence), (fix,))
+
+
+@rule("local-folder-shadows-repository", Severity.INFO, Stage.MODEL)
+def local_folder_shadows_repository(model: ModelPath, profile: Profile) -> Finding | None:
+    """A folder here is served in the place of the repository of that name.
+
+    vLLM and transformers take what exists under the model's name before they ask the hub: where the
+    server is started in a folder that holds ORG/MODEL, that folder is loaded, whatever it is: an
+    older copy, a clone without its large files, somebody else's experiment. It depends on the
+    working directory, so that a service elsewhere loads the repository.
+
+    Manual: Name a folder that is meant by its absolute path; else start the server elsewhere, or
+    rename the folder.
+
+    Sources: vllm/transformers_utils/config.py (0.22.0 and 0.33.0), trl#3604
+
+    See also: model-path-missing, truncated-safetensors
+    """
+    name = profile.model or ""
+    if model.path is None or not model.config or "/" not in name or not hub.is_repository(name):
+        return None
+    full = Command(f"realpath {shlex.quote(name)}")
+    return Finding(
+        Text("the folder {path} is loaded, and not {name} of the hub", path=model.path, name=name),
+        fixes=(Fix(Text("name the folder in full, if it is meant"), (full,), Needs.PERSON),),
+    )
