@@ -321,7 +321,14 @@ def test_a_link_out_of_the_cache_is_never_followed_to_remove(downloads: Download
 
 @pytest.mark.parametrize(
     "words",
-    [("no such model",), ("/models/x",), ("a/b/c",), ("s3://a/b",), (NAME, "--stall", "0")],
+    [
+        ("no such model",),
+        ("/models/x",),
+        ("a/b/c",),
+        ("s3://a/b",),
+        (NAME, "--stall", "0"),
+        (NAME, "--revision", "../../x"),
+    ],
 )
 def test_wrong_use_ends_with_2(downloads: Downloads, words: tuple[str, ...]) -> None:
     ran = downloads.run(*words)

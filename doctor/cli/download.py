@@ -13,7 +13,7 @@ from doctor.cli.output import print_json, say, tell
 from doctor.cli.talking import Talking
 from doctor.consumers import hub, modelscope
 from doctor.download.fetch import STALL
-from doctor.download.hub import HubOrigin
+from doctor.download.hub import HubOrigin, within
 from doctor.download.modelscope import ModelScopeOrigin
 from doctor.download.origin import Origin
 from doctor.download.room import existing
@@ -88,6 +88,8 @@ def download(
     Exit codes: 0 complete and every hash right, 1 bytes missing or wrong, or no room, 2 usage, 3
     the hub does not say, 75 another download of this model is at work, 130 interrupted.
     """
+    if revision is not None and not within(revision):
+        raise UsageError(Text("--revision {revision}: not a name of one", revision=revision))
     request = _request(common, model)
     target, where = common.entered(request.command)
     facts = Facts(target, (where, request))

@@ -31,6 +31,16 @@ def status_of(error: BaseException) -> Any:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
+def innermost(error: BaseException) -> BaseException:
+    """What the network said, below all that the client says of it."""
+    for _ in range(20):
+        below = error.__cause__ or error.__context__
+        if below is None:
+            break
+        error = below
+    return error
+
+
 def listed(repository: str, revision: str) -> dict[str, Any]:
     from huggingface_hub import HfApi, file_download, get_hf_file_metadata, hf_hub_url
 
@@ -58,8 +68,10 @@ def main() -> None:
     except ImportError as error:
         made = {"refused": "no-client", "why": str(error)[:200]}
     except Exception as error:  # whatever it was, it is told in one sentence
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        made = {"refused": kind_of(error), "status": status_of(error), "why": lines[-1][:300]}
+        kind = kind_of(error)
+        told = innermost(error) if kind == "unreachable" else error
+        lines = str(told).strip().splitlines() or [type(told).__name__]
+        made = {"refused": kind, "status": status_of(error), "why": lines[-1][:300]}
     print(json.dumps(made, separators=(",", ":")))
 
 
