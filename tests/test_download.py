@@ -6,12 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from doctor.cli.talking import Talking
+from doctor.download.hub import HubOrigin
+from doctor.download.origin import Client, ListedFile, Listing
+from doctor.download.session import fetch_all
+from doctor.probes.environment import LaunchEnv
 from doctor.report.download_json import download_schema
+from doctor.target import Live
 from tests.conftest import DOCTOR, SYSTEM, Environment, must_fit
 from tests.downloads import NAME, SHARD, SHARDS, Downloads, instants, model, must_go_on
 from tests.stand_ins import hub as hubs
@@ -102,6 +108,33 @@ def test_a_copy_whose_links_became_files_has_no_hash_to_be_held_against(
     downloads.hub.asked.clear()
     assert downloads.run().returncode == 0
     assert not downloads.fetched()
+
+
+def test_names_that_are_patterns_to_the_client_are_fetched_as_they_are(
+    downloads: Downloads,
+) -> None:
+    downloads.hub.add("org/charts", {f"chart[{n}].png": b"%d" % n for n in (1, 2)})
+    assert downloads.run("org/charts").returncode == 0
+
+
+def test_a_client_that_ends_well_and_brings_nothing_is_given_up(
+    served: Hub, tmp_path: Path
+) -> None:
+    """As of a branch that has moved on since it was listed."""
+
+    class Moved(HubOrigin):
+        def listing(self) -> Listing:
+            return Listing(NAME, "main", "0" * 40, (ListedFile("config.json", 1, "0" * 64),))
+
+        def client(self, listing: Listing, files: Sequence[ListedFile], workers: int) -> Client:
+            return Client(("/bin/true",), {})
+
+    env = LaunchEnv(vars={"HF_ENDPOINT": served.url})
+    origin = Moved(Live({}), env, Path(sys.executable), NAME, "main", tmp_path)
+    with Talking("json") as talk:
+        made = fetch_all(origin, talk, stall=60)
+    assert made.exit_code == 1
+    assert "may have moved on" in str(made.failed)
 
 
 def test_one_wrong_byte_is_found_and_fetched_anew(downloads: Downloads) -> None:

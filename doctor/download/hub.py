@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import glob
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -142,7 +143,8 @@ class HubOrigin:
 
     def client(self, listing: Listing, files: Sequence[ListedFile], workers: int) -> Client:
         words = (str(self.python), "-I", "-B", "-m", "huggingface_hub.cli.hf", "download")
-        paths = (file.path for file in files)
+        # Of several names the client makes patterns (fnmatch), of one it does not.
+        paths = (glob.escape(f.path) if len(files) > 1 else f.path for f in files)
         options = ("--revision", self.revision, "--max-workers", str(workers))
         cache = ("--cache-dir", str(self.cache))
         return Client(

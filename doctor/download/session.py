@@ -222,11 +222,13 @@ class _Download:
             return now
 
         ended = fetch(origin.client(listing, batch, self._workers), here, self._stall)
+        # One that ends well may bring nothing that was listed: the branch has moved on since.
+        placed = any(self._place(file).is_file() for file in batch)
+        self._vain = 0 if ended.gained > 0 or placed else self._vain + 1
         self._learn(ended, max(file.size for file in batch))
 
     def _learn(self, ended: Fetched, largest: int) -> None:
-        self._vain = 0 if ended.gained > 0 or ended.code == 0 else self._vain + 1
-        if ended.code == 0:
+        if ended.code == 0 and self._vain < _VAIN:
             enough = ended.gained / max(ended.seconds, 0.1) * _CUT_COSTS >= self._workers * largest
             if not self._listing.resumes:
                 wanted = self._workers * 2 if enough else self._workers // 2
@@ -253,6 +255,13 @@ class _Download:
                 endpoint=self._origin.endpoint,
                 seconds=f"{self._stall:g}",
                 count=_VAIN,
+            )
+        if ended.code == 0:
+            return Text(
+                "the hub's client ended well {count} times in turn, and brought nothing of "
+                "{revision} as it was listed, which may have moved on: run the same command again",
+                count=_VAIN,
+                revision=self._listing.revision,
             )
         return Text(
             "the hub's client failed {count} times in turn: {why}",
