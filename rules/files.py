@@ -13,6 +13,7 @@ from doctor.probes.configuration import ModelConfiguration
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.files import ModelFiles, OddFile
 from doctor.probes.model import ModelPath
+from doctor.probes.network import HubReach
 from doctor.probes.room import DownloadRoom
 from doctor.probes.served import Profile
 
@@ -311,7 +312,7 @@ def hf_offline_missing_files(files: ModelFiles | None, env: LaunchEnv) -> Findin
 def disk_full_download(
     files: ModelFiles | None,
     room: DownloadRoom | None,
-    configuration: ModelConfiguration | None,
+    reach: HubReach | None,
     env: LaunchEnv,
     profile: Profile,
 ) -> Finding | None:
@@ -348,10 +349,12 @@ def disk_full_download(
             model=here.name,
         )
         return Finding(said, (), (move,), severity)
-    size = configuration.weights if configuration else None
-    if size is None:
-        return None
-    needs = max(0, size - here.size - here.parts_size)
+    if room.inodes is not None and room.inodes < _FEW_INODES:
+        said = Text("{place} has {count} inodes free", place=room.place, count=room.inodes)
+        return Finding(said, (), (move,), severity)
+    if reach is None or reach.size is None:
+        raise Missing(Text("the hub does not say how large the weights are"))
+    needs = max(0, reach.size - here.size - here.parts_size)
     if needs > room.free:
         said = Text(
             "{needs} of {model} are missing, and {place} has {free} free",
@@ -360,9 +363,6 @@ def disk_full_download(
             place=room.place,
             free=shown_size(room.free),
         )
-        return Finding(said, (), (move,), severity)
-    if room.inodes is not None and room.inodes < _FEW_INODES:
-        said = Text("{place} has {count} inodes free", place=room.place, count=room.inodes)
         return Finding(said, (), (move,), severity)
     return None
 

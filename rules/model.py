@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from packaging.version import Version
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
+from doctor.consumers import hub
 from doctor.consumers.options import GivenOptions
 from doctor.consumers.tables import served_by
 from doctor.fixes import Command, Doctor, PipInstall
 from doctor.fixes.recipes import another_vllm
 from doctor.model import NO_MODEL
 from doctor.numbers import version_of
+from doctor.probes.checkpoint import CheckpointHeaders
 from doctor.probes.configuration import ModelConfiguration, ReadFrom
 from doctor.probes.environment import LaunchEnv
 from doctor.probes.model import ModelPath
@@ -494,6 +496,76 @@ _LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 _POOLS = Text("a pooling model's length may stand in sentence_bert_config.json, which is not read")
 
 
+@rule("weights-not-in-checkpoint", Severity.ERROR, Stage.MODEL)
+def weights_not_in_checkpoint(
+    headers: CheckpointHeaders | None, served: ServedModel, profile: Profile
+) -> Finding | None:
+    """Speculative decoding asks for MTP layers that the checkpoint does not have.
+
+    vLLM stops with `MTP speculative decoding layer 61 weights missing from checkpoint`, or with
+    `Following weights were not initialized from checkpoint` and names of the layers after the last
+    one (`enorm`, `hnorm`, `eh_proj`, `shared_head`). config.json says that
+    the model has layers for multi-token prediction (`num_nextn_predict_layers`), and a conversion
+    or a fine-tune has left them out. Judged are models of the types deepseek_v3, glm4_moe and
+    glm4_moe_lite, from the headers of the files that are here; those of GLM only where the weights
+    are not quantised, as not every release checks it else.
+
+    Manual: Leave --speculative-config out (`--set speculative_config=`), or serve a checkpoint that
+    has these layers.
+
+    Sources: vllm/model_executor/model_loader/default_loader.py (track_weights_loading),
+    glm4_moe_lite_mtp.py, glm4_moe_mtp.py and deepseek_mtp.py in vllm/model_executor/models (0.22.0
+    and 0.33.0)
+
+    See also: model-files-missing
+    """
+    if not _drafts_itself(profile):
+        raise NotApplicable(Text("the model's own MTP layers are not asked for"))
+    given, values = GivenOptions(profile.options), served.values
+    quantised = served.config.quantization is not None or given.says("quantization")
+    kind = served.config.model_type
+    judged = kind == "deepseek_v3" or (kind in _MTP_TYPES and not quantised)
+    if headers is None or not judged or given.word("load_format") == "dummy":
+        return None
+    first, count = (values.get(n) for n in ("num_hidden_layers", "num_nextn_predict_layers"))
+    names = (_LAYER.match(row.name) for row in headers.rows)
+    layers = [int(found[2] or found[1]) for found in names if found]
+    if not isinstance(first, int) or not isinstance(count, int) or count < 1:
+        return None
+    if max(layers, default=None) != first - 1:
+        return None
+    return Finding(
+        Text(
+            "{model} says that it has {count} MTP layers, and its files end with layer {last}",
+            model=profile.model,
+            count=count,
+            last=first - 1,
+        ),
+        served.read,
+        (
+            Fix(
+                Text("serve without speculative decoding"),
+                (Doctor("diagnose", ("--set", "speculative_config=")),),
+                Needs.PERSON,
+            ),
+        ),
+    )
+
+
+# Their layer has the number after the last one, and a class that skips what is not of it.
+_MTP_TYPES = ("deepseek_v3", "glm4_moe", "glm4_moe_lite")
+_LAYER = re.compile(r"(?:model\.)?layers\.(?a:(\d{1,6})(?:-(\d{1,6}))?)\.")
+
+
+def _drafts_itself(profile: Profile) -> bool:
+    given = GivenOptions(profile.options)
+    said = given.table("speculative_config") or {}
+    method = given.word("spec_method") or said.get("method")
+    other = given.word("spec_model") or said.get("model")
+    own = isinstance(method, str) and (method == "mtp" or method.endswith("_mtp"))
+    return own and other in (None, "", profile.model)
+
+
 @rule("model-path-missing", Severity.ERROR, Stage.MODEL)
 def model_path_missing(model: ModelPath) -> Finding | None:
     """The model path is not a model folder, so vLLM treats it as a Hub repository.
@@ -526,3 +598,29 @@ def model_path_missing(model: ModelPath) -> Finding | None:
     look = Command(f"ls -ld {shlex.quote(str(model.path))}")
     fix = Fix(Text("look for it as the server's own user, and name it"), (look,), Needs.PERSON)
     return Finding(message, tuple(evidence), (fix,))
+
+
+@rule("local-folder-shadows-repository", Severity.INFO, Stage.MODEL)
+def local_folder_shadows_repository(model: ModelPath, profile: Profile) -> Finding | None:
+    """A folder here is served in the place of the repository of that name.
+
+    vLLM and transformers take what exists under the model's name before they ask the hub: where the
+    server is started in a folder that holds ORG/MODEL, that folder is loaded, whatever it is: an
+    older copy, a clone without its large files, somebody else's experiment. It depends on the
+    working directory, so that a service elsewhere loads the repository.
+
+    Manual: Name a folder that is meant by its absolute path; else start the server elsewhere, or
+    rename the folder.
+
+    Sources: vllm/transformers_utils/config.py (0.22.0 and 0.33.0), trl#3604
+
+    See also: model-path-missing, truncated-safetensors
+    """
+    name = profile.model or ""
+    if model.path is None or not model.config or "/" not in name or not hub.is_repository(name):
+        return None
+    full = Command(f"realpath {shlex.quote(name)}")
+    return Finding(
+        Text("the folder {path} is loaded, and not {name} of the hub", path=model.path, name=name),
+        fixes=(Fix(Text("name the folder in full, if it is meant"), (full,), Needs.PERSON),),
+    )

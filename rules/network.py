@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doctor import Finding, Fix, Needs, NotApplicable, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
 from doctor.consumers import hub
 from doctor.fixes import Command, SetVariable
 from doctor.probes.environment import LaunchEnv
@@ -18,9 +18,40 @@ def _asked(reach: HubReach | None) -> HubReach:
     return reach
 
 
-def _elsewhere(title: Text) -> Fix:
-    lines = ("export HF_ENDPOINT=https://hf-mirror.com", "export https_proxy=http://PROXY:PORT")
-    return Fix(title, tuple(map(Command, lines)), Needs.PERSON)
+def _answered(reach: HubReach | None) -> HubReach:
+    """As a hub answers the server, or who answers in its place."""
+    said = _asked(reach)
+    if not said.as_server and said.status in (401, 403, 429):
+        raise Missing(
+            Text(
+                "{endpoint} answers HTTP {status} to the doctor, which sends no token there; the "
+                "server would send one",
+                endpoint=said.endpoint,
+                status=said.status,
+            )
+        )
+    return said
+
+
+def _given(reach: HubReach | None) -> HubReach:
+    """Of a file of weights, which may lie elsewhere than the small files do."""
+    said = _asked(reach)
+    if said.status is None or said.status >= 400:
+        raise NotApplicable(Text("{endpoint} gives no file", endpoint=said.endpoint))
+    if said.size is None:
+        raise Missing(Text("{endpoint} does not list the model's files", endpoint=said.endpoint))
+    return said
+
+
+def _by_xet(said: HubReach, packages: Packages | None, env: LaunchEnv) -> bool:
+    there = packages is None or "hf-xet" in packages.installed
+    return said.cas is not None and there and not hub.without_xet(env.vars)
+
+
+def _elsewhere(said: HubReach, title: Text) -> Fix:
+    proxy = "export https_proxy=http://PROXY:PORT"
+    mirror = ("export HF_ENDPOINT=https://hf-mirror.com",) if said.endpoint == hub.ENDPOINT else ()
+    return Fix(title, tuple(map(Command, (*mirror, proxy))), Needs.PERSON)
 
 
 @rule("hf-endpoint-unreachable", Severity.ERROR, Stage.MODEL)
@@ -32,7 +63,8 @@ def hf_endpoint_unreachable(reach: HubReach | None) -> Finding | None:
     did not reach the server: not exported, or missing in the systemd unit, the container or the Ray
     workers. A trailing blank or a full-width colon has the same effect. If the model is already in
     the cache, the Hub is not needed at all. A proxy has to be set with https_proxy. The doctor asks
-    only with `--online`, and waits three seconds for an answer.
+    only with `--online`, and waits three seconds for an answer; an address without http:// or
+    https:// in front is told of itself.
 
     Manual: Set HF_ENDPOINT to a mirror that is reached from here, or https_proxy, in the
     environment in which the server is started.
@@ -42,11 +74,14 @@ def hf_endpoint_unreachable(reach: HubReach | None) -> Finding | None:
     See also: hf-mirror-redirects-to-xet, hf-offline-missing-files, variable-odd-characters
     """
     said = _asked(reach)
+    if said.status is not None and said.status >= 500:
+        why = Text("{endpoint} answers HTTP {status}", endpoint=said.endpoint, status=said.status)
+        raise Missing(why)
     if said.status is not None or said.why is None:
         return None
     return Finding(
         Text("{endpoint} cannot be reached: {why}", endpoint=said.endpoint, why=said.why),
-        fixes=(_elsewhere(Text("use a mirror or a proxy that is reached from here")),),
+        fixes=(_elsewhere(said, Text("use a mirror or a proxy that is reached from here")),),
     )
 
 
@@ -68,20 +103,25 @@ def hf_gated_repo(reach: HubReach | None, env: LaunchEnv) -> Finding | None:
 
     See also: hf-endpoint-unreachable, hf-offline-missing-files
     """
-    said = _asked(reach)
+    said = _answered(reach)
     if said.status not in (401, 403):
         return None
-    gated = said.code == "GatedRepo"
-    sent = hub.token(env.vars) is not None and env.hub is None
-    token = Text("a token was sent") if sent else Text("no token was sent")
+    token = Text("a token was sent") if said.with_token else Text("no token was sent")
     if env.hub:
         token = Text("no token was sent: the profile names the hub, and not you")
+    why = Text("private, or not there")
+    if said.code == "GatedRepo":
+        why = Text("it is gated")
+    elif said.code == "InvalidToken":
+        why = Text("the token is not valid")
+    elif said.with_token:
+        why = Text("private, not there, or the token is not valid")
     return Finding(
         Text(
             "{endpoint} does not give the model away (HTTP {status}): {why}",
             endpoint=said.endpoint,
             status=said.status,
-            why=Text("it is gated") if gated else Text("private, not there, or a token is invalid"),
+            why=why,
         ),
         (token,),
         (
@@ -109,7 +149,7 @@ def hf_rate_limited(reach: HubReach | None) -> Finding | None:
 
     See also: hf-endpoint-unreachable
     """
-    said = _asked(reach)
+    said = _answered(reach)
     if said.status != 429:
         return None
     return Finding(
@@ -118,7 +158,9 @@ def hf_rate_limited(reach: HubReach | None) -> Finding | None:
 
 
 @rule("hf-mirror-redirects-to-xet", Severity.ERROR, Stage.MODEL)
-def hf_mirror_redirects_to_xet(reach: HubReach | None) -> Finding | None:
+def hf_mirror_redirects_to_xet(
+    reach: HubReach | None, packages: Packages | None, env: LaunchEnv
+) -> Finding | None:
     """The mirror responds, but redirects the weights to an unreachable host.
 
     Small files come from the mirror in HF_ENDPOINT; large ones are redirected to
@@ -135,9 +177,11 @@ def hf_mirror_redirects_to_xet(reach: HubReach | None) -> Finding | None:
 
     See also: hf-endpoint-unreachable, hf-xet-cas-error
     """
-    said = _asked(reach)
+    said = _given(reach)
     if said.location is None or said.location_why is None:
         return None
+    if said.cas_why is None and _by_xet(said, packages, env):
+        return None  # the client goes there instead
     return Finding(
         Text(
             "{endpoint} sends for the weights to {host}, which cannot be reached: {why}",
@@ -145,7 +189,7 @@ def hf_mirror_redirects_to_xet(reach: HubReach | None) -> Finding | None:
             host=said.location,
             why=said.location_why,
         ),
-        fixes=(_elsewhere(Text("use a proxy, or a mirror that has the files itself")),),
+        fixes=(_elsewhere(said, Text("use a proxy, or a mirror that has the files itself")),),
     )
 
 
@@ -172,11 +216,9 @@ def hf_xet_cas_error(
 
     See also: hf-mirror-redirects-to-xet, hf-endpoint-unreachable
     """
-    said = _asked(reach)
-    if said.cas is None or said.cas_why is None or hub.without_xet(env.vars):
+    said = _given(reach)
+    if said.cas_why is None or not _by_xet(said, packages, env):
         return None
-    if packages is not None and "hf-xet" not in packages.installed:
-        raise NotApplicable(Text("hf_xet is not installed: the client fetches by plain HTTP"))
     plain = Fix(Text("fetch by plain HTTP"), (SetVariable(_XET, "1"),))
     return Finding(
         Text(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from doctor import Finding, Fix, Needs, Severity, Stage, Text, rule
 from doctor.arguments import ArgumentProblem, Wrong
-from doctor.fixes import Doctor
+from doctor.fixes import Command, Doctor
 from doctor.probes.arguments import ServerArguments
+from doctor.probes.option_files import OptionFiles
 from doctor.probes.wheels import Vllm
 from doctor.profile import ServeRequest
 
@@ -167,3 +169,39 @@ def server_config_file_unreadable(arguments: ServerArguments) -> Iterator[Findin
             yield Finding(Text("--config is given wrongly"), evidence)
         else:
             yield Finding(Text("vLLM cannot read {file} of --config", file=problem.value), evidence)
+
+
+@rule("option-file-missing", Severity.ERROR, Stage.MODEL)
+def option_file_missing(files: OptionFiles) -> Iterator[Finding]:
+    """An option names a file that is not there.
+
+    vLLM opens most of them after the model is loaded, so that the start fails minutes later: `looks
+    like a file path, but it failed to be opened`, `No adapter found for`, `Repo id must be in the
+    form`, or a `FileNotFoundError` of the TLS key. Looked for are the template of --chat-template
+    (unless it is one of vLLM's own, or the template itself), the TLS files, the adapters that
+    --lora-modules names by an absolute path, and --tokenizer and --hf-config-path where they cannot
+    be repositories. They are not read: whether the server's user may read them, and what they hold,
+    is not judged.
+
+    Manual: Look at the path as the user that the server runs as, in its working directory, and name
+    it in full.
+
+    Sources: load_chat_template in vllm/entrypoints/chat_utils.py (0.22.0) and
+    vllm/renderers/chat_utils/chat_template.py (0.33.0), vllm/lora/utils.py, uvicorn/config.py
+
+    See also: model-path-missing
+    """
+    for one in files.absent:
+        evidence: tuple[Text, ...] = ()
+        if not one.path.is_absolute():
+            evidence = (Text("looked for from the folder that the doctor was started in"),)
+        look = Command(f"ls -ld {shlex.quote(str(one.path))}")
+        yield Finding(
+            Text("{option} names {path}, which is not there", option=one.option, path=one.path),
+            evidence,
+            (
+                Fix(
+                    Text("look for it as the server's own user, and name it"), (look,), Needs.PERSON
+                ),
+            ),
+        )

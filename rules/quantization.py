@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from doctor import Finding, Fix, Missing, Needs, NotApplicable, Severity, Stage, Text, rule
@@ -101,6 +102,48 @@ def _unknown(
         (Text("it has {names}", names=sorted(methods.names.names)), *served.read),
         (another_vllm(vllm, profile.needs),),
     )
+
+
+@rule("gguf-unsupported", Severity.ERROR, Stage.MODEL)
+def gguf_unsupported(
+    vllm: Vllm, methods: QuantizationMethods, packages: Packages, profile: Profile
+) -> Finding | None:
+    """The model is a GGUF file, which the installed vLLM does not read.
+
+    vLLM stops with `Invalid repository ID or local directory specified`, or `Load format gguf is
+    not supported` (gguf in backquotes). vLLM 0.22.0 reads GGUF itself; later releases have left it
+    to a plugin. Which it is, is read from the methods of the installed vLLM. Whether transformers
+    maps the file's architecture (`GGUF model with architecture ... is not supported yet`) is not
+    judged.
+
+    Manual: Serve the model's safetensors checkpoint, or the GGUF file with llama.cpp.
+
+    Sources: vllm/model_executor/layers/quantization/__init__.py, vllm/transformers_utils/config.py
+    (0.22.0 and 0.33.0)
+
+    See also: quantization-unknown, model-path-missing
+    """
+    asked = GivenOptions(profile.options).word("load_format") == "gguf"
+    if not asked and not _GGUF.search(profile.model or ""):
+        raise NotApplicable(Text("the model is not a GGUF file"))
+    if methods.names.has("gguf"):
+        return None
+    if plugin := _plugin(vllm, packages):
+        raise Missing(
+            Text("whether {plugin} brings {method} is not known", plugin=plugin, method="gguf")
+        )
+    return Finding(
+        Text(
+            "{model} is to be loaded as GGUF, which vLLM {version} does not read",
+            model=profile.model,
+            version=vllm.version,
+        ),
+        fixes=(Fix(Text("serve a safetensors checkpoint"), (), Needs.PERSON),),
+    )
+
+
+# A file, or REPOSITORY:TYPE with a type of ggml (vllm/transformers_utils/gguf_utils.py).
+_GGUF = re.compile(r"\.gguf\Z|\A[^/:]+/[^/:]+:(?a:[\w-]+-)?(?a:I?Q\d\w*|TQ\d\w*|B?F16|F32)\Z")
 
 
 @rule("quantization-mismatch", Severity.ERROR, Stage.MODEL)

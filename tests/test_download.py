@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doctor.report.download_json import download_schema
-from tests.conftest import must_fit
+from tests.conftest import DOCTOR, SYSTEM, Environment, must_fit
 from tests.downloads import NAME, SHARD, SHARDS, Downloads, instants, model, must_go_on
 from tests.stand_ins import hub as hubs
 from tests.stand_ins.hub import Faults, Hub
@@ -86,6 +86,24 @@ def test_without_the_list_that_the_client_keeps_a_blob_is_held_against_its_name(
     assert [found[name] for name in SHARDS] == ["missing", "wrong", "ok"]
 
 
+def test_a_copy_whose_links_became_files_has_no_hash_to_be_held_against(
+    downloads: Downloads,
+) -> None:
+    assert downloads.run().returncode == 0
+    for tree in downloads.cache.glob("*/trees/*.json"):
+        tree.unlink()
+    for link in downloads.cache.glob("*/snapshots/*/*"):
+        blob = link.resolve()
+        link.unlink()
+        blob.rename(link)
+    ran = downloads.run("--verify-only")
+    assert ran.returncode == 3
+    assert "no hash of" in ran.stderr
+    downloads.hub.asked.clear()
+    assert downloads.run().returncode == 0
+    assert not downloads.fetched()
+
+
 def test_one_wrong_byte_is_found_and_fetched_anew(downloads: Downloads) -> None:
     downloads.hub.faults = Faults(wrong={SHARDS[1]: 1})
     assert set(states(downloads.report()).values()) == {"ok"}
@@ -136,6 +154,7 @@ def test_a_mirror_that_sends_no_byte_is_given_up(downloads: Downloads) -> None:
         (Faults(more=[{"path": "/etc/x", "size": 1}]), "/etc/x"),
         (Faults(more=[{"path": "a\x1b[2J", "size": 1}]), "\\x1b"),
         (Faults(sizes={SHARDS[0]: -1}), "-1"),
+        (Faults(more=[{"path": "x", "size": 1}]), "no hash of x"),
     ],
 )
 def test_where_the_hub_does_not_say_it_ends_with_3(
@@ -194,7 +213,7 @@ class TestTokens:
         ran = downloads.of_profile("--format", "json", HF_TOKEN=self.SECRET)
         assert ran.returncode == 0, ran.stderr
         assert '"token_sent": false' in ran.stdout
-        assert "it gets no Hugging Face token" in ran.stderr
+        assert "it gets no token" in ran.stderr
         assert self.sent(downloads) == set()
 
     def test_a_hub_that_the_person_named_gets_his(self, downloads: Downloads) -> None:
@@ -202,6 +221,31 @@ class TestTokens:
         assert report["token_sent"] is True
         assert self.sent(downloads) == {f"Bearer {self.SECRET}"}
         assert downloads.report("--verify-only", HF_TOKEN=self.SECRET)["token_sent"] is False
+
+
+class TestCommand:
+    """Of a server's own command: what it would look for, from its hub and in its cache."""
+
+    def run(self, prefix: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        words = ("download", "--python", str(prefix), *words)
+        return subprocess.run(
+            [DOCTOR, *words], env=SYSTEM, capture_output=True, text=True, check=False
+        )
+
+    def test_it_serves_one_model(self, shared_cpu_server: Environment) -> None:
+        ran = self.run(shared_cpu_server.prefix, "org/other", "--", "vllm", "serve", NAME)
+        assert ran.returncode == 2
+        assert f"org/other: the command serves {NAME}; leave one out" in ran.stderr
+
+    def test_where_its_options_cannot_be_read_nothing_is_fetched_to_a_guess(self) -> None:
+        ran = self.run(PREFIX, "--", "vllm", "serve", NAME, "--download-dir", "/elsewhere")
+        assert ran.returncode == 3
+        assert "the options of the command cannot be read: vLLM is not there" in ran.stderr
+
+    def test_a_command_without_the_dashes_is_wrong_use(self) -> None:
+        ran = self.run(PREFIX, "vllm", "serve", NAME)
+        assert ran.returncode == 2
+        assert "put -- before the server's command" in ran.stderr
 
 
 def test_two_do_not_download_the_same_model_at_once(downloads: Downloads) -> None:

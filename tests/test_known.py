@@ -212,7 +212,8 @@ class TestPath:
         options = ("diagnose", *healthy, "--set", "model=org/model", "--format", "json")
         assert run_inside(*options).found() == {"model-path-missing"}
         (tmp_path / "org/model/config.json").write_text("{}", encoding="utf-8")
-        assert run_inside(*options).found() == {"model-files-missing"}
+        found = {"model-files-missing", "local-folder-shadows-repository"}
+        assert run_inside(*options).found() == found
 
 
 class TestEnvironmentWithoutSitePackages:

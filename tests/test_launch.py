@@ -29,7 +29,7 @@ from doctor.diagnose import Question
 from doctor.engine import Facts, load_rules
 from doctor.errors import UsageError
 from doctor.model import Rule, Text, Verdict
-from doctor.probes.environment import HOME, HUB_SWITCH, HUB_TOKENS, SAVED
+from doctor.probes.environment import HOME, HUB_SWITCH, HUB_TOKENS, NETRC, SAVED
 from doctor.probes.interpreter import FoundBy, Interpreter, Where
 from doctor.probes.toolkit import HEADERS
 from doctor.probes.vllm_names import VllmOptions
@@ -373,6 +373,7 @@ class TestStart:
         wanted = {**SYSTEM, "RECORD": str(record), "OWN": "x y", "EXITS": "7"}
         wanted |= {"CUDA_HOME": "/ours", "PATH": f"/ours/bin:{SYSTEM['PATH']}"}
         wanted |= {"HF_ENDPOINT": "https://hf-mirror.com", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+        wanted |= {NETRC: os.devnull}
         got["env"].pop("LC_CTYPE", None)  # of Python itself, where the locale is C
         assert got["env"] == wanted
 
@@ -737,6 +738,7 @@ class TestDryRun:
             "unset CUDA_PATH",
             "export HF_ENDPOINT=https://hf-mirror.com",
             "export HF_HUB_DISABLE_IMPLICIT_TOKEN=1",
+            "export NETRC=/dev/null",
         ]
         assert lines[-1].startswith(f"{served.prefix}/bin/vllm serve zai-org/GLM-4.7-Flash ")
         assert lines[-1].endswith("--api-key '***'")
@@ -774,6 +776,11 @@ class TestTokens:
         assert not set(TOKENS) & set(env)
         assert env["OTHER"] == "kept"
 
+    def test_nor_a_login_of_a_netrc(self, served: Environment, record: Path) -> None:
+        """Which requests sends by itself, also the one for any host."""
+        env = self.got(served, record, "--set", "env.NETRC=/asked", NETRC="/of/the/shell")
+        assert env[NETRC] == os.devnull
+
     def test_one_that_the_person_names_for_it_is_no_exception(
         self, served: Environment, record: Path
     ) -> None:
@@ -795,6 +802,7 @@ class TestTokens:
     ) -> None:
         env = self.got(served, record, *options, **TOKENS, **shell)
         assert env.items() >= TOKENS.items()
+        assert NETRC not in env
         chosen = None if options[-1:] == ("env.HF_ENDPOINT=",) else "https://hub.example"
         assert env.get("HF_ENDPOINT") == chosen
 

@@ -203,6 +203,7 @@ def test_probes_reach_the_machine_only_through_the_target(module: str) -> None:
 ASKED_BY = {
     "probes/_driver.py": {"pynvml"},
     "download/_hub_listing.py": {"huggingface_hub"},
+    "download/_modelscope.py": {"modelscope_hub"},
 }
 """What a script is there to ask."""
 

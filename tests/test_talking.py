@@ -9,6 +9,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
+from doctor.cli.talking import Talking
 from doctor.talk import VERIFYING
 from tests.conftest import DOCTOR, Environment, run_doctor
 from tests.stand_ins import index as indexes
@@ -87,3 +90,16 @@ def test_a_proof_says_that_it_is_made(shared_server: Environment) -> None:
     words = ("diagnose", "--set", "gpus=later", "--python", shared_server.python)
     assert str(VERIFYING) in run_doctor(*words, "--deep").err
     assert str(VERIFYING) not in run_doctor(*words).err
+
+
+def test_a_log_has_a_line_for_each_tenth_of_what_takes_long(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Talking("text") as talk:
+        for done in range(0, 101):
+            talk.progress(done * 500_000_000, 50_000_000_000)
+        talk.progress(5, 10)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("  5.0 GB of 50.0 GB, ")
+    assert lines[-1].endswith(" 0 minutes left")

@@ -255,12 +255,6 @@ def target_options(command: F, consents: tuple[str, ...] = ()) -> F:
     return _target(_with_common(command, *_TARGET), consents)
 
 
-def model_options(command: F) -> F:
-    """The same for a command that judges by no rules."""
-    named = [name for name in _TARGET if name != "rules_dir"]
-    return _target(_with_common(command, *named), (), rules=False)
-
-
 _TARGET = ("python", "allow", "profile_name", "sets", "rules_dir")
 
 
@@ -294,28 +288,33 @@ def _rules_option(command: F) -> F:
     return made(command)
 
 
-def serving_options(command: F, consents: tuple[str, ...] = (), rules: bool = True) -> F:
+def serving_options(
+    command: F, consents: tuple[str, ...] = (), rules: bool = True, online: bool = True
+) -> F:
     """The same, and those that name the server's own command; `command` is of the class
-    ServingCommand. `rules`: whether it judges by any."""
+    ServingCommand. `rules`: whether it judges by any; `online`: whether it asks the hub only where
+    it is told to."""
     named = [name for name in _TARGET if rules or name != "rules_dir"]
-    made = _with_common(command, "words", "pid", "unit", "online", *named)
-    for option in reversed(
-        (
-            click.option(
-                "--pid",
-                type=click.IntRange(min=1),
-                metavar="N",
-                help="A running server: its command, environment and interpreter.",
-            ),
-            click.option(
-                "--unit", metavar="NAME", help="A systemd service: what its files say it starts."
-            ),
-            click.option(
-                "--online", is_flag=True, help="Ask the hub for what is not known of the model."
-            ),
-            command_option,
-        )
-    ):
+    asked = ["online"] if online else []
+    made = _with_common(command, "words", "pid", "unit", *asked, *named)
+    options = [
+        click.option(
+            "--pid",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="A running server: its command, environment and interpreter.",
+        ),
+        click.option(
+            "--unit", metavar="NAME", help="A systemd service: what its files say it starts."
+        ),
+        click.option(
+            "--online", is_flag=True, help="Ask the hub for what is not known of the model."
+        ),
+        command_option,
+    ]
+    if not online:
+        del options[2]
+    for option in reversed(options):
         made = option(made)
     return _target(made, consents, rules)
 

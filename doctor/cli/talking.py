@@ -1,16 +1,18 @@
 """Long work as the person at the terminal sees it: phases, and how far a download is. Where stderr
-is no terminal, a line a phase."""
+is no terminal, a line a phase, and one for each tenth of what takes long."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from doctor.cli.output import confirm, say, tell
 from doctor.model import Text
+from doctor.numbers import shown_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,6 +26,7 @@ class Talking:
         self._text = form == "text"
         self._terminal = sys.stderr is not None and sys.stderr.isatty()
         self._bar: Progress | None = None
+        self._log = _Log()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Talking:
@@ -48,7 +51,11 @@ class Talking:
                 say(f"  {text}", err=True)
 
     def progress(self, done: int, total: int | None) -> None:
-        if not (self._terminal and total):
+        if not total:
+            return
+        if not self._terminal:
+            if self._text and (line := self._log.line(done, total)):
+                self.phase(line)
             return
         with self._lock:
             if self._bar is None:
@@ -65,6 +72,35 @@ class Talking:
             if self._bar is not None:
                 self._bar.stop()
                 self._bar = None
+
+
+class _Log:
+    """How far a download is, for a log: one line for each tenth of a gigabyte or more."""
+
+    def __init__(self) -> None:
+        self._total = self._tenth = self._first = 0
+        self._began = 0.0
+
+    def line(self, done: int, total: int) -> Text | None:
+        now = time.monotonic()
+        if total != self._total or done < self._first:
+            self._total, self._tenth = total, 10 * done // total
+            self._first, self._began = done, now
+        tenth = 10 * done // total
+        if total < _LONG or tenth <= self._tenth:
+            return None
+        self._tenth = tenth
+        rate = max(1, int((done - self._first) / max(now - self._began, 0.001)))
+        return Text(
+            "{done} of {total}, {rate} a second, {minutes} minutes left",
+            done=shown_size(done),
+            total=shown_size(total),
+            rate=shown_size(rate),
+            minutes=-(-(total - done) // (60 * rate)),
+        )
+
+
+_LONG = 1_000_000_000
 
 
 def _bar(total: int) -> Progress:

@@ -46,6 +46,12 @@ class GivenOptions:
         value = self._values.get(name)
         return value if isinstance(value, str) and value else None
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Of an option that takes several; other values than text among them are not said."""
+        value = self._values.get(name)
+        several = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(one for one in several if isinstance(one, str) and one)
+
     def table(self, name: str) -> Mapping[str, Any] | None:
         """A JSON object, None where nothing or something else is said."""
         value = self._values.get(name)

@@ -10,7 +10,7 @@ import dataclasses
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +20,7 @@ from doctor.consumers.checkpoint import shards_of_index
 from doctor.download.origin import Client, DownloadError, ListedFile, Listing, Part
 from doctor.exits import FINDINGS, UNKNOWN
 from doctor.model import Text, os_reason, printable
-from doctor.probes.environment import HUB_SWITCH, HUB_TOKENS, LaunchEnv
+from doctor.probes.environment import HUB_SWITCH, HUB_TOKENS, NETRC, LaunchEnv
 from doctor.target import OWN, Target
 
 _SECONDS = 90  # for the list; a hub is asked twice, with 30 and 10 seconds for each answer
@@ -59,10 +59,8 @@ class HubOrigin:
         """Also one that `hf auth login` has kept."""
         if hub.token_withheld(self.env.vars):
             return False
-        return (
-            any(self.env.get(name) for name in HUB_TOKENS)
-            or self.target.stat(hub.token_file(self.env.vars)) is not None
-        )
+        kept = self.target.stat(hub.token_file(self.env.vars)) is not None
+        return kept or any(self.env.get(name) for name in HUB_TOKENS if name != "HF_TOKEN_PATH")
 
     @property
     def folder(self) -> Path:
@@ -75,21 +73,12 @@ class HubOrigin:
     # What there is.
 
     def listing(self) -> Listing:
-        words = (str(self.python), "-I", "-B", OWN + "download/_hub_listing.py")
-        ran = self.target.run(
-            *words, self.repository, self.revision, timeout=_SECONDS, env=self._environment()
-        )
-        answer: Any = None
-        if ran.ok:
-            try:
-                answer = parse_json(ran.out, _LISTS_MOST)
-            except CodecError:
-                answer = {"why": "its list is no JSON, or too long"}
-        if not isinstance(answer, dict):
-            answer = {"why": ran.failure or "no answer"}
+        script = (str(self.python), "-I", "-B", OWN + "download/_hub_listing.py")
+        words = (*script, self.repository, self.revision)
+        answer = answer_of(self.target, words, self._environment())
         if "files" not in answer:
             raise DownloadError(self._refusal(answer), UNKNOWN)
-        files = tuple(self._checked(answer["files"]))
+        files = tuple(listed_files(answer["files"], self._odd))
         commit = answer.get("commit")
         if not isinstance(commit, str) or not _OBJECT.fullmatch(commit):
             raise self._odd(Text("commit {commit}", commit=printable(str(commit)[:80])))
@@ -105,6 +94,15 @@ class HubOrigin:
         listing = loaded_files(Listing(self.repository, self.revision, commit, listed))
         if not listing.files:
             raise DownloadError(Text("{folder} has no files", folder=folder), UNKNOWN)
+        for file in listing.files:
+            if not file.sha256 and not file.blob and self.target.stat(folder / file.path):
+                raise DownloadError(
+                    Text(
+                        "no hash of {path} is kept on this disk: leave out --verify-only",
+                        path=folder / file.path,
+                    ),
+                    UNKNOWN,
+                )
         return listing
 
     def place(self, listing: Listing, file: ListedFile) -> Path:
@@ -135,36 +133,10 @@ class HubOrigin:
     def live(self, part: Part) -> bool:
         """Whether a client is at work on the part: it then holds the lock of the file."""
         name = part.path.name.partition(".")[0]
-        try:
-            lock = os.open(self.lock.with_name(f"{name}.lock"), os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-        return False
+        return is_locked(self.lock.with_name(f"{name}.lock"))
 
     def discard(self, listing: Listing, file: ListedFile) -> None:
-        """The file, and each link on the way to it. Raises DownloadError where one of them lies
-        outside the cache."""
-        path, inside = self.place(listing, file), os.path.realpath(self.cache)
-        for _ in range(4):  # the link of the snapshot, the blob, and where that is shared
-            parent = os.path.realpath(path.parent)
-            if os.path.commonpath((parent, inside)) != inside:
-                why = Text("{path} is wrong, and lies outside {cache}", path=path, cache=self.cache)
-                raise DownloadError(why, FINDINGS)
-            try:
-                link = path.readlink() if path.is_symlink() else None
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                why = Text("{path} cannot be removed: {why}", path=path, why=os_reason(error))
-                raise DownloadError(why, FINDINGS) from None
-            if link is None:
-                return
-            path = path.parent / link
+        remove_below(self.cache, self.place(listing, file))
 
     # Who fetches it.
 
@@ -192,21 +164,10 @@ class HubOrigin:
             for name in HUB_TOKENS:
                 made.pop(name, None)
             made[HUB_SWITCH] = "1"
-            made["NETRC"] = os.devnull  # requests, of 0.36, sends what stands there of a host
+            made[NETRC] = os.devnull
         return made
 
     # What is said is checked.
-
-    def _checked(self, rows: Any) -> Iterator[ListedFile]:
-        if not isinstance(rows, list) or len(rows) > _FILES_MOST:
-            raise self._odd(Text("more than {most} files", most=_FILES_MOST))
-        for row in rows:
-            path, size, sha256, blob = row if isinstance(row, list) and len(row) == 4 else [""] * 4
-            if not isinstance(path, str) or not within(path):
-                raise self._odd(Text("the file {path}", path=printable(str(path)[:80])))
-            if type(size) is not int or not 0 <= size < _SIZE_MOST:
-                raise self._odd(Text("the size {size}", size=printable(str(size)[:80])))
-            yield ListedFile(path, size, _hash(_SUM, sha256), _hash(_OBJECT, blob))
 
     def _odd(self, what: Text) -> DownloadError:
         said = Text(
@@ -301,7 +262,7 @@ class HubOrigin:
             return None
         rows = [[p, r.get("size"), r.get("lfs_sha256"), r.get("blob_id")] for p, r in files.items()]
         try:
-            return tuple(self._checked(rows))
+            return tuple(listed_files(rows, self._odd))
         except DownloadError:
             return None
 
@@ -327,6 +288,71 @@ class HubOrigin:
                 yield from self._files(folder, path, depth + 1)
             elif stat is None or stat.kind == "file":
                 yield path
+
+
+def answer_of(target: Target, words: Sequence[str], env: Mapping[str, str]) -> Mapping[str, Any]:
+    """What a script prints that lists a repository; `why` alone where that is no answer."""
+    ran = target.run(*words, timeout=_SECONDS, env=env)
+    answer: Any = None
+    if ran.ok:
+        try:
+            answer = parse_json(ran.out, _LISTS_MOST)
+        except CodecError:
+            answer = {"why": "its list is no JSON, or too long"}
+    return answer if isinstance(answer, dict) else {"why": ran.failure or "no answer"}
+
+
+def listed_files(rows: Any, odd: Callable[[Text], DownloadError]) -> Iterator[ListedFile]:
+    """Of rows of a path, a size, a SHA-256 and a git id. Raises what `odd` makes of one that no hub
+    of good faith would list."""
+    if not isinstance(rows, list) or not 0 < len(rows) <= _FILES_MOST:
+        raise odd(Text("no files, or more than {most}", most=_FILES_MOST))
+    for row in rows:
+        path, size, sha256, blob = row if isinstance(row, list) and len(row) == 4 else [""] * 4
+        if not isinstance(path, str) or not within(path):
+            raise odd(Text("the file {path}", path=printable(str(path)[:80])))
+        if type(size) is not int or not 0 <= size < _SIZE_MOST:
+            raise odd(Text("the size {size}", size=printable(str(size)[:80])))
+        made = ListedFile(path, size, _hash(_SUM, sha256), _hash(_OBJECT, blob))
+        if not made.sha256 and not made.blob:
+            raise odd(Text("no hash of {path}", path=path))
+        yield made
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock (flock), as the clients of both hubs do of a file that they
+    fetch."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def remove_below(folder: Path, path: Path) -> None:
+    """Removes the file, and each link on the way to it. Raises DownloadError where one of them lies
+    outside the folder."""
+    inside = os.path.realpath(folder)
+    for _ in range(4):  # the link of the snapshot, the blob, and where that is shared
+        parent = os.path.realpath(path.parent)
+        if os.path.commonpath((parent, inside)) != inside:
+            why = Text("{path} is wrong, and lies outside {cache}", path=path, cache=folder)
+            raise DownloadError(why, FINDINGS)
+        try:
+            link = path.readlink() if path.is_symlink() else None
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            why = Text("{path} cannot be removed: {why}", path=path, why=os_reason(error))
+            raise DownloadError(why, FINDINGS) from None
+        if link is None:
+            return
+        path = path.parent / link
 
 
 def within(path: str) -> bool:

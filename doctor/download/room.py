@@ -40,7 +40,7 @@ def must_have_room(folder: Path, needs: int, files: int) -> None:
             raise DownloadError(
                 Text(
                     "{needs} are missing, and {folder} has {free} free: make room there, or put "
-                    "the cache on another disk (HF_HOME=/path)",
+                    "the cache on another disk (HF_HOME, or MODELSCOPE_CACHE)",
                     needs=shown_size(needs),
                     folder=place,
                     free=shown_size(free),

@@ -249,7 +249,7 @@ class _Download:
         if ended.stalled:
             return Text(
                 "{endpoint} answers, and no byte of the files came for {seconds} s, {count} times "
-                "in turn: try another mirror (HF_ENDPOINT)",
+                "in turn: try another mirror (HF_ENDPOINT), or the other hub (--from)",
                 endpoint=self._origin.endpoint,
                 seconds=f"{self._stall:g}",
                 count=_VAIN,

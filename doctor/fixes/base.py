@@ -17,7 +17,7 @@ from doctor.model import Fix, Installer, Needs, Step, Text
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from doctor.repair.action import Action, Changed, ConsentRequest
+    from doctor.repair.action import Action, Changed, Consent, ConsentRequest
     from doctor.repair.context import RepairContext
     from doctor.repair.manifest import Effect, Swap
 
@@ -28,13 +28,15 @@ class Kind:
 
     `name`: as journals and JSON have it; `title`: what it does, for a person; `order`: kinds are
     carried out from the lowest to the highest; `sweeps`: it only tidies up caches and our own
-    folder, and is done also for findings that do not count.
+    folder, and is done also for findings that do not count; so is what is `wanted_by` a consent
+    that the person gave unasked.
     """
 
     name: ClassVar[str]
     title: ClassVar[Text]
     order: ClassVar[int]
     sweeps: ClassVar[bool] = False
+    wanted_by: ClassVar[Consent | None] = None
 
     def takes(self, step: Step) -> bool:
         """Whether it carries this step out. The first kind, by order, that takes a step has it."""

@@ -58,26 +58,29 @@ class ModelsDownloaded(Kind):
     name = "download"
     title = Text("download the model (an undo leaves it)")
     order = 50  # by what the others have installed
+    wanted_by = "download"
 
     def takes(self, step: Step) -> bool:
         return isinstance(step, DownloadModel)
 
     def plan(self, context: RepairContext, action: Action) -> Action:
-        """Asks the hub. Raises RepairError where it does not say, or where there is no room."""
+        """Asks the hub. Where it does not say, or where there is no room, that is what is settled:
+        the fixes of everything else do not hang on it."""
         import dataclasses
 
         from doctor.download.origin import DownloadError
-        from doctor.repair.errors import RepairError
 
         try:
             return dataclasses.replace(action, settled=_missing(_origin(context, action)))
         except DownloadError as error:
-            raise RepairError(error.text) from None
+            return dataclasses.replace(action, settled=error.text)
 
     def consent(self, context: RepairContext, action: Action) -> Iterable[ConsentRequest]:
         from doctor.repair.action import ConsentRequest
 
-        if action.settled.size > _WITHOUT_ASKING:
+        if isinstance(action.settled, Text):
+            yield ConsentRequest(None, action.settled, action.ids)
+        elif action.settled.size > _WITHOUT_ASKING:
             why = Text("would {what}", what=_told(action))
             yield ConsentRequest("download", why, action.ids)
 

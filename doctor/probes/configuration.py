@@ -286,11 +286,20 @@ def _asked(
     return ModelConfiguration(values, ReadFrom.HUB, place, size if type(size) is int else None)
 
 
+_OF_THE_NETWORK = (
+    *("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+    *("all_proxy", "http_proxy", "https_proxy", "no_proxy"),
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+)
+
+
 def hubs_env(env: LaunchEnv, endpoint: str) -> dict[str, str]:
     """Of the server's environment: how the network is reached; and a token for a hub that the
     person named, not for one of the profile or of ours."""
-    names = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_DIR", "SSL_CERT_FILE")
-    made = {name: env.vars[name] for name in names if name in env.vars}
+    made = {name: env.vars[name] for name in _OF_THE_NETWORK if name in env.vars}
     made["VLLM_DOCTOR_HUB"] = endpoint
     named = env.get("HF_ENDPOINT") and env.hub is None
     token = hub.token(env.vars) if named else None

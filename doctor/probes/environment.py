@@ -31,6 +31,9 @@ HUB_TOKENS = (
     "HUGGING_FACE_HUB_TOKEN",
 )
 """By which huggingface_hub 2.4 (constants.py, utils/_auth.py) and vLLM find a token."""
+NETRC = "NETRC"
+"""The file of logins in the place of ~/.netrc; huggingface_hub 0.36 asks by requests, which sends
+what stands there of a host, or of any host, where no other token goes along (utils.py)."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class LaunchEnv(Fact):
     """Every variable the server would see; `differs` names those that the shell has otherwise,
     or that it has and the server has not. `hidden` names those that are set and whose values a
     snapshot does not hold. `hub`: where the profile, and nobody else, sends what is
-    asked of Hugging Face; there the server has no token."""
+    asked of Hugging Face; there the server has no token, and no login of ~/.netrc."""
 
     vars: dict[str, str] = field(default_factory=dict)
     differs: tuple[str, ...] = ()
@@ -122,6 +125,7 @@ def launch_env(target: Target, saved: Saved, request: ServeRequest) -> LaunchEnv
         for name in HUB_TOKENS:
             made.pop(name, None)
         made[HUB_SWITCH] = "1"  # nor what `hf auth login` has kept
+        made[NETRC] = os.devnull
     hidden = tuple(name for name in target.hidden if name not in made)
     return LaunchEnv(made, tuple(differs), hub, hidden)
 

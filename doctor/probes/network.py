@@ -18,14 +18,17 @@ from doctor.profile import ServeRequest
 from doctor.target import OWN, OWN_PYTHON, Target
 
 _SECONDS = 20  # five answers of three seconds each, and the start of the child
+_SCHEMES = ("http://", "https://")
 
 
 @dataclass(frozen=True)
 class HubReach(Fact):
     """What the hub at `endpoint` answers about the model's largest file: `status` of HTTP, None
-    where nothing answers, `why` then says why; `code`: its X-Error-Code. `location`: the host to
-    which it sends for the file, `location_why`: why that is not reached. `cas`, `cas_why`: the same
-    of xet's."""
+    where nothing answers, `why` then says why; `code`: its X-Error-Code, or "InvalidToken".
+    `location`: the host to which it sends for the file, `location_why`: why that is not reached.
+    `cas`, `cas_why`: the same of xet's. `size`: bytes of the weights that vLLM would fetch, at the
+    least; None where the hub does not list them, and config.json was asked for. `with_token`:
+    whether one was sent; `as_server`: False where the server would send one that was not."""
 
     since: ClassVar[str] = "0.8.0"
     dispensable: ClassVar[bool] = True  # asked with --online alone
@@ -37,18 +40,23 @@ class HubReach(Fact):
     location_why: str | None = None
     cas: str | None = None
     cas_why: str | None = None
+    size: int | None = None
+    with_token: bool = False
+    as_server: bool = True
 
 
 @probe
 def hub_reach(target: Target, request: ServeRequest, files: ModelFiles, env: LaunchEnv) -> HubReach:
     """Asked in a child, where there is anything to fetch."""
-    if not request.online:
-        raise NotApplicable(Text("the network is asked with --online"))
     if files.repository is None or hub.is_offline(env.vars):
         raise NotApplicable(Text("nothing is downloaded"))
     if files.weights and not files.of("missing", "broken-link"):
         raise NotApplicable(Text("the model is here"))
     endpoint = hub.endpoint(env.vars)
+    if not endpoint.lower().startswith(_SCHEMES):
+        return HubReach(endpoint, why="it does not begin with http:// or https://")
+    if not request.online:
+        raise NotApplicable(Text("the network is asked with --online"))
     words = (OWN_PYTHON, "-I", "-B", OWN + "probes/_hub.py", files.name, files.revision, "reach")
     ran = target.run(*words, timeout=_SECONDS, env=hubs_env(env, endpoint))
     if not ran.ok:
@@ -57,7 +65,7 @@ def hub_reach(target: Target, request: ServeRequest, files: ModelFiles, env: Lau
         said = json_table(ran.out)
     except CodecError as error:
         raise Missing(error.why) from None
-    status, why = said.get("status"), _word(said, "why")
+    status, size, why = said.get("status"), said.get("bytes"), _word(said, "why")
     if said.get("refused"):
         raise Missing(Text("{endpoint} was not asked: {why}", endpoint=endpoint, why=why))
     return HubReach(
@@ -69,7 +77,17 @@ def hub_reach(target: Target, request: ServeRequest, files: ModelFiles, env: Lau
         _word(said, "location_why"),
         _host(said, "cas"),
         _word(said, "cas_why"),
+        size if type(size) is int else None,
+        with_token := said.get("with_token") is True,
+        with_token or not _servers_token(target, env),
     )
+
+
+def _servers_token(target: Target, env: LaunchEnv) -> bool:
+    """Whether the server sends one; one that `hf auth login` has kept, too."""
+    if env.hub is not None or hub.token_withheld(env.vars):
+        return False
+    return hub.token(env.vars) is not None or target.stat(hub.token_file(env.vars)) is not None
 
 
 def _word(said: dict[str, Any], name: str) -> str | None:

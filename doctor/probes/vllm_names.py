@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from doctor.consumers import names
+from doctor.consumers.modelscope import switched_on_by
 from doctor.consumers.names import FileSearch, NotAsKnown
 from doctor.engine import probe
 from doctor.frozen import dataclass
@@ -38,6 +39,20 @@ class VllmOptions(Fact):
     names: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class ModelScopeSwitch(Fact):
+    """How it reads VLLM_USE_MODELSCOPE: on by one of these `values`, in lower case; any other text
+    is off. `strips`: spaces around it do not count."""
+
+    since: ClassVar[str] = "0.8.0"
+    dispensable: ClassVar[bool] = True  # nearly nobody sets it
+    values: tuple[str, ...] = ()
+    strips: bool = False
+
+    def is_on(self, said: str) -> bool:
+        return (said.strip() if self.strips else said).lower() in self.values
+
+
 @probe
 def vllm_variables(target: Target, vllm: Vllm) -> VllmVariables:
     """Nothing but advice hangs on it: where it cannot be read, that is not checked."""
@@ -62,6 +77,14 @@ def whole_numbers(target: Target, vllm: Vllm) -> WholeNumbers:
 def vllm_options(target: Target, vllm: Vllm) -> VllmOptions:
     try:
         return VllmOptions(names.options(_search(target, vllm)))
+    except NotAsKnown as error:
+        raise Missing(_reason(error, vllm)) from None
+
+
+@probe
+def modelscope_switch(target: Target, vllm: Vllm) -> ModelScopeSwitch:
+    try:
+        return ModelScopeSwitch(*switched_on_by(_search(target, vllm)))
     except NotAsKnown as error:
         raise Missing(_reason(error, vllm)) from None
 

@@ -19,12 +19,13 @@ from doctor.repair.transaction import Transaction
 class Scope:
     """Which findings are fixed: those that are as grave as `fail_on` or graver, or `only` these
     where there are any; nothing of which a consent is missing from `allowed`; no fix that was
-    `tried`."""
+    `tried`. `named`: the consents that the person gave unasked."""
 
     fail_on: Severity
     only: frozenset[str] = frozenset()
     allowed: frozenset[Consent] = frozenset()
     tried: frozenset[SelectedFix] = frozenset()
+    named: frozenset[Consent] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def _planned(action: Action, context: RepairContext) -> Action:
 
 def select_fixes(report: Report, scope: Scope, without: Collection[str] = ()) -> Selection:
     """Of each finding that counts, the first fix that the doctor can carry out. Of the others, only
-    what sweeps caches or our own folder. `without`: ids whose fix may not be used."""
+    what sweeps caches or our own folder, or what the person named. `without`: ids whose fix may
+    not be used."""
     chosen: list[SelectedFix] = []
     manual: list[Manual] = []
     untried: list[Untried] = []
@@ -131,7 +133,7 @@ def select_fixes(report: Report, scope: Scope, without: Collection[str] = ()) ->
         counts = grave or id in scope.only
         ours = [f for f in fixes if KINDS.automatic(f)]
         if not counts:
-            ours = [f for f in ours[:1] if _sweeps(f)]
+            ours = [f for f in ours[:1] if _is_done_anyway(f, scope.named)]
         if not ours:
             if counts and fixes:
                 manual.append(Manual(id, fixes))
@@ -156,9 +158,12 @@ def _findings(report: Report, fail_on: Severity) -> Iterator[tuple[str, tuple[Fi
                 yield outcome.rule.id, finding.fixes, severity.rank >= fail_on.rank
 
 
-def _sweeps(fix: Fix) -> bool:
-    kinds = [KINDS.of(step) for step in fix.steps]
-    return fix.needs is Needs.SAFE and all(kind is not None and kind.sweeps for kind in kinds)
+def _is_done_anyway(fix: Fix, named: Collection[Consent]) -> bool:
+    kinds = [kind for step in fix.steps if (kind := KINDS.of(step))]
+    sweeps = fix.needs is Needs.SAFE and all(kind.sweeps for kind in kinds)
+    return len(kinds) == len(fix.steps) and (
+        sweeps or all(kind.wanted_by in named for kind in kinds)
+    )
 
 
 def _conflicts(fix: Fix, claims: Mapping[str, Step]) -> bool:

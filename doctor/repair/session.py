@@ -165,7 +165,8 @@ class Session:
         tried: Collection[SelectedFix] = (),
     ) -> Plan:
         given = frozenset(cast("Collection[Consent]", allowed))
-        scope = Scope(self._asked.fail_on, self._asked.only, given, frozenset(tried))
+        named = frozenset(cast("Collection[Consent]", self._asked.allowed))
+        scope = Scope(self._asked.fail_on, self._asked.only, given, frozenset(tried), named)
         return make_plan(context, scope)
 
     def apply(self, created: bool = False) -> FixOutcome:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from doctor.engine import Facts
+from doctor.probes.environment import LaunchEnv
+from doctor.probes.interpreter import FoundBy, Where
+from doctor.profile import Profile, ServeRequest
+from doctor.target import Live
+from tests.conftest import DOCTOR, SYSTEM
 from tests.downloads import NAME, SHARDS, Downloads, instants, model, must_go_on
 from tests.real_stack import lab
 from tests.real_stack.conftest import MakeEnvironment
@@ -63,6 +70,48 @@ def test_no_token_goes_to_a_mirror_that_the_profile_names(downloads: Downloads) 
     netrc.write_text(f"machine 127.0.0.1 login me password {token}\n")
     ran = downloads.of_profile(HF_TOKEN=token)
     assert ran.returncode == 0, ran.stderr
+    assert not any(one.authorized for one in downloads.hub.asked)
+
+
+def test_a_command_has_its_model_where_it_says(downloads: Downloads, tmp_path: Path) -> None:
+    cache = tmp_path / "its own"
+    command = (f"HF_ENDPOINT={downloads.hub.url}", "vllm", "serve", NAME, "--download-dir", cache)
+    ran = subprocess.run(
+        [DOCTOR, "download", "--python", downloads.python, "--", *command, "--revision", "main"],
+        env={**SYSTEM, "HOME": str(downloads.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = cache.glob("models--*/snapshots/*/*.safetensors")
+    assert {path.name for path in found} == set(SHARDS)
+
+
+LISTS = """
+from huggingface_hub import HfApi
+print(len(HfApi().model_info("org/model").siblings))
+"""
+
+
+@pytest.mark.parametrize("entry", ["machine 127.0.0.1", "default"])
+def test_nor_from_the_server_that_launch_starts(downloads: Downloads, entry: str) -> None:
+    """This huggingface_hub sends what a person's netrc has for the host, or for any host."""
+    netrc = downloads.home / ".netrc"
+    netrc.write_text(f"{entry} login me password not-a-real-one\n")
+    netrc.chmod(0o600)
+    shell = {**SYSTEM, "HOME": str(downloads.home)}
+    python = lab.Environment(downloads.python).python
+    request = ServeRequest(Profile(model=NAME, env={"HF_ENDPOINT": downloads.hub.url}))
+    facts = Facts(Live(shell), (Where(python, FoundBy.OPTION), request))
+    ran = subprocess.run(
+        [python, "-I", "-B", "-c", LISTS],
+        env=dict(facts.get(LaunchEnv).vars),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.split() == ["5"], ran.stderr
     assert not any(one.authorized for one in downloads.hub.asked)
 
 

@@ -207,9 +207,13 @@ class Hub:
 
 
 @contextlib.contextmanager
-def serve(faults: Faults | None = None, log: Path | None = None) -> Iterator[Hub]:
+def serve(
+    faults: Faults | None = None,
+    log: Path | None = None,
+    handler: type[HubHandler] | None = None,
+) -> Iterator[Hub]:
     """Serves a hub without repositories, to which `add` adds them, until the context ends."""
-    server = _Server(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), handler or HubHandler)
     hub = Hub(f"http://127.0.0.1:{server.server_address[1]}", faults or Faults(), log)
     server.hub = hub
     thread = threading.Thread(target=functools.partial(server.serve_forever, 0.02), daemon=True)
@@ -256,7 +260,9 @@ class _Server(ThreadingHTTPServer):
         """A client that hangs up is no news: many of these faults have it do so."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class HubHandler(BaseHTTPRequestHandler):
+    """Answers as Hugging Face's hub does; another hub's answers are made in `_answer`."""
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or each answer waits 40 ms for the client's ACK of its head
     server: _Server
@@ -357,8 +363,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers |= {"X-Linked-Etag": f'"{one.sha256}"', "X-Linked-Size": str(one.size)}
         if hub.faults.xet:
-            route = f"{hub.url}/api/models/{repository}/xet-read-token/{commit}"
-            headers |= {"X-Xet-Hash": one.sha256[::-1], "X-Xet-Refresh-Route": route}
+            # As mirrors pass it on: the client asks the mirror for it.
+            route = f"https://huggingface.co/api/models/{repository}/xet-read-token/{commit}"
+            links = (
+                f'<https://cas.invalid/>; rel="xet-reconstruction-info", <{route}>; rel="xet-auth"'
+            )
+            headers |= {"X-Xet-Hash": one.sha256[::-1], "Link": links}
         base = (hub.faults.redirect or hub.cdn).rstrip("/")
         headers["Location"] = f"{base}/cdn/{one.sha256}/{quote(name)}"
         self._say(b"", status=302, headers=headers)
