@@ -169,32 +169,72 @@ def test_without_an_index_the_names_say_how_many_there_are(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("names", "loaded"),
+    ("form", "names", "loaded"),
     [
-        (("model.safetensors", "pytorch_model.bin", "x.pt"), ("model.safetensors",)),
-        (("pytorch_model.bin", "training_args.bin", "x.pt"), ("pytorch_model.bin",)),
-        (("consolidated.safetensors", "model.safetensors"), ("consolidated.safetensors",)),
-        (("config.json", "README.md"), ()),
+        (None, ("model.safetensors", "pytorch_model.bin", "x.pt"), ("model.safetensors",)),
+        (None, ("pytorch_model.bin", "training_args.bin", "x.pt"), ("pytorch_model.bin",)),
+        (None, ("training_args.bin", "x.pt"), ()),
+        (None, ("consolidated.safetensors", "model.safetensors"), ("consolidated.safetensors",)),
+        ("hf", ("consolidated.safetensors", "x.bin"), ("consolidated.safetensors",)),
+        (
+            "mistral",
+            ("consolidated-1.safetensors", "m.safetensors"),
+            ("consolidated-1.safetensors",),
+        ),
+        ("safetensors", ("pytorch_model.bin",), ()),
+        (None, ("._model.safetensors", "model.safetensors"), ("model.safetensors",)),
+        (None, ("config.json", "README.md"), ()),
     ],
 )
 def test_the_files_are_those_that_vllm_would_choose(
-    tmp_path: Path, names: tuple[str, ...], loaded: tuple[str, ...]
+    tmp_path: Path, form: str | None, names: tuple[str, ...], loaded: tuple[str, ...]
 ) -> None:
     path = folder(tmp_path, dict.fromkeys(names, shard()))
-    assert found(tmp_path, str(path)).weights == loaded
+    made = found(tmp_path, str(path), load_format=form)
+    assert (made.weights, made.odd) == (loaded, ())
+
+
+def test_an_index_of_safetensors_says_nothing_of_a_copy_without_them(tmp_path: Path) -> None:
+    index = {"model.safetensors.index.json": WHOLE["model.safetensors.index.json"]}
+    made = found(tmp_path, str(folder(tmp_path, {**index, "pytorch_model.bin": b"x"})))
+    assert (made.weights, made.odd) == (("pytorch_model.bin",), ())
+
+
+def test_mistrals_own_index_is_asked_about_mistrals_own_files(tmp_path: Path) -> None:
+    own = "consolidated-00001-of-00001.safetensors"
+    index = json.dumps({"weight_map": {"a": own, "b": "consolidated-more.safetensors"}}).encode()
+    files = {**WHOLE, own: shard(), "consolidated.safetensors.index.json": index}
+    made = found(tmp_path, str(folder(tmp_path, files)))
+    assert faults(made) == [("consolidated-more.safetensors", "missing")]
+
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    ("index", "fault"),
+    [
+        (WHOLE[INDEX][:-1], "damaged"),
+        (b"", "damaged"),
+        (b'{"weight_map": 1}', "damaged"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 8000000\n", "pointer"),
+    ],
+)
+def test_an_index_that_vllm_would_stop_at_is_told(tmp_path: Path, index: bytes, fault: str) -> None:
+    made = found(tmp_path, str(folder(tmp_path, {**WHOLE, INDEX: index})))
+    assert faults(made) == [(INDEX, fault)]
+    assert made.weights == (*SHARDS, INDEX)
 
 
 @pytest.mark.parametrize(
     "index",
     [
-        b"[",
-        b'{"weight_map": 1}',
         b'{"weight_map": {"a": "../../../etc/passwd", "b": "/etc/x", "c": 5, "d": "\\u001b"}}',
         json.dumps({"weight_map": {str(n): "../x" for n in range(200_000)}}).encode(),
     ],
 )
 def test_an_index_never_leads_out_of_its_folder(tmp_path: Path, index: bytes) -> None:
-    files = {"model.safetensors.index.json": index, "model.safetensors": shard()}
+    files = {INDEX: index, "model.safetensors": shard()}
     made = found(tmp_path, str(folder(tmp_path, files)))
     assert made.weights in (("model.safetensors",), ("5",))
     assert all(one.path.parent == made.folder for one in made.odd)

@@ -14,6 +14,7 @@ from doctor.target import Target
 CONFIG = "config.json"
 _QUANTIZATION = "hf_quant_config.json"
 INDEX = "model.safetensors.index.json"
+MISTRALS_INDEX = "consolidated.safetensors.index.json"
 _MOST = 8 << 20  # bytes; that of nvidia/MiniMax-M3-NVFP4, which lists every layer, has 5.6 million
 _MOST_LISTS = 1 << 18
 _INDEX_MOST = 64 << 20  # bytes; that of DeepSeek-V3, of 91,991 tensors, has 8.9 million
@@ -93,14 +94,26 @@ def bytes_in(target: Target, folder: Path) -> int | None:
 
 def shards_of_index(target: Target, folder: Path) -> frozenset[str]:
     """The files that the index of its safetensors names; none where it has none that can be
-    read. They are no more than names: a folder may come from anywhere."""
-    data = target.read(folder / INDEX, _INDEX_MOST)
+    read."""
     try:
-        said = json_table(data or b"")
+        return named_by_index(target, folder / INDEX)
     except CodecError:
         return frozenset()
-    places = said.get("weight_map")
-    names = set(map(str, places.values())) if isinstance(places, dict) else set()
+
+
+def named_by_index(target: Target, path: Path) -> frozenset[str]:
+    """The files of its own folder that an index names: no more than names, since a folder may come
+    from anywhere. None where there is no such index, as where it is larger than any is. Raises
+    CodecError with one sentence where no server could read it."""
+    data = target.read(path, _INDEX_MOST)
+    if data is None and _is_file(target, path):
+        raise CodecError("", Text("cannot be read"))
+    if data is None or len(data) == _INDEX_MOST:
+        return frozenset()
+    places = json_table(data).get("weight_map")
+    if not isinstance(places, dict):
+        raise CodecError("", Text("has no weight_map"))
+    names = set(map(str, places.values()))
     return frozenset(name for name in names if re.fullmatch(_PLAIN, name))
 
 

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from doctor.consumers.checkpoint import DAMAGED, INDEX, shards_of_index
+from doctor.codec import CodecError
+from doctor.consumers.checkpoint import DAMAGED, INDEX, MISTRALS_INDEX, named_by_index
 from doctor.engine import probe
 from doctor.frozen import dataclass
 from doctor.model import Fact, NotApplicable, Text
@@ -21,9 +22,19 @@ FileFault = Literal["missing", "broken-link", "pointer", "cut", "damaged", "unre
 
 _POINTER_MOST = 1024  # bytes; git-lfs takes no larger one for a pointer (its docs/spec.md)
 _POINTER = b"version https://git-lfs.github.com/spec/v1"
+_IS_POINTER = Text("is a pointer of Git LFS, not the file itself")
 _OF = re.compile(r"(.*)-(?a:(\d{5,6})-of-(\d{5,6}))(\.safetensors|\.bin)")
 _SHARDS_MOST = 10_000
-_FORMATS = ("", "auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "runai_streamer")
+_AUTO = ("", "auto")
+_FORMATS = ("hf", "mistral", "safetensors", "fastsafetensors", "instanttensor", "runai_streamer")
+# What trainers leave behind (filter_files_not_needed_for_inference).
+_NOT_WEIGHTS = (
+    "training_args.bin",
+    "optimizer.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+)
 
 
 @dataclass(frozen=True)
@@ -65,17 +76,14 @@ class ModelFiles(Fact):
 def model_files(
     target: Target, request: ServeRequest, arguments: ServerArguments, env: LaunchEnv
 ) -> ModelFiles:
-    """By the order in which vLLM chooses (default_loader.py of 0.22.0 and 0.33.0): safetensors, of
-    Mistral's own names first, as the index has them; else .bin, else .pt, which are not looked
-    into."""
-    said = arguments.values.get("load_format")
-    if isinstance(said, str) and said not in _FORMATS:
+    """Nothing is said of formats other than safetensors and PyTorch's own, which are not read."""
+    said = arguments.values.get("load_format") or ""
+    if isinstance(said, str) and said not in (*_AUTO, *_FORMATS):
         raise NotApplicable(Text("--load-format {format} is not judged", format=said))
     place = model_place(target, request, arguments, env)
     listed = target.listdir(place.folder) if place.folder else ()
-    names = listed or ()
-    weights = tuple(_weights(target, place.folder, names)) if place.folder else ()
-    odd = (_odd(target, place.folder / name, names) for name in weights if place.folder)
+    names = frozenset(listed or ())
+    weights, odd = _judged(target, place.folder, names, str(said)) if place.folder else ((), ())
     parts = tuple(_parts(target, place))
     return ModelFiles(
         place.name,
@@ -83,7 +91,7 @@ def model_files(
         place.repository,
         place.revision,
         weights,
-        tuple(one for one in odd if one is not None),
+        odd,
         len(parts),
         sum(parts),
         sum(_sizes(target, place.folder, weights)) if place.folder else 0,
@@ -91,26 +99,47 @@ def model_files(
     )
 
 
-def _weights(target: Target, folder: Path, names: Collection[str]) -> Iterator[str]:
-    """Those of the first kind of which there is one; with those that the index or the other names
-    say there are."""
-    own = [name for name in names if re.fullmatch(r"consolidated.*\.safetensors", name)]
-    if own:
-        yield from sorted(own)
-        return
-    indexed = shards_of_index(target, folder) if INDEX in names else frozenset()
-    if indexed:
-        yield from sorted(indexed)
-        return
-    for ending in (".safetensors", ".bin", ".pt"):
-        found = {n for n in names if n.endswith(ending) and not n.startswith(_NOT_WEIGHTS)}
+def _judged(
+    target: Target, folder: Path, names: frozenset[str], form: str
+) -> tuple[tuple[str, ...], tuple[OddFile, ...]]:
+    """The files that vLLM chooses, and the odd ones of them (default_loader.py of 0.22.0 and
+    0.33.0): those of the first kind of which there is one, safetensors as their index has them. An
+    index that it would stop at is one of them."""
+    index, found = _first_kind(names, form)
+    weights, odd = found | set(_counted(found)), []
+    if index in names:
+        try:
+            weights = named_by_index(target, folder / index) or weights
+        except CodecError as error:
+            odd.append(_odd_index(target, folder / index, error.why))
+    looked = (_odd(target, folder / name, names) for name in sorted(weights))
+    odd += [one for one in looked if one is not None]
+    return tuple(sorted({*weights, *(one.path.name for one in odd)})), tuple(odd)
+
+
+def _first_kind(names: Collection[str], form: str) -> tuple[str, frozenset[str]]:
+    """Its files, and the name of the index that is asked about them, "" where none is."""
+    seen = [name for name in names if not name.startswith(".")]  # as glob does: ._* of a Mac
+    own = frozenset(name for name in seen if re.fullmatch(r"consolidated.*\.safetensors", name))
+    if form == "mistral" or (own and form in _AUTO):
+        return MISTRALS_INDEX, own
+    endings = (".safetensors", ".bin", ".pt") if form in (*_AUTO, "hf") else (".safetensors",)
+    for ending in endings:
+        found = frozenset(name for name in seen if name.endswith(ending))
+        if found and ending != ".safetensors":
+            return "", frozenset(name for name in found if not name.endswith(_NOT_WEIGHTS))
         if found:
-            yield from sorted(found | set(_counted(found)))
-            return
+            return INDEX, found
+    return INDEX, frozenset()
 
 
-# What trainers leave behind (filter_files_not_needed_for_inference).
-_NOT_WEIGHTS = ("training_args.", "optimizer.", "scheduler.", "scaler.", "trainer_state.")
+def _odd_index(target: Target, path: Path, why: Text) -> OddFile:
+    data = target.read(path, _POINTER_MOST)
+    if data is None:
+        return OddFile(path, "unreadable", why)
+    if data.startswith(_POINTER):
+        return OddFile(path, "pointer", _IS_POINTER)
+    return OddFile(path, "damaged", why)
 
 
 def _counted(names: Collection[str]) -> Iterator[str]:
@@ -131,7 +160,7 @@ def _odd(target: Target, path: Path, names: Collection[str]) -> OddFile | None:
     if stat.kind != "file":
         return OddFile(path, "damaged", Text("is not a file"))
     if stat.size < _POINTER_MOST and (target.read(path, _POINTER_MOST) or b"").startswith(_POINTER):
-        return OddFile(path, "pointer", Text("is a pointer of Git LFS, not the file itself"))
+        return OddFile(path, "pointer", _IS_POINTER)
     if path.suffix != ".safetensors":
         return None
     header = target.tensors(path)
