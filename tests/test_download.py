@@ -336,6 +336,7 @@ def test_a_full_disk_is_told_before_a_byte_is_fetched(downloads: Downloads) -> N
     assert ran.returncode == 1
     assert "3.1 MB are missing" in ran.stderr
     assert "2.1 MB free" in ran.stderr
+    assert f"missing      1.0 MB  {SHARDS[0]}" in ran.stdout
     assert not downloads.fetched()
 
 

@@ -25,6 +25,7 @@ _WORKERS_FIRST = 2
 _CUT_COSTS = 60.0
 """Seconds: so much of the work may be lost with parts that no later run goes on with."""
 _ROUNDS = 3  # the first, and twice what was wrong
+_NAMES_MOST = 1000  # in one command: the kernel takes 2 MB of words
 _VAIN = 3  # clients in turn that brought nothing
 
 
@@ -134,10 +135,15 @@ class _Download:
             lacking = [f for f in listing.files if not _is_ok(files.get(f.path))]
             if not lacking and self._origin.named(listing):
                 break
-            for file in lacking:
-                if file.path in files:
-                    self._origin.discard(listing, file)
-            self._fetch(lacking or [min(listing.files, key=lambda one: one.size)])
+            try:
+                for file in lacking:
+                    if file.path in files:
+                        self._origin.discard(listing, file)
+                self._fetch(lacking or [min(listing.files, key=lambda one: one.size)])
+            except DownloadError as error:
+                if error.exit_code != FINDINGS:
+                    raise
+                self._failed = error.text  # what is here is told all the same
             files |= {one.file.path: one for one in self._prove(lacking)}
             if self._failed:
                 break
@@ -207,10 +213,9 @@ class _Download:
         """The small files, and four large ones for each worker: what is at work when a run is cut
         off is lost with a client that does not go on with it, and so no more are at work at a time
         than a minute brings to their end."""
-        if self._listing.resumes:
-            return waiting
         small = sum(file.size < _SMALL for file in waiting)
-        return waiting[: small + 4 * self._workers]
+        most = _NAMES_MOST if self._listing.resumes else small + 4 * self._workers
+        return waiting[: min(most, _NAMES_MOST)]
 
     def _attempt(self, batch: Sequence[ListedFile], all_of_it: Sequence[ListedFile]) -> None:
         origin, listing = self._origin, self._listing
@@ -301,6 +306,7 @@ def _lock(path: Path) -> int:
             said = Text("another vllm-doctor is downloading this model: {path}", path=path)
             raise DownloadError(said, BUSY) from None
         # The one before us may have removed it between the two calls.
-        if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
-            return handle
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(handle).st_ino:
+                return handle
         os.close(handle)
