@@ -286,7 +286,7 @@ def _ways(
         yield "look it up with --online"
     if request and request.command:
         if hub:
-            yield f"download it (vllm-doctor download {shlex.quote(model)})"
+            yield "download it"
     else:
         yield f"name them in a profile's [needs] (--set needs.{lacking}=...)"
     yield "go on with --accept model-not-known"

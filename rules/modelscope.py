@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from packaging.version import Version
 
-from doctor import Finding, Fix, Missing, Severity, Stage, Text, rule
+from doctor import Finding, Fix, Missing, Needs, Severity, Stage, Text, rule
 from doctor.consumers.modelscope import SWITCH
 from doctor.fixes import Command, PipInstall
 from doctor.probes.environment import LaunchEnv
@@ -53,7 +53,13 @@ def modelscope_switch_ignored(
             Text("it takes {values}", values=_known(switch).values),
             Text("a model that is not a folder is looked for at Hugging Face"),
         ),
-        (Fix(Text("say it in this vLLM's way"), (Command(f"export {SWITCH}=true"),)),),
+        (
+            Fix(
+                Text("say it in this vLLM's way"),
+                (Command(f"export {SWITCH}=true"),),
+                Needs.PERSON,
+            ),
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import doctor
 from doctor.consumers.flashinfer import GENERATED
+from doctor.consumers.hub import OFFLINE
 from doctor.probes.driver import BUS_ORDER
 from doctor.probes.environment import HUB_SWITCH, HUB_TOKENS
 from doctor.probes.imports import _QUIET
@@ -361,7 +362,10 @@ def words_in_capitals(path: Path) -> set[str]:
     return {word for word in words if re.fullmatch(r"[A-Z][A-Z0-9_]*[A-Z0-9]", word)}
 
 
-_NETWORK = ("HTTPS_PROXY", "NO_PROXY", "SSL_CERT_DIR", "SSL_CERT_FILE")
+_NETWORK = (
+    *("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+    *("SSL_CERT_DIR", "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
+)
 # In capitals as well, and no variable of the machine's environment.
 NO_VARIABLES = {
     "VLLM_DOCTOR_MARK": "given to a child by the doctor itself",
@@ -376,7 +380,8 @@ NO_VARIABLES = {
     "VIRTUAL_ENV": "names the interpreter, which a snapshot says",
     "CONDA_PREFIX": "the same",
     **dict.fromkeys(GENERATED.values(), "a part of FlashInfer's artifacts"),
-    **dict.fromkeys(_QUIET, "set for the children that import"),
+    **dict.fromkeys(set(_QUIET) - set(OFFLINE), "set for the children that import"),
+    "NETRC": "set for the server, where it gets no token",
     "VLLM_DOCTOR_HUB": "given to the child that asks a hub",
     **dict.fromkeys(_NETWORK, "given to it as well, and no part of a judgement"),
     **dict.fromkeys(("GET", "HEAD", "ON", "TRUE", "YES"), "no name of anything"),
@@ -394,7 +399,7 @@ def test_the_values_that_are_kept_are_those_that_a_probe_or_a_rule_reads() -> No
 
 
 def test_of_what_else_concerns_a_server_the_name_alone_is_kept() -> None:
-    families = ("VLLM_LOGGING_LEVEL", "HF_HUB_OFFLINE", "CUDA_MODULE_LOADING", "NCCL_DEBUG")
+    families = ("VLLM_LOGGING_LEVEL", "HF_HUB_ETAG_TIMEOUT", "CUDA_MODULE_LOADING", "NCCL_DEBUG")
     more = ("GLOO_SOCKET_IFNAME", "TORCH_LOGS", "TORCHINDUCTOR_X", "FLASHINFER_X", "HF_TOKEN")
     env = dict.fromkeys((*families, *more), "value-of-it")
     left = shareable({**EMPTY, "env": {**env, "CUDA_HOME": "/cuda", "USER": "me"}}, None)
