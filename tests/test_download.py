@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -92,6 +93,38 @@ def test_without_the_list_that_the_client_keeps_a_blob_is_held_against_its_name(
     assert [found[name] for name in SHARDS] == ["missing", "wrong", "ok"]
 
 
+@pytest.mark.parametrize("left", ["", "{}.incomplete"])
+def test_without_a_list_what_was_cut_off_is_not_called_whole(
+    downloads: Downloads, left: str
+) -> None:
+    """A file that the client has not yet put in its place has no name that is known."""
+    files = {"config.json": b"{}", "model.safetensors": b"x", "tokenizer.json": b"[]"}
+    downloads.hub.add("org/cut", files)
+    assert downloads.run("org/cut").returncode == 0
+    for tree in downloads.cache.glob("*/trees/*.json"):
+        tree.unlink()
+    assert downloads.run("org/cut", "--verify-only").returncode == 0
+    (link,) = downloads.cache.glob(f"*/snapshots/*/{'tokenizer.json' if left else '*.safetensors'}")
+    blob = link.resolve()
+    link.unlink()
+    blob.rename(blob.with_name(left.format(blob.name) or "elsewhere"))
+    ran = downloads.run("org/cut", "--verify-only")
+    assert ran.returncode == 3
+    assert ("is a part of" if left else "has no weights") in ran.stderr
+
+
+def test_what_vllm_reads_beside_safetensors_is_fetched_and_nothing_else_of_that_kind(
+    downloads: Downloads,
+) -> None:
+    read = {"model.safetensors", "2_Dense/config.json", "2_Dense/pytorch_model.bin"}
+    read |= {"mask_embedding.pt", "1_Pooling/model.safetensors", "config.json"}
+    passed = {"pytorch_model.bin", "1_Pooling/pytorch_model.bin", "openvino/openvino_model.bin"}
+    passed |= {"onnx/model.onnx", "original/consolidated.pth", "model.gguf", "training_args.bin"}
+    downloads.hub.add("org/embedding", {path: path.encode() for path in read | passed})
+    ran = downloads.run("org/embedding", "--format", "json")
+    assert {one["path"] for one in json.loads(ran.stdout)["files"]} == read
+
+
 def test_a_copy_whose_links_became_files_has_no_hash_to_be_held_against(
     downloads: Downloads,
 ) -> None:
@@ -117,24 +150,33 @@ def test_names_that_are_patterns_to_the_client_are_fetched_as_they_are(
     assert downloads.run("org/charts").returncode == 0
 
 
-def test_a_client_that_ends_well_and_brings_nothing_is_given_up(
-    served: Hub, tmp_path: Path
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("", "may have moved on"),  # as of a branch, since it was listed
+        (
+            'mkdir -p "$0" && echo x > "$0/$(printf %064d 0).0123abcd.incomplete"; exit 1',
+            "failed 3",
+        ),
+    ],
+)
+def test_a_client_that_brings_nothing_that_stays_is_given_up(
+    served: Hub, tmp_path: Path, script: str, said: str
 ) -> None:
-    """As of a branch that has moved on since it was listed."""
-
-    class Moved(HubOrigin):
+    class Vain(HubOrigin):
         def listing(self) -> Listing:
             return Listing(NAME, "main", "0" * 40, (ListedFile("config.json", 1, "0" * 64),))
 
         def client(self, listing: Listing, files: Sequence[ListedFile], workers: int) -> Client:
-            return Client(("/bin/true",), {})
+            return Client(("/bin/sh", "-c", script, str(self.folder / "blobs")), SYSTEM)
 
     env = LaunchEnv(vars={"HF_ENDPOINT": served.url})
-    origin = Moved(Live({}), env, Path(sys.executable), NAME, "main", tmp_path)
+    origin = Vain(Live({}), env, Path(sys.executable), NAME, "main", tmp_path)
     with Talking("json") as talk:
         made = fetch_all(origin, talk, stall=60)
     assert made.exit_code == 1
-    assert "may have moved on" in str(made.failed)
+    assert said in str(made.failed)
+    assert not [*tmp_path.rglob("*.incomplete")]
 
 
 def test_one_wrong_byte_is_found_and_fetched_anew(downloads: Downloads) -> None:

@@ -11,7 +11,7 @@ import fcntl
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,7 +30,12 @@ _LISTS_MOST = 4 * _FILES_MOST
 _SIZE_MOST = 1 << 50
 _INDEX_MOST = 64 << 20
 _SAFETENSORS = ".safetensors"
-_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".tflite")
+_FOREIGN = (".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".tflite")
+_PICKLED = (".bin", ".pt", ".pth")
+_WEIGHTS = (_SAFETENSORS, *_PICKLED, *_FOREIGN)
+_FOREIGN_FOLDERS = ("original", "openvino", "onnx")
+_BY_NAME = frozenset(("mask_embedding.pt",))
+"""What a class of vLLM asks for by its name, whatever lies beside it (qwen3_dflash.py)."""
 _PART = re.compile(r"([0-9a-f]{64}|[0-9a-f]{40})(\.[0-9a-f]{8})?\.incomplete")
 _TOUCHED = re.compile(r"tmp_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """An empty file by which the client learns the umask, for a moment."""
@@ -92,6 +97,7 @@ class HubOrigin:
         listed = self._tree(commit)
         if listed is None:
             listed = tuple(self._by_names(folder))
+            self._must_seem_whole(folder, listed)
         listing = loaded_files(Listing(self.repository, self.revision, commit, listed))
         if not listing.files:
             raise DownloadError(Text("{folder} has no files", folder=folder), UNKNOWN)
@@ -158,6 +164,8 @@ class HubOrigin:
         """The server's, as the guide has it, and nothing that is said of this machine beyond what
         fetching a file needs."""
         made = {**self.env.vars, "HF_XET_HIGH_PERFORMANCE": "1", "LC_ALL": "C"}
+        # Before 1.0 it wants a package that mostly is not there, and goes on with no part.
+        made.pop("HF_HUB_ENABLE_HF_TRANSFER", None)
         for name in ("PROGRESS_BARS", "TELEMETRY", "UPDATE_CHECK"):
             made[f"HF_HUB_DISABLE_{name}"] = "1"
         if self.plain:
@@ -281,6 +289,18 @@ class HubOrigin:
         for shard in sorted(shards_of_index(self.target, folder) - there):
             yield ListedFile(shard, 0)
 
+    def _must_seem_whole(self, folder: Path, listed: Sequence[ListedFile]) -> None:
+        """Raises where a file is certain to be missing whose name is not known."""
+        parts = self.parts(Listing(self.repository, self.revision, folder.name, tuple(listed)))
+        part = next((p for p in parts if not p.listed and _PART.fullmatch(p.path.name)), None)
+        if not any(file.path.endswith(_WEIGHTS) for file in listed):
+            why = Text("{folder} has no weights", folder=folder)
+        elif part is not None:
+            why = Text("{path} is a part of a file whose name is not kept", path=part.path)
+        else:
+            return
+        raise DownloadError(Text("{why}: leave out --verify-only", why=why), UNKNOWN)
+
     def _files(self, folder: Path, below: str = "", depth: int = 0) -> Iterator[str]:
         for name in self.target.listdir(folder / below) or ():
             path = f"{below}/{name}" if below else name
@@ -325,7 +345,8 @@ def is_locked(path: Path) -> bool:
     """Whether a process holds the lock (flock), as the clients of both hubs do of a file that they
     fetch."""
     try:
-        lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        # To read: of a cache that several share, the lock may be another's.
+        lock = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -367,17 +388,22 @@ def within(path: str) -> bool:
 
 def loaded_files(listing: Listing) -> Listing:
     """Without the weights that vLLM passes over where a model has them as safetensors
-    (default_loader.py of 0.22.0 and 0.33.0)."""
-    if not any(f.path.endswith(_SAFETENSORS) and "/" not in f.path for f in listing.files):
+    (default_loader.py of 0.22.0 and 0.33.0). A folder is a model of its own: of a dense layer of
+    sentence-transformers, vLLM takes pytorch_model.bin where that is all there is (adapters.py)."""
+    whole = {PurePosixPath(f.path).parent for f in listing.files if f.path.endswith(_SAFETENSORS)}
+    if PurePosixPath() not in whole:
         return listing
-    left = {
-        f.path
-        for f in listing.files
-        if f.path.endswith(_OTHER_WEIGHTS) or f.path.startswith("original/")
-    }
+    left = {f.path for f in listing.files if _is_passed_over(PurePosixPath(f.path), whole)}
     files = tuple(f for f in listing.files if f.path not in left)
     size = sum(f.size for f in listing.files if f.path in left)
     return dataclasses.replace(listing, files=files, left_out=size)
+
+
+def _is_passed_over(path: PurePosixPath, whole: Set[PurePosixPath]) -> bool:
+    """`whole`: the folders that have weights as safetensors."""
+    if path.parts[0] in _FOREIGN_FOLDERS or path.suffix in _FOREIGN:
+        return True
+    return path.suffix in _PICKLED and path.parent in whole and path.name not in _BY_NAME
 
 
 def _hash(form: re.Pattern[str], said: object) -> str | None:

@@ -168,9 +168,12 @@ class _Download:
                 raise DownloadError(said, BUSY)
 
     def _sweep(self) -> None:
-        """Takes parts away with which no client goes on."""
+        """Takes parts away with which no client goes on, or none can: one that is longer than its
+        file is asked to go on behind the end, and refused each time."""
+        sizes = {file.path: file.size for file in self._listing.files}
         parts = self._origin.parts(self._listing)
-        dead = [part for part in parts if not part.kept and not self._origin.live(part)]
+        vain = [p for p in parts if not p.kept or p.size > sizes.get(p.listed, p.size)]
+        dead = [part for part in vain if not self._origin.live(part)]
         for part in dead:
             with contextlib.suppress(FileNotFoundError):
                 part.path.unlink()
@@ -226,10 +229,12 @@ class _Download:
             self._talk.progress(now, total)
             return now
 
+        before = here()
         ended = fetch(origin.client(listing, batch, self._workers), here, self._stall)
+        self._sweep()  # what no client goes on with is nothing gained, and only fills the disk
         # One that ends well may bring nothing that was listed: the branch has moved on since.
         placed = any(self._place(file).is_file() for file in batch)
-        self._vain = 0 if ended.gained > 0 or placed else self._vain + 1
+        self._vain = 0 if here() > before or placed else self._vain + 1
         self._learn(ended, max(file.size for file in batch))
 
     def _learn(self, ended: Fetched, largest: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -11,12 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from doctor.download.origin import ListedFile, Listing, Origin
+from doctor.download.origin import DownloadError, ListedFile, Listing, Origin
+from doctor.exits import FINDINGS
 from doctor.frozen import dataclass
+from doctor.model import Text, os_reason
 
 _PIECE = 1 << 20
 _THREADS = 4
 """Hashing frees the interpreter; one thread reads about 1.5 GB a second."""
+
+_NO_FILE = (errno.ELOOP, errno.ENXIO)  # links in a circle, a socket
 
 FileState = Literal["ok", "missing", "partial", "wrong"]
 
@@ -24,7 +29,7 @@ FileState = Literal["ok", "missing", "partial", "wrong"]
 @dataclass(frozen=True)
 class Proven:
     """A file as it lies here: `present` bytes of it. "partial": it ends too early; "wrong": it is
-    longer, or has another hash, or cannot be read, or the hub says no hash of it."""
+    longer, or no file, or has another hash, or the hub says no hash of it."""
 
     file: ListedFile
     present: int
@@ -38,7 +43,8 @@ def verify(
     read: Callable[[int], None],
 ) -> tuple[Proven, ...]:
     """Every one of these files, read to its end. `read` is told, from several threads, how many
-    bytes more were read."""
+    bytes more were read. Raises DownloadError where one cannot be read: that proves nothing of what
+    is in it, and what is wrong is taken away."""
     stop = threading.Event()
 
     def one(file: ListedFile) -> Proven:
@@ -58,12 +64,21 @@ def _proven(
     path: Path, file: ListedFile, read: Callable[[int], None], stop: threading.Event
 ) -> Proven:
     try:
-        # Without waiting: a fifo has no other end, and is no file.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return _read(path, file, read, stop)
     except FileNotFoundError:
         return Proven(file, 0, "missing")
-    except OSError:
-        return Proven(file, 0, "wrong")
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return Proven(file, 0, "wrong")
+        why = Text("{path} cannot be read: {why}", path=path, why=os_reason(error))
+        raise DownloadError(why, FINDINGS) from None
+
+
+def _read(
+    path: Path, file: ListedFile, read: Callable[[int], None], stop: threading.Event
+) -> Proven:
+    # Without waiting: a fifo has no other end, and is no file.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -73,8 +88,6 @@ def _proven(
             return Proven(file, min(found.st_size, file.size), state)
         right = _hashed(descriptor, file, read, stop)
         return Proven(file, file.size, "ok" if right else "wrong")
-    except OSError:  # such as EIO of a disk that dies
-        return Proven(file, 0, "wrong")
     finally:
         os.close(descriptor)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -52,6 +53,17 @@ def test_a_part_is_gone_on_with_where_it_ended(downloads: Downloads) -> None:
     assert downloads.hub.ranges(SHARDS[2]) == [f"bytes={2 * PIECE}-"]
     assert not kept & downloads.fetched()
     assert not part.exists()
+    assert downloads.left() == []
+
+
+def test_neither_a_part_beyond_its_file_nor_a_package_that_is_not_there_is_in_the_way(
+    downloads: Downloads,
+) -> None:
+    files = model()
+    digest = hashlib.sha256(files[SHARDS[0]]).hexdigest()
+    downloads.blobs.mkdir(parents=True)
+    (downloads.blobs / f"{digest}.incomplete").write_bytes(files[SHARDS[0]] + b"x")
+    assert downloads.run(HF_HUB_ENABLE_HF_TRANSFER="1").returncode == 0
     assert downloads.left() == []
 
 
