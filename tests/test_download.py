@@ -154,6 +154,7 @@ def test_names_that_are_patterns_to_the_client_are_fetched_as_they_are(
     ("script", "said"),
     [
         ("", "may have moved on"),  # as of a branch, since it was listed
+        ("echo 'Error: gone'; echo 'Hint: set HF_DEBUG=1'; exit 1", "Error: gone"),
         (
             'mkdir -p "$0" && echo x > "$0/$(printf %064d 0).0123abcd.incomplete"; exit 1',
             "failed 3",
@@ -224,6 +225,7 @@ def test_a_mirror_that_sends_no_byte_is_given_up(downloads: Downloads) -> None:
         (Faults(status=404, code="RepoNotFound"), f"has no {NAME}"),
         (Faults(status=429, retry_after=0), "asked too often"),
         (Faults(without_commit=True), "X-Repo-Commit"),
+        (Faults(status=502), "HTTP 502"),
         (Faults(listing="[1]"), "does not list"),
         (Faults(more=[{"path": "../../x", "size": 1}]), "../../x"),
         (Faults(more=[{"path": "/etc/x", "size": 1}]), "/etc/x"),

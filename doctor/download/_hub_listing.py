@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+MOST = (1 << 20) - 1
+"""Bytes that the doctor reads of what a child prints."""
+
 
 def kind_of(error: BaseException) -> str:
     """By the name of its class: they moved between releases."""
@@ -72,7 +75,11 @@ def main() -> None:
         told = innermost(error) if kind == "unreachable" else error
         lines = str(told).strip().splitlines() or [type(told).__name__]
         made = {"refused": kind, "status": status_of(error), "why": lines[-1][:300]}
-    print(json.dumps(made, separators=(",", ":")))
+    text = json.dumps(made, separators=(",", ":"))
+    if len(text) > MOST:
+        why = f"its list takes {len(text)} bytes, more than are read"
+        text = json.dumps({"refused": "answer", "why": why})
+    print(text)
 
 
 main()

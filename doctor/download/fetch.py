@@ -126,7 +126,9 @@ class _Tail:
             self._end.extend(piece)
 
     def last_line(self) -> str:
-        """Without secrets; of an exception, what it says."""
+        """Without secrets; of an exception, what it says, or what the client calls the error, below
+        which it gives hints."""
         lines = bytes(self._end).decode("utf-8", "replace").split("\n")
         said = [line.strip() for line in lines if line.strip()]
-        return redact(said[-1])[:_LINE] if said else ""
+        errors = [line for line in said if line.startswith("Error: ")]
+        return redact((errors or said)[-1])[:_LINE] if said else ""

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
+from stat import S_ISLNK
 from typing import Any
 
 from doctor.codec import CodecError, parse_json
@@ -163,7 +164,8 @@ class HubOrigin:
     def _environment(self) -> Mapping[str, str]:
         """The server's, as the guide has it, and nothing that is said of this machine beyond what
         fetching a file needs."""
-        made = {**self.env.vars, "HF_XET_HIGH_PERFORMANCE": "1", "LC_ALL": "C"}
+        made = {**self.env.vars, "HF_XET_HIGH_PERFORMANCE": "1"}
+        made |= {"LC_ALL": "C", "NO_COLOR": "1"}
         # Before 1.0 it wants a package that mostly is not there, and goes on with no part.
         made.pop("HF_HUB_ENABLE_HF_TRANSFER", None)
         for name in ("PROGRESS_BARS", "TELEMETRY", "UPDATE_CHECK"):
@@ -190,7 +192,7 @@ class HubOrigin:
 
     def _refusal(self, answer: Mapping[str, Any]) -> Text:
         refused, status, said = answer.get("refused"), answer.get("status"), answer.get("why")
-        why = printable(said if isinstance(said, str) else f"HTTP {status}")
+        why = f"HTTP {status}" if isinstance(status, int) else printable(str(said))
         withheld = hub.token_withheld(self._environment()) and self.env.hub is not None
         if refused == "no-client":
             return Text(
@@ -363,19 +365,33 @@ def remove_below(folder: Path, path: Path) -> None:
     outside the folder."""
     inside = os.path.realpath(folder)
     for _ in range(4):  # the link of the snapshot, the blob, and where that is shared
-        parent = os.path.realpath(path.parent)
-        if os.path.commonpath((parent, inside)) != inside:
-            why = Text("{path} is wrong, and lies outside {cache}", path=path, cache=folder)
-            raise DownloadError(why, FINDINGS)
         try:
-            link = path.readlink() if path.is_symlink() else None
-            path.unlink(missing_ok=True)
+            link = _removed(path, inside)
+        except FileNotFoundError:
+            return
         except OSError as error:
             why = Text("{path} cannot be removed: {why}", path=path, why=os_reason(error))
             raise DownloadError(why, FINDINGS) from None
         if link is None:
             return
         path = path.parent / link
+
+
+def _removed(path: Path, inside: str) -> str | None:
+    """Removes it, and returns to where it led, if it was a link. The folder in which it lies is
+    held open meanwhile: one that is exchanged for a link, once it was looked at, leads nowhere."""
+    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        where = os.readlink(f"/proc/self/fd/{parent}")  # noqa: PTH115 - of a descriptor
+        if os.path.commonpath((where, inside)) != inside:
+            why = Text("{path} is wrong, and lies outside {cache}", path=path, cache=inside)
+            raise DownloadError(why, FINDINGS)
+        found = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+        link = os.readlink(path.name, dir_fd=parent) if S_ISLNK(found.st_mode) else None
+        os.unlink(path.name, dir_fd=parent)
+        return link
+    finally:
+        os.close(parent)
 
 
 def within(path: str) -> bool:
