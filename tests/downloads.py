@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from tests.conftest import DOCTOR, SYSTEM
-from tests.stand_ins.hub import Hub
+from tests.stand_ins.hub import Hold, Hub
 
 NAME = "org/model"
 SHARD = 1 << 20
@@ -130,19 +130,31 @@ class Downloads:
     ) -> subprocess.Popen[str]:
         """A run that gets the signal when byte `at` of the file is due, and `part` bytes of one are
         written, and has ended."""
+
+        def written() -> bool:
+            return not part or any(p.stat().st_size == part for p in self.blobs.iterdir())
+
         hold = self.hub.hold(path, at)
         run = self.start()
-        assert hold.reached.wait(60)
-        while part and not any(p.stat().st_size == part for p in self.blobs.iterdir()):
-            assert run.poll() is None
-            time.sleep(0.01)
-        children = psutil.Process(run.pid).children(recursive=True)
-        run.send_signal(number)
-        run.wait(60)
-        _, left = psutil.wait_procs(children, timeout=60)
-        assert not left
-        hold.go_on.set()
+        cut(run, hold, number, written)
         return run
+
+
+def cut(
+    run: subprocess.Popen[str], hold: Hold, number: signal.Signals, written: Callable[[], bool]
+) -> None:
+    """Sends the signal once the hub holds and what is to be there is `written`, and waits until the
+    run and all that it has started have ended."""
+    assert hold.reached.wait(60)
+    while not written():
+        assert run.poll() is None
+        time.sleep(0.01)
+    children = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(number)
+    run.wait(60)
+    _, left = psutil.wait_procs(children, timeout=60)
+    assert not left
+    hold.go_on.set()
 
 
 def instants(*numbers: signal.Signals) -> list[tuple[str, int, signal.Signals]]:

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.conftest import DOCTOR, SYSTEM
-from tests.downloads import ENDS, INSTANTS, NAME, SHARD, SHARDS, model
+from tests.downloads import ENDS, INSTANTS, NAME, SHARD, SHARDS, cut, model
 from tests.stand_ins import modelscope_hub
 from tests.stand_ins.hub import Faults, Hub
 
@@ -78,18 +77,14 @@ class ModelScope:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            text=True,
         )
-        assert hold.reached.wait(60)
-        written = self.folder / f"{path}.incomplete"
-        while part and not (written.exists() and written.stat().st_size == part):
-            assert run.poll() is None
-            time.sleep(0.01)
-        children = psutil.Process(run.pid).children(recursive=True)
-        run.send_signal(number)
-        run.wait(60)
-        _, left = psutil.wait_procs(children, timeout=60)
-        assert not left
-        hold.go_on.set()
+        file = self.folder / f"{path}.incomplete"
+
+        def written() -> bool:
+            return not part or (file.exists() and file.stat().st_size == part)
+
+        cut(run, hold, number, written)
         return run.returncode
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import glob
 import os
 import re
@@ -181,14 +182,9 @@ class HubOrigin:
 
     # What is said is checked.
 
-    def _odd(self, what: Text) -> DownloadError:
-        said = Text(
-            "{endpoint} lists {what} of {name}",
-            endpoint=self.endpoint,
-            name=self.repository,
-            what=what,
-        )
-        return DownloadError(said, UNKNOWN)
+    @property
+    def _odd(self) -> Callable[[Text], DownloadError]:
+        return functools.partial(odd_listing, self.endpoint, self.repository)
 
     def _refusal(self, answer: Mapping[str, Any]) -> Text:
         refused, status, said = answer.get("refused"), answer.get("status"), answer.get("why")
@@ -324,6 +320,12 @@ def answer_of(target: Target, words: Sequence[str], env: Mapping[str, str]) -> M
         except CodecError:
             answer = {"why": "its list is no JSON, or too long"}
     return answer if isinstance(answer, dict) else {"why": ran.failure or "no answer"}
+
+
+def odd_listing(endpoint: str, repository: str, what: Text) -> DownloadError:
+    """Why a list is not believed."""
+    said = Text("{endpoint} lists {what} of {name}", endpoint=endpoint, name=repository, what=what)
+    return DownloadError(said, UNKNOWN)
 
 
 def listed_files(rows: Any, odd: Callable[[Text], DownloadError]) -> Iterator[ListedFile]:

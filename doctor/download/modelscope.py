@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +23,7 @@ from doctor.download.hub import (
     is_locked,
     listed_files,
     loaded_files,
+    odd_listing,
     remove_below,
     within,
 )
@@ -171,14 +172,9 @@ class ModelScopeOrigin:
 
     # What is said is checked.
 
-    def _odd(self, what: Text) -> DownloadError:
-        said = Text(
-            "{endpoint} lists {what} of {name}",
-            endpoint=self.endpoint,
-            name=self.repository,
-            what=what,
-        )
-        return DownloadError(said, UNKNOWN)
+    @property
+    def _odd(self) -> Callable[[Text], DownloadError]:
+        return functools.partial(odd_listing, self.endpoint, self.repository)
 
     def _refusal(self, answer: Mapping[str, Any]) -> Text:
         refused, status, said = answer.get("refused"), answer.get("status"), answer.get("why")
